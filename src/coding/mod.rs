@@ -1,0 +1,258 @@
+//! Codings: how the changes of one block are written. Plain functions on slices.
+//!
+//! The registry of SPEC.md §7 is open: a new coding is a new code, a new file here, and a new
+//! arm in [`encode`] and [`BlockDecoder::new`].
+
+mod flat;
+mod packed;
+mod whole;
+
+pub(crate) use packed::{parse as parse_packed, put as put_packed, Packed};
+
+use crate::dtype::Dtype;
+use crate::element::{at_width, Changes, Order, ValueForm, Word};
+use crate::error::{Error, Fault, Result};
+use crate::parse::Bad;
+
+/// The coding of a block, as its code byte on the wire says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Coding {
+    /// Every byte of the target, in byte planes (SPEC.md §7.4).
+    Whole,
+    /// Gaps and values, readable without the base (SPEC.md §7.3).
+    Flat,
+}
+
+impl Coding {
+    /// Code on the wire.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Coding::Whole => 0,
+            Coding::Flat => 1,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Coding> {
+        [Coding::Whole, Coding::Flat].into_iter().find(|coding| coding.code() == code)
+    }
+
+    /// Name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Coding::Whole => "whole",
+            Coding::Flat => "flat",
+        }
+    }
+}
+
+/// What an encoder may choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub values: ValueForm,
+    pub level: i32,
+}
+
+/// A block in its smallest allowed coding.
+#[derive(Debug)]
+pub(crate) struct EncodedBlock {
+    pub coding: Coding,
+    pub changes: u64,
+    pub payload: Vec<u8>,
+}
+
+/// Encodes the changes from `base` to `target`, which have the same length; `None` if there are none.
+/// `changes` is scratch space.
+pub(crate) fn encode(
+    dtype: &Dtype,
+    choice: Choice,
+    base: &[u8],
+    target: &[u8],
+    changes: &mut Changes,
+) -> Option<EncodedBlock> {
+    changes.collect(dtype.element_bytes(), dtype.order(), choice.values, base, target);
+    if changes.elements.is_empty() {
+        return None;
+    }
+    Some(EncodedBlock {
+        coding: Coding::Flat,
+        changes: changes.elements.len() as u64,
+        payload: flat::encode(changes, choice.values, choice.level),
+    })
+}
+
+/// Encodes a block that has no base.
+pub(crate) fn encode_whole(dtype: &Dtype, choice: Choice, target: &[u8]) -> EncodedBlock {
+    let element_bytes = dtype.element_bytes();
+    EncodedBlock {
+        coding: Coding::Whole,
+        changes: (target.len() / element_bytes) as u64,
+        payload: whole::encode(target, element_bytes, choice.level),
+    }
+}
+
+/// What a change does to its element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Value {
+    /// Signed distance in numeric order, modulo the width of the element.
+    Step(i64),
+    /// Bits to flip.
+    Xor(u64),
+    /// Bits to set.
+    Overwrite(u64),
+}
+
+/// Turns the base bytes of one block into target bytes, in chunks.
+///
+/// A block is checked in full when this is made, before the first element changes.
+#[derive(Debug)]
+pub struct BlockDecoder {
+    element_bytes: usize,
+    order: Order,
+    /// Elements of the block, and how many of them were done.
+    elements: u64,
+    done: u64,
+    body: Body,
+    /// Bytes of an element that a chunk cut in two, for `apply_to`.
+    cut: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Flat { form: ValueForm, changes: Changes, next: usize },
+    Whole { target: Vec<u8> },
+}
+
+impl BlockDecoder {
+    pub(crate) fn new(dtype: &Dtype, coding: Coding, elements: u64, changes: u64, payload: &[u8]) -> Result<Self, Bad> {
+        let element_bytes = dtype.element_bytes();
+        let body = match coding {
+            Coding::Whole => Body::Whole { target: whole::decode(payload, element_bytes, elements)? },
+            Coding::Flat => {
+                let (form, changes) = flat::decode(payload, element_bytes, elements, changes)?;
+                Body::Flat { form, changes, next: 0 }
+            }
+        };
+        Ok(BlockDecoder { element_bytes, order: dtype.order(), elements, done: 0, body, cut: Vec::new() })
+    }
+
+    /// The changes as (element within the block, value), which need no base.
+    ///
+    /// A whole block overwrites every element.
+    pub fn changes(&self) -> impl Iterator<Item = (u64, Value)> + '_ {
+        let (flat, whole) = match &self.body {
+            Body::Flat { form, changes, .. } => (Some((form, changes)), None),
+            Body::Whole { target } => (None, Some(target)),
+        };
+        let flat = flat.into_iter().flat_map(move |(form, changes)| {
+            let pairs = changes.elements.iter().zip(&changes.values);
+            pairs.map(move |(&element, &value)| {
+                let value = match form {
+                    ValueForm::Step => Value::Step(crate::element::unzigzag(value)),
+                    ValueForm::Xor => Value::Xor(value),
+                    ValueForm::Overwrite => Value::Overwrite(value),
+                };
+                (u64::from(element), value)
+            })
+        });
+        let element_bytes = self.element_bytes;
+        let whole = whole.into_iter().flat_map(move |target| {
+            target.chunks_exact(element_bytes).enumerate().map(|(element, bytes)| {
+                let mut wide = [0; 8];
+                wide[..bytes.len()].copy_from_slice(bytes);
+                (element as u64, Value::Overwrite(u64::from_le_bytes(wide)))
+            })
+        });
+        flat.chain(whole)
+    }
+
+    /// Turns the next chunk of base bytes into target bytes, in place. A chunk is any number of
+    /// whole elements.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if the chunk cuts an element or goes past the end of the block.
+    pub fn apply(&mut self, chunk: &mut [u8]) -> Result<()> {
+        if !chunk.len().is_multiple_of(self.element_bytes) || !self.cut.is_empty() {
+            return Err(Error::misuse(format!(
+                "a chunk of {} bytes cuts an element of {} bytes",
+                chunk.len(),
+                self.element_bytes
+            )));
+        }
+        let elements = (chunk.len() / self.element_bytes) as u64;
+        if elements > self.elements - self.done {
+            return Err(Error::misuse(format!(
+                "chunk of {elements} elements, but the block has only {} left",
+                self.elements - self.done
+            )));
+        }
+        at_width!(self.element_bytes, apply(self, chunk));
+        self.done += elements;
+        Ok(())
+    }
+
+    /// Turns the next chunk of base bytes, of any length, into target bytes at the end of `out`.
+    /// Bytes of an element that the chunk cuts in two come with the next chunk.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if the chunk goes past the end of the block.
+    pub fn apply_to(&mut self, mut chunk: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        if !self.cut.is_empty() {
+            let (now, later) = chunk.split_at(chunk.len().min(self.element_bytes - self.cut.len()));
+            self.cut.extend_from_slice(now);
+            if self.cut.len() < self.element_bytes {
+                return Ok(());
+            }
+            let mut element = std::mem::take(&mut self.cut);
+            self.apply(&mut element)?;
+            out.extend_from_slice(&element);
+            chunk = later;
+        }
+        let (now, cut) = chunk.split_at(chunk.len() - chunk.len() % self.element_bytes);
+        let start = out.len();
+        out.extend_from_slice(now);
+        if let Err(error) = self.apply(&mut out[start..]) {
+            out.truncate(start);
+            return Err(error);
+        }
+        if !cut.is_empty() && self.done == self.elements {
+            return Err(Error::misuse("the chunk goes past the end of the block"));
+        }
+        self.cut.extend_from_slice(cut);
+        Ok(())
+    }
+
+    /// Whether every element of the block was done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done == self.elements
+    }
+}
+
+fn apply<W: Word>(decoder: &mut BlockDecoder, chunk: &mut [u8]) {
+    let order = decoder.order;
+    match &mut decoder.body {
+        Body::Flat { form, changes, next } => {
+            let end = decoder.done + (chunk.len() / W::BYTES) as u64;
+            let ready = changes.elements[*next..].partition_point(|&element| u64::from(element) < end);
+            for i in *next..*next + ready {
+                let at = (u64::from(changes.elements[i]) - decoder.done) as usize * W::BYTES;
+                let word = &mut chunk[at..at + W::BYTES];
+                form.target(order, W::load(word), W::narrow(changes.values[i])).store(word);
+            }
+            *next += ready;
+        }
+        Body::Whole { target } => {
+            let start = decoder.done as usize * W::BYTES;
+            chunk.copy_from_slice(&target[start..start + chunk.len()]);
+        }
+    }
+}
+
+/// The fault of a coding whose code this reader does not know.
+pub(crate) fn unknown(code: u8) -> Fault {
+    Fault::Value { field: "coding", found: u64::from(code), expected: "a known coding; use a newer reader" }
+}

@@ -1,0 +1,179 @@
+//! Packed streams: bytes as one zstd frame, or stored if that is smaller (SPEC.md §7.2).
+
+use std::cell::RefCell;
+
+use zstd::bulk::Compressor;
+use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use zstd::zstd_safe::{CParameter, DParameter};
+
+use crate::error::Fault;
+use crate::parse::{self, Parse};
+use crate::varint;
+
+/// Largest window that a frame may ask for, as a power of two: 8 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
+const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
+/// Output grows in steps of this size, as decompressed bytes arrive.
+const GROWTH: usize = 64 * 1024;
+
+thread_local! {
+    // A zstd context is a large allocation: one for each thread serves all of its blocks.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECODER: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
+}
+
+/// Appends `bytes` as a packed stream.
+pub(crate) fn put(out: &mut Vec<u8>, bytes: &[u8], level: i32) {
+    let frame = compress(bytes, level).filter(|frame| frame.len() < bytes.len());
+    let stream = frame.as_deref().unwrap_or(bytes);
+    varint::put(out, (stream.len() as u64) << 1 | u64::from(frame.is_some()));
+    out.extend_from_slice(stream);
+}
+
+/// A zstd frame of `bytes`; `None` where zstd refuses (the stream is then stored).
+fn compress(bytes: &[u8], level: i32) -> Option<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let compressor = match slot {
+            Some(compressor) => compressor,
+            None => slot.insert(Compressor::new(level).ok()?),
+        };
+        compressor.set_compression_level(level).ok()?;
+        // The reader knows the size from the block; the frame need not say it again.
+        compressor.set_parameter(CParameter::ContentSizeFlag(false)).ok()?;
+        compressor.set_parameter(CParameter::WindowLog(window_log(bytes.len()))).ok()?;
+        compressor.compress(bytes).ok()
+    })
+}
+
+/// The smallest legal window that covers `len` bytes, at most the largest that a reader must accept.
+fn window_log(len: usize) -> u32 {
+    len.next_power_of_two().trailing_zeros().clamp(10, WINDOW_LOG_MAX)
+}
+
+/// A packed stream as it stands in a payload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub field: &'static str,
+    pub compressed: bool,
+    pub bytes: &'a [u8],
+}
+
+/// Reads the head of a packed stream and takes its bytes.
+pub(crate) fn parse<'a>(i: &'a [u8], field: &'static str) -> Parse<'a, Packed<'a>> {
+    let (i, head) = parse::varint(i, field)?;
+    let (i, bytes) = parse::take(i, head >> 1, field)?;
+    Ok((i, Packed { field, compressed: head & 1 == 1, bytes }))
+}
+
+impl Packed<'_> {
+    /// The bytes of the stream, at most `max`. Memory grows as bytes are decompressed.
+    pub fn unpack(&self, max: u64) -> Result<Vec<u8>, Fault> {
+        let field = self.field;
+        let stream = |found: String| Fault::Stream { field, found };
+        let too_long = || stream(format!("more than the {max} bytes that its block allows"));
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        if !self.compressed {
+            return if self.bytes.len() <= max { Ok(self.bytes.to_vec()) } else { Err(too_long()) };
+        }
+        if !self.bytes.starts_with(&MAGIC) {
+            return Err(stream("not a zstd frame".into()));
+        }
+        let zstd = |error: std::io::Error| stream(format!("bad zstd frame: {error}"));
+        DECODER.with_borrow_mut(|slot| {
+            let decoder = match slot {
+                Some(decoder) => decoder,
+                None => {
+                    let mut decoder = Decoder::new().map_err(zstd)?;
+                    decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(zstd)?;
+                    slot.insert(decoder)
+                }
+            };
+            decoder.reinit().map_err(zstd)?;
+            let mut input = InBuffer::around(self.bytes);
+            let mut out = Vec::new();
+            loop {
+                // One byte of room beyond the limit tells a frame that goes on from one that ends.
+                if out.len() == out.capacity() {
+                    let room = max.saturating_add(1) - out.len();
+                    out.reserve_exact(room.min(GROWTH.max(out.len())));
+                }
+                let (consumed, produced) = (input.pos(), out.len());
+                let mut output = OutBuffer::around_pos(&mut out, produced);
+                let left = decoder.run(&mut input, &mut output).map_err(zstd)?;
+                let progress = output.pos() > produced || input.pos() > consumed;
+                if out.len() > max {
+                    return Err(too_long());
+                }
+                if left == 0 {
+                    break;
+                }
+                if !progress {
+                    return Err(stream("the zstd frame is cut short".into()));
+                }
+            }
+            match self.bytes.len() - input.pos() {
+                0 => Ok(out),
+                extra => Err(stream(format!("{extra} bytes follow the zstd frame"))),
+            }
+        })
+    }
+
+    /// The bytes of the stream, which must be exactly `len`.
+    pub fn unpack_exact(&self, len: u64) -> Result<Vec<u8>, Fault> {
+        let bytes = self.unpack(len)?;
+        if bytes.len() as u64 != len {
+            let found = format!("{} bytes, expected {len}", bytes.len());
+            return Err(Fault::Stream { field: self.field, found });
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unpack(stream: &[u8], max: u64) -> Result<Vec<u8>, Fault> {
+        parse::all(stream, "test", |i| parse(i, "test")).unwrap().unpack(max)
+    }
+
+    #[test]
+    fn streams_round_trip_and_choose_the_smaller_form() {
+        for (bytes, compressed) in [
+            (vec![], false),
+            (vec![1, 2, 3], false),
+            (vec![7; 10_000], true),
+            ((0..200_000u32).map(|i| (i / 1000) as u8).collect(), true),
+            ((0..2000u32).flat_map(|i| crate::digest::leaf_digest(&i.to_le_bytes()).0).collect(), false),
+        ] {
+            let mut stream = Vec::new();
+            put(&mut stream, &bytes, 1);
+            assert_eq!(stream[0] & 1 == 1, compressed, "{} bytes", bytes.len());
+            assert_eq!(unpack(&stream, bytes.len() as u64).unwrap(), bytes);
+            if !bytes.is_empty() {
+                assert!(unpack(&stream, bytes.len() as u64 - 1).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_must_be_alone_and_whole() {
+        let frame = compress(&[5; 1000], 1).unwrap();
+        let packed = |bytes: &[u8]| Packed { field: "test", compressed: true, bytes }.unpack(1000);
+        assert_eq!(packed(&frame).unwrap(), [5; 1000]);
+        assert!(packed(&frame[..frame.len() - 1]).is_err());
+        assert!(packed(&[&frame[..], &[0]].concat()).is_err());
+        assert!(packed(&[&frame[..], &frame[..]].concat()).is_err());
+        assert!(packed(b"").is_err());
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        assert!(packed(&skippable).is_err());
+    }
+
+    #[test]
+    fn a_bomb_costs_no_more_than_its_block_allows() {
+        let frame = compress(&vec![0; 50 << 20], 1).unwrap();
+        assert!(frame.len() < 10_000);
+        let bomb = Packed { field: "test", compressed: true, bytes: &frame };
+        assert!(matches!(bomb.unpack(1000), Err(Fault::Stream { .. })));
+    }
+}

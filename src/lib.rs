@@ -1,0 +1,24 @@
+//! Verified lossless patches between model checkpoints: the `.pulse` wire format.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod coding;
+mod digest;
+mod dtype;
+mod element;
+mod error;
+mod limits;
+mod parse;
+mod stream;
+mod varint;
+mod wire;
+
+pub use coding::{BlockDecoder, Coding, Value};
+pub use digest::{leaf_digest, tensor_digest, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};
+pub use dtype::{Dtype, TensorSpec};
+pub use element::{count_changes, for_each_step, Order, ValueForm};
+pub use error::{Corrupt, Error, Fault, Result};
+pub use limits::Limits;
+pub use stream::{Block, Decoder, Encoder, EncoderOptions, Event, PushDecoder, Section, Summary};
+pub use wire::{Action, FileKind, FileRecord, FileSource, Footer, Header, Tag, TensorEnd, TensorHeader};
+pub use wire::{MAJOR, MINOR, SIGNATURE};

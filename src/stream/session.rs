@@ -1,0 +1,267 @@
+//! One patch being written: which tensor is open, what was skipped, the digests of both sides.
+//!
+//! The encoder gathers blocks one after the other, `diff` makes them in parallel; both tell the
+//! story of a tensor to a session, which turns it into sections.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::mem;
+
+use crate::coding::EncodedBlock;
+use crate::digest::{CheckpointHasher, TensorHasher};
+use crate::dtype::TensorSpec;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::stream::writer::{PatchWriter, Totals};
+use crate::stream::EncoderOptions;
+use crate::wire::{Action, FileRecord, Footer, TensorEnd, TensorHeader};
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Size of the patch.
+    pub patch_bytes: u64,
+    /// The footer: totals and digests.
+    pub footer: Footer,
+}
+
+/// Refuses a tensor that a reader with default limits would refuse.
+pub(crate) fn check_tensor(name: &str, spec: Option<&TensorSpec>) -> Result<()> {
+    let limits = Limits::default();
+    let too_long = |what: &str, asked: usize, allowed: u64| {
+        Err(Error::misuse(format!("tensor '{name}': {what} {asked} exceeds the limit of {allowed}")))
+    };
+    if name.len() as u64 > limits.name_bytes {
+        return too_long("name length", name.len(), limits.name_bytes);
+    }
+    if let Some(spec) = spec {
+        if spec.shape().len() as u64 > limits.rank {
+            return too_long("rank", spec.shape().len(), limits.rank);
+        }
+        let dtype = spec.dtype().name();
+        if dtype.is_empty() || dtype.len() > 255 {
+            return too_long("dtype name length", dtype.len(), 255);
+        }
+    }
+    Ok(())
+}
+
+/// The action that leads from one side to the other, and the header that says it.
+pub(crate) fn tensor_header(
+    name: &str,
+    base: Option<&TensorSpec>,
+    target: Option<&TensorSpec>,
+) -> Result<TensorHeader> {
+    let action = match (base, target) {
+        (Some(base), Some(target)) if base == target => Action::Patched,
+        (Some(_), Some(_)) => Action::Replaced,
+        (None, Some(_)) => Action::Added,
+        (Some(_), None) => Action::Deleted,
+        (None, None) => return Err(Error::misuse(format!("tensor '{name}' is in neither checkpoint"))),
+    };
+    check_tensor(name, base)?;
+    check_tensor(name, target)?;
+    Ok(TensorHeader { name: name.into(), action, spec: target.cloned() })
+}
+
+#[derive(Debug)]
+pub(crate) struct OpenTensor {
+    pub header: TensorHeader,
+    pub base_spec: Option<TensorSpec>,
+    pub base: TensorHasher,
+    pub target: TensorHasher,
+    /// The tensor header was written: something changed.
+    written: bool,
+    skipped_leaves: u64,
+    changes: u64,
+}
+
+/// What became of a tensor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TensorOutcome {
+    pub action: Action,
+    pub changes: u64,
+    /// The tensor is in the patch.
+    pub written: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session<W: Write> {
+    writer: PatchWriter<W>,
+    pub options: EncoderOptions,
+    open: Option<OpenTensor>,
+    names: HashSet<Box<str>>,
+    base: CheckpointHasher,
+    target: CheckpointHasher,
+    target_tensors: u64,
+    target_elements: u64,
+    target_bytes: u64,
+    /// A write failed half way: the file cannot be completed any more.
+    broken: bool,
+}
+
+impl<W: Write> Session<W> {
+    /// Writes the header.
+    pub fn new(out: W, options: EncoderOptions) -> Result<Self> {
+        let header = options.header()?;
+        Ok(Session {
+            writer: PatchWriter::new(out, &header)?,
+            options,
+            open: None,
+            names: HashSet::new(),
+            base: CheckpointHasher::new(),
+            target: CheckpointHasher::new(),
+            target_tensors: 0,
+            target_elements: 0,
+            target_bytes: 0,
+            broken: false,
+        })
+    }
+
+    /// Marks the file as impossible to complete.
+    pub fn set_broken(&mut self) {
+        self.broken = true;
+    }
+
+    pub fn usable(&self) -> Result<()> {
+        match self.broken {
+            true => Err(Error::misuse("the encoder failed before; its file cannot be completed")),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes sections that belong together. Broken until they are out, whole.
+    fn write(&mut self, sections: impl FnOnce(&mut PatchWriter<W>) -> Result<()>) -> Result<()> {
+        self.usable()?;
+        self.broken = true;
+        sections(&mut self.writer)?;
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Writes a file record. Only before the first tensor.
+    pub fn file(&mut self, record: &FileRecord) -> Result<()> {
+        if !self.names.is_empty() {
+            return Err(Error::misuse(format!("file '{}': files come before tensors", record.name)));
+        }
+        record.check()?;
+        self.write(|writer| writer.file(record))
+    }
+
+    /// Writes bytes of the file record before.
+    pub fn file_data(&mut self, bytes: &[u8]) -> Result<()> {
+        let level = self.options.level;
+        self.write(|writer| writer.file_data(bytes, level))
+    }
+
+    pub fn begin(&mut self, name: &str, base: Option<&TensorSpec>, target: Option<&TensorSpec>) -> Result<&OpenTensor> {
+        self.usable()?;
+        self.none_open()?;
+        if self.options.snapshot && base.is_some() {
+            return Err(Error::misuse(format!("tensor '{name}': a snapshot has no base")));
+        }
+        let header = tensor_header(name, base, target)?;
+        if !self.names.insert(name.into()) {
+            return Err(Error::misuse(format!("tensor '{name}' was pushed before")));
+        }
+        Ok(self.open.insert(OpenTensor {
+            header,
+            base_spec: base.cloned(),
+            base: TensorHasher::new(),
+            target: TensorHasher::new(),
+            written: false,
+            skipped_leaves: 0,
+            changes: 0,
+        }))
+    }
+
+    fn none_open(&self) -> Result<()> {
+        match &self.open {
+            Some(open) => Err(Error::misuse(format!("tensor '{}' is still open; call end() first", open.header.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// The tensor between `begin` and `end`.
+    pub fn open(&mut self) -> Result<&mut OpenTensor> {
+        self.usable()?;
+        self.open.as_mut().ok_or_else(|| Error::misuse("no tensor is open; call begin() first"))
+    }
+
+    /// Takes the next block of the open tensor, `None` if it is unchanged.
+    pub fn block(&mut self, leaves: u64, encoded: Option<&EncodedBlock>) -> Result<()> {
+        let open = self.open()?;
+        let Some(encoded) = encoded else {
+            open.skipped_leaves += leaves;
+            return Ok(());
+        };
+        let first = !mem::replace(&mut open.written, true);
+        let skipped_leaves = mem::take(&mut open.skipped_leaves);
+        open.changes += encoded.changes;
+        let header = first.then(|| open.header.clone());
+        self.write(|writer| {
+            if let Some(header) = &header {
+                writer.tensor(header)?;
+            }
+            writer.block(skipped_leaves, leaves, encoded)
+        })
+    }
+
+    pub fn end(&mut self) -> Result<TensorOutcome> {
+        self.usable()?;
+        let open = self.open.take().ok_or_else(|| Error::misuse("no tensor is open; call begin() first"))?;
+        let (name, action) = (&open.header.name, open.header.action);
+        let (base, target) = (open.base.finish(), open.target.finish());
+        if let Some(spec) = &open.base_spec {
+            self.base.add(name, spec, base);
+        }
+        if let Some(spec) = &open.header.spec {
+            self.target.add(name, spec, target);
+            self.target_tensors += 1;
+            self.target_elements += spec.elements();
+            self.target_bytes += spec.bytes();
+        }
+        let written = action != Action::Patched || open.written;
+        if written {
+            let end = TensorEnd {
+                changes: open.changes,
+                base: action.has_base().then_some(base),
+                target: action.has_target().then_some(target),
+            };
+            self.write(|writer| {
+                if !open.written {
+                    writer.tensor(&open.header)?;
+                }
+                writer.tensor_end(&end)
+            })?;
+        }
+        Ok(TensorOutcome { action, changes: open.changes, written })
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
+        self.writer.flush()
+    }
+
+    /// Writes index and footer.
+    pub fn finish(self) -> Result<(W, Summary)> {
+        self.usable()?;
+        self.none_open()?;
+        let base = match self.options.snapshot {
+            true => None,
+            false => Some(self.base.finish()?),
+        };
+        if let (Some(expected), Some(found)) = (self.options.base_digest, base) {
+            if expected != found {
+                return Err(Error::BaseMismatch { tensor: None, expected, found });
+            }
+        }
+        self.writer.finish(Totals {
+            target_tensors: self.target_tensors,
+            target_elements: self.target_elements,
+            target_bytes: self.target_bytes,
+            base,
+            target: self.target.finish()?,
+        })
+    }
+}

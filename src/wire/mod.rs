@@ -1,0 +1,165 @@
+//! Sections: the framing unit of the file, and one type for each kind with its read and write.
+
+mod block;
+mod file;
+mod footer;
+mod header;
+pub(crate) mod index;
+mod tensor;
+
+pub(crate) use block::BlockHeader;
+pub(crate) use file::{parse_file_data, FILE_DATA_BYTES};
+pub use file::{FileKind, FileRecord, FileSource};
+pub use footer::Footer;
+pub(crate) use footer::FOOTER_DIGEST_BYTES;
+#[cfg(feature = "checkpoint")]
+pub(crate) use footer::FOOTER_SECTION_BYTES;
+pub use header::Header;
+pub(crate) use index::IndexEntry;
+pub use tensor::{Action, TensorEnd, TensorHeader};
+
+use std::fmt;
+
+use byteorder::{WriteBytesExt, LE};
+
+use crate::digest::Digest;
+use crate::error::Fault;
+use crate::limits::Limits;
+use crate::parse::{self, Parse};
+use crate::varint;
+
+/// First bytes of every file: a high byte, the name, and line ends that a text transfer would change.
+pub const SIGNATURE: [u8; 8] = [0xab, b'P', b'L', b'S', b'\r', b'\n', 0x1a, b'\n'];
+/// Major version: a reader refuses any other.
+pub const MAJOR: u8 = 1;
+/// Minor version that this crate writes; readers accept greater ones.
+pub const MINOR: u8 = 0;
+/// Signature and version.
+pub(crate) const PRELUDE_BYTES: usize = SIGNATURE.len() + 2;
+/// Tag, shortest length and CRC-32: no section is smaller.
+pub(crate) const SECTION_BYTES_MIN: usize = 6;
+/// Bytes of the CRC-32 that closes a section.
+pub(crate) const CRC_BYTES: usize = 4;
+
+/// Tag of a section: an ASCII letter, upper case if the section is critical, lower case if a
+/// reader that does not know it may skip it (SPEC.md §3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(pub u8);
+
+impl Tag {
+    /// Header of the file.
+    pub const HEADER: Tag = Tag(b'H');
+    /// A file of the checkpoint.
+    pub const FILE: Tag = Tag(b'l');
+    /// Bytes of the file record before.
+    pub const FILE_DATA: Tag = Tag(b'd');
+    /// Begin of a tensor.
+    pub const TENSOR: Tag = Tag(b'T');
+    /// Changes of a block.
+    pub const BLOCK: Tag = Tag(b'B');
+    /// End of a tensor.
+    pub const TENSOR_END: Tag = Tag(b'E');
+    /// Names and offsets of all tensors.
+    pub const INDEX: Tag = Tag(b'I');
+    /// End of the file.
+    pub const FOOTER: Tag = Tag(b'F');
+
+    /// Whether a reader that does not know the section may skip it.
+    #[must_use]
+    pub fn is_skippable(self) -> bool {
+        self.0.is_ascii_lowercase()
+    }
+
+    /// What the section is, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Tag::HEADER => "header",
+            Tag::FILE => "file",
+            Tag::FILE_DATA => "file data",
+            Tag::TENSOR => "tensor header",
+            Tag::BLOCK => "block",
+            Tag::TENSOR_END => "tensor trailer",
+            Tag::INDEX => "index",
+            Tag::FOOTER => "footer",
+            _ => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ('{}')", self.name(), self.0.escape_ascii())
+    }
+}
+
+/// Writes a section, CRC included, at the end of `out`.
+pub(crate) fn put_section(out: &mut Vec<u8>, tag: Tag, payload: &[u8]) {
+    let start = out.len();
+    out.push(tag.0);
+    varint::put(out, payload.len() as u64);
+    out.extend_from_slice(payload);
+    let crc = crc32fast::hash(&out[start..]);
+    put_u32(out, crc);
+}
+
+// Writing to a Vec cannot fail, so there is no error to pass on.
+fn put_u32(out: &mut Vec<u8>, value: u32) {
+    let _ = out.write_u32::<LE>(value);
+}
+
+fn put_u64(out: &mut Vec<u8>, value: u64) {
+    let _ = out.write_u64::<LE>(value);
+}
+
+fn put_digest(out: &mut Vec<u8>, digest: &Digest) {
+    out.extend_from_slice(&digest.0);
+}
+
+fn put_string(out: &mut Vec<u8>, text: &str) {
+    varint::put(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Writes a tensor name as the bytes it shares with the name before and the rest (SPEC.md §2.3).
+fn put_name(out: &mut Vec<u8>, previous: &str, name: &str) {
+    let shared = previous.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+    varint::put(out, shared as u64);
+    varint::put(out, (name.len() - shared) as u64);
+    out.extend_from_slice(&name.as_bytes()[shared..]);
+}
+
+/// Reads a tensor name written by [`put_name`].
+fn parse_name<'a>(i: &'a [u8], previous: &str, limits: &Limits) -> Parse<'a, String> {
+    const FIELD: &str = "tensor name";
+    let (rest, shared) = parse::varint(i, FIELD)?;
+    let (rest, len) = parse::varint(rest, FIELD)?;
+    let Some(prefix) = usize::try_from(shared).ok().and_then(|shared| previous.as_bytes().get(..shared)) else {
+        let expected = "at most the length of the name before";
+        return parse::fail(i, Fault::Value { field: "shared name bytes", found: shared, expected });
+    };
+    limit(i, "name_bytes", shared.saturating_add(len), limits.name_bytes)?;
+    let (rest, suffix) = parse::take(rest, len, FIELD)?;
+    match String::from_utf8([prefix, suffix].concat()) {
+        Ok(name) => Ok((rest, name)),
+        Err(bad) => {
+            let found = String::from_utf8_lossy(bad.as_bytes()).into_owned();
+            parse::fail(i, Fault::Name { field: FIELD, found })
+        }
+    }
+}
+
+/// A bounded string.
+fn parse_string<'a>(i: &'a [u8], field: &'static str, max: u64) -> Parse<'a, &'a str> {
+    let (_, len) = parse::varint(i, field)?;
+    limit(i, "name_bytes", len, max)?;
+    parse::string(i, field)
+}
+
+/// Fails with a limit fault; the decoder turns it into [`Error::Limit`](crate::Error::Limit).
+fn limit(at: &[u8], limit: &'static str, asked: u64, allowed: u64) -> Result<(), nom::Err<parse::Bad>> {
+    if asked <= allowed {
+        return Ok(());
+    }
+    Err(nom::Err::Failure(parse::Bad { rest: at.len(), fault: Fault::Limit { limit, asked, allowed } }))
+}
