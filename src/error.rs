@@ -57,6 +57,16 @@ pub enum Error {
         /// Digest of what is there.
         found: Digest,
     },
+    /// The checkpoint at hand is not the target of the patch.
+    #[error("not the target of the patch: {}expected digest {expected}, found {found}", tensor_prefix(tensor))]
+    TargetMismatch {
+        /// The first tensor that differs, where one is known.
+        tensor: Option<String>,
+        /// Digest of the target checkpoint that the patch names.
+        expected: Digest,
+        /// Digest of the checkpoint at hand.
+        found: Digest,
+    },
     /// A checkpoint (not the patch) cannot be used.
     #[error("{path}: {what}")]
     Checkpoint {
@@ -113,6 +123,7 @@ impl Error {
             Error::Version { .. } => "version",
             Error::Limit { .. } => "limit",
             Error::BaseMismatch { .. } => "base",
+            Error::TargetMismatch { .. } => "target",
             Error::Checkpoint { .. } => "checkpoint",
             Error::Misuse(_) => "misuse",
             Error::Io { .. } => "io",
@@ -327,6 +338,13 @@ impl Fault {
             Fault::Limit { .. } => "limit",
             Fault::Digest { .. } => "digest",
         }
+    }
+
+    /// Places the fault in a result rather than in the file.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn in_tensor(self, name: &str) -> Error {
+        let place = Corrupt { offset: 0, section: None, tensor: Some(name.into()), block: None, fault: self };
+        Error::Corrupt(Box::new(place))
     }
 
     /// Places the fault at a byte of the file.

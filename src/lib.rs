@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "checkpoint")]
+mod checkpoint;
 mod coding;
 mod digest;
 mod dtype;
@@ -13,6 +15,11 @@ mod stream;
 mod varint;
 mod wire;
 
+#[cfg(feature = "checkpoint")]
+pub use checkpoint::{
+    apply, diff, stat, verify, write_whole, ApplyOptions, ApplyReport, Checkpoint, CheckpointTensor, DiffReport,
+    MappedBlock, MappedFile, MappedTensor, Parallel, PatchFile, PatchMap, SectionTotal, TensorStat,
+};
 pub use coding::{BlockDecoder, Coding, Value};
 pub use digest::{leaf_digest, tensor_digest, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};
 pub use dtype::{Dtype, TensorSpec};

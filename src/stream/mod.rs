@@ -15,5 +15,5 @@ pub use session::Summary;
 #[cfg(feature = "checkpoint")]
 pub(crate) use {
     push::{Extent, Place},
-    session::Session,
+    session::{tensor_header, Session},
 };

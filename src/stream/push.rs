@@ -249,6 +249,8 @@ pub struct PushDecoder {
     offset: u64,
     /// Bytes of the section that gave the pending event.
     section: Option<Section>,
+    /// Bytes of its tag and length.
+    head: usize,
     /// The section in `buffer` is done with; the next feed starts another.
     spent: bool,
     sha: Sha,
@@ -273,6 +275,7 @@ impl PushDecoder {
             buffer: Vec::new(),
             offset: 0,
             section: None,
+            head: 0,
             spent: false,
             sha: Sha::default(),
             header: Header::default(),
@@ -374,13 +377,16 @@ impl PushDecoder {
         self.section
     }
 
-    /// Offset of the payload in `buffer` for the last block event, as an offset in the file.
+    /// Where in the file the payload of the last event stands: of the coding for a block, of the
+    /// section for any other.
     #[cfg(feature = "checkpoint")]
-    pub(crate) fn block_payload_offset(&self) -> Option<u64> {
-        match self.pending.as_ref()? {
-            Pending::Block { payload, .. } => Some(self.offset + payload.start as u64),
-            _ => None,
-        }
+    pub(crate) fn payload(&self) -> Range<u64> {
+        let start = match &self.pending {
+            Some(Pending::Block { payload, .. }) => payload.start,
+            _ => self.head,
+        };
+        let end = self.buffer.len().saturating_sub(wire::CRC_BYTES);
+        self.offset + start as u64..self.offset + end as u64
     }
 
     /// Offset of the section that is being read: all bytes before it were right.
@@ -510,6 +516,7 @@ impl PushDecoder {
                 return Err(self.place(Fault::FileDigest { expected, found }, body - wire::FOOTER_DIGEST_BYTES));
             }
         }
+        self.head = head;
         self.section = Some(Section { tag, offset: self.offset, bytes: self.buffer.len() as u64 });
         self.spent = true;
         Ok(())

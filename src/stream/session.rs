@@ -81,7 +81,6 @@ pub(crate) struct OpenTensor {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TensorOutcome {
     pub action: Action,
-    pub changes: u64,
     /// The tensor is in the patch.
     pub written: bool,
 }
@@ -236,7 +235,7 @@ impl<W: Write> Session<W> {
                 writer.tensor_end(&end)
             })?;
         }
-        Ok(TensorOutcome { action, changes: open.changes, written })
+        Ok(TensorOutcome { action, written })
     }
 
     pub fn flush(&mut self) -> Result<()> {

@@ -3,14 +3,11 @@
 use crate::digest::Digest;
 use crate::error::Fault;
 use crate::parse::{self, Parse};
-use crate::wire::{put_digest, put_u64, CRC_BYTES};
+use crate::wire::{put_digest, put_u64};
 
 /// Bytes of the SHA-256 that closes the payload.
 pub(crate) const FOOTER_DIGEST_BYTES: usize = 32;
 const PAYLOAD_BYTES: usize = 1 + 6 * 8 + 2 * 32 + FOOTER_DIGEST_BYTES;
-/// Tag, two bytes of length, payload, CRC: the footer is found this far from the end of the file.
-#[cfg_attr(not(feature = "checkpoint"), allow(dead_code))]
-pub(crate) const FOOTER_SECTION_BYTES: usize = 1 + 2 + PAYLOAD_BYTES + CRC_BYTES;
 
 /// End of a patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,6 @@ pub(crate) use file::{parse_file_data, FILE_DATA_BYTES};
 pub use file::{FileKind, FileRecord, FileSource};
 pub use footer::Footer;
 pub(crate) use footer::FOOTER_DIGEST_BYTES;
-#[cfg(feature = "checkpoint")]
-pub(crate) use footer::FOOTER_SECTION_BYTES;
 pub use header::Header;
 pub(crate) use index::IndexEntry;
 pub use tensor::{Action, TensorEnd, TensorHeader};

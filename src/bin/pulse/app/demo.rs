@@ -1,0 +1,161 @@
+//! `pulse demo`: the whole way on a small model that trains before your eyes.
+
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Args;
+use pulse::{write_whole, ApplyOptions, Checkpoint, EncoderOptions, Error, Limits, PatchFile, Result};
+use serde_json::json;
+
+use super::simulation::Simulation;
+use super::{text, Common, Outcome};
+
+/// Train a small simulated model and synchronise it by patches, with the real code.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pulse demo
+  pulse demo --megabytes 512 --steps 2")]
+pub struct Demo {
+    /// Size of the BF16 weights.
+    #[arg(long, value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    megabytes: u64,
+    /// Optimizer steps, with a patch for each.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    steps: u64,
+    /// Learning rate of Adam.
+    #[arg(long, value_name = "RATE", default_value_t = 1e-6)]
+    learning_rate: f32,
+}
+
+/// One patch of the demo.
+struct Sync {
+    step: u64,
+    full: u64,
+    patch: u64,
+    changes: u64,
+    elements: u64,
+    diff: f64,
+    apply: f64,
+}
+
+impl Demo {
+    pub fn run(&self, common: &Common) -> Result<Outcome> {
+        let io = |error| Error::Io { context: "working in the temporary directory".into(), source: error };
+        let say = |message: &str| {
+            if !common.quiet && !common.json {
+                text::note(message);
+            }
+        };
+        let dir = tempfile::tempdir().map_err(io)?;
+        let parameters = usize::try_from(self.megabytes * 500_000).unwrap_or(usize::MAX);
+        say(&format!(
+            "simulating a model of {} MB of BF16 weights with FP32 masters, Adam at {:e}",
+            self.megabytes, self.learning_rate
+        ));
+        let mut simulation = Simulation::new(parameters, self.learning_rate, 1);
+        let path = |step: u64| dir.path().join(format!("step_{step}.safetensors"));
+        simulation.save(&path(0)).map_err(io)?;
+        let mut syncs = Vec::new();
+        for step in 1..=self.steps {
+            simulation.step();
+            simulation.save(&path(step)).map_err(io)?;
+            say(&format!("step {step}: diff, inspect, apply, verify"));
+            syncs.push(sync(common, step, dir.path(), &path(step - 1), &path(step))?);
+            std::fs::remove_file(path(step - 1)).map_err(io)?;
+        }
+        Ok(outcome(&syncs))
+    }
+}
+
+/// One step from trainer to receiver: everything that both sides would do.
+fn sync(common: &Common, step: u64, dir: &Path, base: &Path, target: &Path) -> Result<Sync> {
+    let parallel = pulse::Parallel::threads(common.threads);
+    let (patch_path, out) = (dir.join("step.pulse"), dir.join("received.safetensors"));
+
+    let started = Instant::now();
+    let (base, target) = (Checkpoint::open(base)?, Checkpoint::open(target)?);
+    let options = EncoderOptions::default().with_steps(Some(step - 1), Some(step));
+    let report =
+        write_whole(&patch_path, true, |file| Ok(pulse::diff(Some(&base), &target, file, options, parallel)?.1))?;
+    let diff = started.elapsed().as_secs_f64();
+
+    let map = PatchFile::map(&patch_path, &Limits::default())?;
+    if let Some(error) = map.error {
+        return Err(error);
+    }
+
+    let started = Instant::now();
+    let patch = PatchFile::open(&patch_path, &Limits::default())?;
+    pulse::apply(Some(&base), &patch, &out, ApplyOptions::default().with_replace(true), parallel)?;
+    let apply = started.elapsed().as_secs_f64();
+
+    pulse::verify(&patch, None, Some(&Checkpoint::open(&out)?), parallel)?;
+    let footer = report.summary.footer;
+    Ok(Sync {
+        step,
+        full: report.target_file_bytes,
+        patch: report.summary.patch_bytes,
+        changes: footer.changes,
+        elements: footer.target_elements,
+        diff,
+        apply,
+    })
+}
+
+/// Seconds that bytes take on a line of so many megabits per second.
+fn transfer(bytes: u64, megabits: f64) -> f64 {
+    bytes as f64 * 8.0 / (megabits * 1e6)
+}
+
+fn outcome(syncs: &[Sync]) -> Outcome {
+    let row = |sync: &Sync| {
+        let both = |megabits| {
+            format!(
+                "{} / {}",
+                text::seconds(transfer(sync.full, megabits)),
+                text::seconds(transfer(sync.patch, megabits))
+            )
+        };
+        vec![
+            format!("{} to {}", sync.step - 1, sync.step),
+            text::percent(sync.changes, sync.elements),
+            text::bytes(sync.full),
+            text::bytes(sync.patch),
+            format!("{:.0}x", text::ratio(sync.full, sync.patch)),
+            text::seconds(sync.diff),
+            text::seconds(sync.apply),
+            both(100.0),
+            both(1000.0),
+        ]
+    };
+    let head = [
+        "step",
+        "density",
+        "full sync",
+        "patch",
+        "ratio",
+        "diff",
+        "apply",
+        "100 Mbit/s: full / patch",
+        "1 Gbit/s: full / patch",
+    ];
+    let table = text::table(&head, &syncs.iter().map(row).collect::<Vec<_>>());
+    let text = format!("{table}\nEvery patch was applied and the result verified bit for bit.\n");
+    let json = syncs
+        .iter()
+        .map(|sync| {
+            json!({
+                "step": sync.step,
+                "full_bytes": sync.full,
+                "patch_bytes": sync.patch,
+                "changes": sync.changes,
+                "elements": sync.elements,
+                "diff_seconds": sync.diff,
+                "apply_seconds": sync.apply,
+                "seconds_100_mbit": { "full": transfer(sync.full, 100.0), "patch": transfer(sync.patch, 100.0) },
+                "seconds_1_gbit": { "full": transfer(sync.full, 1000.0), "patch": transfer(sync.patch, 1000.0) },
+            })
+        })
+        .collect();
+    Outcome::new(text, json)
+}

@@ -1,0 +1,188 @@
+//! `pulse diff`: two checkpoints to a patch.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use pulse::{write_whole, Action, Checkpoint, DiffReport, EncoderOptions, Result, ValueForm};
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{text, Common, Outcome};
+
+/// Write the patch that leads from one checkpoint to another.
+///
+/// BASE and TARGET are a .safetensors file or a directory of them.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pulse diff step_0040.safetensors step_0041.safetensors -o 41.pulse
+  pulse diff run/step40/ run/step41/ -o 41.pulse --base-step 40 --step 41 --meta trainer=grpo
+  pulse diff --snapshot step_0040.safetensors -o 40.pulse")]
+pub struct Diff {
+    /// The checkpoint that receivers hold, then the one that they need.
+    #[arg(required = true, num_args = 1..=2, value_names = ["BASE", "TARGET"])]
+    checkpoints: Vec<PathBuf>,
+    /// Write the patch here.
+    #[arg(long, short, value_name = "PATCH")]
+    output: PathBuf,
+    /// Carry TARGET whole, without a base.
+    #[arg(long)]
+    snapshot: bool,
+    /// How blocks are coded.
+    #[arg(long, value_enum, default_value_t = CodingArg::Flat)]
+    coding: CodingArg,
+    /// How values of flat blocks are expressed.
+    #[arg(long, value_enum, default_value_t = ValuesArg::Step)]
+    values: ValuesArg,
+    /// Lineage: the training run, 32 hexadecimal digits.
+    #[arg(long, value_name = "ID", value_parser = parse_run)]
+    run: Option<[u8; 16]>,
+    /// Optimizer step of BASE.
+    #[arg(long, value_name = "N")]
+    base_step: Option<u64>,
+    /// Optimizer step of TARGET.
+    #[arg(long, value_name = "M")]
+    step: Option<u64>,
+    /// A string to keep in the header; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_meta)]
+    meta: Vec<(String, String)>,
+    /// Leaves of 64 KiB in a block.
+    #[arg(long, value_name = "LEAVES", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=64))]
+    block: u64,
+    /// Level of zstd.
+    #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=19))]
+    level: i32,
+    /// Replace PATCH if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CodingArg {
+    /// Readable without the base.
+    Flat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ValuesArg {
+    /// Signed distance in ULPs; smallest.
+    Step,
+    /// Bits that flip.
+    Xor,
+    /// Bits of the target; applying twice does no harm.
+    Overwrite,
+}
+
+fn parse_run(hex: &str) -> Result<[u8; 16], String> {
+    let bytes: Option<Vec<u8>> =
+        hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .filter(|_| hex.len() == 32)
+        .ok_or_else(|| "expected 32 hexadecimal digits".into())
+}
+
+fn parse_meta(pair: &str) -> Result<(String, String), String> {
+    let (key, value) = pair.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.into(), value.into()))
+}
+
+impl Diff {
+    fn options(&self) -> EncoderOptions {
+        let values = match self.values {
+            ValuesArg::Step => ValueForm::Step,
+            ValuesArg::Xor => ValueForm::Xor,
+            ValuesArg::Overwrite => ValueForm::Overwrite,
+        };
+        let CodingArg::Flat = self.coding;
+        let options = EncoderOptions::default()
+            .with_values(values)
+            .with_block_leaves(self.block)
+            .with_level(self.level)
+            .with_run(self.run)
+            .with_steps(self.base_step, self.step);
+        self.meta.iter().fold(options, |options, (key, value)| options.with_metadata(key, value))
+    }
+
+    pub fn run(&self, common: &Common) -> Result<Outcome> {
+        let usage = |what: &str| Err(pulse::Error::Misuse(what.into()));
+        let (base, target) = match (self.snapshot, self.checkpoints.as_slice()) {
+            (true, [target]) => (None, target),
+            (true, _) => return usage("--snapshot takes one checkpoint: a snapshot has no base"),
+            (false, [base, target]) => (Some(base), target),
+            (false, _) => {
+                return usage("diff takes two checkpoints, BASE and TARGET; use --snapshot for a patch without a base")
+            }
+        };
+        let started = Instant::now();
+        let base = base.map(|path| Checkpoint::open(path)).transpose()?;
+        let target = Checkpoint::open(target)?;
+        if !common.quiet && !target.left_out().is_empty() {
+            text::note(&format!("not regular files, left out: {}", target.left_out().join(", ")));
+        }
+        let progress = Progress::new(common, "diff", target.tensor_bytes());
+        let report = write_whole(&self.output, self.force, |out| {
+            Ok(pulse::diff(base.as_ref(), &target, out, self.options(), progress.parallel())?.1)
+        })?;
+        drop(progress);
+        Ok(self.outcome(&report, started.elapsed().as_secs_f64()))
+    }
+
+    fn outcome(&self, report: &DiffReport, seconds: f64) -> Outcome {
+        let footer = report.summary.footer;
+        let (patch_bytes, full) = (report.summary.patch_bytes, report.target_file_bytes);
+        let bits = 8.0 * text::ratio(patch_bytes, footer.changes);
+        let actions = [Action::Patched, Action::Added, Action::Replaced, Action::Deleted];
+        let number = |action| report.actions.get(&action).copied().unwrap_or(0);
+        let mut tensors: Vec<String> = Vec::new();
+        for action in actions {
+            if number(action) > 0 {
+                tensors.push(format!("{} {}", text::count(number(action)), action.name()));
+            }
+        }
+        let unchanged = footer.target_tensors - actions[..3].iter().map(|&action| number(action)).sum::<u64>();
+        tensors.push(format!("{} unchanged", text::count(unchanged)));
+        let changes = format!(
+            "{} of {} elements ({})",
+            text::count(footer.changes),
+            text::count(footer.target_elements),
+            text::percent(footer.changes, footer.target_elements)
+        );
+        let throughput = footer.target_bytes as f64 / seconds;
+        let text = text::facts(&[
+            ("patch", self.output.display().to_string()),
+            ("tensors", tensors.join(", ")),
+            ("changes", changes),
+            (
+                "size",
+                format!(
+                    "{} bytes, {:.1} times smaller than the full {}",
+                    text::count(patch_bytes),
+                    text::ratio(full, patch_bytes),
+                    text::bytes(full)
+                ),
+            ),
+            ("per change", format!("{bits:.2} bits")),
+            ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput as u64))),
+            ("target", footer.target.to_string()),
+        ]);
+        let json = json!({
+            "patch": self.output,
+            "patch_bytes": patch_bytes,
+            "target_file_bytes": full,
+            "changes": footer.changes,
+            "target_elements": footer.target_elements,
+            "target_bytes": footer.target_bytes,
+            "density": text::ratio(footer.changes, footer.target_elements),
+            "bits_per_change": bits,
+            "tensors": {
+                "patched": number(Action::Patched), "added": number(Action::Added),
+                "replaced": number(Action::Replaced), "deleted": number(Action::Deleted), "unchanged": unchanged,
+            },
+            "base_digest": footer.base.map(|digest| digest.to_string()),
+            "target_digest": footer.target.to_string(),
+            "seconds": seconds,
+        });
+        Outcome::new(text, json)
+    }
+}

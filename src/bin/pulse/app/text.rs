@@ -1,0 +1,114 @@
+//! Numbers and tables for people.
+
+use std::io::{self, IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+
+/// Prints to standard output. A reader that has seen enough is no failure.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Prints an error message.
+pub fn complain(message: &str) {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let style = if colour { AnsiColor::Red.on_default().bold() } else { Style::new() };
+    // There is nobody left to tell if this fails.
+    let _ = writeln!(io::stderr(), "{style}error{style:#}: {message}");
+}
+
+/// A note that is not the result of the command.
+pub fn note(message: &str) {
+    let _ = writeln!(io::stderr(), "note: {message}");
+}
+
+/// 1234567 → "1,234,567".
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes in decimal units: "21.3 MB".
+pub fn bytes(number: u64) -> String {
+    let mut value = number as f64;
+    for unit in ["bytes", "kB", "MB", "GB", "TB"] {
+        if value < 999.5 || unit == "TB" {
+            return match unit {
+                "bytes" => format!("{number} bytes"),
+                _ if value < 9.995 => format!("{value:.2} {unit}"),
+                _ if value < 99.95 => format!("{value:.1} {unit}"),
+                _ => format!("{value:.0} {unit}"),
+            };
+        }
+        value /= 1000.0;
+    }
+    String::new()
+}
+
+/// A share in per cent.
+pub fn percent(part: u64, whole: u64) -> String {
+    format!("{:.3}%", 100.0 * ratio(part, whole))
+}
+
+/// A quotient; 0 where there is nothing to divide by.
+pub fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
+}
+
+/// Seconds with a sensible number of digits.
+pub fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.0995 => format!("{:.1} ms", s * 1000.0),
+        s if s < 9.95 => format!("{s:.2} s"),
+        s => format!("{s:.0} s"),
+    }
+}
+
+/// "label     value" lines.
+pub fn facts(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+    facts.iter().map(|(label, value)| format!("{label:width$}  {value}\n")).collect()
+}
+
+/// A table with aligned columns; the first is aligned left, the others right.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column)).map(|cell| cell.chars().count());
+    let widths: Vec<usize> =
+        (0..head.len()).map(|c| cells(c).max().unwrap_or(0).max(head[c].chars().count())).collect();
+    let line = |row: &mut dyn Iterator<Item = &str>| {
+        let mut out = String::new();
+        for (column, (cell, &width)) in row.zip(&widths).enumerate() {
+            if column == 0 {
+                out.push_str(&format!("{cell:<width$}"));
+            } else {
+                out.push_str(&format!("  {cell:>width$}"));
+            }
+        }
+        out.trim_end().to_string() + "\n"
+    };
+    let mut out = line(&mut head.iter().copied());
+    for row in rows {
+        out.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    out
+}
+
+/// A run id as 32 hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

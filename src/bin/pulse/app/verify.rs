@@ -1,0 +1,59 @@
+//! `pulse verify`: is everything right? Writes nothing.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use pulse::{Checkpoint, Limits, PatchFile, Result};
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{Common, Outcome};
+
+/// Check a patch: structure, CRC-32, SHA-256; with a base, that it leads to the target.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pulse verify 41.pulse
+  pulse verify 41.pulse --base step_0040.safetensors
+  pulse verify 41.pulse --base step_0040.safetensors --target step_0041.safetensors")]
+pub struct Verify {
+    /// The patch.
+    #[arg(value_name = "PATCH")]
+    patch: PathBuf,
+    /// Make the target from this base, in memory, and check its digests.
+    #[arg(long, value_name = "B")]
+    base: Option<PathBuf>,
+    /// Check that this checkpoint is the target.
+    #[arg(long, value_name = "T")]
+    target: Option<PathBuf>,
+}
+
+impl Verify {
+    pub fn run(&self, common: &Common) -> Result<Outcome> {
+        let patch = PatchFile::open(&self.patch, &Limits::default())?;
+        let open = |path: &Option<PathBuf>| path.as_deref().map(Checkpoint::open).transpose();
+        let (base, target) = (open(&self.base)?, open(&self.target)?);
+        let progress = Progress::new(common, "verify", patch.footer().target_bytes);
+        pulse::verify(&patch, base.as_ref(), target.as_ref(), progress.parallel())?;
+        drop(progress);
+        let mut checked = vec!["structure", "crc", "sha256"];
+        if patch.header().snapshot || base.is_some() {
+            checked.push("result");
+        }
+        if base.is_some() && !patch.header().snapshot {
+            checked.push("base");
+        }
+        if target.is_some() {
+            checked.push("target");
+        }
+        let text = format!("{}: right ({})\n", self.patch.display(), checked.join(", "));
+        let digest = |digest: Option<pulse::Digest>| digest.map(|digest| digest.to_string());
+        let json = json!({
+            "patch": self.patch,
+            "checked": checked,
+            "sha256": patch.footer().sha256.to_string(),
+            "base_digest": digest(patch.footer().base),
+            "target_digest": digest(Some(patch.footer().target)),
+        });
+        Ok(Outcome::new(text, json))
+    }
+}

@@ -1,0 +1,577 @@
+//! A base and a patch to the target: planned first, then written in parallel, then proved.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
+
+use crate::checkpoint::diff::for_each_chunk;
+use crate::checkpoint::io::write_all_at;
+use crate::checkpoint::output::Staged;
+use crate::checkpoint::patch::{MappedFile, MappedTensor, PatchFile};
+use crate::checkpoint::pieces::{Groups, PIECE_BYTES};
+use crate::checkpoint::pipeline::{ordered, Parallel};
+use crate::checkpoint::safetensors::{FileHeader, FileTensor};
+use crate::checkpoint::source::{Checkpoint, CheckpointTensor};
+use crate::digest::{leaf_digests, CheckpointHasher, Digest, Sha, TensorHasher};
+use crate::dtype::TensorSpec;
+use crate::error::{Error, Fault, Result};
+use crate::wire::{Action, FileKind, FileRecord, FileSource};
+
+/// Choices of [`apply`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApplyOptions {
+    /// An existing file at the place of the output may be replaced. Directories never are.
+    pub replace: bool,
+}
+
+impl ApplyOptions {
+    /// Replaces [`replace`](Self::replace).
+    #[must_use]
+    pub fn with_replace(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+}
+
+/// What was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApplyReport {
+    /// Digest of the result, which is that of the target.
+    pub target: Digest,
+    /// Tensor bytes of the result.
+    pub target_bytes: u64,
+    /// Elements that changed.
+    pub changes: u64,
+    /// Files of the result.
+    pub files: u64,
+}
+
+/// Makes the target of `patch` from `base` at `out`; a snapshot needs no base.
+///
+/// Everything is written to a temporary sibling of `out`, compared with the digests that the
+/// patch names while it is written, synced and renamed. On any failure `out` does not appear.
+///
+/// # Errors
+/// [`Error::BaseMismatch`] if the base is the wrong one, [`Error::Corrupt`] if the result is wrong
+/// with the right base, [`Error::Checkpoint`] if files cannot be rebuilt or `out` is taken,
+/// [`Error::Io`].
+///
+/// See [`diff`](crate::diff) for an example.
+pub fn apply(
+    base: Option<&Checkpoint>,
+    patch: &PatchFile,
+    out: &Path,
+    options: ApplyOptions,
+    parallel: Parallel<'_>,
+) -> Result<ApplyReport> {
+    let base = base_of(base, patch)?;
+    let plan = explain(base, patch, parallel, Plan::new(base, patch))?;
+    let staged = match plan.is_directory {
+        true => Staged::directory(out)?,
+        false => Staged::file(out, options.replace)?,
+    };
+    let mut files = Vec::new();
+    for file in &plan.files {
+        let created = staged.create(&file.name, file.header.file_bytes)?;
+        write_all_at(&created, &file.header.bytes, 0)
+            .map_err(|error| Error::io(format!("writing {}", out.display()), error))?;
+        files.push(created);
+    }
+    explain(base, patch, parallel, plan.run(base, patch, Some(&files), parallel))?;
+    for companion in &plan.companions {
+        let created = staged.create(companion.name(), 0)?;
+        companion.copy_to(&created, patch)?;
+        files.push(created);
+    }
+    staged.commit(&files)?;
+    Ok(plan.report(patch, files.len()))
+}
+
+/// Checks a patch beyond what [`PatchFile::open`] has checked, without writing anything.
+///
+/// Payloads that need no base are decoded. With a base, the target is made in memory, block by
+/// block, and its digests compared. With a target, its digests are compared with those of the patch.
+///
+/// # Errors
+/// As [`apply`].
+pub fn verify(
+    patch: &PatchFile,
+    base: Option<&Checkpoint>,
+    target: Option<&Checkpoint>,
+    parallel: Parallel<'_>,
+) -> Result<()> {
+    match base {
+        Some(_) if !patch.header().snapshot => {
+            let base = base_of(base, patch)?;
+            let plan = explain(base, patch, parallel, Plan::new(base, patch))?;
+            explain(base, patch, parallel, plan.run(base, patch, None, parallel))?;
+            for companion in &plan.companions {
+                companion.check(patch)?;
+            }
+        }
+        _ if patch.header().snapshot => {
+            let plan = Plan::new(None, patch)?;
+            plan.run(None, patch, None, parallel)?;
+        }
+        _ => {
+            let mut payload = Vec::new();
+            for tensor in patch.tensors() {
+                (0..tensor.blocks.len()).try_for_each(|number| patch.check_block(tensor, number, &mut payload))?;
+            }
+        }
+    }
+    if let Some(target) = target {
+        let found = differing_tensor(target, patch, parallel, |tensor| tensor.end.and_then(|end| end.target))?;
+        let expected = patch.footer().target;
+        if found.checkpoint != expected {
+            return Err(Error::TargetMismatch {
+                tensor: found.tensor.map(|tensor| tensor.0),
+                expected,
+                found: found.checkpoint,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The base to use: none for a snapshot, and one for everything else.
+fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &PatchFile) -> Result<Option<&'a Checkpoint>> {
+    match base {
+        _ if patch.header().snapshot => Ok(None),
+        None => Err(Error::misuse(format!(
+            "{} is not a snapshot: it needs the base that it was made from",
+            patch.path().display()
+        ))),
+        base => Ok(base),
+    }
+}
+
+/// When something went wrong, finds out whether the base is the reason: the patch itself was
+/// proved to be right before.
+fn explain<T>(base: Option<&Checkpoint>, patch: &PatchFile, parallel: Parallel<'_>, result: Result<T>) -> Result<T> {
+    let (Err(error), Some(base), Some(expected)) = (&result, base, patch.footer().base) else { return result };
+    if !matches!(error, Error::Corrupt(_) | Error::Checkpoint { .. }) {
+        return result;
+    }
+    let found = differing_tensor(base, patch, parallel, |tensor| tensor.end.and_then(|end| end.base))?;
+    if found.checkpoint == expected {
+        return result;
+    }
+    Err(match found.tensor {
+        Some((name, expected, found)) => Error::BaseMismatch { tensor: Some(name), expected, found },
+        None => Error::BaseMismatch { tensor: None, expected, found: found.checkpoint },
+    })
+}
+
+struct Differing {
+    checkpoint: Digest,
+    /// The first tensor, in the order of names, whose digest is not the expected one: name,
+    /// expected, found.
+    tensor: Option<(String, Digest, Digest)>,
+}
+
+/// Digests a checkpoint and compares it with the tensor digests that the patch names.
+fn differing_tensor(
+    checkpoint: &Checkpoint,
+    patch: &PatchFile,
+    parallel: Parallel<'_>,
+    expected: impl Fn(&MappedTensor) -> Option<Digest>,
+) -> Result<Differing> {
+    let mut tensor = None;
+    let checkpoint = checkpoint.digests(parallel, |name, _, found| {
+        if let Some(expected) = patch.tensor(name).and_then(&expected) {
+            if expected != found && tensor.is_none() {
+                tensor = Some((name.to_string(), expected, found));
+            }
+        }
+    })?;
+    Ok(Differing { checkpoint, tensor })
+}
+
+/// A safetensors file of the target.
+#[derive(Debug)]
+struct OutFile {
+    name: String,
+    header: FileHeader,
+}
+
+/// A tensor of the target and what it is made of.
+#[derive(Debug)]
+struct OutTensor<'a> {
+    name: &'a str,
+    spec: &'a TensorSpec,
+    base: Option<&'a CheckpointTensor>,
+    patch: Option<&'a MappedTensor>,
+    /// Number of its file, and its offset there.
+    file: usize,
+    offset: u64,
+}
+
+/// A companion of the target.
+#[derive(Debug)]
+enum OutCompanion<'a> {
+    Carried(&'a MappedFile),
+    /// Path in the base, and what it must be.
+    Copied(&'a Path, &'a FileRecord),
+    /// The patch says nothing of files: the base's companions are kept.
+    Kept(&'a str, &'a Path),
+}
+
+/// All that is needed to make the target, in the order of its files.
+#[derive(Debug)]
+struct Plan<'a> {
+    is_directory: bool,
+    files: Vec<OutFile>,
+    tensors: Vec<OutTensor<'a>>,
+    companions: Vec<OutCompanion<'a>>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<Self> {
+        let mut plan = Plan { is_directory: false, files: Vec::new(), tensors: Vec::new(), companions: Vec::new() };
+        let target = target_tensors(base, patch)?;
+        if !patch.files().is_empty() {
+            plan.files_of_patch(base, patch)?;
+        } else if let Some(base) = base.filter(|base| {
+            base.tensors()
+                .map(|(name, tensor)| (name, tensor.spec()))
+                .eq(target.iter().map(|tensor| (tensor.name, tensor.spec)))
+        }) {
+            plan.files_of_base(base);
+        } else {
+            let header = FileHeader::canonical(target.iter().map(|tensor| (tensor.name, tensor.spec)))?;
+            plan.is_directory = base.is_some_and(|base| base.is_directory);
+            let name = if plan.is_directory { "model.safetensors" } else { "" };
+            plan.files.push(OutFile { name: name.into(), header });
+        }
+        plan.assign(target, patch)?;
+        Ok(plan)
+    }
+
+    /// Files as the patch describes them.
+    fn files_of_patch(&mut self, base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<()> {
+        self.is_directory = patch.files().iter().any(|file| !file.record.name.is_empty());
+        if self.is_directory && patch.files().iter().any(|file| file.record.name.is_empty()) {
+            return Err(wrong_files(patch, "one file has no name, but the checkpoint has several"));
+        }
+        for file in patch.files() {
+            let record = &file.record;
+            match (record.kind, record.source) {
+                (FileKind::Tensors, source) => {
+                    let bytes = match source {
+                        FileSource::Patch => {
+                            let mut bytes = Vec::new();
+                            patch.for_each_data(file, |data| {
+                                bytes.extend_from_slice(data);
+                                Ok(())
+                            })?;
+                            bytes
+                        }
+                        FileSource::Base => base_header(base, record)?.to_vec(),
+                    };
+                    let header = FileHeader::parse(patch.path(), bytes, None)?;
+                    self.files.push(OutFile { name: record.name.clone(), header });
+                }
+                (FileKind::Companion, FileSource::Patch) => self.companions.push(OutCompanion::Carried(file)),
+                (FileKind::Companion, FileSource::Base) => {
+                    let found =
+                        base.and_then(|base| base.companion(&record.name)).filter(|found| found.bytes == record.bytes);
+                    let path = found.map(|found| found.path.as_path()).ok_or_else(|| missing_file(base, record))?;
+                    self.companions.push(OutCompanion::Copied(path, record));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn files_of_base(&mut self, base: &'a Checkpoint) {
+        self.is_directory = base.is_directory;
+        let out =
+            |file: &super::safetensors::TensorFile| OutFile { name: file.name.clone(), header: file.header.clone() };
+        self.files = base.files.iter().map(out).collect();
+        self.companions = base.companions.iter().map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
+    }
+
+    /// Gives each tensor its place in the files; both must name the same tensors.
+    fn assign(&mut self, target: Vec<OutTensor<'a>>, patch: &PatchFile) -> Result<()> {
+        let mut places = std::collections::HashMap::new();
+        for (number, file) in self.files.iter().enumerate() {
+            for FileTensor { name, spec, offset } in &file.header.tensors {
+                if places.insert(name.as_str(), (spec, number, *offset)).is_some() {
+                    return Err(wrong_files(patch, format!("tensor '{name}' is in two files")));
+                }
+            }
+        }
+        for mut tensor in target {
+            match places.remove(tensor.name) {
+                Some((spec, file, offset)) if spec == tensor.spec => (tensor.file, tensor.offset) = (file, offset),
+                Some((spec, ..)) => {
+                    return Err(wrong_files(
+                        patch,
+                        format!("tensor '{}' is {} but its file says {spec}", tensor.name, tensor.spec),
+                    ))
+                }
+                None => return Err(wrong_files(patch, format!("tensor '{}' is in no file", tensor.name))),
+            }
+            self.tensors.push(tensor);
+        }
+        if let Some(name) = places.keys().min() {
+            return Err(wrong_files(patch, format!("tensor '{name}' is in a file but not in the target")));
+        }
+        Ok(())
+    }
+
+    /// Makes every tensor, writes it where `files` are given, and checks every digest.
+    fn run(
+        &self,
+        base: Option<&Checkpoint>,
+        patch: &PatchFile,
+        files: Option<&[File]>,
+        parallel: Parallel<'_>,
+    ) -> Result<()> {
+        let groups = Groups {
+            items: self.tensors.iter().flat_map(OutTensor::pieces),
+            size: |piece: &OutPiece<'_>| piece.bytes,
+            full: PIECE_BYTES,
+        };
+        let mut checkpoint = CheckpointHasher::new();
+        let mut hasher = TensorHasher::new();
+        let (mut elements, mut bytes) = (0u64, 0u64);
+        let work = |own: &mut Making, group| own.make_all(group, base, patch, files);
+        ordered(parallel.count(), Making::default, groups, work, |done| {
+            for (piece, leaves) in done {
+                leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
+                if piece.last {
+                    let found = std::mem::take(&mut hasher).finish();
+                    let OutTensor { name, spec, patch: changed, .. } = piece.tensor;
+                    let expected = changed.and_then(|changed| changed.end).and_then(|end| end.target);
+                    if let Some(expected) = expected.filter(|&expected| expected != found) {
+                        return Err(Fault::Digest { field: "digest of the result", expected, found }.in_tensor(name));
+                    }
+                    checkpoint.add(name, spec, found);
+                    elements += spec.elements();
+                    bytes += spec.bytes();
+                }
+                parallel.report(piece.bytes as u64);
+            }
+            Ok(())
+        })?;
+        let footer = patch.footer();
+        let (expected, found) = (footer.target, checkpoint.finish()?);
+        let at = patch.bytes();
+        if expected != found {
+            return Err(Fault::Digest { field: "digest of the result", expected, found }.at(at));
+        }
+        let tensors = self.tensors.len() as u64;
+        for (field, expected, found) in [
+            ("target tensors", tensors, footer.target_tensors),
+            ("target elements", elements, footer.target_elements),
+            ("target bytes", bytes, footer.target_bytes),
+        ] {
+            if expected != found {
+                return Err(Fault::Count { field, expected, found }.at(at));
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, patch: &PatchFile, files: usize) -> ApplyReport {
+        let footer = patch.footer();
+        ApplyReport {
+            target: footer.target,
+            target_bytes: footer.target_bytes,
+            changes: footer.changes,
+            files: files as u64,
+        }
+    }
+}
+
+/// Tensors that the target must have, in the order of their names, with no place yet.
+fn target_tensors<'a>(base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<Vec<OutTensor<'a>>> {
+    let mut tensors = Vec::new();
+    let mut met = HashSet::new();
+    let place = |name, spec, base, patch| OutTensor { name, spec, base, patch, file: 0, offset: 0 };
+    for (name, tensor) in base.iter().flat_map(|base| base.tensors()) {
+        let Some(changed) = patch.tensor(name) else {
+            tensors.push(place(name, tensor.spec(), Some(tensor), None));
+            continue;
+        };
+        met.insert(name);
+        match (changed.header.action, &changed.header.spec) {
+            (Action::Deleted, _) => {}
+            (Action::Replaced, Some(spec)) => tensors.push(place(name, spec, None, Some(changed))),
+            (Action::Patched, Some(spec)) if spec == tensor.spec() => {
+                tensors.push(place(name, spec, Some(tensor), Some(changed)));
+            }
+            (action, spec) => {
+                let wanted = spec.as_ref().map_or(String::new(), |spec| format!(" {spec}"));
+                let what =
+                    format!("tensor '{name}' is {}, but in the patch it is {}{wanted}", tensor.spec(), action.name());
+                return Err(base_problem(base, what));
+            }
+        }
+    }
+    for tensor in patch.tensors().iter().filter(|tensor| !met.contains(&*tensor.header.name)) {
+        match (&tensor.header.spec, tensor.header.action) {
+            (Some(spec), Action::Added) => tensors.push(place(&tensor.header.name, spec, None, Some(tensor))),
+            (_, action) => {
+                let what =
+                    format!("there is no tensor '{}', but in the patch it is {}", tensor.header.name, action.name());
+                return Err(base_problem(base, what));
+            }
+        }
+    }
+    tensors.sort_unstable_by_key(|tensor| tensor.name);
+    Ok(tensors)
+}
+
+fn base_problem(base: Option<&Checkpoint>, what: String) -> Error {
+    Error::checkpoint(base.map_or(Path::new("no base"), Checkpoint::path), what)
+}
+
+fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
+    let what = format!(
+        "'{}' is not as the patch expects it ({} bytes, SHA-256 {}); use the base that the patch was made from, with all of its files",
+        record.name, record.bytes, record.sha256
+    );
+    base_problem(base, what)
+}
+
+fn wrong_files(patch: &PatchFile, what: impl Into<String>) -> Error {
+    Error::checkpoint(
+        patch.path(),
+        format!("the files that the patch describes do not fit its tensors: {}", what.into()),
+    )
+}
+
+/// The header of the base's file of the same name, if it is the recorded one.
+fn base_header<'a>(base: Option<&'a Checkpoint>, record: &FileRecord) -> Result<&'a [u8]> {
+    base.and_then(|base| base.file(&record.name))
+        .map(|file| file.header.bytes.as_slice())
+        .filter(|bytes| bytes.len() as u64 == record.bytes && Sha::of(&[bytes]) == record.sha256)
+        .ok_or_else(|| missing_file(base, record))
+}
+
+impl OutCompanion<'_> {
+    fn name(&self) -> &str {
+        match self {
+            OutCompanion::Carried(file) => &file.record.name,
+            OutCompanion::Copied(_, record) => &record.name,
+            OutCompanion::Kept(name, _) => name,
+        }
+    }
+
+    /// Reads the companion chunk by chunk and checks that it is the recorded one.
+    fn for_each_chunk(&self, patch: &PatchFile, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        match self {
+            // Its SHA-256 was checked when the patch was opened.
+            OutCompanion::Carried(file) => patch.for_each_data(file, found),
+            OutCompanion::Kept(_, path) => for_each_chunk(path, found).map(|_| ()),
+            OutCompanion::Copied(path, record) => {
+                let mut sha = Sha::default();
+                for_each_chunk(path, |chunk| {
+                    sha.update(chunk);
+                    found(chunk)
+                })?;
+                if sha.finish() != record.sha256 {
+                    let what = "is not the file that the patch was made with; restore it from the base of the patch";
+                    return Err(Error::checkpoint(path, what));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn check(&self, patch: &PatchFile) -> Result<()> {
+        self.for_each_chunk(patch, |_| Ok(()))
+    }
+
+    fn copy_to(&self, file: &File, patch: &PatchFile) -> Result<()> {
+        let mut offset = 0;
+        self.for_each_chunk(patch, |chunk| {
+            write_all_at(file, chunk, offset).map_err(|error| Error::io(format!("writing {}", self.name()), error))?;
+            offset += chunk.len() as u64;
+            Ok(())
+        })
+    }
+}
+
+/// A run of whole leaves of a target tensor: one block, or bytes that stay.
+#[derive(Debug, Clone, Copy)]
+struct OutPiece<'a> {
+    tensor: &'a OutTensor<'a>,
+    block: Option<usize>,
+    start: u64,
+    bytes: usize,
+    last: bool,
+}
+
+impl<'a> OutTensor<'a> {
+    /// Blocks and, between them, unchanged runs of at most [`PIECE_BYTES`].
+    fn pieces(&'a self) -> impl Iterator<Item = OutPiece<'a>> {
+        let blocks = self.patch.map_or(&[][..], |patch| &patch.blocks);
+        let end = self.spec.bytes();
+        let (mut start, mut number, mut done) = (0, 0, false);
+        std::iter::from_fn(move || {
+            if done {
+                return None;
+            }
+            let next = blocks.get(number).map(|block| block.range());
+            let (block, stop) = match next {
+                Some(range) if range.start == start => (Some(number), range.end),
+                Some(range) => (None, range.start.min(start + PIECE_BYTES as u64)),
+                None => (None, end.min(start + PIECE_BYTES as u64)),
+            };
+            number += usize::from(block.is_some());
+            done = stop == end;
+            // A block has at most 64 MiB, other pieces less.
+            let piece = OutPiece { tensor: self, block, start, bytes: (stop - start) as usize, last: done };
+            start = stop;
+            Some(piece)
+        })
+    }
+}
+
+/// What a thread keeps while it makes pieces.
+#[derive(Debug, Default)]
+struct Making {
+    bytes: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Making {
+    fn make_all<'a>(
+        &mut self,
+        group: Vec<OutPiece<'a>>,
+        base: Option<&Checkpoint>,
+        patch: &PatchFile,
+        files: Option<&[File]>,
+    ) -> Result<Vec<(OutPiece<'a>, Vec<Digest>)>> {
+        group.into_iter().map(|piece| Ok((piece, self.make(&piece, base, patch, files)?))).collect()
+    }
+
+    /// Makes a piece, writes it and gives back the digests of its leaves.
+    fn make(
+        &mut self,
+        piece: &OutPiece<'_>,
+        base: Option<&Checkpoint>,
+        patch: &PatchFile,
+        files: Option<&[File]>,
+    ) -> Result<Vec<Digest>> {
+        let OutTensor { base: base_tensor, patch: changed, file, offset, .. } = piece.tensor;
+        self.bytes.resize(piece.bytes, 0);
+        if let (Some(base), Some(tensor)) = (base, base_tensor) {
+            base.read_at(tensor, piece.start, &mut self.bytes)?;
+        }
+        if let (Some(changed), Some(block)) = (changed, piece.block) {
+            patch.apply_block(changed, block, &mut self.payload, &mut self.bytes)?;
+        }
+        if let Some(out) = files.and_then(|files| files.get(*file)) {
+            write_all_at(out, &self.bytes, offset + piece.start)
+                .map_err(|error| Error::io(format!("writing tensor '{}'", piece.tensor.name), error))?;
+        }
+        Ok(leaf_digests(&self.bytes).collect())
+    }
+}

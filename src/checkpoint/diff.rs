@@ -1,0 +1,277 @@
+//! Two checkpoints to a patch, and to statistics without a patch.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::checkpoint::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIECE_BYTES};
+use crate::checkpoint::pipeline::Parallel;
+use crate::checkpoint::source::Checkpoint;
+use crate::coding::{self, EncodedBlock};
+use crate::digest::{leaf_digests, Digest, Sha, LEAF_BYTES};
+use crate::dtype::TensorSpec;
+use crate::element::{for_each_step, Changes};
+use crate::error::{Error, Result};
+use crate::stream::{tensor_header, EncoderOptions, Session, Summary};
+use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
+
+/// What a diff found.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DiffReport {
+    /// Size, totals and digests of the patch.
+    pub summary: Summary,
+    /// Tensors by what happens to them; those that are not counted here did not change.
+    pub actions: BTreeMap<Action, u64>,
+    /// Size of the target's files: what a full copy would transfer.
+    pub target_file_bytes: u64,
+}
+
+/// Writes the patch that leads from `base` to `target`; without a base, a snapshot.
+///
+/// The bytes depend on the checkpoints and the options only, not on the number of threads.
+///
+/// # Errors
+/// [`Error::Misuse`] for options that readers would refuse, [`Error::Io`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let write = |name: &str, data: &[u8; 3]| {
+/// #     let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+/// #     let path = dir.path().join(name);
+/// #     std::fs::write(&path, [&53u64.to_le_bytes()[..], json, data].concat()).unwrap();
+/// #     path
+/// # };
+/// # let (base, target, out) = (write("base", b"abc"), write("target", b"abd"), dir.path().join("out"));
+/// use pulse::{apply, diff, Checkpoint, EncoderOptions, Limits, Parallel, PatchFile};
+/// let (base, target) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?);
+/// let patch_path = dir.path().join("step.pulse");
+/// let file = std::fs::File::create(&patch_path).unwrap();
+/// let (_, report) = diff(Some(&base), &target, file, EncoderOptions::default(), Parallel::default())?;
+/// assert_eq!(report.summary.footer.changes, 1);
+///
+/// let patch = PatchFile::open(&patch_path, &Limits::default())?;
+/// apply(Some(&base), &patch, &out, Default::default(), Parallel::default())?;
+/// assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(target.path()).unwrap());
+/// # Ok::<(), pulse::Error>(())
+/// ```
+pub fn diff<W: Write>(
+    base: Option<&Checkpoint>,
+    target: &Checkpoint,
+    out: W,
+    options: EncoderOptions,
+    parallel: Parallel<'_>,
+) -> Result<(W, DiffReport)> {
+    let options = EncoderOptions { snapshot: base.is_none(), ..options };
+    let (choice, block_bytes) = (options.choice(), options.block_bytes());
+    let mut session = Session::new(out, options)?;
+    write_files(&mut session, base, target)?;
+
+    let pairs = pairs(base, Some(target));
+    let mut actions = BTreeMap::new();
+    let work = |own: &mut Encoding, piece: &Piece<'_>| own.encode(piece, base, target, choice);
+    for_each_piece(&pairs, block_bytes, parallel, Encoding::default, work, |piece, done: Encoded| {
+        let Pair { name, base, target } = piece.pair;
+        if piece.first {
+            session.begin(name, base.map(|tensor| tensor.spec()), target.map(|tensor| tensor.spec()))?;
+        }
+        let open = session.open()?;
+        done.base_leaves.iter().for_each(|leaf| open.base.push_leaf(leaf));
+        done.target_leaves.iter().for_each(|leaf| open.target.push_leaf(leaf));
+        if !done.target_leaves.is_empty() {
+            session.block(done.target_leaves.len() as u64, done.block.as_ref())?;
+        }
+        if piece.last {
+            let outcome = session.end()?;
+            if outcome.written {
+                *actions.entry(outcome.action).or_default() += 1;
+            }
+        }
+        Ok(())
+    })?;
+    let (out, summary) = session.finish()?;
+    Ok((out, DiffReport { summary, actions, target_file_bytes: target.file_bytes() }))
+}
+
+/// What a thread keeps while it encodes pieces.
+#[derive(Debug, Default)]
+struct Encoding {
+    buffers: Buffers,
+    changes: Changes,
+}
+
+/// What became of a piece.
+#[derive(Debug)]
+struct Encoded {
+    base_leaves: Vec<Digest>,
+    target_leaves: Vec<Digest>,
+    /// Absent if nothing changed, or if there is no target.
+    block: Option<EncodedBlock>,
+}
+
+impl Encoding {
+    fn encode(
+        &mut self,
+        piece: &Piece<'_>,
+        base: Option<&Checkpoint>,
+        target: &Checkpoint,
+        choice: coding::Choice,
+    ) -> Result<Encoded> {
+        self.buffers.read(piece, base, Some(target))?;
+        let (base, target) = (&self.buffers.base, &self.buffers.target);
+        let spec = |tensor: Option<_>| tensor.map(super::CheckpointTensor::spec);
+        let (base_spec, target_spec) = (spec(piece.pair.base), spec(piece.pair.target));
+        let block = match (base_spec, target_spec) {
+            (_, None) => None,
+            (Some(base_spec), Some(spec)) if base_spec == spec => {
+                coding::encode(spec.dtype(), choice, base, target, &mut self.changes)
+            }
+            (_, Some(_)) if target.is_empty() => None,
+            (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), choice, target)),
+        };
+        let base_leaves: Vec<Digest> = leaf_digests(base).collect();
+        // Equal bytes have equal digests: most pieces of most checkpoints are hashed once.
+        let target_leaves = match base == target {
+            true => base_leaves.clone(),
+            false => leaf_digests_beside(base, &base_leaves, target),
+        };
+        Ok(Encoded { base_leaves, target_leaves, block })
+    }
+}
+
+/// Leaf digests of `target`, taking over those of `base` where the leaf is the same.
+fn leaf_digests_beside(base: &[u8], base_leaves: &[Digest], target: &[u8]) -> Vec<Digest> {
+    let mut base = base.chunks(LEAF_BYTES).zip(base_leaves);
+    let leaves = target.chunks(LEAF_BYTES);
+    leaves
+        .map(|leaf| match base.next() {
+            Some((same, digest)) if same == leaf => *digest,
+            _ => crate::digest::leaf_digest(leaf),
+        })
+        .collect()
+}
+
+/// Writes a record for each file of the target, and the bytes that the base does not have.
+fn write_files<W: Write>(session: &mut Session<W>, base: Option<&Checkpoint>, target: &Checkpoint) -> Result<()> {
+    for file in &target.files {
+        let header = &file.header.bytes;
+        let same = base.and_then(|base| base.file(&file.name)).is_some_and(|base| base.header.bytes == *header);
+        let source = if same { FileSource::Base } else { FileSource::Patch };
+        let (name, bytes) = (file.name.clone(), header.len() as u64);
+        session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes, sha256: Sha::of(&[header]) })?;
+        if !same {
+            header.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk))?;
+        }
+    }
+    for companion in &target.companions {
+        let (sha256, bytes) = hash_file(&companion.path)?;
+        let same = match base.and_then(|base| base.companion(&companion.name)) {
+            Some(base) => base.bytes == bytes && hash_file(&base.path)?.0 == sha256,
+            None => false,
+        };
+        let source = if same { FileSource::Base } else { FileSource::Patch };
+        let name = companion.name.clone();
+        session.file(&FileRecord { name, kind: FileKind::Companion, source, bytes, sha256 })?;
+        if !same {
+            let read = for_each_chunk(&companion.path, |chunk| session.file_data(chunk))?;
+            if read != bytes {
+                let what =
+                    format!("{read} bytes, but there were {bytes} a moment ago; do not change it while diff runs");
+                return Err(Error::checkpoint(&companion.path, what));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// SHA-256 and size of a file.
+fn hash_file(path: &Path) -> Result<(Digest, u64)> {
+    let mut sha = Sha::default();
+    let bytes = for_each_chunk(path, |chunk| {
+        sha.update(chunk);
+        Ok(())
+    })?;
+    Ok((sha.finish(), bytes))
+}
+
+/// Reads a file in chunks that fit a data section; gives back its size.
+pub(crate) fn for_each_chunk(path: &Path, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+    let io = |error| Error::io(format!("reading {}", path.display()), error);
+    let mut file = File::open(path).map_err(io)?;
+    let mut chunk = Vec::with_capacity(FILE_DATA_BYTES);
+    let mut bytes = 0;
+    loop {
+        chunk.clear();
+        (&mut file).take(FILE_DATA_BYTES as u64).read_to_end(&mut chunk).map_err(io)?;
+        if chunk.is_empty() {
+            return Ok(bytes);
+        }
+        bytes += chunk.len() as u64;
+        found(&chunk)?;
+    }
+}
+
+/// What changed in one tensor.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TensorStat {
+    /// Name.
+    pub name: String,
+    /// What a patch would do; `None` if the tensor is unchanged.
+    pub action: Option<Action>,
+    /// Dtype and shape in the target, or in the base if it is deleted.
+    pub spec: TensorSpec,
+    /// Elements whose bits differ; all of them in a tensor that a patch would put whole.
+    pub changes: u64,
+    /// Step in ULPs → number of changes, for tensors that are in both.
+    pub steps: BTreeMap<i64, u64>,
+}
+
+/// Measures what changed between two checkpoints, tensor by tensor in the order of their names.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn stat(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> Result<Vec<TensorStat>> {
+    let pairs = pairs(Some(base), Some(target));
+    let mut stats: Vec<TensorStat> = Vec::new();
+    let work = |own: &mut Buffers, piece: &Piece<'_>| {
+        let mut steps = BTreeMap::new();
+        if let (Some(base_tensor), Some(target_tensor)) = (piece.pair.base, piece.pair.target) {
+            if base_tensor.spec() == target_tensor.spec() {
+                own.read(piece, Some(base), Some(target))?;
+                for_each_step(target_tensor.spec().dtype(), &own.base, &own.target, |step| {
+                    *steps.entry(step).or_default() += 1
+                });
+            }
+        }
+        Ok(steps)
+    };
+    for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, steps: BTreeMap<i64, u64>| {
+        let Pair { name, base, target } = piece.pair;
+        let (base, target) = (base.map(|tensor| tensor.spec()), target.map(|tensor| tensor.spec()));
+        let Some(spec) = target.or(base) else { return Ok(()) };
+        if piece.first {
+            let action = tensor_header(name, base, target)?.action;
+            let changes = if action.is_put() { spec.elements() } else { 0 };
+            stats.push(TensorStat {
+                name: name.into(),
+                action: Some(action),
+                spec: spec.clone(),
+                changes,
+                steps: BTreeMap::new(),
+            });
+        }
+        if let Some(stat) = stats.last_mut() {
+            for (step, count) in steps {
+                stat.changes += count;
+                *stat.steps.entry(step).or_default() += count;
+            }
+            if piece.last && stat.action == Some(Action::Patched) && stat.changes == 0 {
+                stat.action = None;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(stats)
+}

@@ -1,0 +1,18 @@
+//! Whole checkpoints: safetensors files and directories; parallel diff, apply and verify.
+
+mod apply;
+mod diff;
+mod io;
+mod output;
+mod patch;
+mod pieces;
+mod pipeline;
+mod safetensors;
+mod source;
+
+pub use apply::{apply, verify, ApplyOptions, ApplyReport};
+pub use diff::{diff, stat, DiffReport, TensorStat};
+pub use output::write_whole;
+pub use patch::{MappedBlock, MappedFile, MappedTensor, PatchFile, PatchMap, SectionTotal};
+pub use pipeline::Parallel;
+pub use source::{Checkpoint, CheckpointTensor};

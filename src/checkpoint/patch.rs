@@ -1,0 +1,297 @@
+//! A patch file read through once: what is in it, where, and whether all of it is right.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::BufReader;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::io::read_exact_at;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::stream::{Block, Decoder, Event, Extent, Place};
+use crate::wire::{self, FileRecord, Footer, Header, Tag, TensorEnd, TensorHeader};
+
+/// A file record and where its data stands in the patch.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct MappedFile {
+    /// The record.
+    pub record: FileRecord,
+    /// Payloads of its data sections, as byte ranges of the patch.
+    pub(crate) data: Vec<Range<u64>>,
+}
+
+/// A block and where its payload stands in the patch.
+#[derive(Debug, Clone)]
+pub struct MappedBlock {
+    pub(crate) extent: Extent,
+    pub(crate) payload: Range<u64>,
+}
+
+impl MappedBlock {
+    /// How the changes are written.
+    #[must_use]
+    pub fn coding(&self) -> crate::Coding {
+        self.extent.coding
+    }
+
+    /// The bytes of the tensor that the block covers.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.extent.start..self.extent.end()
+    }
+
+    /// Number of elements that change.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.extent.changes
+    }
+
+    /// Encoded size in bytes, without framing.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload.end - self.payload.start
+    }
+}
+
+/// A tensor of the patch.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct MappedTensor {
+    /// Name, action, dtype and shape.
+    pub header: TensorHeader,
+    /// Blocks in order.
+    pub blocks: Vec<MappedBlock>,
+    /// The trailer; absent if the file broke off before it.
+    pub end: Option<TensorEnd>,
+    /// Bytes of all sections of the tensor.
+    pub bytes: u64,
+}
+
+/// Sections of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct SectionTotal {
+    /// How many.
+    pub count: u64,
+    /// Their bytes, framing included.
+    pub bytes: u64,
+}
+
+/// All that a patch file says, read in one pass. A damaged file is mapped as far as it goes.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct PatchMap {
+    /// Size of the file.
+    pub file_bytes: u64,
+    /// Bytes from the begin of the file that were read and found right.
+    pub good_bytes: u64,
+    /// The header, if it was reached.
+    pub header: Option<Header>,
+    /// Files of the target.
+    pub files: Vec<MappedFile>,
+    /// Tensors in the order of the file.
+    pub tensors: Vec<MappedTensor>,
+    /// The footer, if the file is right to the end.
+    pub footer: Option<Footer>,
+    /// Every section that was read, by kind. With the 10 bytes of signature and version they
+    /// make up `good_bytes`.
+    pub sections: BTreeMap<Tag, SectionTotal>,
+    /// Why reading ended before the end; `None` if the file is right.
+    pub error: Option<Error>,
+}
+
+impl PatchMap {
+    fn scan(&mut self, file: File, limits: &Limits) -> Result<()> {
+        let mut decoder = Decoder::new(BufReader::with_capacity(1 << 18, file), limits.clone());
+        let result = self.read(&mut decoder);
+        self.good_bytes = decoder.push_decoder().offset();
+        result?;
+        decoder.finish().map(|_| ())
+    }
+
+    fn read(&mut self, decoder: &mut Decoder<BufReader<File>>) -> Result<()> {
+        loop {
+            // Taken apart at once: the event borrows the decoder, which knows where it stands.
+            enum Found {
+                Header(Header),
+                File(FileRecord),
+                FileData,
+                Tensor(TensorHeader),
+                Block(Extent),
+                TensorEnd(TensorEnd),
+                End(Footer),
+                Other,
+            }
+            let Some(event) = decoder.next_event()? else { return Ok(()) };
+            let found = match event {
+                Event::Header(header) => Found::Header(header.clone()),
+                Event::File(record) => Found::File(record.clone()),
+                Event::FileData(_) => Found::FileData,
+                Event::Tensor(header) => Found::Tensor(header.clone()),
+                Event::Block(block) => Found::Block(block.extent()),
+                Event::TensorEnd(end) => Found::TensorEnd(*end),
+                Event::End(footer) => Found::End(*footer),
+                Event::Index | Event::Skipped(_) => Found::Other,
+            };
+            let payload = decoder.push_decoder().payload();
+            let Some(section) = decoder.section() else { continue };
+            let total = self.sections.entry(section.tag).or_default();
+            total.count += 1;
+            total.bytes += section.bytes;
+            if matches!(found, Found::Block(_) | Found::TensorEnd(_)) {
+                if let Some(tensor) = self.tensors.last_mut() {
+                    tensor.bytes += section.bytes;
+                }
+            }
+            match (found, self.tensors.last_mut(), self.files.last_mut()) {
+                (Found::Header(header), ..) => self.header = Some(header),
+                (Found::File(record), ..) => self.files.push(MappedFile { record, data: Vec::new() }),
+                (Found::FileData, _, Some(file)) => file.data.push(payload),
+                (Found::Tensor(header), ..) => {
+                    self.tensors.push(MappedTensor { header, blocks: Vec::new(), end: None, bytes: section.bytes });
+                }
+                (Found::Block(extent), Some(tensor), _) => tensor.blocks.push(MappedBlock { extent, payload }),
+                (Found::TensorEnd(end), Some(tensor), _) => tensor.end = Some(end),
+                (Found::End(footer), ..) => self.footer = Some(footer),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A patch file of which every byte was read and found right.
+#[derive(Debug)]
+pub struct PatchFile {
+    path: PathBuf,
+    file: File,
+    header: Header,
+    footer: Footer,
+    map: PatchMap,
+    by_name: HashMap<String, usize>,
+}
+
+impl PatchFile {
+    /// Reads what the file holds, as far as it can be read; see [`PatchMap::error`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be opened.
+    pub fn map(path: &Path, limits: &Limits) -> Result<PatchMap> {
+        Ok(Self::open_file(path, limits)?.0)
+    }
+
+    fn open_file(path: &Path, limits: &Limits) -> Result<(PatchMap, File)> {
+        let io = |error| Error::io(format!("opening {}", path.display()), error);
+        let file = File::open(path).map_err(io)?;
+        let mut map = PatchMap { file_bytes: file.metadata().map_err(io)?.len(), ..PatchMap::default() };
+        map.error = map.scan(file.try_clone().map_err(io)?, limits).err();
+        Ok((map, file))
+    }
+
+    /// Opens a patch and checks structure, CRCs and SHA-256 of the whole file.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Limit`], [`Error::Version`], [`Error::Io`].
+    pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
+        let (mut map, file) = Self::open_file(path, limits)?;
+        if let Some(error) = map.error.take() {
+            return Err(error);
+        }
+        let (Some(header), Some(footer)) = (map.header.clone(), map.footer) else {
+            // A scan without an error has met both.
+            return Err(Error::misuse("the patch ended without header or footer"));
+        };
+        let by_name = map.tensors.iter().enumerate().map(|(i, tensor)| (tensor.header.name.clone(), i)).collect();
+        Ok(PatchFile { path: path.into(), file, header, footer, map, by_name })
+    }
+
+    /// The path that was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size of the file.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.map.file_bytes
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The footer: totals and digests.
+    #[must_use]
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// Files of the target.
+    #[must_use]
+    pub fn files(&self) -> &[MappedFile] {
+        &self.map.files
+    }
+
+    /// Tensors in the order of the file.
+    #[must_use]
+    pub fn tensors(&self) -> &[MappedTensor] {
+        &self.map.tensors
+    }
+
+    /// The tensor of this name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&MappedTensor> {
+        self.by_name.get(name).and_then(|&i| self.map.tensors.get(i))
+    }
+
+    /// Reads a range of the file into `buffer`, replacing what it held.
+    fn read(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
+        // The range was read before under the section limit, so it is worth its memory.
+        buffer.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
+        read_exact_at(&self.file, buffer, range.start)
+            .map_err(|error| Error::io(format!("reading {} at byte {}", self.path.display(), range.start), error))
+    }
+
+    /// Turns the base bytes of block `number` of `tensor` into target bytes, in place.
+    pub(crate) fn apply_block(
+        &self,
+        tensor: &MappedTensor,
+        number: usize,
+        payload: &mut Vec<u8>,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        let (Some(block), Some(spec)) = (tensor.blocks.get(number), &tensor.header.spec) else {
+            return Err(Error::misuse("no such block"));
+        };
+        self.read(&block.payload, payload)?;
+        let place = Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
+        Block::new(spec, block.extent, payload, place).apply(bytes)
+    }
+
+    /// Checks a block that decodes without the base; the others say nothing without it.
+    pub(crate) fn check_block(&self, tensor: &MappedTensor, number: usize, payload: &mut Vec<u8>) -> Result<()> {
+        let (Some(block), Some(spec)) = (tensor.blocks.get(number), &tensor.header.spec) else {
+            return Err(Error::misuse("no such block"));
+        };
+        self.read(&block.payload, payload)?;
+        let place = Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
+        Block::new(spec, block.extent, payload, place).decode().map(|_| ())
+    }
+
+    /// Passes the data of a carried file to `found`, chunk by chunk.
+    pub(crate) fn for_each_data(&self, file: &MappedFile, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut payload = Vec::new();
+        for range in &file.data {
+            self.read(range, &mut payload)?;
+            let unpacked = crate::parse::all(&payload, "file data", wire::parse_file_data)
+                .map_err(|bad| bad.fault)
+                .and_then(|packed| packed.unpack(wire::FILE_DATA_BYTES as u64));
+            found(&unpacked.map_err(|fault| fault.at(range.start))?)?;
+        }
+        Ok(())
+    }
+}

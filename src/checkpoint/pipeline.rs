@@ -1,0 +1,261 @@
+//! Work on many threads, results in order, a bounded number in flight.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// How much work is done at once, and who is told.
+#[derive(Clone, Copy)]
+pub struct Parallel<'a> {
+    threads: usize,
+    progress: Option<&'a (dyn Fn(u64) + Sync)>,
+}
+
+impl std::fmt::Debug for Parallel<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parallel").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+impl Default for Parallel<'_> {
+    /// One thread for each core.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Parallel { threads, progress: None }
+    }
+}
+
+impl<'a> Parallel<'a> {
+    /// So many threads; results never depend on the number. Zero means one for each core.
+    #[must_use]
+    pub fn threads(threads: usize) -> Self {
+        match threads {
+            0 => Self::default(),
+            threads => Parallel { threads, progress: None },
+        }
+    }
+
+    /// Calls `progress` with the number of tensor bytes done since the last call.
+    #[must_use]
+    pub fn with_progress(mut self, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.threads
+    }
+
+    pub(crate) fn report(&self, bytes: u64) {
+        if let Some(progress) = self.progress {
+            progress(bytes);
+        }
+    }
+}
+
+/// What the threads share: tasks not begun, and results not consumed.
+struct Shared<I, R> {
+    tasks: I,
+    /// Results of the tasks begun but not consumed, oldest first.
+    window: VecDeque<Option<Result<R>>>,
+    /// Number of the task at the front of the window.
+    first: u64,
+    exhausted: bool,
+    stop: bool,
+}
+
+struct Queue<I, R> {
+    shared: Mutex<Shared<I, R>>,
+    /// A result came, or all ended.
+    ready: Condvar,
+    /// There is room in the window.
+    room: Condvar,
+}
+
+impl<I, R> Queue<I, R> {
+    /// A panic elsewhere ends the work anyway; it must not hang it.
+    fn lock(&self) -> MutexGuard<'_, Shared<I, R>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.lock().stop = true;
+        self.ready.notify_all();
+        self.room.notify_all();
+    }
+}
+
+/// Stops the other threads when this one unwinds.
+struct StopOnDrop<'a, I, R>(&'a Queue<I, R>);
+
+impl<I, R> Drop for StopOnDrop<'_, I, R> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
+/// Runs `work` on every task, and `consume` on the results in the order of the tasks.
+/// Stops at the first error in that order. `scratch` makes what each thread keeps.
+pub(crate) fn ordered<S, T, R, I>(
+    threads: usize,
+    scratch: impl Fn() -> S + Sync,
+    mut tasks: I,
+    work: impl Fn(&mut S, T) -> Result<R> + Sync,
+    mut consume: impl FnMut(R) -> Result<()>,
+) -> Result<()>
+where
+    T: Send,
+    R: Send,
+    I: Iterator<Item = T> + Send,
+{
+    if threads <= 1 {
+        let mut own = scratch();
+        return tasks.try_for_each(|task| consume(work(&mut own, task)?));
+    }
+    // Enough in flight that a slow task does not leave the other threads idle.
+    let window = 2 * threads + 2;
+    let queue = Queue {
+        shared: Mutex::new(Shared { tasks, window: VecDeque::new(), first: 0, exhausted: false, stop: false }),
+        ready: Condvar::new(),
+        room: Condvar::new(),
+    };
+    let worker = || {
+        let _guard = StopOnDrop(&queue);
+        let mut own = scratch();
+        let mut shared = queue.lock();
+        loop {
+            while !shared.stop && !shared.exhausted && shared.window.len() >= window {
+                shared = queue.room.wait(shared).unwrap_or_else(PoisonError::into_inner);
+            }
+            if shared.stop || shared.exhausted {
+                return;
+            }
+            let Some(task) = shared.tasks.next() else {
+                shared.exhausted = true;
+                queue.room.notify_all();
+                queue.ready.notify_all();
+                return;
+            };
+            let number = shared.first + shared.window.len() as u64;
+            shared.window.push_back(None);
+            drop(shared);
+            let result = work(&mut own, task);
+            shared = queue.lock();
+            // The front only moves past results that are there, so the slot still exists.
+            let slot = usize::try_from(number - shared.first).ok().and_then(|at| shared.window.get_mut(at));
+            if let Some(slot) = slot {
+                *slot = Some(result);
+            }
+            queue.ready.notify_all();
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(worker);
+        }
+        let _guard = StopOnDrop(&queue);
+        let mut shared = queue.lock();
+        loop {
+            while !shared.stop
+                && !matches!(shared.window.front(), Some(Some(_)))
+                && !(shared.exhausted && shared.window.is_empty())
+            {
+                shared = queue.ready.wait(shared).unwrap_or_else(PoisonError::into_inner);
+            }
+            if shared.stop {
+                return Err(Error::misuse("a worker thread panicked"));
+            }
+            let Some(Some(result)) = shared.window.pop_front() else { return Ok(()) };
+            shared.first += 1;
+            drop(shared);
+            queue.room.notify_one();
+            if let Err(error) = result.and_then(&mut consume) {
+                queue.stop();
+                return Err(error);
+            }
+            shared = queue.lock();
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_order_whatever_the_threads() {
+        for threads in [1, 2, 7] {
+            let mut seen = Vec::new();
+            let work = |_: &mut (), task: u64| {
+                std::thread::sleep(std::time::Duration::from_micros(task * 7919 % 50));
+                Ok(task * task)
+            };
+            ordered(
+                threads,
+                || (),
+                0..200,
+                work,
+                |result| {
+                    seen.push(result);
+                    Ok(())
+                },
+            )
+            .unwrap();
+            assert_eq!(seen, (0..200).map(|task| task * task).collect::<Vec<u64>>());
+        }
+    }
+
+    #[test]
+    fn the_first_error_in_order_ends_the_work() {
+        for threads in [1, 3] {
+            let mut last = None;
+            let work =
+                |_: &mut (), task: u64| if task >= 50 { Err(Error::misuse(format!("task {task}"))) } else { Ok(task) };
+            let error = ordered(
+                threads,
+                || (),
+                0..,
+                work,
+                |result| {
+                    last = Some(result);
+                    Ok(())
+                },
+            );
+            assert_eq!(error.unwrap_err().to_string(), "task 50");
+            assert_eq!(last, Some(49));
+        }
+    }
+
+    #[test]
+    fn no_more_is_in_flight_than_the_window_allows() {
+        use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+        let (flying, most) = (AtomicI64::new(0), AtomicI64::new(0));
+        let work = |_: &mut (), _| {
+            most.fetch_max(flying.fetch_add(1, SeqCst) + 1, SeqCst);
+            Ok(())
+        };
+        ordered(
+            4,
+            || (),
+            0..1000,
+            work,
+            |()| {
+                flying.fetch_sub(1, SeqCst);
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert!(most.into_inner() <= 10 + 1);
+    }
+
+    #[test]
+    #[should_panic]
+    fn a_panic_in_a_worker_does_not_hang() {
+        let work = |_: &mut (), task: u32| if task == 5 { panic!("worker") } else { Ok(()) };
+        let _ = ordered(2, || (), 0..100, work, |()| Ok(()));
+    }
+}

@@ -1,0 +1,260 @@
+//! One safetensors file: its header, validated strictly, and positioned reads of its tensors.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::dtype::{Dtype, TensorSpec};
+use crate::error::{Error, Result};
+
+/// Bytes of the length field at the begin of a file.
+const LENGTH_BYTES: usize = 8;
+/// Largest header, as the reference implementation of safetensors has it.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+const METADATA: &str = "__metadata__";
+
+/// A tensor as the header of a file describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileTensor {
+    pub name: String,
+    pub spec: TensorSpec,
+    /// Offset of its bytes in the file.
+    pub offset: u64,
+}
+
+/// Header of a safetensors file: the length field, the JSON text, and what they say.
+#[derive(Debug, Clone)]
+pub(crate) struct FileHeader {
+    /// Length field and JSON, byte for byte.
+    pub bytes: Vec<u8>,
+    /// In the order of their bytes in the file.
+    pub tensors: Vec<FileTensor>,
+    /// Size of the file.
+    pub file_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// The JSON object with its entries in order; a duplicate key is an error.
+struct RawHeader(Vec<(String, RawTensor)>);
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = RawHeader;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with one entry for each tensor")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+                let (mut tensors, mut keys) = (Vec::new(), HashSet::new());
+                while let Some(key) = map.next_key::<String>()? {
+                    if !keys.insert(key.clone()) {
+                        return Err(de::Error::custom(format!("the name {key:?} stands twice")));
+                    }
+                    if key == METADATA {
+                        map.next_value::<HashMap<String, String>>()?;
+                    } else {
+                        tensors.push((key, map.next_value()?));
+                    }
+                }
+                Ok(RawHeader(tensors))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl FileHeader {
+    /// Reads the header at the begin of a file of `file_bytes` bytes.
+    pub fn read(path: &Path, mut file: &File, file_bytes: u64) -> Result<Self> {
+        let io = |error| Error::io(format!("reading {}", path.display()), error);
+        let mut length = [0; LENGTH_BYTES];
+        let most = file_bytes.saturating_sub(LENGTH_BYTES as u64).min(HEADER_BYTES_MAX);
+        if file_bytes < LENGTH_BYTES as u64 {
+            return Err(Error::checkpoint(path, format!("{file_bytes} bytes are too few for a safetensors file")));
+        }
+        file.read_exact(&mut length).map_err(io)?;
+        let json_bytes = u64::from_le_bytes(length);
+        if json_bytes > most {
+            let what = format!("the header length field says {json_bytes} bytes, but at most {most} are possible; is this a safetensors file?");
+            return Err(Error::checkpoint(path, what));
+        }
+        let mut bytes = length.to_vec();
+        file.take(json_bytes).read_to_end(&mut bytes).map_err(io)?;
+        Self::parse(path, bytes, Some(file_bytes))
+    }
+
+    /// Reads a header; `file_bytes` is the size of its file, where there is one already.
+    pub fn parse(path: &Path, bytes: Vec<u8>, file_bytes: Option<u64>) -> Result<Self> {
+        let bad = |what: String| Error::checkpoint(path, format!("bad safetensors header: {what}"));
+        let json = bytes.get(LENGTH_BYTES..).filter(|json| json.len() as u64 == u64::from_le_bytes(first8(&bytes)));
+        let json = json.ok_or_else(|| bad("its length field does not match its size".into()))?;
+        if json.first() != Some(&b'{') {
+            return Err(bad("it does not start with '{'".into()));
+        }
+        let RawHeader(raw) = serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?;
+        let start = bytes.len() as u64;
+        let mut tensors = Vec::with_capacity(raw.len());
+        for (name, RawTensor { dtype, shape, data_offsets: (begin, end) }) in raw {
+            let bytes = end.checked_sub(begin).ok_or_else(|| bad(format!("tensor '{name}' ends before it begins")))?;
+            let dtype = Dtype::from_name(&dtype);
+            let spec = TensorSpec::with_bytes(dtype, &shape, bytes)
+                .map_err(|error| bad(format!("tensor '{name}': {error}")))?;
+            let offset =
+                start.checked_add(begin).ok_or_else(|| bad(format!("tensor '{name}' lies beyond any file")))?;
+            tensors.push(FileTensor { name, spec, offset });
+        }
+        tensors.sort_by_key(|tensor| (tensor.offset, tensor.spec.bytes()));
+        let mut next = start;
+        for tensor in &tensors {
+            if tensor.offset != next {
+                let what =
+                    if tensor.offset < next { "overlaps the tensor before it" } else { "leaves a hole before it" };
+                return Err(bad(format!(
+                    "tensor '{}' {what}: it begins at byte {}, expected {next}",
+                    tensor.name, tensor.offset
+                )));
+            }
+            next = next
+                .checked_add(tensor.spec.bytes())
+                .ok_or_else(|| bad(format!("tensor '{}' lies beyond any file", tensor.name)))?;
+        }
+        match file_bytes {
+            Some(found) if found != next => {
+                Err(bad(format!("it describes a file of {next} bytes, but this one has {found}; was it cut short?")))
+            }
+            _ => Ok(FileHeader { bytes, tensors, file_bytes: next }),
+        }
+    }
+
+    /// A header for tensors that come without one: largest elements first, then by name.
+    pub fn canonical<'a>(tensors: impl Iterator<Item = (&'a str, &'a TensorSpec)>) -> Result<Self> {
+        let path = Path::new("the rebuilt checkpoint");
+        let mut sorted: Vec<_> = tensors.collect();
+        sorted.sort_by_key(|(name, spec)| (std::cmp::Reverse(spec.dtype().element_bytes()), *name));
+        let (mut json, mut begin) = (String::from("{"), 0u64);
+        for (name, spec) in sorted {
+            if name == METADATA {
+                return Err(Error::checkpoint(path, format!("a tensor cannot be named {METADATA}")));
+            }
+            let end = begin.checked_add(spec.bytes()).ok_or_else(|| Error::checkpoint(path, "more than 2^64 bytes"))?;
+            let value = serde_json::json!({
+                "dtype": spec.dtype().name(), "shape": spec.shape(), "data_offsets": [begin, end],
+            });
+            let comma = if json.len() > 1 { "," } else { "" };
+            json.push_str(&format!("{comma}{}:{value}", serde_json::Value::from(name)));
+            begin = end;
+        }
+        json.push('}');
+        while json.len() % 8 != 0 {
+            json.push(' ');
+        }
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(json.as_bytes());
+        Self::parse(path, bytes, None)
+    }
+}
+
+fn first8(bytes: &[u8]) -> [u8; 8] {
+    let mut first = [0; 8];
+    if let Some(found) = bytes.get(..8) {
+        first.copy_from_slice(found);
+    }
+    first
+}
+
+/// An open safetensors file.
+#[derive(Debug)]
+pub(crate) struct TensorFile {
+    /// Name in its directory; empty if the checkpoint is one file.
+    pub name: String,
+    pub path: PathBuf,
+    pub header: FileHeader,
+    file: File,
+}
+
+impl TensorFile {
+    pub fn open(path: &Path, name: &str) -> Result<Self> {
+        let io = |error| Error::io(format!("opening {}", path.display()), error);
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(Error::checkpoint(path, "not a regular file"));
+        }
+        let header = FileHeader::read(path, &file, metadata.len())?;
+        Ok(TensorFile { name: name.into(), path: path.into(), header, file })
+    }
+
+    /// Fills `buffer` from the bytes at `offset` of the file.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        super::io::read_exact_at(&self.file, buffer, offset).map_err(|error| {
+            let what = format!("reading {} bytes at byte {offset} of {}", buffer.len(), self.path.display());
+            Error::io(what, error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str, data: u64) -> Result<FileHeader> {
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(json.as_bytes());
+        let file_bytes = bytes.len() as u64 + data;
+        FileHeader::parse(Path::new("x"), bytes, Some(file_bytes))
+    }
+
+    #[test]
+    fn headers_are_validated_strictly() {
+        let tensor =
+            |begin, end| format!(r#"{{"dtype":"U8","shape":[{}],"data_offsets":[{begin},{end}]}}"#, end - begin);
+        let two = |a: String, b: String| format!(r#"{{"a":{a},"b":{b}}}"#);
+        assert_eq!(parse(&two(tensor(4, 6), tensor(0, 4)), 6).unwrap().tensors[0].name, "b");
+        assert_eq!(parse("{}", 0).unwrap().tensors, []);
+        assert_eq!(parse(r#"{"__metadata__":{"k":"v"}}  "#, 0).unwrap().tensors, []);
+        for (json, data, why) in [
+            (two(tensor(0, 4), tensor(3, 6)), 6, "overlaps"),
+            (two(tensor(0, 4), tensor(5, 6)), 6, "hole"),
+            (two(tensor(1, 4), tensor(4, 6)), 6, "hole"),
+            (two(tensor(0, 4), tensor(4, 6)), 7, "file of"),
+            (two(tensor(0, 4), tensor(4, 6)), 5, "file of"),
+            (format!(r#"{{"a":{},"a":{}}}"#, tensor(0, 4), tensor(4, 6)), 6, "twice"),
+            (r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}"#.into(), 0, "ends before"),
+            (r#"{"a":{"dtype":"BF16","shape":[4],"data_offsets":[0,4]}}"#.into(), 4, "8 bytes"),
+            (r#"{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#.into(), 4, "duplicate"),
+            (r#"{"a":{"dtype":"U8","shape":[4]}}"#.into(), 4, "data_offsets"),
+            (r#"{"__metadata__":{"k":1}}"#.into(), 0, "string"),
+            (" {}".into(), 0, "start with"),
+            ("[]".into(), 0, "start with"),
+            ("{}x".into(), 0, "trailing"),
+        ] {
+            let found = parse(&json, data).map(|_| ()).unwrap_err().to_string();
+            assert!(found.contains(why) || why == "8 bytes", "{json}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_canonical_header_reads_back() {
+        let spec = |dtype, shape: &[u64]| TensorSpec::new(dtype, shape).unwrap();
+        let tensors = [("b", spec(Dtype::U8, &[3])), ("quo\"te", spec(Dtype::F64, &[])), ("a", spec(Dtype::U8, &[0]))];
+        let header = FileHeader::canonical(tensors.iter().map(|(name, spec)| (*name, spec))).unwrap();
+        let names: Vec<_> = header.tensors.iter().map(|tensor| &*tensor.name).collect();
+        assert_eq!(names, ["quo\"te", "a", "b"]);
+        assert_eq!(header.bytes.len() % 8, 0);
+        assert_eq!(header.file_bytes, header.bytes.len() as u64 + 11);
+    }
+}

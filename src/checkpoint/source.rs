@@ -1,0 +1,238 @@
+//! A checkpoint on disk: one safetensors file, or a directory of them with its companions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::checkpoint::safetensors::TensorFile;
+use crate::dtype::TensorSpec;
+use crate::error::{Error, Result};
+
+const INDEX: &str = "model.safetensors.index.json";
+const INDEX_SUFFIX: &str = ".safetensors.index.json";
+const SUFFIX: &str = ".safetensors";
+
+/// A tensor of a checkpoint, and where its bytes are.
+#[derive(Debug, Clone)]
+pub struct CheckpointTensor {
+    spec: TensorSpec,
+    file: usize,
+    offset: u64,
+}
+
+impl CheckpointTensor {
+    /// Dtype and shape.
+    #[must_use]
+    pub fn spec(&self) -> &TensorSpec {
+        &self.spec
+    }
+}
+
+/// A regular file of a checkpoint directory that holds no tensors.
+#[derive(Debug, Clone)]
+pub(crate) struct Companion {
+    pub name: String,
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+/// A checkpoint opened for reading.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("model.safetensors");
+/// let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+/// let mut file = (json.len() as u64).to_le_bytes().to_vec();
+/// file.extend_from_slice(json);
+/// file.extend_from_slice(b"abc");
+/// std::fs::write(&path, file).unwrap();
+///
+/// let checkpoint = pulse::Checkpoint::open(&path)?;
+/// let tensor = checkpoint.tensor("w").unwrap();
+/// let mut bytes = vec![0; 2];
+/// checkpoint.read_at(tensor, 1, &mut bytes)?;
+/// assert_eq!(bytes, b"bc");
+/// # Ok::<(), pulse::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    pub(crate) files: Vec<TensorFile>,
+    pub(crate) companions: Vec<Companion>,
+    pub(crate) is_directory: bool,
+    tensors: BTreeMap<String, CheckpointTensor>,
+    /// Entries of the directory that are not part of the checkpoint.
+    left_out: Vec<String>,
+}
+
+impl Checkpoint {
+    /// Opens a `.safetensors` file or a directory of them and validates every header.
+    ///
+    /// With an index file (`model.safetensors.index.json`), the tensor files are those that it
+    /// names; without one, all `.safetensors` files. Other regular files are companions. Anything
+    /// else (subdirectories) is left out, see [`left_out`](Self::left_out).
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] says what is wrong with which file, [`Error::Io`] what cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+        let mut checkpoint = Checkpoint {
+            path: path.into(),
+            files: Vec::new(),
+            companions: Vec::new(),
+            is_directory: metadata.is_dir(),
+            tensors: BTreeMap::new(),
+            left_out: Vec::new(),
+        };
+        if metadata.is_dir() {
+            checkpoint.open_directory()?;
+        } else {
+            checkpoint.add_file(path, "")?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn open_directory(&mut self) -> Result<()> {
+        let mut names = Vec::new();
+        let io = |error| Error::io(format!("listing {}", self.path.display()), error);
+        for entry in fs::read_dir(&self.path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                Error::checkpoint(&self.path, format!("the file name {} is not UTF-8; rename it", name.display()))
+            })?;
+            // Follows links: model caches are directories of links.
+            let metadata = fs::metadata(entry.path())
+                .map_err(|error| Error::io(format!("opening {}", entry.path().display()), error))?;
+            match metadata.is_file() {
+                true => names.push((name, metadata.len())),
+                false => self.left_out.push(name),
+            }
+        }
+        names.sort_unstable();
+        self.left_out.sort_unstable();
+        let has = |name: &str| names.binary_search_by(|(found, _)| found.as_str().cmp(name)).is_ok();
+        let mut indexes = names.iter().map(|(name, _)| name).filter(|name| name.ends_with(INDEX_SUFFIX));
+        let index = match (has(INDEX), indexes.next(), indexes.next()) {
+            (true, ..) => Some(INDEX),
+            (false, Some(only), None) => Some(only.as_str()),
+            _ => None,
+        };
+        let index = index.map(|name| Index::read(&self.path.join(name))).transpose()?;
+        let shards: Option<BTreeSet<&String>> = index.as_ref().map(|index| index.weight_map.values().collect());
+        if let Some(missing) = shards.iter().flatten().find(|file| !has(file)) {
+            return Err(Error::checkpoint(&self.path, format!("the index file names {missing}, which is not there")));
+        }
+        for (name, bytes) in &names {
+            let path = self.path.join(name);
+            let is_tensors = match &shards {
+                Some(shards) => shards.contains(name),
+                None => name.ends_with(SUFFIX),
+            };
+            match is_tensors {
+                true => self.add_file(&path, name)?,
+                false => self.companions.push(Companion { name: name.clone(), path, bytes: *bytes }),
+            }
+        }
+        if self.files.is_empty() {
+            return Err(Error::checkpoint(&self.path, "the directory has no .safetensors file"));
+        }
+        for (tensor, file) in index.iter().flat_map(|index| &index.weight_map) {
+            if self.tensors.get(tensor).is_none_or(|found| self.files[found.file].name != *file) {
+                let what = format!("the index file says that tensor '{tensor}' is in {file}, but it is not");
+                return Err(Error::checkpoint(&self.path, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path, name: &str) -> Result<()> {
+        let file = TensorFile::open(path, name)?;
+        for tensor in &file.header.tensors {
+            let entry = CheckpointTensor { spec: tensor.spec.clone(), file: self.files.len(), offset: tensor.offset };
+            if let Some(first) = self.tensors.insert(tensor.name.clone(), entry) {
+                let other = self.files.get(first.file).map_or("", |file| &file.name);
+                let what = format!("tensor '{}' is in {other} as well", tensor.name);
+                return Err(Error::checkpoint(path, what));
+            }
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// The path that was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tensors in the order of their names.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &CheckpointTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The tensor of this name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&CheckpointTensor> {
+        self.tensors.get(name)
+    }
+
+    /// Tensor bytes of the checkpoint.
+    #[must_use]
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.values().map(|tensor| tensor.spec.bytes()).sum()
+    }
+
+    /// Size of all files of the checkpoint.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        let tensors = self.files.iter().map(|file| file.header.file_bytes);
+        tensors.chain(self.companions.iter().map(|companion| companion.bytes)).sum()
+    }
+
+    /// Names in the directory that are not part of the checkpoint: subdirectories and the like.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+
+    /// Reads bytes of a tensor of this checkpoint, from `offset` within the tensor.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] beyond the end of the tensor, [`Error::Io`].
+    pub fn read_at(&self, tensor: &CheckpointTensor, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= tensor.spec.bytes());
+        let (Some(_), Some(file)) = (end, self.files.get(tensor.file)) else {
+            return Err(Error::misuse(format!(
+                "{} bytes at {offset} are beyond a tensor of {} bytes",
+                buffer.len(),
+                tensor.spec.bytes()
+            )));
+        };
+        file.read_at(buffer, tensor.offset + offset)
+    }
+
+    /// The tensor file of this name.
+    pub(crate) fn file(&self, name: &str) -> Option<&TensorFile> {
+        self.files.iter().find(|file| file.name == name)
+    }
+
+    /// The companion of this name.
+    pub(crate) fn companion(&self, name: &str) -> Option<&Companion> {
+        self.companions.iter().find(|companion| companion.name == name)
+    }
+}
+
+/// The index file of a sharded checkpoint.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
+        serde_json::from_slice(&text).map_err(|error| Error::checkpoint(path, format!("bad index file: {error}")))
+    }
+}
