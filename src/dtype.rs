@@ -40,9 +40,11 @@ pub enum Dtype {
     Other(Box<str>),
 }
 
+type Row = (Dtype, &'static str, usize, Order);
+
 /// One row per known dtype: wire code (SPEC.md §6.2), name, bytes per element, order.
 /// The code is the index in this table plus one; code 0 is [`Dtype::Other`].
-const TABLE: [(Dtype, &str, usize, Order); 17] = [
+const TABLE: [Row; 17] = [
     (Dtype::Bool, "BOOL", 1, Order::Unsigned),
     (Dtype::U8, "U8", 1, Order::Unsigned),
     (Dtype::I8, "I8", 1, Order::Signed),
@@ -77,7 +79,7 @@ impl Dtype {
         TABLE.iter().map(|row| row.0.clone())
     }
 
-    fn row(&self) -> Option<(usize, &'static (Dtype, &'static str, usize, Order))> {
+    fn row(&self) -> Option<(usize, &'static Row)> {
         TABLE.iter().enumerate().find(|(_, row)| row.0 == *self)
     }
 

@@ -250,7 +250,7 @@ pub enum Fault {
         /// Bytes found.
         found: u64,
     },
-    /// A name is not UTF-8, is empty, or would escape the output directory.
+    /// A name is not UTF-8, would escape the output directory, or is not the expected one.
     #[error("{field} {found:?} is not a legal name")]
     Name {
         /// Name of the field.

@@ -10,7 +10,7 @@ use crate::checkpoint::output::Staged;
 use crate::checkpoint::patch::{MappedFile, MappedTensor, PatchFile};
 use crate::checkpoint::pieces::{Groups, PIECE_BYTES};
 use crate::checkpoint::pipeline::{ordered, Parallel};
-use crate::checkpoint::safetensors::{FileHeader, FileTensor};
+use crate::checkpoint::safetensors::{FileHeader, FileTensor, HEADER_BYTES_MAX};
 use crate::checkpoint::source::{Checkpoint, CheckpointTensor};
 use crate::digest::{leaf_digests, CheckpointHasher, Digest, Sha, TensorHasher};
 use crate::dtype::TensorSpec;
@@ -79,12 +79,9 @@ pub fn apply(
             .map_err(|error| Error::io(format!("writing {}", out.display()), error))?;
         files.push(created);
     }
-    explain(base, patch, parallel, plan.run(base, patch, Some(&files), parallel))?;
-    for companion in &plan.companions {
-        let created = staged.create(companion.name(), 0)?;
-        companion.copy_to(&created, patch)?;
-        files.push(created);
-    }
+    let made =
+        plan.run(base, patch, Some(&files), parallel).and_then(|()| plan.write_companions(patch, &staged, &mut files));
+    explain(base, patch, parallel, made)?;
     staged.commit(&files)?;
     Ok(plan.report(patch, files.len()))
 }
@@ -106,10 +103,8 @@ pub fn verify(
         Some(_) if !patch.header().snapshot => {
             let base = base_of(base, patch)?;
             let plan = explain(base, patch, parallel, Plan::new(base, patch))?;
-            explain(base, patch, parallel, plan.run(base, patch, None, parallel))?;
-            for companion in &plan.companions {
-                companion.check(patch)?;
-            }
+            let made = plan.run(base, patch, None, parallel);
+            explain(base, patch, parallel, made.and_then(|()| plan.check_companions(patch)))?;
         }
         _ if patch.header().snapshot => {
             let plan = Plan::new(None, patch)?;
@@ -262,6 +257,13 @@ impl<'a> Plan<'a> {
                 (FileKind::Tensors, source) => {
                     let bytes = match source {
                         FileSource::Patch => {
+                            if record.bytes > HEADER_BYTES_MAX {
+                                let what = format!(
+                                    "the header of '{}' has {} bytes; at most {HEADER_BYTES_MAX} are allowed",
+                                    record.name, record.bytes
+                                );
+                                return Err(wrong_files(patch, what));
+                            }
                             let mut bytes = Vec::new();
                             patch.for_each_data(file, |data| {
                                 bytes.extend_from_slice(data);
@@ -358,6 +360,7 @@ impl<'a> Plan<'a> {
             }
             Ok(())
         })?;
+        check_gone(base, patch, parallel)?;
         let footer = patch.footer();
         let (expected, found) = (footer.target, checkpoint.finish()?);
         let at = patch.bytes();
@@ -377,6 +380,19 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    fn write_companions(&self, patch: &PatchFile, staged: &Staged, files: &mut Vec<File>) -> Result<()> {
+        for companion in &self.companions {
+            let created = staged.create(companion.name(), 0)?;
+            companion.copy_to(&created, patch)?;
+            files.push(created);
+        }
+        Ok(())
+    }
+
+    fn check_companions(&self, patch: &PatchFile) -> Result<()> {
+        self.companions.iter().try_for_each(|companion| companion.for_each_chunk(patch, |_| Ok(())))
+    }
+
     fn report(&self, patch: &PatchFile, files: usize) -> ApplyReport {
         let footer = patch.footer();
         ApplyReport {
@@ -386,6 +402,27 @@ impl<'a> Plan<'a> {
             files: files as u64,
         }
     }
+}
+
+/// Checks the base tensors that leave no trace in the target: those replaced or deleted. The
+/// digest of the target says nothing of them, and yet a base where they differ is a wrong one.
+fn check_gone(base: Option<&Checkpoint>, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
+    let Some(base) = base else { return Ok(()) };
+    let expected = |name: &str| {
+        let tensor = patch.tensor(name).filter(|tensor| tensor.header.action != Action::Patched)?;
+        tensor.end.and_then(|end| end.base)
+    };
+    let mut wrong = None;
+    base.digests_of(
+        |name| expected(name).is_some(),
+        parallel,
+        |name, _, found| {
+            if let Some(expected) = expected(name).filter(|&expected| expected != found) {
+                wrong.get_or_insert(Error::BaseMismatch { tensor: Some(name.into()), expected, found });
+            }
+        },
+    )?;
+    wrong.map_or(Ok(()), Err)
 }
 
 /// Tensors that the target must have, in the order of their names, with no place yet.
@@ -482,10 +519,6 @@ impl OutCompanion<'_> {
                 Ok(())
             }
         }
-    }
-
-    fn check(&self, patch: &PatchFile) -> Result<()> {
-        self.for_each_chunk(patch, |_| Ok(()))
     }
 
     fn copy_to(&self, file: &File, patch: &PatchFile) -> Result<()> {

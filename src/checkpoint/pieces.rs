@@ -140,14 +140,15 @@ pub(crate) fn for_each_piece<'a, S, R: Send>(
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
 impl Checkpoint {
-    /// Digest of each tensor, in the order of their names, to `found`; then of the checkpoint.
-    pub(crate) fn digests(
+    /// Digest of each tensor that is `wanted`, in the order of their names, to `found`.
+    pub(crate) fn digests_of(
         &self,
+        wanted: impl Fn(&str) -> bool,
         parallel: Parallel<'_>,
         mut found: impl FnMut(&str, &TensorSpec, Digest),
-    ) -> Result<Digest> {
-        let pairs = pairs(None, Some(self));
-        let mut checkpoint = CheckpointHasher::new();
+    ) -> Result<()> {
+        let mut pairs = pairs(None, Some(self));
+        pairs.retain(|pair| wanted(pair.name));
         let mut tensor = TensorHasher::new();
         let work = |own: &mut Buffers, piece: &Piece<'_>| {
             own.read(piece, None, Some(self))?;
@@ -156,12 +157,27 @@ impl Checkpoint {
         for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, leaves| {
             leaves.iter().for_each(|leaf| tensor.push_leaf(leaf));
             if let (true, Some(entry)) = (piece.last, piece.pair.target) {
-                let digest = std::mem::take(&mut tensor).finish();
-                checkpoint.add(piece.pair.name, entry.spec(), digest);
-                found(piece.pair.name, entry.spec(), digest);
+                found(piece.pair.name, entry.spec(), std::mem::take(&mut tensor).finish());
             }
             Ok(())
-        })?;
+        })
+    }
+
+    /// Digest of each tensor, in the order of their names, to `found`; then of the checkpoint.
+    pub(crate) fn digests(
+        &self,
+        parallel: Parallel<'_>,
+        mut found: impl FnMut(&str, &TensorSpec, Digest),
+    ) -> Result<Digest> {
+        let mut checkpoint = CheckpointHasher::new();
+        self.digests_of(
+            |_| true,
+            parallel,
+            |name, spec, digest| {
+                checkpoint.add(name, spec, digest);
+                found(name, spec, digest);
+            },
+        )?;
         checkpoint.finish()
     }
 

@@ -160,10 +160,8 @@ where
         let _guard = StopOnDrop(&queue);
         let mut shared = queue.lock();
         loop {
-            while !shared.stop
-                && !matches!(shared.window.front(), Some(Some(_)))
-                && !(shared.exhausted && shared.window.is_empty())
-            {
+            let ended = |shared: &Shared<I, R>| shared.stop || shared.exhausted && shared.window.is_empty();
+            while !ended(&shared) && !matches!(shared.window.front(), Some(Some(_))) {
                 shared = queue.ready.wait(shared).unwrap_or_else(PoisonError::into_inner);
             }
             if shared.stop {

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Bytes of the length field at the begin of a file.
 const LENGTH_BYTES: usize = 8;
 /// Largest header, as the reference implementation of safetensors has it.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
+pub(crate) const HEADER_BYTES_MAX: u64 = 100_000_000;
 const METADATA: &str = "__metadata__";
 
 /// A tensor as the header of a file describes it.

@@ -50,6 +50,17 @@ fn window_log(len: usize) -> u32 {
     len.next_power_of_two().trailing_zeros().clamp(10, WINDOW_LOG_MAX)
 }
 
+/// Window that a frame asks for; `None` if it has but one segment, whose size the block bounds.
+/// libzstd looks at the window only where it decodes in several steps, so this looks first.
+fn window_bytes(frame: &[u8]) -> Option<u64> {
+    let (&descriptor, &window) = (frame.get(4)?, frame.get(5)?);
+    if descriptor & 0x20 != 0 {
+        return None;
+    }
+    let base = 1u64 << (10 + (window >> 3));
+    Some(base + base / 8 * u64::from(window & 7))
+}
+
 /// A packed stream as it stands in a payload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packed<'a> {
@@ -77,6 +88,9 @@ impl Packed<'_> {
         }
         if !self.bytes.starts_with(&MAGIC) {
             return Err(stream("not a zstd frame".into()));
+        }
+        if window_bytes(self.bytes).is_some_and(|window| window > 1 << WINDOW_LOG_MAX) {
+            return Err(stream("the zstd frame asks for a window of more than 8 MiB".into()));
         }
         let zstd = |error: std::io::Error| stream(format!("bad zstd frame: {error}"));
         DECODER.with_borrow_mut(|slot| {
@@ -167,6 +181,17 @@ mod tests {
         assert!(packed(b"").is_err());
         let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
         assert!(packed(&skippable).is_err());
+    }
+
+    #[test]
+    fn a_window_beyond_8_mib_is_refused_even_if_little_would_fill_it() {
+        // Magic, descriptor (no single segment, no content size), window 2^27, one raw last block.
+        let frame = [&MAGIC[..], &[0x00, 17 << 3, 0x09, 0x00, 0x00, 7]].concat();
+        let packed = |bytes: &[u8]| Packed { field: "test", compressed: true, bytes }.unpack(1000);
+        assert!(packed(&frame).unwrap_err().to_string().contains("window"));
+        let mut small = frame;
+        small[5] = 13 << 3;
+        assert_eq!(packed(&small).unwrap(), [7]);
     }
 
     #[test]

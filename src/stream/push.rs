@@ -312,6 +312,7 @@ impl PushDecoder {
 
     fn advance(&mut self, input: &[u8]) -> Result<usize> {
         let mut taken = 0;
+        self.next_section();
         while self.pending.is_none() && self.state != State::Done {
             let wanted = self.need()?;
             let now = wanted.min(input.len() - taken);
@@ -322,6 +323,9 @@ impl PushDecoder {
             }
             if wanted == 0 {
                 self.close_section()?;
+                if self.pending.is_none() {
+                    self.next_section();
+                }
             }
         }
         Ok(taken)
@@ -363,7 +367,7 @@ impl PushDecoder {
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
-    pub fn wanted(&mut self) -> Result<usize> {
+    pub fn wanted(&self) -> Result<usize> {
         match self.state {
             State::Done => Ok(0),
             State::Failed => Err(Error::misuse("the decoder failed before; start anew with another")),
@@ -418,11 +422,18 @@ impl PushDecoder {
         Err(Fault::Truncated { missing }.at(self.offset() + held))
     }
 
-    /// Bytes that are missing before the section in `buffer` can be looked at further.
-    fn need(&mut self) -> Result<usize> {
+    /// Lets go of a section that is done with.
+    fn next_section(&mut self) {
         if std::mem::take(&mut self.spent) {
             self.offset += self.buffer.len() as u64;
             self.buffer.clear();
+        }
+    }
+
+    /// Bytes that are missing before the section in `buffer` can be looked at further.
+    fn need(&self) -> Result<usize> {
+        if self.spent {
+            return Ok(wire::SECTION_BYTES_MIN);
         }
         let have = self.buffer.len();
         if self.state == State::Prelude {
@@ -711,20 +722,7 @@ impl PushDecoder {
     }
 
     fn read_index(&mut self, payload: &[u8]) -> Result<Pending, Bad> {
-        let found = parse::all(payload, "index", |i| index::parse(i, &self.limits))?;
-        if found.len() != self.index.len() {
-            let (expected, found) = (self.index.len() as u64, found.len() as u64);
-            return Err(bad(payload, Fault::Count { field: "index count", expected, found }));
-        }
-        for (expected, found) in self.index.iter().zip(&found) {
-            if expected.name != found.name {
-                return Err(bad(payload, Fault::Name { field: "index name", found: found.name.to_string() }));
-            }
-            if expected.offset != found.offset {
-                let (expected, found) = (expected.offset, found.offset);
-                return Err(bad(payload, Fault::Count { field: "index offset", expected, found }));
-            }
-        }
+        parse::all(payload, "index", |i| index::check(i, &self.index))?;
         self.index_offset = self.offset;
         self.state = State::Footer;
         Ok(Pending::Index)
@@ -732,11 +730,15 @@ impl PushDecoder {
 
     fn read_footer(&mut self, payload: &[u8]) -> Result<Pending, Bad> {
         let footer = parse::all(payload, "footer", Footer::parse)?;
+        let snapshot = self.header.snapshot;
         for (field, expected, found) in [
             ("footer tensors", self.index.len() as u64, footer.tensors),
             ("footer changes", self.changes, footer.changes),
             ("index offset", self.index_offset, footer.index_offset),
-            ("snapshot without base digest", self.header.snapshot.into(), footer.base.is_none().into()),
+            ("snapshot without base digest", snapshot.into(), footer.base.is_none().into()),
+            // A snapshot holds all of its target.
+            ("target tensors", if snapshot { footer.tensors } else { footer.target_tensors }, footer.target_tensors),
+            ("target elements", if snapshot { footer.changes } else { footer.target_elements }, footer.target_elements),
         ] {
             if expected != found {
                 return Err(bad(payload, Fault::Count { field, expected, found }));

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::stream::writer::{PatchWriter, Totals};
 use crate::stream::EncoderOptions;
-use crate::wire::{Action, FileRecord, Footer, TensorEnd, TensorHeader};
+use crate::wire::{Action, FileRecord, FileSource, Footer, TensorEnd, TensorHeader};
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,13 @@ pub(crate) fn check_tensor(name: &str, spec: Option<&TensorSpec>) -> Result<()> 
         }
     }
     Ok(())
+}
+
+fn check_count(what: &str, count: usize, allowed: u64) -> Result<()> {
+    match count as u64 <= allowed {
+        true => Ok(()),
+        false => Err(Error::misuse(format!("more than {allowed} {what}: readers would refuse the file"))),
+    }
 }
 
 /// The action that leads from one side to the other, and the header that says it.
@@ -90,6 +97,7 @@ pub(crate) struct Session<W: Write> {
     writer: PatchWriter<W>,
     pub options: EncoderOptions,
     open: Option<OpenTensor>,
+    files: HashSet<String>,
     names: HashSet<Box<str>>,
     base: CheckpointHasher,
     target: CheckpointHasher,
@@ -108,6 +116,7 @@ impl<W: Write> Session<W> {
             writer: PatchWriter::new(out, &header)?,
             options,
             open: None,
+            files: HashSet::new(),
             names: HashSet::new(),
             base: CheckpointHasher::new(),
             target: CheckpointHasher::new(),
@@ -145,6 +154,13 @@ impl<W: Write> Session<W> {
             return Err(Error::misuse(format!("file '{}': files come before tensors", record.name)));
         }
         record.check()?;
+        if self.options.snapshot && record.source == FileSource::Base {
+            return Err(Error::misuse(format!("file '{}': a snapshot has no base", record.name)));
+        }
+        if !self.files.insert(record.name.clone()) {
+            return Err(Error::misuse(format!("file '{}' was given before", record.name)));
+        }
+        check_count("files", self.files.len(), Limits::default().files)?;
         self.write(|writer| writer.file(record))
     }
 
@@ -164,6 +180,7 @@ impl<W: Write> Session<W> {
         if !self.names.insert(name.into()) {
             return Err(Error::misuse(format!("tensor '{name}' was pushed before")));
         }
+        check_count("tensors", self.names.len(), Limits::default().tensors)?;
         Ok(self.open.insert(OpenTensor {
             header,
             base_spec: base.cloned(),

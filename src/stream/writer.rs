@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::coding::{self, EncodedBlock};
 use crate::digest::{Digest, Sha};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::stream::Summary;
 use crate::wire::index;
 use crate::wire::{self, BlockHeader, FileRecord, Footer, Header, IndexEntry, Tag, TensorEnd, TensorHeader};
@@ -71,6 +72,10 @@ impl<W: Write> PatchWriter<W> {
     }
 
     fn section(&mut self, tag: Tag, payload: &[u8]) -> Result<()> {
+        let (bytes, allowed) = (payload.len() as u64, Limits::default().section_bytes);
+        if bytes > allowed {
+            return Err(Error::misuse(format!("{tag} of {bytes} bytes: readers refuse more than {allowed}")));
+        }
         wire::put_section(&mut self.section, tag, payload);
         self.put_out()
     }
