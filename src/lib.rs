@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod bits;
 #[cfg(feature = "checkpoint")]
 mod checkpoint;
 mod coding;

@@ -11,7 +11,7 @@ use crate::checkpoint::source::Checkpoint;
 use crate::coding::{self, EncodedBlock};
 use crate::digest::{leaf_digests, Digest, Sha, LEAF_BYTES};
 use crate::dtype::TensorSpec;
-use crate::element::{for_each_step, Changes};
+use crate::element::for_each_step;
 use crate::error::{Error, Result};
 use crate::stream::{tensor_header, EncoderOptions, Session, Summary};
 use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
@@ -98,7 +98,7 @@ pub fn diff<W: Write>(
 #[derive(Debug, Default)]
 struct Encoding {
     buffers: Buffers,
-    changes: Changes,
+    scratch: coding::Scratch,
 }
 
 /// What became of a piece.
@@ -125,7 +125,7 @@ impl Encoding {
         let block = match (base_spec, target_spec) {
             (_, None) => None,
             (Some(base_spec), Some(spec)) if base_spec == spec => {
-                coding::encode(spec.dtype(), choice, base, target, &mut self.changes)
+                coding::encode(spec.dtype(), choice, base, target, &mut self.scratch)
             }
             (_, Some(_)) if target.is_empty() => None,
             (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), choice, target)),

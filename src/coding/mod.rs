@@ -3,6 +3,7 @@
 //! The registry of SPEC.md §7 is open: a new coding is a new code, a new file here, and a new
 //! arm in [`encode`] and [`BlockDecoder::new`].
 
+mod contextual;
 mod flat;
 mod packed;
 mod whole;
@@ -15,27 +16,33 @@ use crate::error::{Error, Fault, Result};
 use crate::parse::Bad;
 
 /// The coding of a block, as its code byte on the wire says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum Coding {
     /// Every byte of the target, in byte planes (SPEC.md §7.4).
     Whole,
     /// Gaps and values, readable without the base (SPEC.md §7.3).
     Flat,
+    /// Gaps within exponent classes of the base, steps; about half of flat (SPEC.md §7.5).
+    #[default]
+    Contextual,
 }
 
 impl Coding {
+    const ALL: [Coding; 3] = [Coding::Whole, Coding::Flat, Coding::Contextual];
+
     /// Code on the wire.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
             Coding::Whole => 0,
             Coding::Flat => 1,
+            Coding::Contextual => 2,
         }
     }
 
     pub(crate) fn from_code(code: u8) -> Option<Coding> {
-        [Coding::Whole, Coding::Flat].into_iter().find(|coding| coding.code() == code)
+        Self::ALL.into_iter().find(|coding| coding.code() == code)
     }
 
     /// Name for people.
@@ -44,6 +51,7 @@ impl Coding {
         match self {
             Coding::Whole => "whole",
             Coding::Flat => "flat",
+            Coding::Contextual => "contextual",
         }
     }
 }
@@ -51,6 +59,8 @@ impl Coding {
 /// What an encoder may choose from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Choice {
+    /// The richest coding allowed: with `Flat`, every block is flat.
+    pub coding: Coding,
     pub values: ValueForm,
     pub level: i32,
 }
@@ -63,24 +73,64 @@ pub(crate) struct EncodedBlock {
     pub payload: Vec<u8>,
 }
 
+/// Space that an encoder keeps from block to block.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    changes: Changes,
+    sorted: contextual::Sorted,
+}
+
+/// Blocks with at most so many changes are coded flat as well: a table may cost more than it saves.
+const FEW_CHANGES: usize = 512;
+
 /// Encodes the changes from `base` to `target`, which have the same length; `None` if there are none.
-/// `changes` is scratch space.
 pub(crate) fn encode(
     dtype: &Dtype,
     choice: Choice,
     base: &[u8],
     target: &[u8],
-    changes: &mut Changes,
+    scratch: &mut Scratch,
 ) -> Option<EncodedBlock> {
-    changes.collect(dtype.element_bytes(), dtype.order(), choice.values, base, target);
-    if changes.elements.is_empty() {
+    let (element_bytes, order) = (dtype.element_bytes(), dtype.order());
+    let Scratch { changes, sorted } = scratch;
+    let form = if choice.coding == Coding::Flat { choice.values } else { ValueForm::Step };
+    changes.collect(element_bytes, order, form, base, target);
+    let count = changes.elements.len();
+    if count == 0 {
         return None;
     }
-    Some(EncodedBlock {
-        coding: Coding::Flat,
-        changes: changes.elements.len() as u64,
-        payload: flat::encode(changes, choice.values, choice.level),
-    })
+    let block = |coding, payload| EncodedBlock { coding, changes: count as u64, payload };
+    if choice.coding == Coding::Flat {
+        return Some(block(Coding::Flat, flat::encode(changes, form, choice.level)));
+    }
+    let contextual = at_width!(element_bytes, contextual_encode(order, base, changes, sorted));
+    let mut best = block(Coding::Contextual, contextual.payload);
+    // The others are tried only where they can win: few changes, changes in clusters, or so
+    // many that the payload is hardly smaller than the bytes themselves.
+    if count <= FEW_CHANGES || contextual.clustered {
+        changes.collect(element_bytes, order, choice.values, base, target);
+        let payload = flat::encode(changes, choice.values, choice.level);
+        if payload.len() < best.payload.len() {
+            best = block(Coding::Flat, payload);
+        }
+    }
+    if best.payload.len() > target.len() / 2 {
+        let payload = whole::encode(target, element_bytes, choice.level);
+        if payload.len() < best.payload.len() {
+            best = block(Coding::Whole, payload);
+        }
+    }
+    Some(best)
+}
+
+// at_width! takes a plain name.
+fn contextual_encode<W: Word>(
+    order: Order,
+    base: &[u8],
+    changes: &Changes,
+    sorted: &mut contextual::Sorted,
+) -> contextual::Encoded {
+    contextual::encode::<W>(order, base, changes, sorted)
 }
 
 /// Encodes a block that has no base.
@@ -107,7 +157,9 @@ pub enum Value {
 
 /// Turns the base bytes of one block into target bytes, in chunks.
 ///
-/// A block is checked in full when this is made, before the first element changes.
+/// A flat or whole block is checked in full when this is made, before the first element changes.
+/// Whether a contextual one fits its base shows only at its end: the bytes of a block that then
+/// fails are spoiled.
 #[derive(Debug)]
 pub struct BlockDecoder {
     element_bytes: usize,
@@ -118,16 +170,26 @@ pub struct BlockDecoder {
     body: Body,
     /// Bytes of an element that a chunk cut in two, for `apply_to`.
     cut: Vec<u8>,
+    /// Offset of the end of the block in the file, for errors.
+    at: u64,
 }
 
 #[derive(Debug)]
 enum Body {
     Flat { form: ValueForm, changes: Changes, next: usize },
+    Contextual(Box<contextual::Walk>),
     Whole { target: Vec<u8> },
 }
 
 impl BlockDecoder {
-    pub(crate) fn new(dtype: &Dtype, coding: Coding, elements: u64, changes: u64, payload: &[u8]) -> Result<Self, Bad> {
+    pub(crate) fn new(
+        dtype: &Dtype,
+        coding: Coding,
+        elements: u64,
+        changes: u64,
+        payload: &[u8],
+        at: u64,
+    ) -> Result<Self, Bad> {
         let element_bytes = dtype.element_bytes();
         let body = match coding {
             Coding::Whole => Body::Whole { target: whole::decode(payload, element_bytes, elements)? },
@@ -135,17 +197,24 @@ impl BlockDecoder {
                 let (form, changes) = flat::decode(payload, element_bytes, elements, changes)?;
                 Body::Flat { form, changes, next: 0 }
             }
+            Coding::Contextual => Body::Contextual(Box::new(contextual::Walk::new(
+                payload,
+                element_bytes,
+                dtype.order(),
+                elements,
+                changes,
+            )?)),
         };
-        Ok(BlockDecoder { element_bytes, order: dtype.order(), elements, done: 0, body, cut: Vec::new() })
+        Ok(BlockDecoder { element_bytes, order: dtype.order(), elements, done: 0, body, cut: Vec::new(), at })
     }
 
-    /// The changes as (element within the block, value), which need no base.
-    ///
-    /// A whole block overwrites every element.
-    pub fn changes(&self) -> impl Iterator<Item = (u64, Value)> + '_ {
+    /// The changes as (element within the block, value); `None` for a contextual block, which says
+    /// nothing without its base. A whole block overwrites every element.
+    pub fn changes(&self) -> Option<impl Iterator<Item = (u64, Value)> + '_> {
         let (flat, whole) = match &self.body {
             Body::Flat { form, changes, .. } => (Some((form, changes)), None),
             Body::Whole { target } => (None, Some(target)),
+            Body::Contextual(_) => return None,
         };
         let flat = flat.into_iter().flat_map(move |(form, changes)| {
             let pairs = changes.elements.iter().zip(&changes.values);
@@ -166,14 +235,15 @@ impl BlockDecoder {
                 (element as u64, Value::Overwrite(u64::from_le_bytes(wide)))
             })
         });
-        flat.chain(whole)
+        Some(flat.chain(whole))
     }
 
     /// Turns the next chunk of base bytes into target bytes, in place. A chunk is any number of
     /// whole elements.
     ///
     /// # Errors
-    /// [`Error::Misuse`] if the chunk cuts an element or goes past the end of the block.
+    /// [`Error::Misuse`] if the chunk cuts an element or goes past the end of the block;
+    /// [`Error::Corrupt`] at the end of a contextual block that does not fit this base.
     pub fn apply(&mut self, chunk: &mut [u8]) -> Result<()> {
         if !chunk.len().is_multiple_of(self.element_bytes) || !self.cut.is_empty() {
             return Err(Error::misuse(format!(
@@ -191,7 +261,10 @@ impl BlockDecoder {
         }
         at_width!(self.element_bytes, apply(self, chunk));
         self.done += elements;
-        Ok(())
+        match &self.body {
+            Body::Contextual(walk) if self.is_done() => walk.finish(self.elements).map_err(|fault| fault.at(self.at)),
+            _ => Ok(()),
+        }
     }
 
     /// Turns the next chunk of base bytes, of any length, into target bytes at the end of `out`.
@@ -245,6 +318,7 @@ fn apply<W: Word>(decoder: &mut BlockDecoder, chunk: &mut [u8]) {
             }
             *next += ready;
         }
+        Body::Contextual(walk) => walk.apply::<W>(chunk),
         Body::Whole { target } => {
             let start = decoder.done as usize * W::BYTES;
             chunk.copy_from_slice(&target[start..start + chunk.len()]);

@@ -5,7 +5,6 @@ use std::io::Write;
 use crate::coding;
 use crate::digest::{Sha, LEAF_BYTES};
 use crate::dtype::TensorSpec;
-use crate::element::Changes;
 use crate::error::{Error, Result};
 use crate::stream::session::Session;
 use crate::stream::{EncoderOptions, Summary};
@@ -71,7 +70,7 @@ pub struct Encoder<W: Write> {
     block_bytes: usize,
     base: Side,
     target: Side,
-    scratch: Changes,
+    scratch: coding::Scratch,
 }
 
 impl<W: Write> Encoder<W> {
@@ -83,7 +82,7 @@ impl<W: Write> Encoder<W> {
         let session = Session::new(writer, options)?;
         let block_bytes = session.options.block_bytes();
         let (base, target) = (Side::default(), Side::default());
-        Ok(Encoder { session, block_bytes, base, target, scratch: Changes::default() })
+        Ok(Encoder { session, block_bytes, base, target, scratch: coding::Scratch::default() })
     }
 
     /// Carries a file of the target: the header of a safetensors file, or a companion (config,

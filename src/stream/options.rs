@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::coding::Choice;
+use crate::coding::{Choice, Coding};
 use crate::digest::{Digest, LEAF_BYTES};
 use crate::element::ValueForm;
 use crate::error::{Error, Result};
@@ -22,6 +22,8 @@ use crate::wire::Header;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EncoderOptions {
+    /// Contextual, the smallest, or flat, which readers without the base can decode.
+    pub coding: Coding,
     /// How changed values are expressed in flat blocks.
     pub values: ValueForm,
     /// Leaves of 64 KiB in a block, 1 to 64. Larger blocks are smaller in sum; memory grows with them.
@@ -45,6 +47,7 @@ pub struct EncoderOptions {
 impl Default for EncoderOptions {
     fn default() -> Self {
         EncoderOptions {
+            coding: Coding::Contextual,
             values: ValueForm::Step,
             block_leaves: 32,
             level: 1,
@@ -63,6 +66,13 @@ impl EncoderOptions {
     #[must_use]
     pub fn snapshot() -> Self {
         EncoderOptions { snapshot: true, ..Self::default() }
+    }
+
+    /// Replaces [`coding`](Self::coding).
+    #[must_use]
+    pub fn with_coding(mut self, coding: Coding) -> Self {
+        self.coding = coding;
+        self
     }
 
     /// Replaces [`values`](Self::values).
@@ -124,6 +134,9 @@ impl EncoderOptions {
             base_digest: self.base_digest,
             metadata: self.metadata.clone(),
         };
+        if self.coding == Coding::Whole {
+            return Err(Error::misuse("options: coding must be contextual or flat; a snapshot is whole by itself"));
+        }
         // The writer refuses whatever a reader with default limits would refuse.
         let payload = header.write();
         match crate::parse::all(&payload, "header", |i| Header::parse(i, &Limits::default())) {
@@ -139,6 +152,6 @@ impl EncoderOptions {
     }
 
     pub(crate) fn choice(&self) -> Choice {
-        Choice { values: self.values, level: self.level }
+        Choice { coding: self.coding, values: self.values, level: self.level }
     }
 }

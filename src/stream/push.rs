@@ -136,19 +136,24 @@ impl<'a> Block<'a> {
     /// # Errors
     /// [`Error::Corrupt`] if the payload breaks a rule of its coding.
     pub fn decode(&self) -> Result<BlockDecoder> {
-        BlockDecoder::new(self.dtype(), self.coding(), self.elements(), self.changes(), self.payload).map_err(|bad| {
-            Error::Corrupt(Box::new(Corrupt {
-                offset: self.place.end - bad.rest as u64,
-                section: Some(Tag::BLOCK),
-                tensor: Some(self.place.tensor.into()),
-                block: Some(self.place.block),
-                fault: bad.fault,
-            }))
-        })
+        let Block { extent, payload, place, .. } = *self;
+        BlockDecoder::new(self.dtype(), extent.coding, self.elements(), extent.changes, payload, place.end)
+            .map_err(|bad| self.corrupt(place.end - bad.rest as u64, bad.fault))
     }
 
-    /// Turns the base bytes of [`range`](Self::range) into target bytes, in place. Nothing changes
-    /// if the block is corrupt.
+    /// A fault of this block.
+    fn corrupt(&self, offset: u64, fault: Fault) -> Error {
+        Error::Corrupt(Box::new(Corrupt {
+            offset,
+            section: Some(Tag::BLOCK),
+            tensor: Some(self.place.tensor.into()),
+            block: Some(self.place.block),
+            fault,
+        }))
+    }
+
+    /// Turns the base bytes of [`range`](Self::range) into target bytes, in place. After an
+    /// error the bytes are spoiled.
     ///
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Misuse`] if the slice does not have the length of the range.
@@ -160,7 +165,11 @@ impl<'a> Block<'a> {
                 self.extent.bytes
             )));
         }
-        self.decode()?.apply(bytes)
+        let applied = self.decode()?.apply(bytes);
+        applied.map_err(|error| match error {
+            Error::Corrupt(corrupt) => self.corrupt(corrupt.offset, corrupt.fault),
+            other => other,
+        })
     }
 }
 

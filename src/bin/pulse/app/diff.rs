@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use pulse::{write_whole, Action, Checkpoint, DiffReport, EncoderOptions, Result, ValueForm};
+use pulse::{write_whole, Action, Checkpoint, Coding, DiffReport, EncoderOptions, Result, ValueForm};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -29,7 +29,7 @@ pub struct Diff {
     #[arg(long)]
     snapshot: bool,
     /// How blocks are coded.
-    #[arg(long, value_enum, default_value_t = CodingArg::Flat)]
+    #[arg(long, value_enum, default_value_t = CodingArg::Contextual)]
     coding: CodingArg,
     /// How values of flat blocks are expressed.
     #[arg(long, value_enum, default_value_t = ValuesArg::Step)]
@@ -59,6 +59,8 @@ pub struct Diff {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum CodingArg {
+    /// Gaps within exponent classes of the base; smallest.
+    Contextual,
     /// Readable without the base.
     Flat,
 }
@@ -94,8 +96,12 @@ impl Diff {
             ValuesArg::Xor => ValueForm::Xor,
             ValuesArg::Overwrite => ValueForm::Overwrite,
         };
-        let CodingArg::Flat = self.coding;
+        let coding = match self.coding {
+            CodingArg::Contextual => Coding::Contextual,
+            CodingArg::Flat => Coding::Flat,
+        };
         let options = EncoderOptions::default()
+            .with_coding(coding)
             .with_values(values)
             .with_block_leaves(self.block)
             .with_level(self.level)

@@ -1,0 +1,215 @@
+//! Bits, least significant first, and Rice codes with a raw escape (SPEC.md §7.5).
+
+/// A quotient of so many ones has no terminator: the value follows raw.
+const QUOTIENT_MAX: u32 = 24;
+/// Bits that one look at the stream is sure to see.
+const PEEK_BITS: u32 = 57;
+
+/// Bits that the Rice code of `value` takes.
+#[inline(always)]
+pub(crate) fn rice_bits(value: u64, k: u32, raw_bits: u32) -> u64 {
+    let quotient = value >> k;
+    if quotient < u64::from(QUOTIENT_MAX) {
+        quotient + 1 + u64::from(k)
+    } else {
+        u64::from(QUOTIENT_MAX + raw_bits)
+    }
+}
+
+/// Appends bits to bytes.
+#[derive(Debug)]
+pub(crate) struct BitWriter<'a> {
+    out: &'a mut Vec<u8>,
+    held: u64,
+    /// Bits in `held`, always less than 8 between calls.
+    count: u32,
+}
+
+impl<'a> BitWriter<'a> {
+    pub fn new(out: &'a mut Vec<u8>) -> Self {
+        BitWriter { out, held: 0, count: 0 }
+    }
+
+    /// Appends the low `bits` bits of `value`, at most 56; the others must be zero.
+    #[inline(always)]
+    pub fn put(&mut self, value: u64, bits: u32) {
+        debug_assert!(bits <= 56 && value >> bits == 0);
+        self.held |= value << self.count;
+        self.count += bits;
+        let bytes = (self.count / 8) as usize;
+        self.out.extend_from_slice(&self.held.to_le_bytes()[..bytes]);
+        self.held = if bytes == 8 { 0 } else { self.held >> (8 * bytes) };
+        self.count %= 8;
+    }
+
+    /// Appends a Rice code; `value` must fit `raw_bits`.
+    #[inline(always)]
+    pub fn rice(&mut self, value: u64, k: u32, raw_bits: u32) {
+        let quotient = value >> k;
+        if quotient < u64::from(QUOTIENT_MAX) {
+            // At most 23 ones and the zero that ends them.
+            self.put((1 << quotient) - 1, quotient as u32 + 1);
+            self.put_long(value & ((1 << k) - 1), k);
+        } else {
+            self.put((1 << QUOTIENT_MAX) - 1, QUOTIENT_MAX);
+            self.put_long(value, raw_bits);
+        }
+    }
+
+    fn put_long(&mut self, value: u64, bits: u32) {
+        if bits > 32 {
+            self.put(value & 0xffff_ffff, 32);
+            self.put(value >> 32, bits - 32);
+        } else {
+            self.put(value, bits);
+        }
+    }
+
+    /// Fills the last byte with zeros.
+    pub fn finish(self) {
+        if self.count > 0 {
+            self.out.push(self.held as u8);
+        }
+    }
+}
+
+/// Reads bits from bytes. Beyond the end there are zeros; [`finish`](Self::finish) tells.
+#[derive(Debug)]
+pub(crate) struct BitReader<'a> {
+    bytes: &'a [u8],
+    at: u64,
+}
+
+/// What is wrong with a stream of bits.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BadBits {
+    /// More bits were read than there are.
+    Short,
+    /// Whole bytes are left over.
+    Long,
+    /// The padding of the last byte is not zero.
+    Padding,
+}
+
+impl<'a> BitReader<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        BitReader { bytes, at: 0 }
+    }
+
+    /// The next bits, at least [`PEEK_BITS`] of them.
+    #[inline(always)]
+    fn peek(&self) -> u64 {
+        let mut word = [0; 8];
+        let start = usize::try_from(self.at / 8).unwrap_or(usize::MAX);
+        match self.bytes.get(start..).and_then(|rest| rest.first_chunk::<8>()) {
+            Some(eight) => word = *eight,
+            None => {
+                let rest = self.bytes.get(start..).unwrap_or(&[]);
+                word[..rest.len()].copy_from_slice(rest);
+            }
+        }
+        u64::from_le_bytes(word) >> (self.at % 8)
+    }
+
+    /// The next `bits` bits, at most 64.
+    #[inline(always)]
+    pub fn take(&mut self, bits: u32) -> u64 {
+        if bits > PEEK_BITS {
+            let low = self.take(32);
+            return low | self.take(bits - 32) << 32;
+        }
+        let value = self.peek() & ((1 << bits) - 1);
+        self.at += u64::from(bits);
+        value
+    }
+
+    /// The next Rice code; `None` if a value is written raw that has a shorter code.
+    #[inline(always)]
+    pub fn rice(&mut self, k: u32, raw_bits: u32) -> Option<u64> {
+        let word = self.peek();
+        let quotient = word.trailing_ones();
+        if quotient < QUOTIENT_MAX {
+            let taken = quotient + 1;
+            if taken + k <= PEEK_BITS {
+                self.at += u64::from(taken + k);
+                return Some(u64::from(quotient) << k | (word >> taken & ((1 << k) - 1)));
+            }
+            self.at += u64::from(taken);
+            // k is at most 63 and the quotient small: check that the value fits.
+            let high = u64::from(quotient).checked_shl(k).filter(|high| high >> k == u64::from(quotient))?;
+            return Some(high | self.take(k));
+        }
+        self.at += u64::from(QUOTIENT_MAX);
+        let value = self.take(raw_bits);
+        (value >> k >= u64::from(QUOTIENT_MAX)).then_some(value)
+    }
+
+    /// Checks that all bytes were used, and the last padded with zeros.
+    pub fn finish(mut self) -> Result<(), BadBits> {
+        let bits = self.bytes.len() as u64 * 8;
+        match bits.checked_sub(self.at) {
+            None => Err(BadBits::Short),
+            Some(8..) => Err(BadBits::Long),
+            Some(padding) if self.take(padding as u32) != 0 => Err(BadBits::Padding),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rice_codes_round_trip_and_cost_what_is_said() {
+        for k in [0, 1, 5, 13, 31, 40, 63] {
+            for raw_bits in [8, 16, 32, 64] {
+                let largest = u64::MAX >> (64 - raw_bits);
+                for value in [0, 1, 2, 23 << 5, 24 << 5, 1000, 65535, u64::from(u32::MAX), largest / 2, largest] {
+                    if value > largest {
+                        continue;
+                    }
+                    let mut bytes = Vec::new();
+                    let mut writer = BitWriter::new(&mut bytes);
+                    writer.put(1, 3);
+                    writer.rice(value, k, raw_bits);
+                    writer.finish();
+                    let bits = 3 + rice_bits(value, k, raw_bits);
+                    assert_eq!(bytes.len() as u64, bits.div_ceil(8));
+                    let mut reader = BitReader::new(&bytes);
+                    assert_eq!(reader.take(3), 1);
+                    assert_eq!(reader.rice(k, raw_bits), Some(value), "k {k}, raw {raw_bits}");
+                    assert_eq!(reader.at, bits);
+                    assert_eq!(reader.finish(), Ok(()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_worked_example_of_the_spec() {
+        // SPEC.md §7.5: 5 with k = 1 is 110 then 1, read from the left: quotient 2, rest 1.
+        let mut bytes = Vec::new();
+        let mut writer = BitWriter::new(&mut bytes);
+        writer.rice(5, 1, 32);
+        writer.finish();
+        assert_eq!(bytes, [0b1011]);
+    }
+
+    #[test]
+    fn ends_and_escapes_are_checked() {
+        assert_eq!(BitReader::new(&[0]).finish(), Err(BadBits::Long));
+        let mut reader = BitReader::new(&[0x81]);
+        reader.take(1);
+        assert_eq!(reader.finish(), Err(BadBits::Padding));
+        let mut reader = BitReader::new(&[0x01]);
+        reader.take(9);
+        assert_eq!(reader.finish(), Err(BadBits::Short));
+        // 24 ones, then 23 raw: 23 has a code of its own.
+        let mut bytes = vec![0xff; 3];
+        bytes.extend_from_slice(&23u32.to_le_bytes());
+        assert_eq!(BitReader::new(&bytes).rice(0, 32), None);
+        bytes[3] = 24;
+        assert_eq!(BitReader::new(&bytes).rice(0, 32), Some(24));
+    }
+}

@@ -1,0 +1,248 @@
+//! The contextual coding: gaps within each exponent class of the base (SPEC.md §7.5).
+//!
+//! The chance that an element changes is about learning rate / ULP, so it depends on the
+//! exponent of the base element, which both sides know. The elements of a class form a sequence
+//! of their own; a change is a gap in that sequence, a sign, and for one in ten a magnitude.
+
+mod classes;
+mod decode;
+mod table;
+
+pub(crate) use decode::Walk;
+
+use crate::bits::{rice_bits, BitWriter};
+use crate::element::{Changes, Order, Word};
+use classes::{estimate, Classes};
+use table::{ClassTable, Coded, Table, RAW_GAP_BITS};
+
+/// Scratch space of the encoder: the changes sorted by class.
+#[derive(Debug, Default)]
+pub(crate) struct Sorted {
+    /// Unchanged elements of the class before each change.
+    gaps: Vec<u32>,
+    /// Zigzag steps at the same places.
+    steps: Vec<u64>,
+}
+
+/// A payload, and whether another coding may be worth a try.
+pub(crate) struct Encoded {
+    pub payload: Vec<u8>,
+    /// The gaps cost much more than gaps at random places would: the changes are clustered.
+    pub clustered: bool,
+}
+
+/// Writes the payload. `changes` holds elements and zigzag steps from `base`.
+pub(crate) fn encode<W: Word>(order: Order, base: &[u8], changes: &Changes, sorted: &mut Sorted) -> Encoded {
+    let classes = Classes::choose::<W>(order, base, changes);
+    let ranges = sorted.sort::<W>(&classes, base, changes);
+    let mut table = Table { lowest: classes.lowest(), classes: Vec::with_capacity(ranges.len()) };
+    let (mut gap_bits, mut random_bits) = (0, 0);
+    for range in &ranges {
+        let (gaps, steps) = (&sorted.gaps[range.first..range.end], &sorted.steps[range.first..range.end]);
+        let class = plan::<W>(gaps, steps, range.elements);
+        if let Coded::Sparse { gap_k, .. } = class.coded {
+            gap_bits += gaps.iter().map(|&gap| rice_bits(gap.into(), gap_k, RAW_GAP_BITS)).sum::<u64>();
+            random_bits += estimate(range.elements, gaps.len() as u64);
+        }
+        table.classes.push(class);
+    }
+    let mut payload = Vec::new();
+    table.write(&mut payload);
+    let mut bits = BitWriter::new(&mut payload);
+    for (range, class) in ranges.iter().zip(&table.classes) {
+        let (gaps, steps) = (&sorted.gaps[range.first..range.end], &sorted.steps[range.first..range.end]);
+        put_class::<W>(&mut bits, class, gaps, steps);
+    }
+    bits.finish();
+    Encoded { payload, clustered: gap_bits > random_bits + random_bits / 8 }
+}
+
+/// Where the changes of a class are in the sorted lists, and how many elements it has.
+#[derive(Debug, Clone, Copy, Default)]
+struct ClassRange {
+    first: usize,
+    end: usize,
+    elements: u64,
+}
+
+/// Counters that neighbouring elements use in turn, so that they do not wait for one another.
+const LANES: usize = 4;
+/// Elements whose classes are found at once, in a table that stays in the fastest cache.
+const TILE: usize = 1024;
+
+impl Sorted {
+    /// Counts the elements of each class up to each change: one pass over the base.
+    fn sort<W: Word>(&mut self, classes: &Classes, base: &[u8], changes: &Changes) -> Vec<ClassRange> {
+        let mut ranges = vec![ClassRange::default(); classes.count()];
+        let class_at = |element: u32| classes.of(W::load(&base[element as usize * W::BYTES..]));
+        for &element in &changes.elements {
+            ranges[class_at(element)].end += 1;
+        }
+        let mut first = 0;
+        for range in &mut ranges {
+            (range.first, range.end) = (first, first + range.end);
+            first = range.end;
+        }
+        self.gaps.resize(changes.elements.len(), 0);
+        self.steps.resize(changes.elements.len(), 0);
+
+        let mut seen = [[0u32; 32]; LANES];
+        // For each class: where its next change goes, and the element after the one before.
+        let mut next: [usize; 32] = [0; 32];
+        let mut after = [0u32; 32];
+        next.iter_mut().zip(&ranges).for_each(|(next, range)| *next = range.first);
+        let mut tile = [0u8; TILE];
+        let mut pending = changes.elements.iter().zip(&changes.values).peekable();
+        let mut start = 0usize;
+        for bytes in base.chunks(TILE * W::BYTES) {
+            let tile = &mut tile[..bytes.len() / W::BYTES];
+            classes.fill::<W>(bytes, tile);
+            let mut done = 0;
+            while let Some((&element, &step)) = pending.peek() {
+                let at = element as usize - start;
+                if at >= tile.len() {
+                    break;
+                }
+                count_classes(&mut seen, &tile[done..at]);
+                let class = usize::from(tile[at] & 31);
+                let place = seen.iter().map(|lane| lane[class]).sum::<u32>();
+                self.gaps[next[class]] = place - after[class];
+                self.steps[next[class]] = step;
+                next[class] += 1;
+                after[class] = place + 1;
+                seen[0][class] += 1;
+                done = at + 1;
+                pending.next();
+            }
+            count_classes(&mut seen, &tile[done..]);
+            start += tile.len();
+        }
+        for (class, range) in ranges.iter_mut().enumerate() {
+            range.elements = seen.iter().map(|lane| u64::from(lane[class])).sum();
+        }
+        ranges
+    }
+}
+
+#[inline(always)]
+fn count_classes(seen: &mut [[u32; 32]; LANES], classes: &[u8]) {
+    let mut lanes = classes.chunks_exact(LANES);
+    for four in &mut lanes {
+        for (lane, &class) in seen.iter_mut().zip(four) {
+            lane[usize::from(class & 31)] += 1;
+        }
+    }
+    for &class in lanes.remainder() {
+        seen[0][usize::from(class & 31)] += 1;
+    }
+}
+
+/// Distance of a zigzag step from no change.
+fn magnitude(step: u64) -> u64 {
+    (step >> 1) + (step & 1)
+}
+
+/// Changes of a class whose magnitude exceeds 1: numbers of ordinary ones before each, and
+/// magnitude less 2.
+fn exceptions(steps: &[u64]) -> impl Iterator<Item = (u32, u64)> + Clone + '_ {
+    let mut ordinary = 0;
+    steps.iter().filter_map(move |&step| {
+        let magnitude = magnitude(step);
+        if magnitude <= 1 {
+            ordinary += 1;
+            return None;
+        }
+        Some((std::mem::take(&mut ordinary), magnitude - 2))
+    })
+}
+
+/// Finds the cheapest parameters for a class.
+fn plan<W: Word>(gaps: &[u32], steps: &[u64], elements: u64) -> ClassTable {
+    let raw_bits = 8 * W::BYTES as u32;
+    if gaps.is_empty() {
+        return ClassTable::EMPTY;
+    }
+    let changes = gaps.len() as u64;
+    let (gap_k, gap_bits) = best_k(gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
+    let count = exceptions(steps).count() as u64;
+    let (exception_k, exception_bits) = best_k(exceptions(steps).map(|(gap, _)| gap.into()), RAW_GAP_BITS);
+    let (magnitude_k, magnitude_bits) = best_k(exceptions(steps).map(|(_, magnitude)| magnitude), raw_bits);
+    let sparse_bits = gap_bits + changes + exception_bits + magnitude_bits;
+    let sparse =
+        ClassTable { count: changes, coded: Coded::Sparse { gap_k, exceptions: count, exception_k, magnitude_k } };
+    // Where less than a quarter changes, one code for each element cannot win.
+    if changes * 4 < elements {
+        return sparse;
+    }
+    let unchanged = gaps.iter().map(|&gap| u64::from(gap)).sum::<u64>();
+    let trailing = elements - changes - unchanged;
+    let dense_bits =
+        |k: u32| steps.iter().map(|&step| rice_bits(step, k, raw_bits)).sum::<u64>() + unchanged * u64::from(1 + k);
+    let (mut k, mut bits) = (0, dense_bits(0));
+    while k + 1 < raw_bits {
+        let more = dense_bits(k + 1);
+        if more >= bits {
+            break;
+        }
+        (k, bits) = (k + 1, more);
+    }
+    if bits < sparse_bits {
+        // Those after the last change need no code.
+        ClassTable { count: elements - trailing, coded: Coded::Dense { k } }
+    } else {
+        sparse
+    }
+}
+
+/// The Rice parameter with the least bits, and how many; starts at the mean and looks both ways.
+fn best_k(numbers: impl Iterator<Item = u64> + Clone, raw_bits: u32) -> (u32, u64) {
+    let cost = |k| numbers.clone().map(|number| rice_bits(number, k, raw_bits)).sum::<u64>();
+    let (mut count, mut sum) = (0u64, 0u64);
+    numbers.clone().for_each(|number| {
+        count += 1;
+        sum = sum.saturating_add(number);
+    });
+    let most = raw_bits.min(table::K_MAX);
+    let start = sum.checked_div(count).map_or(0, |mean| mean.checked_ilog2().unwrap_or(0)).min(most);
+    let (mut best, mut bits) = (start, cost(start));
+    for step in [-1i64, 1] {
+        let mut k = i64::from(start) + step;
+        while (0..=i64::from(most)).contains(&k) {
+            let now = cost(k as u32);
+            if now >= bits {
+                break;
+            }
+            (best, bits) = (k as u32, now);
+            k += step;
+        }
+        if best != start {
+            break;
+        }
+    }
+    (best, bits)
+}
+
+/// Writes the codes of one class.
+fn put_class<W: Word>(bits: &mut BitWriter<'_>, class: &ClassTable, gaps: &[u32], steps: &[u64]) {
+    let raw_bits = 8 * W::BYTES as u32;
+    match class.coded {
+        Coded::Sparse { gap_k, exception_k, magnitude_k, .. } => {
+            gaps.iter().for_each(|&gap| bits.rice(gap.into(), gap_k, RAW_GAP_BITS));
+            for signs in steps.chunks(32) {
+                let word = signs.iter().enumerate().fold(0, |word, (i, &step)| word | (step & 1) << i);
+                bits.put(word, signs.len() as u32);
+            }
+            exceptions(steps).for_each(|(gap, _)| bits.rice(gap.into(), exception_k, RAW_GAP_BITS));
+            exceptions(steps).for_each(|(_, magnitude)| bits.rice(magnitude, magnitude_k, raw_bits));
+        }
+        Coded::Dense { k } => {
+            for (&gap, &step) in gaps.iter().zip(steps) {
+                (0..gap).for_each(|_| bits.rice(0, k, raw_bits));
+                bits.rice(step, k, raw_bits);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

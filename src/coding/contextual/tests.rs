@@ -1,0 +1,116 @@
+//! The contextual coding against itself, at every width and density.
+
+use super::*;
+use crate::element::{at_width, ValueForm};
+use crate::Dtype;
+
+/// Encodes, decodes in chunks, compares; gives back the payload.
+fn round_trip(dtype: &Dtype, base: &[u8], target: &[u8]) -> Vec<u8> {
+    let (bytes, order) = (dtype.element_bytes(), dtype.order());
+    let mut changes = Changes::default();
+    changes.collect(bytes, order, ValueForm::Step, base, target);
+    let mut sorted = Sorted::default();
+    let payload = at_width!(bytes, encode(order, base, &changes, &mut sorted)).payload;
+    let elements = (base.len() / bytes) as u64;
+    for chunk_elements in [1, 7, elements as usize] {
+        let mut walk = Walk::new(&payload, bytes, order, elements, changes.elements.len() as u64).unwrap();
+        let mut found = base.to_vec();
+        for chunk in found.chunks_mut(chunk_elements * bytes) {
+            at_width!(bytes, apply_chunk(&mut walk, chunk));
+        }
+        walk.finish(elements).unwrap();
+        assert!(found == target, "{dtype}");
+    }
+    payload
+}
+
+fn apply_chunk<W: Word>(walk: &mut Walk, chunk: &mut [u8]) {
+    walk.apply::<W>(chunk);
+}
+
+/// Noise from digests: even, and the same everywhere.
+fn noise(bytes: usize) -> Vec<u8> {
+    (0u32..).flat_map(|i| crate::digest::leaf_digest(&i.to_le_bytes()).0).take(bytes).collect()
+}
+
+#[test]
+fn every_dtype_round_trips_at_every_density() {
+    for dtype in Dtype::known() {
+        let base = noise(4096);
+        let dice = noise(8192);
+        for density in [1, 20, 200, 256] {
+            let mut target = base.clone();
+            for (i, byte) in target.iter_mut().enumerate() {
+                if u32::from(dice[2 * i]) < density {
+                    *byte = byte.wrapping_add(dice[2 * i + 1] % 8 + 1);
+                }
+            }
+            if target != base {
+                round_trip(&dtype, &base, &target);
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_steps_round_trip() {
+    for dtype in Dtype::known() {
+        let bytes = dtype.element_bytes();
+        let values = [vec![0u8; bytes], vec![0xff; bytes], vec![0x7f; bytes], vec![0x80; bytes]];
+        let mut pairs = (Vec::new(), Vec::new());
+        for base in &values {
+            for target in values.iter().filter(|target| *target != base) {
+                pairs.0.extend_from_slice(base);
+                pairs.1.extend_from_slice(target);
+            }
+        }
+        round_trip(&dtype, &pairs.0, &pairs.1);
+    }
+}
+
+#[test]
+fn the_worked_example_of_the_spec() {
+    // SPEC.md §7.5: eight BF16 elements of exponents 126 and 127; steps +1, -3 and +1.
+    let base = [0x3f80u16, 0x3f00, 0x3f81, 0x3f82, 0x3f01, 0x3f83, 0x3f02, 0x3f84];
+    let target = [0x3f80u16, 0x3f00, 0x3f81, 0x3f83, 0x3f01, 0x3f80, 0x3f03, 0x3f84];
+    let bytes = |words: [u16; 8]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let payload = round_trip(&Dtype::Bf16, &bytes(base), &bytes(target));
+    println!("{payload:02x?}");
+}
+
+#[test]
+fn ranges_beyond_the_dtype_and_lies_about_counts_are_refused() {
+    let kind = |payload: &[u8], changes| {
+        Walk::new(payload, 2, Dtype::Bf16.order(), 8, changes).map(|_| ()).unwrap_err().fault.kind()
+    };
+    // Lowest exponent 0, one class, one change: gap k 0, no exceptions; gap 2, positive.
+    let good = [0, 1, 1, 0, 0, 0, 0b0011];
+    assert!(Walk::new(&good, 2, Dtype::Bf16.order(), 8, 1).is_ok());
+    let with = |at: usize, byte: u8| {
+        let mut payload = good;
+        payload[at] = byte;
+        payload
+    };
+    assert_eq!(kind(&good, 2), "count");
+    assert_eq!(kind(&[0x80, 2, 1, 1, 0, 0, 0, 0b0011], 1), "value"); // exponent 256
+    assert_eq!(kind(&[0xff, 1, 2, 1, 0, 0, 0, 0, 0b0011], 1), "value"); // 255 and 256
+    assert_eq!(kind(&with(1, 0), 1), "value"); // no class
+    assert_eq!(kind(&with(1, 33), 1), "value"); // too many
+    assert_eq!(kind(&with(2, 9), 9), "value"); // more changes than elements
+    assert_eq!(kind(&with(3, 0x20), 1), "reserved"); // a parameter for no exceptions
+    assert_eq!(kind(&with(4, 0x40), 1), "value"); // magnitude parameter 16 of 16 bits
+    assert_eq!(kind(&with(5, 2), 1), "value"); // more exceptions than changes
+    assert_eq!(kind(&with(6, 0b1000_0011), 1), "reserved"); // padding
+    assert_eq!(kind(&[0, 1, 1, 0, 0, 0, 0b0011, 0], 1), "stream"); // a byte too many
+    assert_eq!(kind(&[0, 1, 1, 0, 0, 0, 0xff], 1), "stream"); // a bit too few
+    assert_eq!(kind(&[0, 1, 1, 0, 0], 1), "length");
+    assert_eq!(kind(&[0, 1, 1, 0xff, 3, 0], 1), "value"); // dense with an exception parameter
+}
+
+#[test]
+fn gaps_past_the_end_of_a_class_are_refused() {
+    let payload = [0, 1, 1, 0, 0, 0, 0b0011];
+    let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), 2, 1).unwrap();
+    walk.apply::<u16>(&mut [0; 4]);
+    assert!(matches!(walk.finish(2), Err(crate::Fault::Position { .. })));
+}
