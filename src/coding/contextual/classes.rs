@@ -131,7 +131,7 @@ impl Load {
         if self.changes == 0 {
             return EMPTY_TABLE_BITS;
         }
-        let magnitudes = estimate(self.excess + self.exceptions, self.exceptions);
+        let magnitudes = estimate(self.excess.saturating_add(self.exceptions), self.exceptions);
         let sparse = estimate(self.elements, self.changes) + estimate(self.changes, self.exceptions) + magnitudes;
         TABLE_BITS + sparse
     }
