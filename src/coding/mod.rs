@@ -14,6 +14,7 @@ use crate::dtype::Dtype;
 use crate::element::{at_width, Changes, Order, ValueForm, Word};
 use crate::error::{Error, Fault, Result};
 use crate::parse::Bad;
+use crate::stream::EncoderOptions;
 
 /// The coding of a block, as its code byte on the wire says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -65,12 +66,70 @@ pub(crate) struct Choice {
     pub level: i32,
 }
 
-/// A block in its smallest allowed coding.
-#[derive(Debug)]
-pub(crate) struct EncodedBlock {
+/// The changes of one block in the smallest coding that was allowed, without any container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EncodedBlock {
+    /// How the changes are written.
     pub coding: Coding,
+    /// Number of elements that change.
     pub changes: u64,
+    /// The payload of the coding (SPEC.md §7).
     pub payload: Vec<u8>,
+}
+
+impl EncodedBlock {
+    /// Makes the block, which has so many elements of this dtype, ready to be applied.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the payload breaks a rule of its coding.
+    pub fn decode(&self, dtype: &Dtype, elements: u64) -> Result<BlockDecoder> {
+        let len = self.payload.len();
+        BlockDecoder::new(dtype, self.coding, elements, self.changes, &self.payload, len as u64)
+            .map_err(|bad| bad.fault.at((len - bad.rest) as u64))
+    }
+}
+
+/// Encodes single blocks without a container: for those who frame and verify them by other means.
+///
+/// ```
+/// use pulse::{BlockEncoder, Dtype, EncoderOptions};
+/// let mut encoder = BlockEncoder::new(&EncoderOptions::default());
+/// let (base, target) = ([0x80, 0x3f, 0, 0], [0x81, 0x3f, 0, 0]);
+/// let block = encoder.encode(&Dtype::Bf16, &base, &target)?.expect("something changed");
+/// let mut weights = base;
+/// block.decode(&Dtype::Bf16, 2)?.apply(&mut weights)?;
+/// assert_eq!(weights, target);
+/// # Ok::<(), pulse::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct BlockEncoder {
+    choice: Choice,
+    scratch: Scratch,
+}
+
+/// Largest block that the format knows.
+const BLOCK_BYTES_MAX: usize = 1024 * crate::LEAF_BYTES;
+
+impl BlockEncoder {
+    /// An encoder with the coding, value form and zstd level of these options.
+    #[must_use]
+    pub fn new(options: &EncoderOptions) -> Self {
+        BlockEncoder { choice: options.choice(), scratch: Scratch::default() }
+    }
+
+    /// Encodes the changes from `base` to `target`; `None` if there are none.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if the slices differ in length, cut an element, or exceed 64 MiB.
+    pub fn encode(&mut self, dtype: &Dtype, base: &[u8], target: &[u8]) -> Result<Option<EncodedBlock>> {
+        let whole = target.len().is_multiple_of(dtype.element_bytes());
+        if base.len() != target.len() || !whole || target.len() > BLOCK_BYTES_MAX {
+            let (base, target) = (base.len(), target.len());
+            return Err(Error::misuse(format!("{base} base and {target} target bytes of {dtype} are no block")));
+        }
+        Ok(encode(dtype, self.choice, base, target, &mut self.scratch))
+    }
 }
 
 /// Space that an encoder keeps from block to block.

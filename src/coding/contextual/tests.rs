@@ -74,8 +74,13 @@ fn the_worked_example_of_the_spec() {
     let base = [0x3f80u16, 0x3f00, 0x3f81, 0x3f82, 0x3f01, 0x3f83, 0x3f02, 0x3f84];
     let target = [0x3f80u16, 0x3f00, 0x3f81, 0x3f83, 0x3f01, 0x3f80, 0x3f03, 0x3f84];
     let bytes = |words: [u16; 8]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-    let payload = round_trip(&Dtype::Bf16, &bytes(base), &bytes(target));
-    println!("{payload:02x?}");
+    let payload = [0x7e, 2, 1, 1, 0, 0, 2, 0, 0, 1, 0x31, 0x16];
+    let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), 8, 3).unwrap();
+    let mut found = bytes(base);
+    walk.apply::<u16>(&mut found);
+    walk.finish(8).unwrap();
+    assert_eq!(found, bytes(target));
+    round_trip(&Dtype::Bf16, &bytes(base), &bytes(target));
 }
 
 #[test]
