@@ -35,6 +35,9 @@ pub(crate) trait Word: Copy + Eq + Send + Sync + 'static {
     /// Inverse: the rank that lies a zigzag step from `self`.
     fn zigzag_to(self, step: Self) -> Self;
     fn xor(self, other: Self) -> Self;
+    /// Bits from `shift` up under `mask`, clamped to a range of less than 256 values that starts at
+    /// `low`, less `low`. In the element's own width, so that compilers can do many at once.
+    fn clamped_field(self, shift: u32, mask: Self, low: Self, high: Self) -> u8;
 }
 
 macro_rules! word {
@@ -99,6 +102,11 @@ macro_rules! word {
             #[inline(always)]
             fn xor(self, other: Self) -> Self {
                 self ^ other
+            }
+
+            #[inline(always)]
+            fn clamped_field(self, shift: u32, mask: Self, low: Self, high: Self) -> u8 {
+                ((self >> shift & mask).max(low).min(high) - low) as u8
             }
         }
     )*};
@@ -176,18 +184,24 @@ const STRIDE: usize = 64;
 #[inline(always)]
 pub(crate) fn for_each_change<W: Word>(base: &[u8], target: &[u8], mut found: impl FnMut(usize, W, W)) {
     let mut first = 0;
-    for (base, target) in base.chunks(STRIDE).zip(target.chunks(STRIDE)) {
-        if base != target {
-            let words = base.chunks_exact(W::BYTES).zip(target.chunks_exact(W::BYTES));
-            for (i, (base, target)) in words.enumerate() {
-                let (base, target) = (W::load(base), W::load(target));
-                if base != target {
-                    found(first + i, base, target);
-                }
+    let (bases, base_tail) = base.as_chunks::<STRIDE>();
+    let (targets, target_tail) = target.as_chunks::<STRIDE>();
+    let mut words = |first: usize, base: &[u8], target: &[u8]| {
+        let words = base.chunks_exact(W::BYTES).zip(target.chunks_exact(W::BYTES));
+        for (i, (base, target)) in words.enumerate() {
+            let (base, target) = (W::load(base), W::load(target));
+            if base != target {
+                found(first + i, base, target);
             }
+        }
+    };
+    for (base, target) in bases.iter().zip(targets) {
+        if base != target {
+            words(first, base, target);
         }
         first += STRIDE / W::BYTES;
     }
+    words(first, base_tail, target_tail);
 }
 
 fn collect<W: Word>(changes: &mut Changes, order: Order, form: ValueForm, base: &[u8], target: &[u8]) {

@@ -5,8 +5,8 @@ use crate::element::{Changes, Order, Word};
 
 /// Most classes of a block.
 pub(crate) const CLASSES_MAX: usize = 32;
-/// One stride of elements in so many is looked at to learn how common each exponent is.
-const SAMPLE: usize = 16;
+/// About so many elements of a block are looked at to learn how common each exponent is.
+const SAMPLES: usize = 1 << 14;
 /// Elements of a stride.
 const STRIDE: usize = 32;
 /// Bits that one more class costs in the table.
@@ -50,8 +50,9 @@ impl Classes {
     /// Classes of consecutive elements.
     #[inline(always)]
     pub fn fill<W: Word>(&self, base: &[u8], classes: &mut [u8]) {
+        let [mask, low, high] = [self.mask, self.lowest, self.highest].map(W::narrow);
         for (class, word) in classes.iter_mut().zip(base.chunks_exact(W::BYTES)) {
-            *class = self.of(W::load(word)) as u8;
+            *class = W::load(word).clamped_field(self.shift, mask, low, high);
         }
     }
 
@@ -149,7 +150,7 @@ impl Histogram {
         let mut loads = vec![Load::default(); exponent.mask as usize + 1];
         let stride = STRIDE * W::BYTES;
         // Small blocks are counted in full.
-        let sample = if base.len() < 64 * stride { 1 } else { SAMPLE };
+        let sample = (base.len() / (SAMPLES * W::BYTES)).max(1);
         for words in base.chunks(stride).step_by(sample) {
             words.chunks_exact(W::BYTES).for_each(|word| loads[of(word)].elements += sample as u64);
         }

@@ -3,6 +3,7 @@
 
 use super::classes::{Classes, CLASSES_MAX};
 use super::table::{ClassTable, Coded, Table, RAW_GAP_BITS};
+use super::TILE;
 use crate::bits::{BadBits, BitReader};
 use crate::element::{at_width, Order, ValueForm, Word};
 use crate::error::Fault;
@@ -49,15 +50,20 @@ impl Walk {
         let (classes, order) = (self.classes, self.order);
         // Copied so that the loop need not assume that anything else changes them.
         let mut countdown = self.countdown;
-        for word in chunk.chunks_exact_mut(W::BYTES) {
-            let base = W::load(word);
-            let class = classes.of(base) % CLASSES_MAX;
-            let left = countdown[class];
-            countdown[class] = left.wrapping_sub(1);
-            if left == 0 {
-                let (step, gap) = self.advance(class);
-                countdown[class] = gap;
-                ValueForm::Step.target(order, base, W::narrow(step)).store(word);
+        let mut tile = [0u8; TILE];
+        for chunk in chunk.chunks_mut(TILE * W::BYTES) {
+            let tile = &mut tile[..chunk.len() / W::BYTES];
+            classes.fill::<W>(chunk, tile);
+            for (element, &class) in tile.iter().enumerate() {
+                let class = usize::from(class) % CLASSES_MAX;
+                let left = countdown[class];
+                countdown[class] = left.wrapping_sub(1);
+                if left == 0 {
+                    let (step, gap) = self.advance(class);
+                    countdown[class] = gap;
+                    let word = &mut chunk[element * W::BYTES..(element + 1) * W::BYTES];
+                    ValueForm::Step.target(order, W::load(word), W::narrow(step)).store(word);
+                }
             }
         }
         self.countdown = countdown;
