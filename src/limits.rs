@@ -17,6 +17,8 @@ pub struct Limits {
     pub block_leaves: u64,
     /// Bytes of a tensor name, a file name or a dtype name.
     pub name_bytes: u64,
+    /// Bytes of all tensor names together: front coding lets a few bytes stand for a long name.
+    pub names_bytes: u64,
     /// Bytes of all metadata keys and values together.
     pub metadata_bytes: u64,
     /// Tensors in a patch.
@@ -33,6 +35,7 @@ impl Default for Limits {
             section_bytes: 64 << 20,
             block_leaves: 64,
             name_bytes: 4096,
+            names_bytes: 128 << 20,
             metadata_bytes: 1 << 20,
             tensors: 1 << 20,
             files: 1 << 16,
@@ -57,6 +60,7 @@ impl Limits {
         with_section_bytes section_bytes
         with_block_leaves block_leaves
         with_name_bytes name_bytes
+        with_names_bytes names_bytes
         with_metadata_bytes metadata_bytes
         with_tensors tensors
         with_files files

@@ -5,7 +5,5 @@
 mod app;
 
 fn main() -> std::process::ExitCode {
-    let mut args: Vec<_> = std::env::args_os().collect();
-    args.insert(1.min(args.len()), "inspect".into());
-    app::main(args)
+    app::main(["pulse".into(), "inspect".into()].into_iter().chain(std::env::args_os().skip(1)))
 }

@@ -268,6 +268,7 @@ pub struct PushDecoder {
     file_names: HashSet<String>,
     tensor: Option<OpenTensor>,
     names: HashSet<Arc<str>>,
+    names_bytes: u64,
     index: Vec<IndexEntry>,
     index_offset: u64,
     changes: u64,
@@ -292,6 +293,7 @@ impl PushDecoder {
             file_names: HashSet::new(),
             tensor: None,
             names: HashSet::new(),
+            names_bytes: 0,
             index: Vec::new(),
             index_offset: 0,
             changes: 0,
@@ -644,6 +646,11 @@ impl PushDecoder {
         let (asked, allowed) = (self.index.len() as u64 + 1, self.limits.tensors);
         if asked > allowed {
             return Err(bad(payload, Fault::Limit { limit: "tensors", asked, allowed }));
+        }
+        self.names_bytes += header.name.len() as u64;
+        let (asked, allowed) = (self.names_bytes, self.limits.names_bytes);
+        if asked > allowed {
+            return Err(bad(payload, Fault::Limit { limit: "names_bytes", asked, allowed }));
         }
         let name = Arc::<str>::from(&*header.name);
         if !self.names.insert(name.clone()) {
