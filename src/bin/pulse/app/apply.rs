@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use pulse::{ApplyOptions, Checkpoint, Error, Limits, PatchFile, Result};
+use pulse::{ApplyOptions, Checkpoint, Limits, PatchFile, Result};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -14,14 +14,19 @@ use super::{text, Common, Outcome};
 ///
 /// OUT appears when every digest is right, and not otherwise. A snapshot needs no BASE.
 #[derive(Debug, Args)]
+#[command(override_usage = "pulse apply [OPTIONS] BASE PATCH -o OUT
+       pulse apply [OPTIONS] SNAPSHOT -o OUT")]
 #[command(after_help = "Examples:
   pulse apply step_0040.safetensors 41.pulse -o step_0041.safetensors
   pulse apply run/step40/ 41.pulse -o run/step41/
   pulse apply 40.pulse -o step_0040.safetensors")]
 pub struct Apply {
-    /// The checkpoint that the patch was made from (none for a snapshot), then the patch.
-    #[arg(required = true, num_args = 1..=2, value_names = ["BASE", "PATCH"])]
-    inputs: Vec<PathBuf>,
+    /// The checkpoint that the patch was made from; a snapshot has none.
+    #[arg(value_name = "BASE")]
+    first: PathBuf,
+    /// The patch.
+    #[arg(value_name = "PATCH")]
+    second: Option<PathBuf>,
     /// Write the target here.
     #[arg(long, short, value_name = "OUT")]
     output: PathBuf,
@@ -32,10 +37,9 @@ pub struct Apply {
 
 impl Apply {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let (base, patch) = match self.inputs.as_slice() {
-            [patch] => (None, patch),
-            [base, patch] => (Some(base), patch),
-            _ => return Err(Error::Misuse("apply takes BASE and PATCH".into())),
+        let (base, patch) = match &self.second {
+            None => (None, &self.first),
+            Some(patch) => (Some(&self.first), patch),
         };
         let started = Instant::now();
         let patch = PatchFile::open(patch, &Limits::default())?;

@@ -14,14 +14,19 @@ use super::{text, Common, Outcome};
 ///
 /// BASE and TARGET are a .safetensors file or a directory of them.
 #[derive(Debug, Args)]
+#[command(override_usage = "pulse diff [OPTIONS] BASE TARGET -o PATCH
+       pulse diff [OPTIONS] --snapshot TARGET -o PATCH")]
 #[command(after_help = "Examples:
   pulse diff step_0040.safetensors step_0041.safetensors -o 41.pulse
   pulse diff run/step40/ run/step41/ -o 41.pulse --base-step 40 --step 41 --meta trainer=grpo
   pulse diff --snapshot step_0040.safetensors -o 40.pulse")]
 pub struct Diff {
-    /// The checkpoint that receivers hold, then the one that they need.
-    #[arg(required = true, num_args = 1..=2, value_names = ["BASE", "TARGET"])]
-    checkpoints: Vec<PathBuf>,
+    /// The checkpoint that receivers hold.
+    #[arg(value_name = "BASE")]
+    first: PathBuf,
+    /// The checkpoint that they need.
+    #[arg(value_name = "TARGET")]
+    second: Option<PathBuf>,
     /// Write the patch here.
     #[arg(long, short, value_name = "PATCH")]
     output: PathBuf,
@@ -112,11 +117,11 @@ impl Diff {
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let usage = |what: &str| Err(pulse::Error::Misuse(what.into()));
-        let (base, target) = match (self.snapshot, self.checkpoints.as_slice()) {
-            (true, [target]) => (None, target),
-            (true, _) => return usage("--snapshot takes one checkpoint: a snapshot has no base"),
-            (false, [base, target]) => (Some(base), target),
-            (false, _) => {
+        let (base, target) = match (self.snapshot, &self.second) {
+            (true, None) => (None, &self.first),
+            (true, Some(_)) => return usage("--snapshot takes one checkpoint: a snapshot has no base"),
+            (false, Some(target)) => (Some(&self.first), target),
+            (false, None) => {
                 return usage("diff takes two checkpoints, BASE and TARGET; use --snapshot for a patch without a base")
             }
         };
