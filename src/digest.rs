@@ -77,6 +77,7 @@ pub fn leaf_digest(leaf: &[u8]) -> Digest {
     Sha::of(&[&[0], leaf])
 }
 
+#[cfg(feature = "checkpoint")]
 /// Digests of the leaves of `bytes`, which starts on a leaf boundary of its tensor.
 pub(crate) fn leaf_digests(bytes: &[u8]) -> impl Iterator<Item = Digest> + '_ {
     bytes.chunks(LEAF_BYTES).map(leaf_digest)
@@ -233,6 +234,7 @@ mod tests {
         assert_eq!(tensor_digest(b""), Sha::of(&[&[1]]), "an empty tensor has no leaf");
     }
 
+    #[cfg(feature = "checkpoint")]
     #[test]
     fn leaves_hashed_elsewhere_give_the_same_digest() {
         let bytes = vec![3u8; 3 * LEAF_BYTES + 1];

@@ -11,7 +11,7 @@ use crate::checkpoint::patch::{MappedFile, MappedTensor, PatchFile};
 use crate::checkpoint::pieces::{Groups, PIECE_BYTES};
 use crate::checkpoint::pipeline::{ordered, Parallel};
 use crate::checkpoint::safetensors::{FileHeader, FileTensor, HEADER_BYTES_MAX};
-use crate::checkpoint::source::{Checkpoint, CheckpointTensor};
+use crate::checkpoint::source::{Checkpoint, CheckpointTensor, INDEX_SUFFIX};
 use crate::digest::{leaf_digests, CheckpointHasher, Digest, Sha, TensorHasher};
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Fault, Result};
@@ -88,8 +88,8 @@ pub fn apply(
 
 /// Checks a patch beyond what [`PatchFile::open`] has checked, without writing anything.
 ///
-/// Payloads that need no base are decoded. With a base, the target is made in memory, block by
-/// block, and its digests compared. With a target, its digests are compared with those of the patch.
+/// Payloads that need no base are decoded. With a base, its digest is compared, the target is made
+/// in memory, block by block, and its digests compared. With a target, its digests are compared with those of the patch.
 ///
 /// # Errors
 /// As [`apply`].
@@ -100,8 +100,12 @@ pub fn verify(
     parallel: Parallel<'_>,
 ) -> Result<()> {
     match base {
-        Some(_) if !patch.header().snapshot => {
-            let base = base_of(base, patch)?;
+        Some(_) if patch.header().snapshot => {
+            return Err(Error::misuse(format!("{} is a snapshot: it has no base", patch.path().display())));
+        }
+        Some(base) => {
+            check_base(base, patch, parallel)?;
+            let base = Some(base);
             let plan = explain(base, patch, parallel, Plan::new(base, patch))?;
             let made = plan.run(base, patch, None, parallel);
             explain(base, patch, parallel, made.and_then(|()| plan.check_companions(patch)))?;
@@ -146,18 +150,21 @@ fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &PatchFile) -> Result<Option
 /// When something went wrong, finds out whether the base is the reason: the patch itself was
 /// proved to be right before.
 fn explain<T>(base: Option<&Checkpoint>, patch: &PatchFile, parallel: Parallel<'_>, result: Result<T>) -> Result<T> {
-    let (Err(error), Some(base), Some(expected)) = (&result, base, patch.footer().base) else { return result };
-    if !matches!(error, Error::Corrupt(_) | Error::Checkpoint { .. }) {
-        return result;
+    if let (Err(Error::Corrupt(_) | Error::Checkpoint { .. }), Some(base)) = (&result, base) {
+        check_base(base, patch, parallel)?;
     }
-    let found = differing_tensor(base, patch, parallel, |tensor| tensor.end.and_then(|end| end.base))?;
-    if found.checkpoint == expected {
-        return result;
+    result
+}
+
+/// Compares the digest of the base with the one that the patch names.
+fn check_base(base: &Checkpoint, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
+    let differing = differing_tensor(base, patch, parallel, |tensor| tensor.end.and_then(|end| end.base))?;
+    match (patch.footer().base, differing.tensor) {
+        (Some(expected), _) if expected == differing.checkpoint => Ok(()),
+        (None, _) => Ok(()),
+        (_, Some((name, expected, found))) => Err(Error::BaseMismatch { tensor: Some(name), expected, found }),
+        (Some(expected), None) => Err(Error::BaseMismatch { tensor: None, expected, found: differing.checkpoint }),
     }
-    Err(match found.tensor {
-        Some((name, expected, found)) => Error::BaseMismatch { tensor: Some(name), expected, found },
-        None => Error::BaseMismatch { tensor: None, expected, found: found.checkpoint },
-    })
 }
 
 struct Differing {
@@ -240,6 +247,10 @@ impl<'a> Plan<'a> {
             plan.is_directory = base.is_some_and(|base| base.is_directory);
             let name = if plan.is_directory { "model.safetensors" } else { "" };
             plan.files.push(OutFile { name: name.into(), header });
+            // An index file would name the files of before.
+            let kept =
+                base.iter().flat_map(|base| &base.companions).filter(|found| !found.name.ends_with(INDEX_SUFFIX));
+            plan.companions = kept.map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
         }
         plan.assign(target, patch)?;
         Ok(plan)
@@ -470,7 +481,7 @@ fn base_problem(base: Option<&Checkpoint>, what: String) -> Error {
 
 fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
     let what = format!(
-        "'{}' is not as the patch expects it ({} bytes, SHA-256 {}); use the base that the patch was made from, with all of its files",
+        "'{}' is not as the patch expects it ({} bytes, SHA-256 {}). The same tensors saved anew can have another header: use the base that the patch was made from, with all of its files",
         record.name, record.bytes, record.sha256
     );
     base_problem(base, what)

@@ -66,7 +66,12 @@ pub fn diff<W: Write>(
     let options = EncoderOptions { snapshot: base.is_none(), ..options };
     let (choice, block_bytes) = (options.choice(), options.block_bytes());
     let mut session = Session::new(out, options)?;
-    write_files(&mut session, base, target)?;
+    // What a reader would refuse in a name is not the caller's fault here.
+    let refuse = |error| match error {
+        Error::Misuse(what) => Error::checkpoint(target.path(), what),
+        other => other,
+    };
+    write_files(&mut session, base, target).map_err(refuse)?;
 
     let pairs = pairs(base, Some(target));
     let mut actions = BTreeMap::new();
@@ -74,7 +79,9 @@ pub fn diff<W: Write>(
     for_each_piece(&pairs, block_bytes, parallel, Encoding::default, work, |piece, done: Encoded| {
         let Pair { name, base, target } = piece.pair;
         if piece.first {
-            session.begin(name, base.map(|tensor| tensor.spec()), target.map(|tensor| tensor.spec()))?;
+            session
+                .begin(name, base.map(|tensor| tensor.spec()), target.map(|tensor| tensor.spec()))
+                .map_err(refuse)?;
         }
         let open = session.open()?;
         done.base_leaves.iter().for_each(|leaf| open.base.push_leaf(leaf));

@@ -183,6 +183,10 @@ impl PatchFile {
 
     fn open_file(path: &Path, limits: &Limits) -> Result<(PatchMap, File)> {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
+        // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            return Err(Error::checkpoint(path, "not a regular file"));
+        }
         let file = File::open(path).map_err(io)?;
         let mut map = PatchMap { file_bytes: file.metadata().map_err(io)?.len(), ..PatchMap::default() };
         map.error = map.scan(file.try_clone().map_err(io)?, limits).err();

@@ -151,11 +151,13 @@ impl FileHeader {
                 return Err(Error::checkpoint(path, format!("a tensor cannot be named {METADATA}")));
             }
             let end = begin.checked_add(spec.bytes()).ok_or_else(|| Error::checkpoint(path, "more than 2^64 bytes"))?;
-            let value = serde_json::json!({
-                "dtype": spec.dtype().name(), "shape": spec.shape(), "data_offsets": [begin, end],
-            });
+            // Quoted by serde_json, ordered here: the bytes must not depend on its features.
+            let quoted = |text: &str| serde_json::Value::from(text).to_string();
             let comma = if json.len() > 1 { "," } else { "" };
-            json.push_str(&format!("{comma}{}:{value}", serde_json::Value::from(name)));
+            let (name, dtype, shape) = (quoted(name), quoted(spec.dtype().name()), spec.shape());
+            json.push_str(&format!(
+                "{comma}{name}:{{\"dtype\":{dtype},\"shape\":{shape:?},\"data_offsets\":[{begin},{end}]}}"
+            ));
             begin = end;
         }
         json.push('}');
@@ -189,11 +191,12 @@ pub(crate) struct TensorFile {
 impl TensorFile {
     pub fn open(path: &Path, name: &str) -> Result<Self> {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
+        // Looked at before it is opened: opening a pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::checkpoint(path, "not a regular file"));
         }
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
         let header = FileHeader::read(path, &file, metadata.len())?;
         Ok(TensorFile { name: name.into(), path: path.into(), header, file })
     }

@@ -11,7 +11,7 @@ use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 
 const INDEX: &str = "model.safetensors.index.json";
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
+pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
 const SUFFIX: &str = ".safetensors";
 
 /// A tensor of a checkpoint, and where its bytes are.

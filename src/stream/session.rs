@@ -86,6 +86,7 @@ pub(crate) struct OpenTensor {
 
 /// What became of a tensor.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // the encoder need not know
 pub(crate) struct TensorOutcome {
     pub action: Action,
     /// The tensor is in the patch.

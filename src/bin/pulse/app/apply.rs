@@ -1,6 +1,6 @@
 //! `pulse apply`: a base and a patch to the target.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -36,13 +36,14 @@ pub struct Apply {
 }
 
 impl Apply {
+    pub fn patch(&self) -> &Path {
+        self.second.as_ref().unwrap_or(&self.first)
+    }
+
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let (base, patch) = match &self.second {
-            None => (None, &self.first),
-            Some(patch) => (Some(&self.first), patch),
-        };
+        let base = self.second.as_ref().map(|_| &self.first);
         let started = Instant::now();
-        let patch = PatchFile::open(patch, &Limits::default())?;
+        let patch = PatchFile::open(self.patch(), &Limits::default())?;
         let base = base.map(|path| Checkpoint::open(path)).transpose()?;
         let progress = Progress::new(common, "apply", patch.footer().target_bytes);
         let options = ApplyOptions::default().with_replace(self.force);
@@ -53,7 +54,7 @@ impl Apply {
         let text = text::facts(&[
             ("output", self.output.display().to_string()),
             ("changes", text::count(report.changes)),
-            ("verified", format!("{} in {} files", text::bytes(report.target_bytes), report.files)),
+            ("verified", format!("{} in {}", text::bytes(report.target_bytes), text::number(report.files, "file"))),
             ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput))),
             ("digest", report.target.to_string()),
         ]);

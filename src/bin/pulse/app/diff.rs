@@ -1,6 +1,6 @@
 //! `pulse diff`: two checkpoints to a patch.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -33,12 +33,12 @@ pub struct Diff {
     /// Carry TARGET whole, without a base.
     #[arg(long)]
     snapshot: bool,
-    /// How blocks are coded.
-    #[arg(long, value_enum, default_value_t = CodingArg::Contextual)]
-    coding: CodingArg,
-    /// How values of flat blocks are expressed.
-    #[arg(long, value_enum, default_value_t = ValuesArg::Step)]
-    values: ValuesArg,
+    /// How blocks are coded [default: contextual, or flat if --values is given].
+    #[arg(long, value_enum)]
+    coding: Option<CodingArg>,
+    /// How values of flat blocks are expressed [default: step].
+    #[arg(long, value_enum)]
+    values: Option<ValuesArg>,
     /// Lineage: the training run, 32 hexadecimal digits.
     #[arg(long, value_name = "ID", value_parser = parse_run)]
     run: Option<[u8; 16]>,
@@ -94,16 +94,21 @@ fn parse_meta(pair: &str) -> Result<(String, String), String> {
     Ok((key.into(), value.into()))
 }
 
+/// Whether both paths lead to the same file.
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 impl Diff {
     fn options(&self) -> EncoderOptions {
         let values = match self.values {
-            ValuesArg::Step => ValueForm::Step,
-            ValuesArg::Xor => ValueForm::Xor,
-            ValuesArg::Overwrite => ValueForm::Overwrite,
+            None | Some(ValuesArg::Step) => ValueForm::Step,
+            Some(ValuesArg::Xor) => ValueForm::Xor,
+            Some(ValuesArg::Overwrite) => ValueForm::Overwrite,
         };
-        let coding = match self.coding {
-            CodingArg::Contextual => Coding::Contextual,
-            CodingArg::Flat => Coding::Flat,
+        let coding = match (self.coding, self.values) {
+            (Some(CodingArg::Flat), _) | (None, Some(_)) => Coding::Flat,
+            (Some(CodingArg::Contextual), _) | (None, None) => Coding::Contextual,
         };
         let options = EncoderOptions::default()
             .with_coding(coding)
@@ -125,6 +130,13 @@ impl Diff {
                 return usage("diff takes two checkpoints, BASE and TARGET; use --snapshot for a patch without a base")
             }
         };
+        if let (Some(CodingArg::Contextual), Some(_)) = (self.coding, self.values) {
+            return usage("--values is for flat blocks; contextual ones have steps");
+        }
+        let inputs = [Some(target), base];
+        if inputs.into_iter().flatten().any(|input| same_file(input, &self.output)) {
+            return usage("PATCH is one of the checkpoints; choose another name");
+        }
         let started = Instant::now();
         let base = base.map(|path| Checkpoint::open(path)).transpose()?;
         let target = Checkpoint::open(target)?;
@@ -167,9 +179,9 @@ impl Diff {
             (
                 "size",
                 format!(
-                    "{} bytes, {:.1} times smaller than the full {}",
-                    text::count(patch_bytes),
-                    text::ratio(full, patch_bytes),
+                    "{}, {} than the full {}",
+                    text::number(patch_bytes, "byte"),
+                    text::times_smaller(full, patch_bytes),
                     text::bytes(full)
                 ),
             ),

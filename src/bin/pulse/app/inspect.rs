@@ -20,7 +20,7 @@ use super::{text, Common, Outcome};
 pub struct Inspect {
     /// The patch.
     #[arg(value_name = "PATCH")]
-    patch: PathBuf,
+    pub patch: PathBuf,
 }
 
 /// Bytes of signature and version, which belong to no section.
@@ -70,8 +70,14 @@ fn summary(path: &str, map: &PatchMap, broken: Option<&str>) -> String {
         ));
         let bits = 8.0 * text::ratio(map.file_bytes, footer.changes);
         facts.push(("per change", format!("{bits:.2} bits")));
-        let times = text::ratio(footer.target_bytes, map.file_bytes);
-        facts.push(("ratio", format!("{times:.1} times smaller than {} of tensors", text::bytes(footer.target_bytes))));
+        facts.push((
+            "ratio",
+            format!(
+                "{} than {} of tensors",
+                text::times_smaller(footer.target_bytes, map.file_bytes),
+                text::bytes(footer.target_bytes)
+            ),
+        ));
     }
     facts.push((
         "integrity",
@@ -144,16 +150,18 @@ fn file_table(map: &PatchMap) -> String {
 /// Every byte of the file by the kind of section it belongs to.
 fn byte_table(map: &PatchMap) -> String {
     let row = |name: String, count: u64, bytes: u64| {
-        vec![name, text::count(count), text::count(bytes), text::percent(bytes, map.file_bytes)]
+        let count = if count == 0 { String::new() } else { text::count(count) };
+        vec![name, count, text::count(bytes), text::percent(bytes, map.file_bytes)]
     };
     let prelude = map.good_bytes.min(PRELUDE_BYTES);
-    let mut rows = vec![row("signature and version".into(), u64::from(prelude > 0), prelude)];
+    let mut rows = vec![row("signature and version".into(), 0, prelude)];
     rows.extend(map.sections.iter().map(|(tag, total)| row(tag.to_string(), total.count, total.bytes)));
     let unread = map.file_bytes.saturating_sub(map.good_bytes);
     if unread > 0 {
-        rows.push(row("not readable".into(), 1, unread));
+        rows.push(row("not readable".into(), 0, unread));
     }
-    rows.push(row("file".into(), rows.len() as u64, map.file_bytes));
+    let sections = map.sections.values().map(|total| total.count).sum();
+    rows.push(row("file".into(), sections, map.file_bytes));
     text::table(&["section", "count", "bytes", "share"], &rows)
 }
 

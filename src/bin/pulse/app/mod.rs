@@ -12,9 +12,11 @@ mod text;
 mod verify;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use pulse::Error;
 
 /// Ship model weights as verified lossless patches.
 #[derive(Debug, Parser)]
@@ -57,12 +59,34 @@ struct Outcome {
     text: String,
     json: serde_json::Value,
     /// Why it failed although there is something to print.
-    error: Option<pulse::Error>,
+    error: Option<Error>,
 }
 
 impl Outcome {
     fn new(text: String, json: serde_json::Value) -> Self {
         Outcome { text, json, error: None }
+    }
+}
+
+impl Command {
+    /// The patch that the command reads; errors in its bytes name it.
+    fn patch(&self) -> Option<&Path> {
+        match self {
+            Command::Apply(command) => Some(command.patch()),
+            Command::Verify(command) => Some(&command.patch),
+            Command::Inspect(command) => Some(&command.patch),
+            Command::Diff(_) | Command::Digest(_) | Command::Stat(_) | Command::Demo(_) => None,
+        }
+    }
+
+    /// The message of an error, with the file that it is about.
+    fn explain(&self, error: &Error) -> String {
+        match (error, self.patch()) {
+            (Error::Corrupt(_) | Error::Limit { .. } | Error::Version { .. }, Some(patch)) => {
+                format!("{}: {error}", patch.display())
+            }
+            _ => error.to_string(),
+        }
     }
 }
 
@@ -94,14 +118,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
             match (outcome.error, printed) {
                 (None, Ok(())) => return ExitCode::SUCCESS,
-                (Some(error), _) => error.to_string(),
+                (Some(error), _) => cli.command.explain(&error),
                 (None, Err(error)) => format!("writing to standard output: {error}"),
             }
         }
         Err(error) => {
-            text::complain(&error.to_string());
+            text::complain(&cli.command.explain(&error));
             // What the library calls misuse is, from here, wrong usage.
-            let usage = matches!(error, pulse::Error::Misuse(_));
+            let usage = matches!(error, Error::Misuse(_));
             return if usage { ExitCode::from(2) } else { ExitCode::FAILURE };
         }
     };

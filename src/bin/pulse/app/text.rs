@@ -18,12 +18,12 @@ pub fn complain(message: &str) {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let style = if colour { AnsiColor::Red.on_default().bold() } else { Style::new() };
     // There is nobody left to tell if this fails.
-    let _ = writeln!(io::stderr(), "{style}error{style:#}: {message}");
+    let _ = writeln!(io::stderr(), "{style}error{style:#}: {}", clean(message));
 }
 
 /// A note that is not the result of the command.
 pub fn note(message: &str) {
-    let _ = writeln!(io::stderr(), "note: {message}");
+    let _ = writeln!(io::stderr(), "note: {}", clean(message));
 }
 
 /// 1234567 → "1,234,567".
@@ -45,7 +45,7 @@ pub fn bytes(number: u64) -> String {
     for unit in ["bytes", "kB", "MB", "GB", "TB"] {
         if value < 999.5 || unit == "TB" {
             return match unit {
-                "bytes" => format!("{number} bytes"),
+                "bytes" => self::number(number, "byte"),
                 _ if value < 9.995 => format!("{value:.2} {unit}"),
                 _ if value < 99.95 => format!("{value:.1} {unit}"),
                 _ => format!("{value:.0} {unit}"),
@@ -79,14 +79,35 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
+/// Text from a file, fit for a terminal: control characters and those that turn the direction of
+/// writing are escaped, so that a name cannot forge lines or colours.
+pub fn clean(text: &str) -> String {
+    let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// "1 file", "2 files".
+pub fn number(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", self::count(count), if count == 1 { "" } else { "s" })
+}
+
+/// How a patch compares with a full copy.
+pub fn times_smaller(full: u64, patch: u64) -> String {
+    match ratio(full, patch) {
+        times if times >= 1.0 => format!("{times:.1} times smaller"),
+        _ => "not smaller".into(),
+    }
+}
+
 /// "label     value" lines.
 pub fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
-    facts.iter().map(|(label, value)| format!("{label:width$}  {value}\n")).collect()
+    facts.iter().map(|(label, value)| format!("{label:width$}  {}\n", clean(value))).collect()
 }
 
 /// A table with aligned columns; the first is aligned left, the others right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
     let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column)).map(|cell| cell.chars().count());
     let widths: Vec<usize> =
         (0..head.len()).map(|c| cells(c).max().unwrap_or(0).max(head[c].chars().count())).collect();
@@ -102,7 +123,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         out.trim_end().to_string() + "\n"
     };
     let mut out = line(&mut head.iter().copied());
-    for row in rows {
+    for row in &rows {
         out.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     out

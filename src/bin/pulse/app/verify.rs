@@ -18,7 +18,7 @@ use super::{Common, Outcome};
 pub struct Verify {
     /// The patch.
     #[arg(value_name = "PATCH")]
-    patch: PathBuf,
+    pub patch: PathBuf,
     /// Make the target from this base, in memory, and check its digests.
     #[arg(long, value_name = "B")]
     base: Option<PathBuf>,
