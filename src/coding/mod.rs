@@ -166,7 +166,8 @@ pub(crate) fn encode(
     let mut best = block(Coding::Contextual, contextual.payload);
     // The others are tried only where they can win: few changes, changes in clusters, or so
     // many that the payload is hardly smaller than the bytes themselves.
-    if count <= FEW_CHANGES || contextual.clustered {
+    let large = best.payload.len() > target.len() / 4;
+    if count <= FEW_CHANGES || contextual.clustered || large {
         changes.collect(element_bytes, order, choice.values, base, target);
         let payload = flat::encode(changes, choice.values, choice.level);
         if payload.len() < best.payload.len() {

@@ -1,0 +1,107 @@
+//! The codings of this crate: payloads of blocks alone, and whole files.
+
+use std::collections::BTreeMap;
+
+use pulse::{
+    tensor_digest, BlockEncoder, CheckpointHasher, Coding, Decoder, Digest, EncoderOptions, Event, Limits, Parallel,
+    ValueForm, LEAF_BYTES,
+};
+
+use crate::pair::Pair;
+use crate::{text, Message, Result};
+
+/// Options for flat blocks with such values.
+pub fn flat(values: ValueForm) -> EncoderOptions {
+    EncoderOptions::default().with_coding(Coding::Flat).with_values(values)
+}
+
+/// Payloads only: no framing, no digests.
+pub fn encode_blocks(pair: &Pair, options: &EncoderOptions) -> Result<Message> {
+    let mut encoder = BlockEncoder::new(options);
+    let mut message = Message::default();
+    for tensor in &pair.tensors {
+        let (base, target) = pair.bytes_of(tensor);
+        for (base, target) in base.chunks(block_bytes()).zip(target.chunks(block_bytes())) {
+            message.blocks.push(encoder.encode(tensor.spec.dtype(), base, target)?);
+        }
+    }
+    Ok(message)
+}
+
+pub fn decode_blocks(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> {
+    let mut blocks = message.blocks.iter();
+    for tensor in &pair.tensors {
+        let (dtype, width) = (tensor.spec.dtype(), tensor.width());
+        for chunk in weights[tensor.range.clone()].chunks_mut(block_bytes()) {
+            if let Some(block) = blocks.next().ok_or("too few blocks")? {
+                block.decode(dtype, (chunk.len() / width) as u64)?.apply(chunk)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn block_bytes() -> usize {
+    EncoderOptions::default().block_leaves as usize * LEAF_BYTES
+}
+
+/// A `.pulse` file with everything in it, made from the files of the checkpoints.
+pub fn encode_file(pair: &Pair, options: EncoderOptions) -> Result<Message> {
+    let (base, target) = (&pair.base_files, &pair.target_files);
+    let (patch, _) = pulse::diff(Some(base), target, Vec::new(), options, Parallel::threads(1))?;
+    Ok(Message { pieces: vec![patch], ..Message::default() })
+}
+
+/// Applies the file and checks the digests of base and target.
+pub fn decode_file(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> {
+    let base = digest(pair, weights)?;
+    let mut decoder = Decoder::new(message.pieces[0].as_slice(), Limits::default());
+    let mut start = 0;
+    while let Some(event) = decoder.next_event()? {
+        match event {
+            Event::Tensor(header) => {
+                let open = pair.tensors.iter().find(|tensor| tensor.name == header.name);
+                start = open.ok_or("an unknown tensor")?.range.start;
+            }
+            Event::Block(block) => {
+                let range = block.range();
+                block.apply(&mut weights[start + range.start as usize..start + range.end as usize])?;
+            }
+            Event::End(footer) if footer.base != Some(base) => return Err("wrong base".into()),
+            Event::End(footer) if footer.target != digest(pair, weights)? => return Err("wrong target".into()),
+            _ => {}
+        }
+    }
+    decoder.finish()?;
+    Ok(())
+}
+
+fn digest(pair: &Pair, weights: &[u8]) -> Result<Digest> {
+    let mut hasher = CheckpointHasher::new();
+    for tensor in &pair.tensors {
+        hasher.add(&tensor.name, &tensor.spec, tensor_digest(&weights[tensor.range.clone()]));
+    }
+    Ok(hasher.finish()?)
+}
+
+/// Where the default encoder spends its bytes, as a line of text.
+pub fn spent(pair: &Pair) -> Result<String> {
+    let mut codings: BTreeMap<Coding, [u64; 3]> = BTreeMap::new();
+    for block in encode_blocks(pair, &EncoderOptions::default())?.blocks.iter().flatten() {
+        let [blocks, changes, bytes] = codings.entry(block.coding).or_default();
+        *blocks += 1;
+        *changes += block.changes;
+        *bytes += block.payload.len() as u64;
+    }
+    let line = |(coding, [blocks, changes, bytes]): (&Coding, &[u64; 3])| {
+        format!(
+            "{} blocks {} with {} changes in {} bytes",
+            text::count(*blocks),
+            coding.name(),
+            text::count(*changes),
+            text::count(*bytes)
+        )
+    };
+    let lines: Vec<String> = codings.iter().map(line).collect();
+    Ok(format!("The contextual row has {}.\n", lines.join(", ")))
+}
