@@ -77,10 +77,23 @@ pub fn leaf_digest(leaf: &[u8]) -> Digest {
     Sha::of(&[&[0], leaf])
 }
 
-#[cfg(feature = "checkpoint")]
+/// Fewer leaves than this are hashed one by one: a batch fills its lanes only with more.
+const BATCH_MIN: usize = 4;
+
+/// Digests of several leaves at once. One SHA-256 is a chain of dependent steps that leaves most
+/// of a core idle; independent leaves fill it.
+pub(crate) fn digest_leaves(leaves: &[&[u8]]) -> Vec<Digest> {
+    if leaves.len() < BATCH_MIN {
+        return leaves.iter().map(|leaf| leaf_digest(leaf)).collect();
+    }
+    let mut digests = vec![[0; 32]; leaves.len()];
+    tape_sha256::hash_many_prefixed(&[0], leaves, &mut digests);
+    digests.into_iter().map(Digest).collect()
+}
+
 /// Digests of the leaves of `bytes`, which starts on a leaf boundary of its tensor.
-pub(crate) fn leaf_digests(bytes: &[u8]) -> impl Iterator<Item = Digest> + '_ {
-    bytes.chunks(LEAF_BYTES).map(leaf_digest)
+pub(crate) fn leaf_digests(bytes: &[u8]) -> Vec<Digest> {
+    digest_leaves(&bytes.chunks(LEAF_BYTES).collect::<Vec<_>>())
 }
 
 /// Digest of a tensor from chunks of any size, or from the digests of its leaves.
@@ -119,6 +132,15 @@ impl TensorHasher {
     /// Takes the next bytes of the tensor.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
+            if self.filled == 0 && bytes.len() >= LEAF_BYTES {
+                let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % LEAF_BYTES);
+                // A bounded batch: the list of leaves must not grow with the chunk.
+                for batch in whole.chunks(64 * LEAF_BYTES) {
+                    leaf_digests(batch).iter().for_each(|leaf| self.push_leaf(leaf));
+                }
+                bytes = rest;
+                continue;
+            }
             if self.filled == 0 {
                 self.leaf.update(&[0]);
             }
@@ -234,13 +256,25 @@ mod tests {
         assert_eq!(tensor_digest(b""), Sha::of(&[&[1]]), "an empty tensor has no leaf");
     }
 
-    #[cfg(feature = "checkpoint")]
     #[test]
     fn leaves_hashed_elsewhere_give_the_same_digest() {
         let bytes = vec![3u8; 3 * LEAF_BYTES + 1];
         let mut hasher = TensorHasher::new();
-        leaf_digests(&bytes).for_each(|leaf| hasher.push_leaf(&leaf));
+        leaf_digests(&bytes).iter().for_each(|leaf| hasher.push_leaf(leaf));
         assert_eq!(hasher.finish(), tensor_digest(&bytes));
+    }
+
+    #[test]
+    fn leaves_hashed_at_once_are_those_of_the_reference() {
+        // Every padding of the last SHA-256 block, full leaves, and more leaves than any lanes.
+        let bytes: Vec<u8> = (0..2 * LEAF_BYTES).map(|i| (i * 31 / 7) as u8).collect();
+        let lengths = (0..200).chain([LEAF_BYTES - 1, LEAF_BYTES]);
+        let leaves: Vec<&[u8]> = lengths.map(|len| &bytes[len % 77..][..len]).collect();
+        for count in [1, 3, 4, 5, 15, 16, 17, 33, leaves.len()] {
+            let some = &leaves[leaves.len() - count..];
+            let expected: Vec<Digest> = some.iter().map(|leaf| Sha::of(&[&[0], leaf])).collect();
+            assert_eq!(digest_leaves(some), expected, "{count} leaves");
+        }
     }
 
     #[test]

@@ -616,6 +616,6 @@ impl Making {
             write_all_at(out, &self.bytes, offset + piece.start)
                 .map_err(|error| Error::io(format!("writing tensor '{}'", piece.tensor.name), error))?;
         }
-        Ok(leaf_digests(&self.bytes).collect())
+        Ok(leaf_digests(&self.bytes))
     }
 }

@@ -9,7 +9,7 @@ use crate::checkpoint::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIE
 use crate::checkpoint::pipeline::Parallel;
 use crate::checkpoint::source::Checkpoint;
 use crate::coding::{self, EncodedBlock};
-use crate::digest::{leaf_digests, Digest, Sha, LEAF_BYTES};
+use crate::digest::{digest_leaves, Digest, Sha, LEAF_BYTES};
 use crate::dtype::TensorSpec;
 use crate::element::for_each_step;
 use crate::error::{Error, Result};
@@ -137,26 +137,30 @@ impl Encoding {
             (_, Some(_)) if target.is_empty() => None,
             (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), choice, target)),
         };
-        let base_leaves: Vec<Digest> = leaf_digests(base).collect();
-        // Equal bytes have equal digests: most pieces of most checkpoints are hashed once.
-        let target_leaves = match base == target {
-            true => base_leaves.clone(),
-            false => leaf_digests_beside(base, &base_leaves, target),
-        };
+        let (base_leaves, target_leaves) = digest_both(base, target);
         Ok(Encoded { base_leaves, target_leaves, block })
     }
 }
 
-/// Leaf digests of `target`, taking over those of `base` where the leaf is the same.
-fn leaf_digests_beside(base: &[u8], base_leaves: &[Digest], target: &[u8]) -> Vec<Digest> {
-    let mut base = base.chunks(LEAF_BYTES).zip(base_leaves);
-    let leaves = target.chunks(LEAF_BYTES);
-    leaves
-        .map(|leaf| match base.next() {
-            Some((same, digest)) if same == leaf => *digest,
-            _ => crate::digest::leaf_digest(leaf),
-        })
-        .collect()
+/// Leaf digests of both sides, in one batch. A target leaf that equals its base leaf has the same
+/// digest and is not hashed again.
+fn digest_both(base: &[u8], target: &[u8]) -> (Vec<Digest>, Vec<Digest>) {
+    let mut leaves: Vec<&[u8]> = base.chunks(LEAF_BYTES).collect();
+    let base_count = leaves.len();
+    // Where the digest of each target leaf will be.
+    let mut places = Vec::with_capacity(target.len().div_ceil(LEAF_BYTES));
+    for (number, leaf) in target.chunks(LEAF_BYTES).enumerate() {
+        if number < base_count && leaves[number] == leaf {
+            places.push(number);
+        } else {
+            places.push(leaves.len());
+            leaves.push(leaf);
+        }
+    }
+    let mut digests = digest_leaves(&leaves);
+    let target = places.into_iter().map(|place| digests[place]).collect();
+    digests.truncate(base_count);
+    (digests, target)
 }
 
 /// Writes a record for each file of the target, and the bytes that the base does not have.

@@ -152,7 +152,7 @@ impl Checkpoint {
         let mut tensor = TensorHasher::new();
         let work = |own: &mut Buffers, piece: &Piece<'_>| {
             own.read(piece, None, Some(self))?;
-            Ok(leaf_digests(&own.target).collect::<Vec<_>>())
+            Ok(leaf_digests(&own.target))
         };
         for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, leaves| {
             leaves.iter().for_each(|leaf| tensor.push_leaf(leaf));
