@@ -123,25 +123,29 @@ impl<'a> BitReader<'a> {
         value
     }
 
-    /// The next Rice code; `None` if a value is written raw that has a shorter code.
+    /// The next Rice code; an error, with the value, if one is written raw that has a shorter code.
     #[inline(always)]
-    pub fn rice(&mut self, k: u32, raw_bits: u32) -> Option<u64> {
+    pub fn rice(&mut self, k: u32, raw_bits: u32) -> Result<u64, u64> {
         let word = self.peek();
         let quotient = word.trailing_ones();
         if quotient < QUOTIENT_MAX {
             let taken = quotient + 1;
             if taken + k <= PEEK_BITS {
                 self.at += u64::from(taken + k);
-                return Some(u64::from(quotient) << k | (word >> taken & ((1 << k) - 1)));
+                return Ok(u64::from(quotient) << k | (word >> taken & ((1 << k) - 1)));
             }
             self.at += u64::from(taken);
-            // k is at most 63 and the quotient small: check that the value fits.
-            let high = u64::from(quotient).checked_shl(k).filter(|high| high >> k == u64::from(quotient))?;
-            return Some(high | self.take(k));
+            let low = self.take(k);
+            // k may be 63: check that the quotient fits above it.
+            let high = u64::from(quotient).checked_shl(k).filter(|high| high >> k == u64::from(quotient));
+            return high.map(|high| high | low).ok_or(u64::MAX);
         }
         self.at += u64::from(QUOTIENT_MAX);
         let value = self.take(raw_bits);
-        (value >> k >= u64::from(QUOTIENT_MAX)).then_some(value)
+        if value >> k < u64::from(QUOTIENT_MAX) {
+            return Err(value);
+        }
+        Ok(value)
     }
 
     /// Checks that all bytes were used, and the last padded with zeros.
@@ -178,7 +182,7 @@ mod tests {
                     assert_eq!(bytes.len() as u64, bits.div_ceil(8));
                     let mut reader = BitReader::new(&bytes);
                     assert_eq!(reader.take(3), 1);
-                    assert_eq!(reader.rice(k, raw_bits), Some(value), "k {k}, raw {raw_bits}");
+                    assert_eq!(reader.rice(k, raw_bits), Ok(value), "k {k}, raw {raw_bits}");
                     assert_eq!(reader.at, bits);
                     assert_eq!(reader.finish(), Ok(()));
                 }
@@ -208,8 +212,8 @@ mod tests {
         // 24 ones, then 23 raw: 23 has a code of its own.
         let mut bytes = vec![0xff; 3];
         bytes.extend_from_slice(&23u32.to_le_bytes());
-        assert_eq!(BitReader::new(&bytes).rice(0, 32), None);
+        assert_eq!(BitReader::new(&bytes).rice(0, 32), Err(23));
         bytes[3] = 24;
-        assert_eq!(BitReader::new(&bytes).rice(0, 32), Some(24));
+        assert_eq!(BitReader::new(&bytes).rice(0, 32), Ok(24));
     }
 }

@@ -74,6 +74,14 @@ impl Dtype {
         }
     }
 
+    /// The known dtype that an `Other` may spell: on the wire each dtype has one form only.
+    fn known_by_name(self) -> Dtype {
+        match self {
+            Dtype::Other(name) => Dtype::from_name(&name),
+            known => known,
+        }
+    }
+
     /// The known dtypes, in the order of their wire codes.
     pub fn known() -> impl Iterator<Item = Dtype> {
         TABLE.iter().map(|row| row.0.clone())
@@ -172,6 +180,7 @@ impl TensorSpec {
     /// [`Error::Misuse`](crate::Error::Misuse) if its size exceeds 64 bits, or if the size does
     /// not follow from the dtype: use [`with_bytes`](Self::with_bytes) for [`Dtype::Other`].
     pub fn new(dtype: Dtype, shape: &[u64]) -> crate::Result<Self> {
+        let dtype = dtype.known_by_name();
         if let Dtype::Other(name) = &dtype {
             return Err(crate::Error::misuse(format!("dtype {name} needs an explicit size in bytes")));
         }
@@ -185,6 +194,7 @@ impl TensorSpec {
     /// # Errors
     /// [`Error::Misuse`](crate::Error::Misuse) if the dtype is a known one and the size is not that of the shape.
     pub fn with_bytes(dtype: Dtype, shape: &[u64], bytes: u64) -> crate::Result<Self> {
+        let dtype = dtype.known_by_name();
         let known = !matches!(dtype, Dtype::Other(_));
         if known && known_bytes(&dtype, shape) != Some(bytes) {
             return Err(crate::Error::misuse(format!("shape {shape:?} of {dtype} does not have {bytes} bytes")));
@@ -253,6 +263,8 @@ mod tests {
         assert_eq!(TensorSpec::new(Dtype::U8, &[(1 << 32) + 5]).unwrap().elements(), (1 << 32) + 5);
         assert!(TensorSpec::with_bytes(Dtype::Bf16, &[3], 5).is_err());
         assert!(TensorSpec::with_bytes(Dtype::Other("F4".into()), &[3], 2).is_ok());
+        assert_eq!(TensorSpec::with_bytes(Dtype::Other("BF16".into()), &[4], 8).unwrap().dtype(), &Dtype::Bf16);
+        assert!(TensorSpec::with_bytes(Dtype::Other("BF16".into()), &[4], 2).is_err());
         assert!(TensorSpec::new(Dtype::Other("F4".into()), &[3]).is_err());
     }
 

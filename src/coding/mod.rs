@@ -140,6 +140,7 @@ pub(crate) struct Scratch {
 }
 
 /// Blocks with at most so many changes are coded flat as well: a table may cost more than it saves.
+/// In larger ones so many tell whether flat is worth a try.
 const FEW_CHANGES: usize = 512;
 
 /// Encodes the changes from `base` to `target`, which have the same length; `None` if there are none.
@@ -163,11 +164,14 @@ pub(crate) fn encode(
         return Some(block(Coding::Flat, flat::encode(changes, form, choice.level)));
     }
     let contextual = at_width!(element_bytes, contextual_encode(order, base, changes, sorted));
-    let mut best = block(Coding::Contextual, contextual.payload);
-    // The others are tried only where they can win: few changes, changes in clusters, or so
-    // many that the payload is hardly smaller than the bytes themselves.
-    let large = best.payload.len() > target.len() / 4;
-    if count <= FEW_CHANGES || contextual.clustered || large {
+    // The others are tried only where they can win. Flat: few changes, changes that are so regular
+    // that zstd finds more in a sample of them, or hardly any gain so far.
+    let try_flat = count <= FEW_CHANGES || contextual.len() > target.len() / 4 || {
+        let sample = flat::encode_sample(changes, FEW_CHANGES, choice.level).len();
+        sample * count < contextual.len() * FEW_CHANGES
+    };
+    let mut best = block(Coding::Contextual, contextual);
+    if try_flat {
         changes.collect(element_bytes, order, choice.values, base, target);
         let payload = flat::encode(changes, choice.values, choice.level);
         if payload.len() < best.payload.len() {
@@ -189,7 +193,7 @@ fn contextual_encode<W: Word>(
     base: &[u8],
     changes: &Changes,
     sorted: &mut contextual::Sorted,
-) -> contextual::Encoded {
+) -> Vec<u8> {
     contextual::encode::<W>(order, base, changes, sorted)
 }
 

@@ -123,7 +123,7 @@ impl<W: Write> Encoder<W> {
     }
 
     /// Takes the next bytes of both sides. They may differ in length, but for a tensor that is
-    /// in both, one side must not run ahead of the other by more than a block.
+    /// in both, no side may run past the end of the block that the other is in.
     ///
     /// # Errors
     /// [`Error::Misuse`] if more bytes come than the tensor has, [`Error::Io`] from the writer.
@@ -150,7 +150,7 @@ impl<W: Write> Encoder<W> {
                 return Ok(());
             } else {
                 self.session.set_broken();
-                return Err(Error::misuse("one side runs ahead of the other by more than a block"));
+                return Err(Error::misuse("one side runs past the end of the block that the other is in"));
             }
         }
     }

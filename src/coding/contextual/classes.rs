@@ -89,7 +89,7 @@ impl Exponent {
 
 /// Bits that gaps cost if `changes` of `elements` change at random places. Integers only: the
 /// encoder's choices must not depend on a platform's logarithm.
-pub(crate) fn estimate(elements: u64, changes: u64) -> u64 {
+fn estimate(elements: u64, changes: u64) -> u64 {
     let unchanged = elements.saturating_sub(changes);
     let Some(mean) = unchanged.checked_div(changes) else { return 0 };
     let k = (mean | 1).ilog2();

@@ -160,9 +160,10 @@ fn read_class(
     changes: &mut Vec<(u32, u64)>,
 ) -> Result<u64, Fault> {
     let largest = u64::MAX >> (64 - raw_bits);
-    let escape = |field| Fault::Value { field, found: 0, expected: "its shortest code" };
+    let escape =
+        |field| move |found| Fault::Value { field, found, expected: "a value that needs the raw form, or fits" };
     let gap_at = |bits: &mut BitReader<'_>, k, field| {
-        let gap = bits.rice(k, RAW_GAP_BITS).ok_or_else(|| escape(field))?;
+        let gap = bits.rice(k, RAW_GAP_BITS).map_err(escape(field))?;
         // The largest place stands for none; a block is far smaller.
         u32::try_from(gap).ok().filter(|&gap| gap < NEVER).ok_or(Fault::Position { found: gap, elements: NEVER.into() })
     };
@@ -171,7 +172,7 @@ fn read_class(
         Coded::Dense { k } => {
             let mut changed = 0;
             for _ in 0..class.count {
-                let step = bits.rice(k, raw_bits).ok_or_else(|| escape("dense step"))?;
+                let step = bits.rice(k, raw_bits).map_err(escape("dense step"))?;
                 if step > largest {
                     return Err(Fault::Value {
                         field: "dense step",
@@ -204,7 +205,7 @@ fn read_class(
                 at = place + 1;
             }
             for place in places {
-                let more = bits.rice(magnitude_k, raw_bits).ok_or_else(|| escape("magnitude"))?;
+                let more = bits.rice(magnitude_k, raw_bits).map_err(escape("magnitude"))?;
                 let negative = changes[place].1 & 1;
                 // Zigzag of the magnitude, which is more + 2; only a negative one reaches half the range.
                 let step = more

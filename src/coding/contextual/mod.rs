@@ -12,7 +12,7 @@ pub(crate) use decode::Walk;
 
 use crate::bits::{rice_bits, BitWriter};
 use crate::element::{Changes, Order, Word};
-use classes::{estimate, Classes};
+use classes::Classes;
 use table::{ClassTable, Coded, Table, RAW_GAP_BITS};
 
 /// Scratch space of the encoder: the changes sorted by class.
@@ -24,27 +24,14 @@ pub(crate) struct Sorted {
     steps: Vec<u64>,
 }
 
-/// A payload, and whether another coding may be worth a try.
-pub(crate) struct Encoded {
-    pub payload: Vec<u8>,
-    /// The gaps cost much more than gaps at random places would: the changes are clustered.
-    pub clustered: bool,
-}
-
 /// Writes the payload. `changes` holds elements and zigzag steps from `base`.
-pub(crate) fn encode<W: Word>(order: Order, base: &[u8], changes: &Changes, sorted: &mut Sorted) -> Encoded {
+pub(crate) fn encode<W: Word>(order: Order, base: &[u8], changes: &Changes, sorted: &mut Sorted) -> Vec<u8> {
     let classes = Classes::choose::<W>(order, base, changes);
     let ranges = sorted.sort::<W>(&classes, base, changes);
     let mut table = Table { lowest: classes.lowest(), classes: Vec::with_capacity(ranges.len()) };
-    let (mut gap_bits, mut random_bits) = (0, 0);
     for range in &ranges {
         let (gaps, steps) = (&sorted.gaps[range.first..range.end], &sorted.steps[range.first..range.end]);
-        let class = plan::<W>(gaps, steps, range.elements);
-        if let Coded::Sparse { gap_k, .. } = class.coded {
-            gap_bits += gaps.iter().map(|&gap| rice_bits(gap.into(), gap_k, RAW_GAP_BITS)).sum::<u64>();
-            random_bits += estimate(range.elements, gaps.len() as u64);
-        }
-        table.classes.push(class);
+        table.classes.push(plan::<W>(gaps, steps, range.elements));
     }
     let mut payload = Vec::new();
     table.write(&mut payload);
@@ -54,7 +41,7 @@ pub(crate) fn encode<W: Word>(order: Order, base: &[u8], changes: &Changes, sort
         put_class::<W>(&mut bits, class, gaps, steps);
     }
     bits.finish();
-    Encoded { payload, clustered: gap_bits > random_bits + random_bits / 8 }
+    payload
 }
 
 /// Where the changes of a class are in the sorted lists, and how many elements it has.

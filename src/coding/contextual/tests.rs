@@ -10,7 +10,7 @@ fn round_trip(dtype: &Dtype, base: &[u8], target: &[u8]) -> Vec<u8> {
     let mut changes = Changes::default();
     changes.collect(bytes, order, ValueForm::Step, base, target);
     let mut sorted = Sorted::default();
-    let payload = at_width!(bytes, encode(order, base, &changes, &mut sorted)).payload;
+    let payload = at_width!(bytes, encode(order, base, &changes, &mut sorted));
     let elements = (base.len() / bytes) as u64;
     for chunk_elements in [1, 7, elements as usize] {
         let mut walk = Walk::new(&payload, bytes, order, elements, changes.elements.len() as u64).unwrap();

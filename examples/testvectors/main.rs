@@ -1,0 +1,91 @@
+//! Writes `testvectors/`: golden files, and a manifest that says what each of them shows.
+//!
+//! `cargo run --no-default-features --example testvectors` rewrites the directory from nothing but
+//! this source and the two checkpoints of the real slice, to the same bytes every time; a test
+//! compares. Compressed bytes depend on the version of zstd, which Cargo.lock pins.
+
+#[path = "../../tests/common/checkpoint.rs"]
+mod checkpoint;
+mod contextual;
+mod flat;
+mod good;
+mod malformed;
+pub mod raw;
+mod sample;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{json, Value};
+
+use good::File;
+
+const REAL: [&str; 2] = ["real-base", "real-target"];
+
+/// Every file of the directory, by its path there; `read` gives a file that is committed.
+pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut add = |path: String, bytes: &[u8]| {
+        let before = files.insert(path.clone(), bytes.to_vec());
+        assert!(before.is_none_or(|before| before == bytes), "{path} would hold two things");
+        json!(path)
+    };
+    let path = |file: &File| format!("checkpoints/{}.safetensors", file.name);
+    let (mut good, mut malformed) = (Vec::new(), Vec::new());
+    for vector in good::vectors(REAL.map(|name| File { name, bytes: read(&format!("checkpoints/{name}.safetensors")) }))
+    {
+        let digest = |file: &File| json!(file.checkpoint().digest().to_string());
+        let base = vector.base.as_ref();
+        good.push(manifest_row(&[
+            ("name", json!(vector.name)),
+            ("rules", json!(vector.rules.split(' ').collect::<Vec<_>>())),
+            ("shows", json!(vector.shows)),
+            ("file", add(format!("good/{}.pulse", vector.name), &vector.patch)),
+            ("sha256", json!(raw::sha256(&vector.patch).to_string())),
+            ("base", base.map_or(Value::Null, |base| add(path(base), &base.bytes))),
+            ("target", add(path(&vector.target), &vector.target.bytes)),
+            ("base_digest", base.map_or(Value::Null, digest)),
+            ("target_digest", digest(&vector.target)),
+        ]));
+    }
+    for vector in malformed::vectors() {
+        malformed.push(manifest_row(&[
+            ("name", json!(vector.name)),
+            ("error", json!(vector.error)),
+            ("rules", json!(vector.rules.split(' ').collect::<Vec<_>>())),
+            ("shows", json!(vector.shows)),
+            ("file", add(format!("malformed/{}.pulse", vector.name), &vector.patch)),
+            ("sha256", json!(raw::sha256(&vector.patch).to_string())),
+            ("base", add(path(&vector.base), &vector.base.bytes)),
+        ]));
+    }
+    let list = |rows: &[String]| rows.join(",\n");
+    let manifest =
+        format!("{{\n  \"good\": [\n{}\n  ],\n  \"malformed\": [\n{}\n  ]\n}}\n", list(&good), list(&malformed));
+    files.insert("manifest.json".into(), manifest.into_bytes());
+    files
+}
+
+/// An object with its fields in the order given, which a JSON library would sort.
+fn manifest_row(row: &[(&str, Value)]) -> String {
+    let fields: Vec<String> = row.iter().map(|(key, value)| format!("      \"{key}\": {value}")).collect();
+    format!("    {{\n{}\n    }}", fields.join(",\n"))
+}
+
+fn main() -> std::io::Result<()> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors");
+    let files = files(|path| std::fs::read(directory.join(path)).expect("a committed checkpoint"));
+    for folder in ["good", "malformed", "checkpoints"] {
+        // A vector that was renamed must not stay behind.
+        std::fs::remove_dir_all(directory.join(folder)).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        std::fs::create_dir_all(directory.join(folder))?;
+    }
+    for (path, bytes) in &files {
+        std::fs::write(directory.join(path), bytes)?;
+    }
+    println!("{} files, {} bytes", files.len(), files.values().map(Vec::len).sum::<usize>());
+    Ok(())
+}

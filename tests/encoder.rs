@@ -1,0 +1,298 @@
+//! How the encoder answers misuse and failing writers, and what is left of its file.
+
+mod common;
+
+use std::io::{self, ErrorKind, Read, Write};
+
+use common::checkpoint::Checkpoint;
+use common::{apply, CODINGS};
+use pulse::{
+    tensor_digest, Decoder, Digest, Dtype, Encoder, EncoderOptions, Error, FileKind, Limits, Result, TensorSpec,
+    LEAF_BYTES,
+};
+
+fn spec(dtype: Dtype, shape: &[u64]) -> TensorSpec {
+    TensorSpec::new(dtype, shape).unwrap()
+}
+
+fn encoder() -> Encoder<Vec<u8>> {
+    Encoder::new(Vec::new(), EncoderOptions::default()).unwrap()
+}
+
+fn snapshot() -> Encoder<Vec<u8>> {
+    Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap()
+}
+
+/// An encoder with tensor `a` of four bytes begun.
+fn begun() -> Encoder<Vec<u8>> {
+    let mut encoder = encoder();
+    let four = spec(Dtype::U8, &[4]);
+    encoder.begin("a", Some(&four), Some(&four)).unwrap();
+    encoder
+}
+
+fn assert_misuse<T: std::fmt::Debug>(result: Result<T>, message: &str) {
+    let error = result.expect_err(message);
+    assert_eq!(error.to_string(), message);
+    assert_eq!(error.kind(), "misuse");
+}
+
+#[test]
+fn tensors_begin_and_end_in_turn() {
+    let four = spec(Dtype::U8, &[4]);
+    let mut encoder = encoder();
+    assert_misuse(encoder.push(&[1], &[1]), "no tensor is open; call begin() first");
+    assert_misuse(encoder.end(), "no tensor is open; call begin() first");
+    encoder.begin("a", Some(&four), Some(&four)).unwrap();
+    assert_misuse(encoder.begin("b", None, Some(&four)), "tensor 'a' is still open; call end() first");
+    assert_misuse(encoder.finish(), "tensor 'a' is still open; call end() first");
+}
+
+#[test]
+fn a_tensor_is_pushed_once_and_in_one_checkpoint_at_least() {
+    let four = spec(Dtype::U8, &[4]);
+    let mut encoder = begun();
+    encoder.push(&[1; 4], &[1; 4]).unwrap();
+    encoder.end().unwrap();
+    assert_misuse(encoder.begin("a", None, Some(&four)), "tensor 'a' was pushed before");
+    assert_misuse(encoder.begin("b", None, None), "tensor 'b' is in neither checkpoint");
+}
+
+#[test]
+fn bytes_are_neither_too_many_nor_too_few() {
+    let mut encoder = begun();
+    encoder.push(&[1, 2], &[1, 2]).unwrap();
+    assert_misuse(encoder.push(&[3, 4, 5], &[3, 5]), "tensor 'a': 5 base bytes pushed, expected 4");
+    assert_misuse(encoder.push(&[3, 4], &[3, 4, 5]), "tensor 'a': 5 target bytes pushed, expected 4");
+    assert_misuse(encoder.end(), "tensor 'a': 2 base bytes pushed, expected 4");
+    encoder.push(&[3, 4], &[]).unwrap();
+    assert_misuse(encoder.end(), "tensor 'a': 2 target bytes pushed, expected 4");
+    // Nothing of the refused calls was taken: the tensor can still be completed.
+    encoder.push(&[], &[3, 5]).unwrap();
+    encoder.end().unwrap();
+    let (_, summary) = encoder.finish().unwrap();
+    assert_eq!(summary.footer.changes, 1);
+}
+
+#[test]
+fn neither_side_runs_past_the_block_that_the_other_is_in() {
+    let large = spec(Dtype::U8, &[3 * LEAF_BYTES as u64]);
+    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default().with_block_leaves(1)).unwrap();
+    encoder.begin("a", Some(&large), Some(&large)).unwrap();
+    encoder.push(&[0; LEAF_BYTES], &[]).unwrap();
+    assert_misuse(encoder.push(&[0], &[]), "one side runs past the end of the block that the other is in");
+    // Some of these bytes were taken, so this one is lost.
+    assert_misuse(encoder.push(&[], &[0]), "the encoder failed before; its file cannot be completed");
+    assert_misuse(encoder.finish(), "the encoder failed before; its file cannot be completed");
+}
+
+#[test]
+fn a_snapshot_has_no_base() {
+    let four = spec(Dtype::U8, &[4]);
+    assert_misuse(snapshot().begin("a", Some(&four), Some(&four)), "tensor 'a': a snapshot has no base");
+    assert_misuse(snapshot().begin("a", Some(&four), None), "tensor 'a': a snapshot has no base");
+    assert_misuse(snapshot().keep_file("f", FileKind::Companion, b""), "file 'f': a snapshot has no base");
+}
+
+#[test]
+fn files_come_first_once_and_with_plain_names() {
+    let mut encoder = encoder();
+    encoder.carry_file("f", FileKind::Companion, b"").unwrap();
+    assert_misuse(encoder.carry_file("f", FileKind::Tensors, b""), "file 'f' was given before");
+    assert_misuse(encoder.keep_file("../f", FileKind::Companion, b""), "\"../f\" is not a legal file name");
+    assert_misuse(encoder.keep_file("", FileKind::Companion, b""), "\"\" is not a legal file name");
+    encoder.begin("a", None, Some(&spec(Dtype::U8, &[0]))).unwrap();
+    assert_misuse(encoder.keep_file("g", FileKind::Companion, b""), "file 'g': files come before tensors");
+    encoder.end().unwrap();
+    assert_misuse(encoder.carry_file("g", FileKind::Companion, b""), "file 'g': files come before tensors");
+}
+
+#[test]
+fn the_writer_refuses_what_readers_would_refuse() {
+    let four = spec(Dtype::U8, &[4]);
+    let long = "n".repeat(4097);
+    let message = format!("tensor '{long}': name length 4097 exceeds the limit of 4096");
+    assert_misuse(encoder().begin(&long, None, Some(&four)), &message);
+    let deep = spec(Dtype::U8, &[1; 65]);
+    assert_misuse(encoder().begin("a", None, Some(&deep)), "tensor 'a': rank 65 exceeds the limit of 64");
+    let other = |name: &str| TensorSpec::with_bytes(Dtype::Other(name.into()), &[4], 2);
+    let message = "tensor 'a': dtype name length 256 exceeds the limit of 255";
+    assert_misuse(encoder().begin("a", None, Some(&other(&"x".repeat(256)).unwrap())), message);
+    // A dtype with a code of its own, spelled out: the specification or the encoder refuses it.
+    for name in ["BF16", ""] {
+        let error = other(name).and_then(|spec| encoder().begin("a", None, Some(&spec))).expect_err(name);
+        assert_eq!(error.kind(), "misuse", "{name}: {error}");
+    }
+}
+
+#[test]
+fn options_that_readers_would_refuse_are_misuse() {
+    let new = |options| Encoder::new(Vec::new(), options).map(|_| ());
+    let options = EncoderOptions::default;
+    assert_misuse(new(options().with_block_leaves(0)), "options: block size is 0; expected 1 to 1024 leaves");
+    assert_misuse(
+        new(options().with_block_leaves(65)),
+        "options: limit `block_leaves` exceeded: asked for 65, allowed 64",
+    );
+    assert_misuse(
+        new(EncoderOptions::snapshot().with_steps(Some(1), None)),
+        "options: header flags is 5; expected no base step and no base digest in a snapshot",
+    );
+    assert_misuse(
+        new(options().with_metadata("k", "v".repeat(1 << 20))),
+        "options: limit `metadata_bytes` exceeded: asked for 1048582, allowed 1048576",
+    );
+}
+
+#[test]
+fn an_announced_base_must_be_the_one_that_is_pushed() {
+    let options = EncoderOptions::default().with_base_digest(Some(Digest([7; 32])));
+    let error = Encoder::new(Vec::new(), options).unwrap().finish().expect_err("another base");
+    let Error::BaseMismatch { tensor: None, expected, found } = error else { panic!("{error}") };
+    assert_eq!((expected, found), (Digest([7; 32]), Checkpoint::default().digest()));
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_misuse() {
+    assert_misuse(TensorSpec::new(Dtype::F64, &[1 << 61]), "shape [2305843009213693952] of F64 exceeds 2^64 bytes");
+    assert_misuse(TensorSpec::with_bytes(Dtype::Bf16, &[3], 5), "shape [3] of BF16 does not have 5 bytes");
+    assert_misuse(TensorSpec::new(Dtype::Other("F4".into()), &[2]), "dtype F4 needs an explicit size in bytes");
+}
+
+#[test]
+fn an_encoder_that_is_dropped_leaves_a_file_that_is_refused() {
+    for (coding, options) in CODINGS {
+        let mut patch = Vec::new();
+        let mut encoder = Encoder::new(&mut patch, options()).unwrap();
+        let four = spec(Dtype::U8, &[4]);
+        encoder.begin("a", Some(&four), Some(&four)).unwrap();
+        encoder.push(&[1; 4], &[2; 4]).unwrap();
+        encoder.end().unwrap();
+        drop(encoder);
+        let error = apply(&Checkpoint::default(), &*patch).expect_err("no footer");
+        assert_eq!(error.kind(), "truncated", "{coding}");
+    }
+}
+
+/// Counts calls; takes three bytes at a time, and fails once `room` is used up.
+#[derive(Debug, Default)]
+struct Sink {
+    bytes: Vec<u8>,
+    room: usize,
+    flushes: usize,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() >= self.room {
+            return Err(io::Error::new(ErrorKind::StorageFull, "no space left"));
+        }
+        let taken = bytes.len().min(3);
+        self.bytes.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.flushes += 1;
+        Ok(())
+    }
+}
+
+/// Encodes a tensor of four bytes.
+fn encode<W: Write>(writer: W) -> Result<W> {
+    let four = spec(Dtype::U8, &[4]);
+    let mut encoder = Encoder::new(writer, EncoderOptions::default())?;
+    encoder.begin("a", Some(&four), Some(&four))?;
+    encoder.push(&[1; 4], &[2; 4])?;
+    encoder.end()?;
+    encoder.finish().map(|(writer, _)| writer)
+}
+
+#[test]
+fn flush_passes_through_and_finish_flushes() {
+    let mut encoder = Encoder::new(Sink { room: usize::MAX, ..Sink::default() }, EncoderOptions::default()).unwrap();
+    encoder.flush().unwrap();
+    encoder.flush().unwrap();
+    assert_eq!(encoder.finish().unwrap().0.flushes, 3);
+}
+
+#[test]
+fn short_writes_lose_nothing() {
+    let sink = encode(Sink { room: usize::MAX, ..Sink::default() }).unwrap();
+    assert_eq!(sink.bytes, encode(Vec::new()).unwrap());
+}
+
+#[test]
+fn a_writer_that_fails_at_any_byte_is_an_io_error() {
+    let whole = encode(Vec::new()).unwrap();
+    for room in 0..whole.len() - 3 {
+        let mut sink = Sink { room, ..Sink::default() };
+        let error = encode(&mut sink).expect_err("a full disk");
+        assert_eq!(error.kind(), "io");
+        assert!(error.to_string().ends_with(": no space left"), "{error}");
+        let source = std::error::Error::source(&error).expect("the cause");
+        assert_eq!(source.downcast_ref::<io::Error>().unwrap().kind(), ErrorKind::StorageFull);
+    }
+}
+
+/// Has nothing to give at every other call.
+struct Hesitant<'a>(&'a [u8], bool);
+
+impl Read for Hesitant<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        if self.1 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let most = out.len().min(11);
+        self.0.read(&mut out[..most])
+    }
+}
+
+#[test]
+fn a_reader_that_would_block_can_be_asked_again() {
+    let patch = encode(Vec::new()).unwrap();
+    let mut decoder = Decoder::new(Hesitant(&patch, false), Limits::default());
+    let (mut events, mut waits) = (0, 0);
+    loop {
+        match decoder.next_event() {
+            Ok(Some(_)) => events += 1,
+            Ok(None) => break,
+            Err(error) => {
+                assert_eq!(error.kind(), "io", "{error}");
+                waits += 1;
+            }
+        }
+    }
+    // Header, tensor, block, trailer, index, footer.
+    assert_eq!(events, 6);
+    assert!(waits > patch.len() / 11);
+}
+
+#[test]
+fn the_typed_error_is_found_inside_an_io_error() {
+    let error = apply(&Checkpoint::default(), &b"not a patch"[..]).expect_err("no patch");
+    let error = io::Error::from(error);
+    assert_eq!(error.kind(), ErrorKind::InvalidData);
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).expect("the typed error");
+    assert_eq!(inner.kind(), "signature");
+}
+
+#[test]
+fn a_block_decoder_says_how_it_is_misused() {
+    let patch = encode(Vec::new()).unwrap();
+    let mut decoder = Decoder::new(patch.as_slice(), Limits::default());
+    let mut seen = false;
+    while let Some(event) = decoder.next_event().unwrap() {
+        let pulse::Event::Block(block) = event else { continue };
+        assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4");
+        let mut decoder = block.decode().unwrap();
+        assert_misuse(decoder.apply(&mut [1; 5]), "chunk of 5 elements, but the block has only 4 left");
+        let mut weights = [1; 4];
+        decoder.apply(&mut weights).unwrap();
+        assert_eq!(tensor_digest(&weights), tensor_digest(&[2; 4]));
+        assert_misuse(decoder.apply_to(&[1], &mut Vec::new()), "chunk of 1 elements, but the block has only 0 left");
+        seen = true;
+    }
+    assert!(seen);
+}

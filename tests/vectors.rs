@@ -1,0 +1,270 @@
+//! The golden files of `testvectors/`: what every reader of the format must accept and refuse.
+
+mod common;
+// The generator is an example; its list of files is compared with what is committed.
+#[allow(dead_code, clippy::duplicate_mod)]
+#[path = "../examples/testvectors/main.rs"]
+mod generator;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::checkpoint::{header_of, Checkpoint};
+use common::{apply, apply_pushed, Applied, Trickle};
+use pulse::{FileKind, FileSource, Result};
+use serde_json::Value;
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors")
+}
+
+fn read(path: &str) -> Vec<u8> {
+    fs::read(directory().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// One row of the manifest.
+struct Vector(Value);
+
+impl Vector {
+    fn text(&self, key: &str) -> Option<&str> {
+        self.0[key].as_str()
+    }
+
+    fn name(&self) -> &str {
+        self.text("name").expect("a name")
+    }
+
+    fn patch(&self) -> Vec<u8> {
+        read(self.text("file").expect("a file"))
+    }
+
+    /// The base; empty for a snapshot, which has none.
+    fn base(&self) -> Checkpoint {
+        self.text("base").map(|path| Checkpoint::from_file(&read(path))).unwrap_or_default()
+    }
+
+    fn target_file(&self) -> Vec<u8> {
+        read(self.text("target").expect("a target"))
+    }
+}
+
+fn vectors(list: &str) -> Vec<Vector> {
+    let manifest: Value = serde_json::from_slice(&read("manifest.json")).expect("a JSON manifest");
+    manifest[list].as_array().expect("a list of vectors").iter().cloned().map(Vector).collect()
+}
+
+/// Applies a patch in every way of feeding it, which must all come to the same.
+fn apply_in_every_way(base: &Checkpoint, patch: &[u8]) -> Result<Applied> {
+    let first = apply(base, patch);
+    let mut others = vec![apply_pushed(base, patch, usize::MAX)];
+    others.extend([1, 7].map(|bytes| apply(base, Trickle::new(patch, bytes))));
+    others.extend([1, 7].map(|bytes| apply_pushed(base, patch, bytes)));
+    for other in others {
+        match (&first, &other) {
+            (Ok(first), Ok(other)) => assert_eq!(first, other),
+            (Err(first), Err(other)) => assert_eq!(first.to_string(), other.to_string()),
+            _ => panic!("fed in one way: {first:?}; in another: {other:?}"),
+        }
+    }
+    first
+}
+
+#[test]
+fn every_good_vector_makes_its_target_of_its_base() {
+    for vector in vectors("good") {
+        let (name, base) = (vector.name(), vector.base());
+        let applied = apply_in_every_way(&base, &vector.patch()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(applied.target, Checkpoint::from_file(&vector.target_file()), "{name}");
+        assert_eq!(
+            applied.base_digest.map(|digest| digest.to_string()).as_deref(),
+            vector.text("base_digest"),
+            "{name}"
+        );
+        assert_eq!(Some(&*applied.target.digest().to_string()), vector.text("target_digest"), "{name}");
+    }
+}
+
+/// A single safetensors file is its header, from patch or base, and the tensors where that puts them.
+#[test]
+fn files_are_rebuilt_byte_for_byte() {
+    let mut rebuilt = 0;
+    for vector in vectors("good") {
+        let applied = apply(&vector.base(), &*vector.patch()).expect("a good vector");
+        let target = vector.target_file();
+        for (record, carried) in &applied.files {
+            assert_eq!(carried.len() as u64, if record.source == FileSource::Patch { record.bytes } else { 0 });
+            if record.kind == FileKind::Tensors && record.name.is_empty() {
+                let base = vector.text("base").map(read);
+                let header = match record.source {
+                    FileSource::Patch => carried.as_slice(),
+                    FileSource::Base => header_of(base.as_deref().expect("a base")),
+                };
+                assert_eq!(header, header_of(&target), "{}", vector.name());
+                assert_eq!(generator::raw::sha256(header), record.sha256, "{}", vector.name());
+                rebuilt += 1;
+            }
+        }
+    }
+    assert_eq!(rebuilt, 3, "two headers carried, one kept");
+}
+
+#[test]
+fn every_malformed_vector_gives_the_kind_of_error_that_the_manifest_names() {
+    let mut wrong = Vec::new();
+    for vector in vectors("malformed") {
+        let result = apply_in_every_way(&vector.base(), &vector.patch());
+        let found = result.as_ref().map_or_else(|error| error.kind(), |_| "none");
+        let expected = vector.text("error").expect("a kind");
+        if found != expected {
+            wrong.push(format!("{}: expected {expected}, found {found}: {:?}", vector.name(), result.err()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The bytes of the hex dump of SPEC.md §12: offset, bytes, then what they mean.
+#[test]
+fn the_example_of_the_spec_is_a_vector() {
+    let spec = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).expect("SPEC.md");
+    let (_, example) = spec.split_once("\n## 12 Example").expect("an example");
+    let mut bytes = Vec::new();
+    for line in example.lines() {
+        let Some((offset, dump)) = line.trim_start().split_once("  ") else { continue };
+        if offset.parse() == Ok(bytes.len()) {
+            let (dump, _) = dump.split_once("  ").unwrap_or((dump, ""));
+            bytes.extend(dump.split(' ').map(|byte| u8::from_str_radix(byte, 16).expect("a byte")));
+        }
+    }
+    assert_eq!(bytes, read("good/spec-example.pulse"));
+}
+
+#[test]
+fn every_kind_that_a_reader_can_give_has_a_vector() {
+    let rows = vectors("malformed");
+    let found: BTreeSet<&str> = rows.iter().filter_map(|vector| vector.text("error")).collect();
+    let expected = [
+        "base",
+        "checkpoint",
+        "count",
+        "crc",
+        "digest",
+        "duplicate",
+        "file-digest",
+        "length",
+        "limit",
+        "name",
+        "order",
+        "position",
+        "reserved",
+        "signature",
+        "stream",
+        "trailing",
+        "truncated",
+        "unknown-section",
+        "value",
+        "varint",
+        "version",
+    ];
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn rules_are_requirements_of_the_spec() {
+    let spec = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).expect("SPEC.md");
+    for vector in vectors("good").iter().chain(&vectors("malformed")) {
+        for rule in vector.0["rules"].as_array().expect("a list of rules") {
+            let rule = format!("[{}]", rule.as_str().expect("a number"));
+            assert!(spec.contains(&rule), "{}: {rule} is not in SPEC.md", vector.name());
+        }
+    }
+}
+
+#[test]
+fn names_are_unique_and_hashes_are_those_of_the_files() {
+    let mut names = BTreeSet::new();
+    for vector in vectors("good").iter().chain(&vectors("malformed")) {
+        assert!(names.insert(vector.name().to_string()), "{} stands twice", vector.name());
+        assert_eq!(
+            Some(&*generator::raw::sha256(&vector.patch()).to_string()),
+            vector.text("sha256"),
+            "{}",
+            vector.name()
+        );
+        assert!(vector.text("shows").is_some_and(|shows| shows.ends_with('.')), "{}", vector.name());
+    }
+}
+
+/// Compressed bytes depend on the version of zstd: where Cargo.lock moves on, the generator is run again.
+#[test]
+fn the_generator_writes_what_is_committed() {
+    let generated = generator::files(read);
+    let mut committed = BTreeMap::new();
+    for folder in ["good", "malformed", "checkpoints"] {
+        for entry in fs::read_dir(directory().join(folder)).expect("a folder") {
+            let path = format!("{folder}/{}", entry.expect("a file").file_name().to_string_lossy());
+            committed.insert(path.clone(), read(&path));
+        }
+    }
+    committed.insert("manifest.json".into(), read("manifest.json"));
+    assert!(committed.keys().eq(generated.keys()), "files come or go: run the generator again");
+    for (path, bytes) in generated {
+        assert!(bytes == committed[&path], "{path} differs: run the generator again");
+    }
+}
+
+/// The functions for files on disk come to the same as reading in memory.
+#[cfg(feature = "checkpoint")]
+mod on_disk {
+    use super::*;
+    use pulse::{ApplyOptions, Limits, Parallel, PatchFile};
+
+    fn open(vector: &Vector, key: &str) -> Option<pulse::Checkpoint> {
+        vector.text(key).map(|path| pulse::Checkpoint::open(&directory().join(path)).expect("a checkpoint"))
+    }
+
+    fn patch(vector: &Vector) -> Result<PatchFile> {
+        PatchFile::open(&directory().join(vector.text("file").expect("a file")), &Limits::default())
+    }
+
+    #[test]
+    fn good_vectors_are_verified() {
+        // The base of a directory would be a directory, too.
+        for vector in vectors("good").into_iter().filter(|vector| vector.name() != "files-of-a-directory") {
+            let (base, target) = (open(&vector, "base"), open(&vector, "target"));
+            let patch = patch(&vector).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
+            pulse::verify(&patch, base.as_ref(), target.as_ref(), Parallel::default())
+                .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
+        }
+    }
+
+    #[test]
+    fn malformed_vectors_give_the_same_kinds() {
+        let mut wrong = Vec::new();
+        for vector in vectors("malformed") {
+            let base = open(&vector, "base");
+            let verified =
+                patch(&vector).and_then(|patch| pulse::verify(&patch, base.as_ref(), None, Parallel::default()));
+            let found = verified.as_ref().map_or_else(|error| error.kind(), |()| "none");
+            if Some(found) != vector.text("error") {
+                wrong.push(format!("{}: found {found}: {:?}", vector.name(), verified.err()));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    /// R66: output appears whole or not at all.
+    #[test]
+    fn malformed_vectors_leave_no_output() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for vector in vectors("malformed") {
+            let base = open(&vector, "base");
+            let out = directory.path().join(vector.name());
+            let applied = patch(&vector).and_then(|patch| {
+                pulse::apply(base.as_ref(), &patch, &out, ApplyOptions::default(), Parallel::default())
+            });
+            assert!(applied.is_err(), "{}", vector.name());
+        }
+        assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 0);
+    }
+}
