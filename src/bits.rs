@@ -111,6 +111,11 @@ impl<'a> BitReader<'a> {
         u64::from_le_bytes(word) >> (self.at % 8)
     }
 
+    /// Bits read so far.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
     /// The next `bits` bits, at most 64.
     #[inline(always)]
     pub fn take(&mut self, bits: u32) -> u64 {

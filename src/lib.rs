@@ -80,7 +80,7 @@ pub use checkpoint::{
     apply, diff, stat, verify, write_whole, ApplyOptions, ApplyReport, Checkpoint, CheckpointTensor, DiffReport,
     MappedBlock, MappedFile, MappedTensor, Parallel, PatchFile, PatchMap, SectionTotal, TensorStat,
 };
-pub use coding::{BlockDecoder, BlockEncoder, Coding, EncodedBlock, Value};
+pub use coding::{Account, BlockDecoder, BlockEncoder, Coding, EncodedBlock, Value};
 pub use digest::{leaf_digest, tensor_digest, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};
 pub use dtype::{Dtype, TensorSpec};
 pub use element::{count_changes, for_each_step, Order, ValueForm};

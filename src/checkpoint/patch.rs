@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::io::read_exact_at;
+use crate::coding::Account;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::stream::{Block, Decoder, Event, Extent, Place};
@@ -27,6 +28,7 @@ pub struct MappedFile {
 pub struct MappedBlock {
     pub(crate) extent: Extent,
     pub(crate) payload: Range<u64>,
+    account: Option<Account>,
 }
 
 impl MappedBlock {
@@ -46,6 +48,12 @@ impl MappedBlock {
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.extent.changes
+    }
+
+    /// Where the bits of the payload go, if [`PatchFile::inspect`] read it and it can be decoded.
+    #[must_use]
+    pub fn account(&self) -> Option<Account> {
+        self.account
     }
 
     /// Encoded size in bytes, without framing.
@@ -103,15 +111,15 @@ pub struct PatchMap {
 }
 
 impl PatchMap {
-    fn scan(&mut self, file: File, limits: &Limits) -> Result<()> {
+    fn scan(&mut self, file: File, limits: &Limits, detail: bool) -> Result<()> {
         let mut decoder = Decoder::new(BufReader::with_capacity(1 << 18, file), limits.clone());
-        let result = self.read(&mut decoder);
+        let result = self.read(&mut decoder, detail);
         self.good_bytes = decoder.push_decoder().offset();
         result?;
         decoder.finish().map(|_| ())
     }
 
-    fn read(&mut self, decoder: &mut Decoder<BufReader<File>>) -> Result<()> {
+    fn read(&mut self, decoder: &mut Decoder<BufReader<File>>, detail: bool) -> Result<()> {
         loop {
             // Taken apart at once: the event borrows the decoder, which knows where it stands.
             enum Found {
@@ -119,7 +127,7 @@ impl PatchMap {
                 File(FileRecord),
                 FileData,
                 Tensor(TensorHeader),
-                Block(Extent),
+                Block(Extent, Option<Account>),
                 TensorEnd(TensorEnd),
                 End(Footer),
                 Other,
@@ -130,7 +138,10 @@ impl PatchMap {
                 Event::File(record) => Found::File(record.clone()),
                 Event::FileData(_) => Found::FileData,
                 Event::Tensor(header) => Found::Tensor(header.clone()),
-                Event::Block(block) => Found::Block(block.extent()),
+                Event::Block(block) => {
+                    let decoded = detail.then(|| block.decode().ok()).flatten();
+                    Found::Block(block.extent(), decoded.map(|decoded| decoded.account()))
+                }
                 Event::TensorEnd(end) => Found::TensorEnd(*end),
                 Event::End(footer) => Found::End(*footer),
                 Event::Index | Event::Skipped(_) => Found::Other,
@@ -140,7 +151,7 @@ impl PatchMap {
             let total = self.sections.entry(section.tag).or_default();
             total.count += 1;
             total.bytes += section.bytes;
-            if matches!(found, Found::Block(_) | Found::TensorEnd(_)) {
+            if matches!(found, Found::Block(..) | Found::TensorEnd(_)) {
                 if let Some(tensor) = self.tensors.last_mut() {
                     tensor.bytes += section.bytes;
                 }
@@ -152,7 +163,9 @@ impl PatchMap {
                 (Found::Tensor(header), ..) => {
                     self.tensors.push(MappedTensor { header, blocks: Vec::new(), end: None, bytes: section.bytes });
                 }
-                (Found::Block(extent), Some(tensor), _) => tensor.blocks.push(MappedBlock { extent, payload }),
+                (Found::Block(extent, account), Some(tensor), _) => {
+                    tensor.blocks.push(MappedBlock { extent, payload, account });
+                }
                 (Found::TensorEnd(end), Some(tensor), _) => tensor.end = Some(end),
                 (Found::End(footer), ..) => self.footer = Some(footer),
                 _ => {}
@@ -178,10 +191,18 @@ impl PatchFile {
     /// # Errors
     /// [`Error::Io`] if it cannot be opened.
     pub fn map(path: &Path, limits: &Limits) -> Result<PatchMap> {
-        Ok(Self::open_file(path, limits)?.0)
+        Ok(Self::open_file(path, limits, false)?.0)
     }
 
-    fn open_file(path: &Path, limits: &Limits) -> Result<(PatchMap, File)> {
+    /// As [`map`](Self::map), and decodes every block to tell where its bits go.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be opened.
+    pub fn inspect(path: &Path, limits: &Limits) -> Result<PatchMap> {
+        Ok(Self::open_file(path, limits, true)?.0)
+    }
+
+    fn open_file(path: &Path, limits: &Limits, detail: bool) -> Result<(PatchMap, File)> {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
         // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
@@ -189,7 +210,7 @@ impl PatchFile {
         }
         let file = File::open(path).map_err(io)?;
         let mut map = PatchMap { file_bytes: file.metadata().map_err(io)?.len(), ..PatchMap::default() };
-        map.error = map.scan(file.try_clone().map_err(io)?, limits).err();
+        map.error = map.scan(file.try_clone().map_err(io)?, limits, detail).err();
         Ok((map, file))
     }
 
@@ -198,7 +219,7 @@ impl PatchFile {
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Limit`], [`Error::Version`], [`Error::Io`].
     pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
-        let (mut map, file) = Self::open_file(path, limits)?;
+        let (mut map, file) = Self::open_file(path, limits, false)?;
         if let Some(error) = map.error.take() {
             return Err(error);
         }

@@ -1,6 +1,6 @@
 //! The flat coding: gaps and values as two packed streams; decodes without the base (SPEC.md §7.3).
 
-use crate::coding::packed;
+use crate::coding::{packed, Account};
 use crate::element::{Changes, ValueForm};
 use crate::error::Fault;
 use crate::parse::{self, Bad, Parse};
@@ -154,21 +154,25 @@ pub(crate) fn decode(
     element_bytes: usize,
     elements: u64,
     changes: u64,
-) -> Result<(ValueForm, Changes), Bad> {
+) -> Result<(ValueForm, Changes, Account), Bad> {
     parse::all(payload, "flat payload", |i| streams(i, element_bytes, elements, changes))
 }
 
-fn streams(i: &[u8], element_bytes: usize, elements: u64, changes: u64) -> Parse<'_, (ValueForm, Changes)> {
+fn streams(i: &[u8], element_bytes: usize, elements: u64, changes: u64) -> Parse<'_, (ValueForm, Changes, Account)> {
     let (rest, form_byte) = parse::u8(i, "form")?;
     let (gap_code, form_code, value_code) = (form_byte & 7, form_byte >> 3 & 3, form_byte >> 5);
     parse::check(i, gap_code <= 3, "gap width", u64::from(gap_code), "0 to 3")?;
     parse::check(i, form_code <= 2, "value form", u64::from(form_code), "0 to 2")?;
     parse::check(i, value_code <= 4, "value width", u64::from(value_code), "0 to 4")?;
     let form = [ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite][usize::from(form_code)];
+    let bits_before = |rest: &[u8]| (i.len() - rest.len()) as u64 * 8;
+    let tables = bits_before(rest);
     let (rest, gaps) = numbers(rest, "gaps", gap_code, changes)?;
+    let positions = bits_before(rest) - tables;
     let (rest, values) = numbers(rest, "values", value_code, changes)?;
+    let account = Account { positions, signs: 0, values: bits_before(rest) - positions - tables, tables };
     match join(gaps, values, form, element_bytes, elements, changes) {
-        Ok(changes) => Ok((rest, (form, changes))),
+        Ok(changes) => Ok((rest, (form, changes, account))),
         Err(fault) => parse::fail(rest, fault),
     }
 }
@@ -245,7 +249,7 @@ mod tests {
                 for form in [ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite] {
                     let given = changes(&[(gap, value), (gap + 1, 1), (2 * gap + 2, value)]);
                     let payload = encode(&given, form, 1);
-                    let (found_form, found) = decode(&payload, 8, 1 << 26, 3).unwrap();
+                    let (found_form, found, _) = decode(&payload, 8, 1 << 26, 3).unwrap();
                     assert_eq!(found_form, form);
                     assert_eq!((found.elements, found.values), (given.elements, given.values));
                 }

@@ -219,6 +219,29 @@ pub enum Value {
     Overwrite(u64),
 }
 
+/// Where the bits of a payload go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Account {
+    /// Which elements change: gaps.
+    pub positions: u64,
+    /// Signs of the steps, where they are apart.
+    pub signs: u64,
+    /// By how much: magnitudes, dense steps, flat values, whole bytes.
+    pub values: u64,
+    /// Parameters, and what fills the last byte.
+    pub tables: u64,
+}
+
+impl std::ops::AddAssign for Account {
+    fn add_assign(&mut self, other: Account) {
+        self.positions += other.positions;
+        self.signs += other.signs;
+        self.values += other.values;
+        self.tables += other.tables;
+    }
+}
+
 /// Turns the base bytes of one block into target bytes, in chunks.
 ///
 /// A flat or whole block is checked in full when this is made, before the first element changes.
@@ -231,6 +254,7 @@ pub struct BlockDecoder {
     /// Elements of the block, and how many of them were done.
     elements: u64,
     done: u64,
+    account: Account,
     body: Body,
     /// Bytes of an element that a chunk cut in two, for `apply_to`.
     cut: Vec<u8>,
@@ -255,21 +279,26 @@ impl BlockDecoder {
         at: u64,
     ) -> Result<Self, Bad> {
         let element_bytes = dtype.element_bytes();
+        let bits = payload.len() as u64 * 8;
+        let mut account = Account::default();
         let body = match coding {
-            Coding::Whole => Body::Whole { target: whole::decode(payload, element_bytes, elements)? },
+            Coding::Whole => {
+                account.values = bits;
+                Body::Whole { target: whole::decode(payload, element_bytes, elements)? }
+            }
             Coding::Flat => {
-                let (form, changes) = flat::decode(payload, element_bytes, elements, changes)?;
+                let (form, changes, found) = flat::decode(payload, element_bytes, elements, changes)?;
+                account = found;
                 Body::Flat { form, changes, next: 0 }
             }
-            Coding::Contextual => Body::Contextual(Box::new(contextual::Walk::new(
-                payload,
-                element_bytes,
-                dtype.order(),
-                elements,
-                changes,
-            )?)),
+            Coding::Contextual => {
+                let walk = contextual::Walk::new(payload, element_bytes, dtype.order(), elements, changes)?;
+                account = walk.account();
+                account.tables = bits - account.positions - account.signs - account.values;
+                Body::Contextual(Box::new(walk))
+            }
         };
-        Ok(BlockDecoder { element_bytes, order: dtype.order(), elements, done: 0, body, cut: Vec::new(), at })
+        Ok(BlockDecoder { element_bytes, order: dtype.order(), elements, done: 0, account, body, cut: Vec::new(), at })
     }
 
     /// The changes as (element within the block, value); `None` for a contextual block, which says
@@ -360,6 +389,12 @@ impl BlockDecoder {
         }
         self.cut.extend_from_slice(cut);
         Ok(())
+    }
+
+    /// Where the bits of the payload go; they sum up to its size.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.account
     }
 
     /// Whether every element of the block was done.

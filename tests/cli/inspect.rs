@@ -193,3 +193,20 @@ fn what_is_no_patch_at_all_is_said_to_be_none() {
     assert_eq!(run.code, Some(1));
     assert!(run.err.contains("directory: not a regular file"), "{}", run.err);
 }
+
+#[test]
+fn the_bytes_of_a_tensor_are_told_apart_and_sum_up() {
+    let place = scene();
+    let run = pulse(&place, &["inspect", "41.pulse", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    let tensors = found["tensors"].as_array().unwrap();
+    assert!(!tensors.is_empty());
+    for tensor in tensors {
+        let bytes_for = tensor["bytes_for"].as_object().unwrap();
+        let sum: u64 = bytes_for.values().map(|bytes| bytes.as_u64().unwrap()).sum();
+        assert_eq!(Some(sum), tensor["bytes"].as_u64(), "{tensor}");
+        assert!(["positions", "signs", "values", "tables", "digests", "framing"]
+            .iter()
+            .all(|name| bytes_for.contains_key(*name)));
+    }
+}

@@ -5,6 +5,7 @@ use super::classes::{Classes, CLASSES_MAX};
 use super::table::{ClassTable, Coded, Table, RAW_GAP_BITS};
 use super::TILE;
 use crate::bits::{BadBits, BitReader};
+use crate::coding::Account;
 use crate::element::{at_width, Order, ValueForm, Word};
 use crate::error::Fault;
 use crate::parse::{self, Bad};
@@ -17,6 +18,7 @@ const NEVER: u32 = u32::MAX;
 pub(crate) struct Walk {
     order: Order,
     classes: Classes,
+    account: Account,
     /// Gap before each change, and its zigzag step; class after class.
     changes: Vec<(u32, u64)>,
     /// For each class: elements until its next change, where in `changes` that is, and where the
@@ -67,6 +69,11 @@ impl Walk {
             }
         }
         self.countdown = countdown;
+    }
+
+    /// Where the codes go; what is missing to the payload is its table.
+    pub fn account(&self) -> Account {
+        self.account
     }
 
     /// The step of the change that is due in a class, and the gap to the next one.
@@ -125,6 +132,7 @@ fn read(
     let mut walk = Walk {
         order,
         classes,
+        account: Account::default(),
         // At most the bits of the payload, which is in memory already.
         changes: Vec::with_capacity(usize::try_from(declared).unwrap_or(0)),
         countdown: [NEVER; CLASSES_MAX],
@@ -135,7 +143,7 @@ fn read(
     let mut changed = 0;
     for (class, described) in table.classes.iter().enumerate() {
         walk.next[class] = walk.changes.len();
-        changed += read_class(&mut bits, described, raw_bits, &mut walk.changes)?;
+        changed += read_class(&mut bits, described, raw_bits, &mut walk.changes, &mut walk.account)?;
         walk.end[class] = walk.changes.len();
         walk.countdown[class] = walk.gap(class);
     }
@@ -158,6 +166,7 @@ fn read_class(
     class: &ClassTable,
     raw_bits: u32,
     changes: &mut Vec<(u32, u64)>,
+    account: &mut Account,
 ) -> Result<u64, Fault> {
     let largest = u64::MAX >> (64 - raw_bits);
     let escape =
@@ -168,6 +177,11 @@ fn read_class(
         u32::try_from(gap).ok().filter(|&gap| gap < NEVER).ok_or(Fault::Position { found: gap, elements: NEVER.into() })
     };
     let first = changes.len();
+    let mut from = bits.position();
+    let mut spent = |bits: &BitReader<'_>, on: &mut u64| {
+        *on += bits.position() - from;
+        from = bits.position();
+    };
     match class.coded {
         Coded::Dense { k } => {
             let mut changed = 0;
@@ -183,16 +197,19 @@ fn read_class(
                 changed += u64::from(step != 0);
                 changes.push((0, step));
             }
+            spent(bits, &mut account.values);
             Ok(changed)
         }
         Coded::Sparse { gap_k, exceptions, exception_k, magnitude_k } => {
             for _ in 0..class.count {
                 changes.push((gap_at(bits, gap_k, "gap")?, 0));
             }
+            spent(bits, &mut account.positions);
             // A step of one: zigzag 2, or 1 if it is negative.
             for change in &mut changes[first..] {
                 change.1 = 2 - bits.take(1);
             }
+            spent(bits, &mut account.signs);
             let mut at = first;
             let mut places = Vec::new();
             for _ in 0..exceptions {
@@ -219,6 +236,7 @@ fn read_class(
                     expected: "a step that fits the dtype",
                 })?;
             }
+            spent(bits, &mut account.values);
             Ok(class.count)
         }
     }

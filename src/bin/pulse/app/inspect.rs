@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::{Action, FileKind, FileSource, Limits, MappedTensor, PatchFile, PatchMap, Result};
+use pulse::{Account, Action, FileKind, FileSource, Limits, MappedTensor, PatchFile, PatchMap, Result};
 use serde_json::{json, Value};
 
 use super::{text, Common, Outcome};
@@ -28,7 +28,7 @@ const PRELUDE_BYTES: u64 = 10;
 
 impl Inspect {
     pub fn run(&self, _: &Common) -> Result<Outcome> {
-        let mut map = PatchFile::map(&self.patch, &Limits::default())?;
+        let mut map = PatchFile::inspect(&self.patch, &Limits::default())?;
         let error = map.error.take();
         let broken = error.as_ref().map(ToString::to_string);
         let mut parts = vec![summary(&self.patch.display().to_string(), &map, broken.as_deref())];
@@ -103,6 +103,48 @@ fn changes(tensor: &MappedTensor) -> u64 {
     tensor.blocks.iter().map(|block| block.changes()).sum()
 }
 
+/// Bytes of a tensor by what they are for, so that they sum up to all of its bytes.
+struct Bytes {
+    positions: u64,
+    signs: u64,
+    values: u64,
+    tables: u64,
+    digests: u64,
+    framing: u64,
+}
+
+impl Bytes {
+    fn of(tensor: &MappedTensor) -> Bytes {
+        let mut bits = Account::default();
+        let accounts = tensor.blocks.iter().filter_map(|block| block.account());
+        accounts.for_each(|account| bits += account);
+        // Rounded down; the parts of bytes are counted with the tables.
+        let [positions, signs, values] = [bits.positions, bits.signs, bits.values].map(|bits| bits / 8);
+        let coded = (bits.positions + bits.signs + bits.values + bits.tables) / 8;
+        let end = tensor.end.iter().flat_map(|end| [end.base, end.target]);
+        let digests = 32 * end.flatten().count() as u64;
+        Bytes {
+            positions,
+            signs,
+            values,
+            tables: coded - positions - signs - values,
+            digests,
+            framing: tensor.bytes - coded - digests,
+        }
+    }
+
+    fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("positions", self.positions),
+            ("signs", self.signs),
+            ("values", self.values),
+            ("tables", self.tables),
+            ("digests", self.digests),
+            ("framing", self.framing),
+        ]
+    }
+}
+
 fn elements(tensor: &MappedTensor) -> u64 {
     tensor.header.spec.as_ref().map_or(0, |spec| spec.elements())
 }
@@ -112,7 +154,7 @@ fn tensor_table(tensors: &[MappedTensor]) -> String {
         let codings: Vec<String> = codings(tensor).iter().map(|(name, number)| format!("{name} {number}")).collect();
         let (changes, elements) = (changes(tensor), elements(tensor));
         let action = if tensor.end.is_some() { tensor.header.action.name() } else { "broken" };
-        vec![
+        let mut row = vec![
             tensor.header.name.clone(),
             tensor.header.spec.as_ref().map_or("-".into(), ToString::to_string),
             action.into(),
@@ -121,9 +163,12 @@ fn tensor_table(tensors: &[MappedTensor]) -> String {
             text::count(tensor.bytes),
             format!("{:.2}", 8.0 * text::ratio(tensor.bytes, changes)),
             codings.join(", "),
-        ]
+        ];
+        row.extend(Bytes::of(tensor).named().map(|(_, bytes)| text::count(bytes)));
+        row
     };
-    let head = ["tensor", "dtype, shape", "", "changes", "density", "bytes", "bits/change", "blocks"];
+    let mut head = vec!["tensor", "dtype, shape", "", "changes", "density", "bytes", "bits/change", "blocks"];
+    head.extend(["positions", "signs", "values", "tables", "digests", "framing"]);
     text::table(&head, &tensors.iter().map(row).collect::<Vec<_>>())
 }
 
@@ -201,6 +246,7 @@ fn describe(map: &PatchMap, broken: Option<&str>) -> Value {
             "elements": elements(tensor),
             "bytes": tensor.bytes,
             "blocks": codings(tensor),
+            "bytes_for": Bytes::of(tensor).named().into_iter().collect::<BTreeMap<_, _>>(),
             "base_digest": digest(tensor.end.and_then(|end| end.base)),
             "target_digest": digest(tensor.end.and_then(|end| end.target)),
         })
