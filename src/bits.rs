@@ -21,7 +21,7 @@ pub(crate) fn rice_bits(value: u64, k: u32, raw_bits: u32) -> u64 {
 pub(crate) struct BitWriter<'a> {
     out: &'a mut Vec<u8>,
     held: u64,
-    /// Bits in `held`, always less than 8 between calls.
+    /// Bits in `held`, always less than 64 between calls.
     count: u32,
 }
 
@@ -36,10 +36,12 @@ impl<'a> BitWriter<'a> {
         debug_assert!(bits <= 56 && value >> bits == 0);
         self.held |= value << self.count;
         self.count += bits;
-        let bytes = (self.count / 8) as usize;
-        self.out.extend_from_slice(&self.held.to_le_bytes()[..bytes]);
-        self.held = if bytes == 8 { 0 } else { self.held >> (8 * bytes) };
-        self.count %= 8;
+        if self.count >= 64 {
+            self.out.extend_from_slice(&self.held.to_le_bytes());
+            self.count -= 64;
+            // What did not fit: at least one bit of the value did.
+            self.held = if self.count == 0 { 0 } else { value >> (bits - self.count) };
+        }
     }
 
     /// Appends a Rice code; `value` must fit `raw_bits`.
@@ -47,9 +49,15 @@ impl<'a> BitWriter<'a> {
     pub fn rice(&mut self, value: u64, k: u32, raw_bits: u32) {
         let quotient = value >> k;
         if quotient < u64::from(QUOTIENT_MAX) {
-            // At most 23 ones and the zero that ends them.
-            self.put((1 << quotient) - 1, quotient as u32 + 1);
-            self.put_long(value & ((1 << k) - 1), k);
+            // At most 23 ones, and the zero that ends them.
+            let (ones, length) = ((1 << quotient) - 1, quotient as u32 + 1);
+            let low = value & ((1 << k) - 1);
+            if k <= 32 {
+                self.put(ones | low << length, length + k);
+            } else {
+                self.put(ones, length);
+                self.put_long(low, k);
+            }
         } else {
             self.put((1 << QUOTIENT_MAX) - 1, QUOTIENT_MAX);
             self.put_long(value, raw_bits);
@@ -67,9 +75,8 @@ impl<'a> BitWriter<'a> {
 
     /// Fills the last byte with zeros.
     pub fn finish(self) {
-        if self.count > 0 {
-            self.out.push(self.held as u8);
-        }
+        let bytes = self.count.div_ceil(8) as usize;
+        self.out.extend_from_slice(&self.held.to_le_bytes()[..bytes]);
     }
 }
 

@@ -20,6 +20,7 @@ pub enum Order {
 /// An element's bits in their own width.
 pub(crate) trait Word: Copy + Eq + Send + Sync + 'static {
     const BYTES: usize;
+    const BITS: u32 = Self::BYTES as u32 * 8;
     /// Reads the first `BYTES` bytes; the slice must have that many.
     fn load(bytes: &[u8]) -> Self;
     fn store(self, bytes: &mut [u8]);
@@ -177,32 +178,42 @@ impl Changes {
     }
 }
 
-/// Bytes compared at once before elements are looked at: most of a checkpoint is equal.
-const STRIDE: usize = 64;
+/// 64-bit words compared at once. Which of them differ is written down without a branch: where a
+/// change comes cannot be guessed, and a wrong guess costs more than the comparison.
+const WORDS: usize = 256;
 
 /// Calls `found` with each element that differs and its two bit patterns.
 #[inline(always)]
 pub(crate) fn for_each_change<W: Word>(base: &[u8], target: &[u8], mut found: impl FnMut(usize, W, W)) {
-    let mut first = 0;
-    let (bases, base_tail) = base.as_chunks::<STRIDE>();
-    let (targets, target_tail) = target.as_chunks::<STRIDE>();
-    let mut words = |first: usize, base: &[u8], target: &[u8]| {
-        let words = base.chunks_exact(W::BYTES).zip(target.chunks_exact(W::BYTES));
-        for (i, (base, target)) in words.enumerate() {
-            let (base, target) = (W::load(base), W::load(target));
-            if base != target {
-                found(first + i, base, target);
+    let (bases, base_tail) = base.as_chunks::<8>();
+    let (targets, target_tail) = target.as_chunks::<8>();
+    let per_word = 8 / W::BYTES;
+    let mut differ = [0u16; WORDS];
+    for (tile, (bases, targets)) in bases.chunks(WORDS).zip(targets.chunks(WORDS)).enumerate() {
+        let mut count = 0;
+        for (i, (base, target)) in bases.iter().zip(targets).enumerate() {
+            differ[count % WORDS] = i as u16;
+            count += usize::from(base != target);
+        }
+        for &i in &differ[..count] {
+            let (base, target) = (bases[usize::from(i)], targets[usize::from(i)]);
+            let mut bits = u64::from_le_bytes(base) ^ u64::from_le_bytes(target);
+            let first = (tile * WORDS + usize::from(i)) * per_word;
+            while bits != 0 {
+                let lane = (bits.trailing_zeros() / W::BITS) as usize;
+                let at = lane * W::BYTES;
+                found(first + lane, W::load(&base[at..]), W::load(&target[at..]));
+                bits &= !(u64::MAX >> (64 - W::BITS) << (8 * at));
             }
         }
-    };
-    for (base, target) in bases.iter().zip(targets) {
-        // As one expression over all bytes, which compilers turn into a few wide instructions.
-        if base.iter().zip(target).fold(0, |bits, (base, target)| bits | (base ^ target)) != 0 {
-            words(first, base, target);
-        }
-        first += STRIDE / W::BYTES;
     }
-    words(first, base_tail, target_tail);
+    let first = bases.len() * per_word;
+    for (i, (base, target)) in base_tail.chunks_exact(W::BYTES).zip(target_tail.chunks_exact(W::BYTES)).enumerate() {
+        let (base, target) = (W::load(base), W::load(target));
+        if base != target {
+            found(first + i, base, target);
+        }
+    }
 }
 
 fn collect<W: Word>(changes: &mut Changes, order: Order, form: ValueForm, base: &[u8], target: &[u8]) {

@@ -22,26 +22,43 @@ pub(crate) struct Sorted {
     gaps: Vec<u32>,
     /// Zigzag steps at the same places.
     steps: Vec<u64>,
+    /// Changes whose magnitude exceeds 1: numbers of ordinary ones of the class before each, and
+    /// at the same places magnitude less 2.
+    exception_gaps: Vec<u32>,
+    magnitudes: Vec<u64>,
 }
 
 /// Writes the payload. `changes` holds elements and zigzag steps from `base`.
 pub(crate) fn encode<W: Word>(order: Order, base: &[u8], changes: &Changes, sorted: &mut Sorted) -> Vec<u8> {
     let classes = Classes::choose::<W>(order, base, changes);
-    let ranges = sorted.sort::<W>(&classes, base, changes);
-    let mut table = Table { lowest: classes.lowest(), classes: Vec::with_capacity(ranges.len()) };
-    for range in &ranges {
-        let (gaps, steps) = (&sorted.gaps[range.first..range.end], &sorted.steps[range.first..range.end]);
-        table.classes.push(plan::<W>(gaps, steps, range.elements));
-    }
+    let mut ranges = sorted.sort::<W>(&classes, base, changes);
+    sorted.find_exceptions(&mut ranges);
+    let classes_of = |range: &ClassRange| ClassChanges {
+        elements: range.elements,
+        gaps: &sorted.gaps[range.first..range.end],
+        steps: &sorted.steps[range.first..range.end],
+        exception_gaps: &sorted.exception_gaps[range.first_exception..range.end_exception],
+        magnitudes: &sorted.magnitudes[range.first_exception..range.end_exception],
+    };
+    let planned = ranges.iter().map(|range| plan::<W>(&classes_of(range))).collect();
+    let table = Table { lowest: classes.lowest(), classes: planned };
     let mut payload = Vec::new();
     table.write(&mut payload);
     let mut bits = BitWriter::new(&mut payload);
     for (range, class) in ranges.iter().zip(&table.classes) {
-        let (gaps, steps) = (&sorted.gaps[range.first..range.end], &sorted.steps[range.first..range.end]);
-        put_class::<W>(&mut bits, class, gaps, steps);
+        put_class::<W>(&mut bits, class, &classes_of(range));
     }
     bits.finish();
     payload
+}
+
+/// What there is to say of one class.
+struct ClassChanges<'a> {
+    elements: u64,
+    gaps: &'a [u32],
+    steps: &'a [u64],
+    exception_gaps: &'a [u32],
+    magnitudes: &'a [u64],
 }
 
 /// Where the changes of a class are in the sorted lists, and how many elements it has.
@@ -50,6 +67,8 @@ struct ClassRange {
     first: usize,
     end: usize,
     elements: u64,
+    first_exception: usize,
+    end_exception: usize,
 }
 
 /// Counters that neighbouring elements use in turn, so that they do not wait for one another.
@@ -84,24 +103,28 @@ impl Sorted {
         for bytes in base.chunks(TILE * W::BYTES) {
             let tile = &mut tile[..bytes.len() / W::BYTES];
             classes.fill::<W>(bytes, tile);
+            // Lanes take whole quads; of the quad that a change is in, those before it are added.
+            let (quads, rest) = tile.as_chunks::<LANES>();
             let mut done = 0;
-            while let Some((&element, &step)) = pending.peek() {
+            while let Some((&element, &step)) =
+                pending.next_if(|(&element, _)| element as usize - start < bytes.len() / W::BYTES)
+            {
                 let at = element as usize - start;
-                if at >= tile.len() {
-                    break;
-                }
-                count_classes(&mut seen, &tile[done..at]);
-                let class = usize::from(tile[at] & 31);
-                let place = seen.iter().map(|lane| lane[class]).sum::<u32>();
+                let quad = at / LANES;
+                count_quads(&mut seen, &quads[done..quad]);
+                done = quad;
+                let near = quads.get(quad).map_or(rest, |quad| quad);
+                let class = near[at % LANES] & 31;
+                let before = near.iter().take(at % LANES).filter(|&&other| other == class).count();
+                let class = usize::from(class);
+                let place = seen.iter().map(|lane| lane[class]).sum::<u32>() + before as u32;
                 self.gaps[next[class]] = place - after[class];
                 self.steps[next[class]] = step;
                 next[class] += 1;
                 after[class] = place + 1;
-                seen[0][class] += 1;
-                done = at + 1;
-                pending.next();
             }
-            count_classes(&mut seen, &tile[done..]);
+            count_quads(&mut seen, &quads[done..]);
+            rest.iter().for_each(|&class| seen[0][usize::from(class & 31)] += 1);
             start += tile.len();
         }
         for (class, range) in ranges.iter_mut().enumerate() {
@@ -111,16 +134,36 @@ impl Sorted {
     }
 }
 
-#[inline(always)]
-fn count_classes(seen: &mut [[u32; 32]; LANES], classes: &[u8]) {
-    let mut lanes = classes.chunks_exact(LANES);
-    for four in &mut lanes {
-        for (lane, &class) in seen.iter_mut().zip(four) {
-            lane[usize::from(class & 31)] += 1;
+impl Sorted {
+    /// Gathers the changes of each class whose magnitude exceeds 1.
+    fn find_exceptions(&mut self, ranges: &mut [ClassRange]) {
+        let room = self.steps.len();
+        self.exception_gaps.resize(room, 0);
+        self.magnitudes.resize(room, 0);
+        let mut count = 0;
+        for range in ranges {
+            range.first_exception = count;
+            let mut after = 0;
+            for (number, &step) in self.steps[range.first..range.end].iter().enumerate() {
+                // Written always, kept if it is one: no branch to guess.
+                let magnitude = magnitude(step);
+                self.exception_gaps[count] = number as u32 - after;
+                self.magnitudes[count] = magnitude.wrapping_sub(2);
+                let exceeds = magnitude > 1;
+                count += usize::from(exceeds);
+                after = if exceeds { number as u32 + 1 } else { after };
+            }
+            range.end_exception = count;
         }
     }
-    for &class in lanes.remainder() {
-        seen[0][usize::from(class & 31)] += 1;
+}
+
+#[inline(always)]
+fn count_quads(seen: &mut [[u32; 32]; LANES], quads: &[[u8; LANES]]) {
+    for quad in quads {
+        for (lane, &class) in seen.iter_mut().zip(quad) {
+            lane[usize::from(class & 31)] += 1;
+        }
     }
 }
 
@@ -129,31 +172,18 @@ fn magnitude(step: u64) -> u64 {
     (step >> 1) + (step & 1)
 }
 
-/// Changes of a class whose magnitude exceeds 1: numbers of ordinary ones before each, and
-/// magnitude less 2.
-fn exceptions(steps: &[u64]) -> impl Iterator<Item = (u32, u64)> + Clone + '_ {
-    let mut ordinary = 0;
-    steps.iter().filter_map(move |&step| {
-        let magnitude = magnitude(step);
-        if magnitude <= 1 {
-            ordinary += 1;
-            return None;
-        }
-        Some((std::mem::take(&mut ordinary), magnitude - 2))
-    })
-}
-
 /// Finds the cheapest parameters for a class.
-fn plan<W: Word>(gaps: &[u32], steps: &[u64], elements: u64) -> ClassTable {
+fn plan<W: Word>(class: &ClassChanges<'_>) -> ClassTable {
     let raw_bits = 8 * W::BYTES as u32;
+    let ClassChanges { elements, gaps, steps, exception_gaps, magnitudes } = *class;
     if gaps.is_empty() {
         return ClassTable::EMPTY;
     }
     let changes = gaps.len() as u64;
     let (gap_k, gap_bits) = best_k(gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
-    let count = exceptions(steps).count() as u64;
-    let (exception_k, exception_bits) = best_k(exceptions(steps).map(|(gap, _)| gap.into()), RAW_GAP_BITS);
-    let (magnitude_k, magnitude_bits) = best_k(exceptions(steps).map(|(_, magnitude)| magnitude), raw_bits);
+    let count = magnitudes.len() as u64;
+    let (exception_k, exception_bits) = best_k(exception_gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
+    let (magnitude_k, magnitude_bits) = best_k(magnitudes.iter().copied(), raw_bits);
     let sparse_bits = gap_bits + changes + exception_bits + magnitude_bits;
     let sparse =
         ClassTable { count: changes, coded: Coded::Sparse { gap_k, exceptions: count, exception_k, magnitude_k } };
@@ -210,7 +240,8 @@ fn best_k(numbers: impl Iterator<Item = u64> + Clone, raw_bits: u32) -> (u32, u6
 }
 
 /// Writes the codes of one class.
-fn put_class<W: Word>(bits: &mut BitWriter<'_>, class: &ClassTable, gaps: &[u32], steps: &[u64]) {
+fn put_class<W: Word>(bits: &mut BitWriter<'_>, class: &ClassTable, changes: &ClassChanges<'_>) {
+    let ClassChanges { gaps, steps, exception_gaps, magnitudes, .. } = *changes;
     let raw_bits = 8 * W::BYTES as u32;
     match class.coded {
         Coded::Sparse { gap_k, exception_k, magnitude_k, .. } => {
@@ -219,8 +250,8 @@ fn put_class<W: Word>(bits: &mut BitWriter<'_>, class: &ClassTable, gaps: &[u32]
                 let word = signs.iter().enumerate().fold(0, |word, (i, &step)| word | (step & 1) << i);
                 bits.put(word, signs.len() as u32);
             }
-            exceptions(steps).for_each(|(gap, _)| bits.rice(gap.into(), exception_k, RAW_GAP_BITS));
-            exceptions(steps).for_each(|(_, magnitude)| bits.rice(magnitude, magnitude_k, raw_bits));
+            exception_gaps.iter().for_each(|&gap| bits.rice(gap.into(), exception_k, RAW_GAP_BITS));
+            magnitudes.iter().for_each(|&magnitude| bits.rice(magnitude, magnitude_k, raw_bits));
         }
         Coded::Dense { k } => {
             for (&gap, &step) in gaps.iter().zip(steps) {
