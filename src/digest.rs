@@ -19,7 +19,7 @@ pub const LEAF_BYTES: usize = 64 * 1024;
 /// assert_eq!(digest, pulse::Digest([0; 32]));
 /// assert_eq!(digest.to_string().len(), 64);
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Digest(pub [u8; 32]);
 
 impl fmt::Display for Digest {

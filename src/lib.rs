@@ -77,8 +77,9 @@ mod wire;
 
 #[cfg(feature = "checkpoint")]
 pub use checkpoint::{
-    apply, diff, stat, verify, write_whole, ApplyOptions, ApplyReport, Checkpoint, CheckpointTensor, DiffReport,
-    MappedBlock, MappedFile, MappedTensor, Parallel, PatchFile, PatchMap, SectionTotal, TensorStat,
+    apply, apply_in_place, diff, diff_tensors, stat, verify, write_whole, ApplyOptions, ApplyReport, Checkpoint,
+    CheckpointTensor, DiffReport, MappedBlock, MappedFile, MappedTensor, Parallel, PatchFile, PatchMap, SectionTotal,
+    TensorMut, TensorRef, TensorSource, TensorStat,
 };
 pub use coding::{Account, BlockDecoder, BlockEncoder, Coding, EncodedBlock, Value};
 pub use digest::{leaf_digest, tensor_digest, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};
@@ -86,7 +87,7 @@ pub use dtype::{Dtype, TensorSpec};
 pub use element::{count_changes, for_each_step, Order, ValueForm};
 pub use error::{Corrupt, Error, Fault, Result};
 pub use limits::Limits;
-pub use stream::{Block, Decoder, Encoder, EncoderOptions, Event, PushDecoder, Section, Summary};
+pub use stream::{Block, Decoder, Encoder, EncoderOptions, Event, PushDecoder, Section, Summary, TrustedBase};
 pub use wire::{Action, FileKind, FileRecord, FileSource, Footer, Header, Tag, TensorEnd, TensorHeader};
 pub use wire::{MAJOR, MINOR, SIGNATURE};
 

@@ -1,21 +1,20 @@
 //! A base and a patch to the target: planned first, then written in parallel, then proved.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
 use crate::checkpoint::diff::for_each_chunk;
 use crate::checkpoint::io::write_all_at;
+use crate::checkpoint::make::{base_problem, check_base, differing_tensor, explain, make, target_tensors, OutTensor};
 use crate::checkpoint::output::Staged;
-use crate::checkpoint::patch::{MappedFile, MappedTensor, PatchFile};
-use crate::checkpoint::pieces::{Groups, PIECE_BYTES};
-use crate::checkpoint::pipeline::{ordered, Parallel};
+use crate::checkpoint::patch::{MappedFile, PatchFile};
+use crate::checkpoint::pipeline::Parallel;
 use crate::checkpoint::safetensors::{FileHeader, FileTensor, HEADER_BYTES_MAX};
-use crate::checkpoint::source::{Checkpoint, CheckpointTensor, INDEX_SUFFIX};
-use crate::digest::{leaf_digests, CheckpointHasher, Digest, Sha, TensorHasher};
-use crate::dtype::TensorSpec;
-use crate::error::{Error, Fault, Result};
-use crate::wire::{Action, FileKind, FileRecord, FileSource};
+use crate::checkpoint::source::{Checkpoint, INDEX_SUFFIX};
+use crate::checkpoint::tensors::TensorSource;
+use crate::digest::{Digest, Sha};
+use crate::error::{Error, Result};
+use crate::wire::{FileKind, FileRecord, FileSource};
 
 /// Choices of [`apply`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,7 +66,7 @@ pub fn apply(
     parallel: Parallel<'_>,
 ) -> Result<ApplyReport> {
     let base = base_of(base, patch)?;
-    let plan = explain(base, patch, parallel, Plan::new(base, patch))?;
+    let plan = explain(source(base), patch, parallel, Plan::new(base, patch))?;
     let staged = match plan.is_directory {
         true => Staged::directory(out)?,
         false => Staged::file(out, options.replace)?,
@@ -79,9 +78,9 @@ pub fn apply(
             .map_err(|error| Error::io(format!("writing {}", out.display()), error))?;
         files.push(created);
     }
-    let made =
-        plan.run(base, patch, Some(&files), parallel).and_then(|()| plan.write_companions(patch, &staged, &mut files));
-    explain(base, patch, parallel, made)?;
+    let made = make(&plan.tensors, source(base), patch, Some(&files), parallel)
+        .and_then(|()| plan.write_companions(patch, &staged, &mut files));
+    explain(source(base), patch, parallel, made)?;
     staged.commit(&files)?;
     Ok(plan.report(patch, files.len()))
 }
@@ -106,13 +105,13 @@ pub fn verify(
         Some(base) => {
             check_base(base, patch, parallel)?;
             let base = Some(base);
-            let plan = explain(base, patch, parallel, Plan::new(base, patch))?;
-            let made = plan.run(base, patch, None, parallel);
-            explain(base, patch, parallel, made.and_then(|()| plan.check_companions(patch)))?;
+            let plan = explain(source(base), patch, parallel, Plan::new(base, patch))?;
+            let made = make(&plan.tensors, source(base), patch, None, parallel);
+            explain(source(base), patch, parallel, made.and_then(|()| plan.check_companions(patch)))?;
         }
         _ if patch.header().snapshot => {
             let plan = Plan::new(None, patch)?;
-            plan.run(None, patch, None, parallel)?;
+            make(&plan.tensors, None, patch, None, parallel)?;
         }
         _ => {
             let mut payload = Vec::new();
@@ -135,6 +134,11 @@ pub fn verify(
     Ok(())
 }
 
+/// A checkpoint as a source of tensors.
+fn source(base: Option<&Checkpoint>) -> Option<&dyn TensorSource> {
+    base.map(|base| base as &dyn TensorSource)
+}
+
 /// The base to use: none for a snapshot, and one for everything else.
 fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &PatchFile) -> Result<Option<&'a Checkpoint>> {
     match base {
@@ -147,68 +151,11 @@ fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &PatchFile) -> Result<Option
     }
 }
 
-/// When something went wrong, finds out whether the base is the reason: the patch itself was
-/// proved to be right before.
-fn explain<T>(base: Option<&Checkpoint>, patch: &PatchFile, parallel: Parallel<'_>, result: Result<T>) -> Result<T> {
-    if let (Err(Error::Corrupt(_) | Error::Checkpoint { .. }), Some(base)) = (&result, base) {
-        check_base(base, patch, parallel)?;
-    }
-    result
-}
-
-/// Compares the digest of the base with the one that the patch names.
-fn check_base(base: &Checkpoint, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
-    let differing = differing_tensor(base, patch, parallel, |tensor| tensor.end.and_then(|end| end.base))?;
-    match (patch.footer().base, differing.tensor) {
-        (Some(expected), _) if expected == differing.checkpoint => Ok(()),
-        (None, _) => Ok(()),
-        (_, Some((name, expected, found))) => Err(Error::BaseMismatch { tensor: Some(name), expected, found }),
-        (Some(expected), None) => Err(Error::BaseMismatch { tensor: None, expected, found: differing.checkpoint }),
-    }
-}
-
-struct Differing {
-    checkpoint: Digest,
-    /// The first tensor, in the order of names, whose digest is not the expected one: name,
-    /// expected, found.
-    tensor: Option<(String, Digest, Digest)>,
-}
-
-/// Digests a checkpoint and compares it with the tensor digests that the patch names.
-fn differing_tensor(
-    checkpoint: &Checkpoint,
-    patch: &PatchFile,
-    parallel: Parallel<'_>,
-    expected: impl Fn(&MappedTensor) -> Option<Digest>,
-) -> Result<Differing> {
-    let mut tensor = None;
-    let checkpoint = checkpoint.digests(parallel, |name, _, found| {
-        if let Some(expected) = patch.tensor(name).and_then(&expected) {
-            if expected != found && tensor.is_none() {
-                tensor = Some((name.to_string(), expected, found));
-            }
-        }
-    })?;
-    Ok(Differing { checkpoint, tensor })
-}
-
 /// A safetensors file of the target.
 #[derive(Debug)]
 struct OutFile {
     name: String,
     header: FileHeader,
-}
-
-/// A tensor of the target and what it is made of.
-#[derive(Debug)]
-struct OutTensor<'a> {
-    name: &'a str,
-    spec: &'a TensorSpec,
-    base: Option<&'a CheckpointTensor>,
-    patch: Option<&'a MappedTensor>,
-    /// Number of its file, and its offset there.
-    file: usize,
-    offset: u64,
 }
 
 /// A companion of the target.
@@ -233,7 +180,7 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<Self> {
         let mut plan = Plan { is_directory: false, files: Vec::new(), tensors: Vec::new(), companions: Vec::new() };
-        let target = target_tensors(base, patch)?;
+        let target = target_tensors(source(base), patch)?;
         if !patch.files().is_empty() {
             plan.files_of_patch(base, patch)?;
         } else if let Some(base) = base.filter(|base| {
@@ -336,61 +283,6 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Makes every tensor, writes it where `files` are given, and checks every digest.
-    fn run(
-        &self,
-        base: Option<&Checkpoint>,
-        patch: &PatchFile,
-        files: Option<&[File]>,
-        parallel: Parallel<'_>,
-    ) -> Result<()> {
-        let groups = Groups {
-            items: self.tensors.iter().flat_map(OutTensor::pieces),
-            size: |piece: &OutPiece<'_>| piece.bytes,
-            full: PIECE_BYTES,
-        };
-        let mut checkpoint = CheckpointHasher::new();
-        let mut hasher = TensorHasher::new();
-        let (mut elements, mut bytes) = (0u64, 0u64);
-        let work = |own: &mut Making, group| own.make_all(group, base, patch, files);
-        ordered(parallel.count(), Making::default, groups, work, |done| {
-            for (piece, leaves) in done {
-                leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
-                if piece.last {
-                    let found = std::mem::take(&mut hasher).finish();
-                    let OutTensor { name, spec, patch: changed, .. } = piece.tensor;
-                    let expected = changed.and_then(|changed| changed.end).and_then(|end| end.target);
-                    if let Some(expected) = expected.filter(|&expected| expected != found) {
-                        return Err(Fault::Digest { field: "digest of the result", expected, found }.in_tensor(name));
-                    }
-                    checkpoint.add(name, spec, found);
-                    elements += spec.elements();
-                    bytes += spec.bytes();
-                }
-                parallel.report(piece.bytes as u64);
-            }
-            Ok(())
-        })?;
-        check_gone(base, patch, parallel)?;
-        let footer = patch.footer();
-        let (expected, found) = (footer.target, checkpoint.finish()?);
-        let at = patch.bytes();
-        if expected != found {
-            return Err(Fault::Digest { field: "digest of the result", expected, found }.at(at));
-        }
-        let tensors = self.tensors.len() as u64;
-        for (field, expected, found) in [
-            ("target tensors", tensors, footer.target_tensors),
-            ("target elements", elements, footer.target_elements),
-            ("target bytes", bytes, footer.target_bytes),
-        ] {
-            if expected != found {
-                return Err(Fault::Count { field, expected, found }.at(at));
-            }
-        }
-        Ok(())
-    }
-
     fn write_companions(&self, patch: &PatchFile, staged: &Staged, files: &mut Vec<File>) -> Result<()> {
         for companion in &self.companions {
             let created = staged.create(companion.name(), 0)?;
@@ -415,76 +307,12 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Checks the base tensors that leave no trace in the target: those replaced or deleted. The
-/// digest of the target says nothing of them, and yet a base where they differ is a wrong one.
-fn check_gone(base: Option<&Checkpoint>, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
-    let Some(base) = base else { return Ok(()) };
-    let expected = |name: &str| {
-        let tensor = patch.tensor(name).filter(|tensor| tensor.header.action != Action::Patched)?;
-        tensor.end.and_then(|end| end.base)
-    };
-    let mut wrong = None;
-    base.digests_of(
-        |name| expected(name).is_some(),
-        parallel,
-        |name, _, found| {
-            if let Some(expected) = expected(name).filter(|&expected| expected != found) {
-                wrong.get_or_insert(Error::BaseMismatch { tensor: Some(name.into()), expected, found });
-            }
-        },
-    )?;
-    wrong.map_or(Ok(()), Err)
-}
-
-/// Tensors that the target must have, in the order of their names, with no place yet.
-fn target_tensors<'a>(base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<Vec<OutTensor<'a>>> {
-    let mut tensors = Vec::new();
-    let mut met = HashSet::new();
-    let place = |name, spec, base, patch| OutTensor { name, spec, base, patch, file: 0, offset: 0 };
-    for (name, tensor) in base.iter().flat_map(|base| base.tensors()) {
-        let Some(changed) = patch.tensor(name) else {
-            tensors.push(place(name, tensor.spec(), Some(tensor), None));
-            continue;
-        };
-        met.insert(name);
-        match (changed.header.action, &changed.header.spec) {
-            (Action::Deleted, _) => {}
-            (Action::Replaced, Some(spec)) => tensors.push(place(name, spec, None, Some(changed))),
-            (Action::Patched, Some(spec)) if spec == tensor.spec() => {
-                tensors.push(place(name, spec, Some(tensor), Some(changed)));
-            }
-            (action, spec) => {
-                let wanted = spec.as_ref().map_or(String::new(), |spec| format!(" {spec}"));
-                let what =
-                    format!("tensor '{name}' is {}, but in the patch it is {}{wanted}", tensor.spec(), action.name());
-                return Err(base_problem(base, what));
-            }
-        }
-    }
-    for tensor in patch.tensors().iter().filter(|tensor| !met.contains(&*tensor.header.name)) {
-        match (&tensor.header.spec, tensor.header.action) {
-            (Some(spec), Action::Added) => tensors.push(place(&tensor.header.name, spec, None, Some(tensor))),
-            (_, action) => {
-                let what =
-                    format!("there is no tensor '{}', but in the patch it is {}", tensor.header.name, action.name());
-                return Err(base_problem(base, what));
-            }
-        }
-    }
-    tensors.sort_unstable_by_key(|tensor| tensor.name);
-    Ok(tensors)
-}
-
-fn base_problem(base: Option<&Checkpoint>, what: String) -> Error {
-    Error::checkpoint(base.map_or(Path::new("no base"), Checkpoint::path), what)
-}
-
 fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
     let what = format!(
         "'{}' is not as the patch expects it ({} bytes, SHA-256 {}). The same tensors saved anew can have another header: use the base that the patch was made from, with all of its files",
         record.name, record.bytes, record.sha256
     );
-    base_problem(base, what)
+    base_problem(source(base), what)
 }
 
 fn wrong_files(patch: &PatchFile, what: impl Into<String>) -> Error {
@@ -539,83 +367,5 @@ impl OutCompanion<'_> {
             offset += chunk.len() as u64;
             Ok(())
         })
-    }
-}
-
-/// A run of whole leaves of a target tensor: one block, or bytes that stay.
-#[derive(Debug, Clone, Copy)]
-struct OutPiece<'a> {
-    tensor: &'a OutTensor<'a>,
-    block: Option<usize>,
-    start: u64,
-    bytes: usize,
-    last: bool,
-}
-
-impl<'a> OutTensor<'a> {
-    /// Blocks and, between them, unchanged runs of at most [`PIECE_BYTES`].
-    fn pieces(&'a self) -> impl Iterator<Item = OutPiece<'a>> {
-        let blocks = self.patch.map_or(&[][..], |patch| &patch.blocks);
-        let end = self.spec.bytes();
-        let (mut start, mut number, mut done) = (0, 0, false);
-        std::iter::from_fn(move || {
-            if done {
-                return None;
-            }
-            let next = blocks.get(number).map(|block| block.range());
-            let (block, stop) = match next {
-                Some(range) if range.start == start => (Some(number), range.end),
-                Some(range) => (None, range.start.min(start + PIECE_BYTES as u64)),
-                None => (None, end.min(start + PIECE_BYTES as u64)),
-            };
-            number += usize::from(block.is_some());
-            done = stop == end;
-            // A block has at most 64 MiB, other pieces less.
-            let piece = OutPiece { tensor: self, block, start, bytes: (stop - start) as usize, last: done };
-            start = stop;
-            Some(piece)
-        })
-    }
-}
-
-/// What a thread keeps while it makes pieces.
-#[derive(Debug, Default)]
-struct Making {
-    bytes: Vec<u8>,
-    payload: Vec<u8>,
-}
-
-impl Making {
-    fn make_all<'a>(
-        &mut self,
-        group: Vec<OutPiece<'a>>,
-        base: Option<&Checkpoint>,
-        patch: &PatchFile,
-        files: Option<&[File]>,
-    ) -> Result<Vec<(OutPiece<'a>, Vec<Digest>)>> {
-        group.into_iter().map(|piece| Ok((piece, self.make(&piece, base, patch, files)?))).collect()
-    }
-
-    /// Makes a piece, writes it and gives back the digests of its leaves.
-    fn make(
-        &mut self,
-        piece: &OutPiece<'_>,
-        base: Option<&Checkpoint>,
-        patch: &PatchFile,
-        files: Option<&[File]>,
-    ) -> Result<Vec<Digest>> {
-        let OutTensor { base: base_tensor, patch: changed, file, offset, .. } = piece.tensor;
-        self.bytes.resize(piece.bytes, 0);
-        if let (Some(base), Some(tensor)) = (base, base_tensor) {
-            base.read_at(tensor, piece.start, &mut self.bytes)?;
-        }
-        if let (Some(changed), Some(block)) = (changed, piece.block) {
-            patch.apply_block(changed, block, &mut self.payload, &mut self.bytes)?;
-        }
-        if let Some(out) = files.and_then(|files| files.get(*file)) {
-            write_all_at(out, &self.bytes, offset + piece.start)
-                .map_err(|error| Error::io(format!("writing tensor '{}'", piece.tensor.name), error))?;
-        }
-        Ok(leaf_digests(&self.bytes))
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::checkpoint::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIECE_BYTES};
 use crate::checkpoint::pipeline::Parallel;
 use crate::checkpoint::source::Checkpoint;
+use crate::checkpoint::tensors::TensorSource;
 use crate::coding::{self, EncodedBlock};
 use crate::digest::{digest_leaves, Digest, Sha, LEAF_BYTES};
 use crate::dtype::TensorSpec;
@@ -64,7 +65,6 @@ pub fn diff<W: Write>(
     parallel: Parallel<'_>,
 ) -> Result<(W, DiffReport)> {
     let options = EncoderOptions { snapshot: base.is_none(), ..options };
-    let (choice, block_bytes) = (options.choice(), options.block_bytes());
     let mut session = Session::new(out, options)?;
     // What a reader would refuse in a name is not the caller's fault here.
     let refuse = |error| match error {
@@ -73,15 +73,57 @@ pub fn diff<W: Write>(
     };
     write_files(&mut session, base, target).map_err(refuse)?;
 
+    let base = base.map(|base| base as &dyn TensorSource);
+    let actions = encode_tensors(&mut session, base, target, parallel).map_err(refuse)?;
+    let (out, summary) = session.finish()?;
+    Ok((out, DiffReport { summary, actions, target_file_bytes: target.file_bytes() }))
+}
+
+/// Writes the patch that leads from `base` to `target`, which may be anywhere: in memory, or where
+/// a [`TensorSource`] of the caller has them. It carries tensors only, no files.
+///
+/// # Errors
+/// As [`diff`].
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use pulse::{diff_tensors, Dtype, EncoderOptions, Parallel, TensorRef, TensorSpec};
+/// let spec = TensorSpec::new(Dtype::U8, &[3])?;
+/// let base = BTreeMap::from([("w".to_string(), TensorRef::new(spec.clone(), b"abc")?)]);
+/// let target = BTreeMap::from([("w".to_string(), TensorRef::new(spec, b"abd")?)]);
+/// let options = EncoderOptions::default();
+/// let (patch, report) = diff_tensors(Some(&base), &target, Vec::new(), options, Parallel::default())?;
+/// assert_eq!(report.summary.footer.changes, 1);
+/// # Ok::<(), pulse::Error>(())
+/// ```
+pub fn diff_tensors<W: Write>(
+    base: Option<&dyn TensorSource>,
+    target: &dyn TensorSource,
+    out: W,
+    options: EncoderOptions,
+    parallel: Parallel<'_>,
+) -> Result<(W, DiffReport)> {
+    let options = EncoderOptions { snapshot: base.is_none(), ..options };
+    let mut session = Session::new(out, options)?;
+    let actions = encode_tensors(&mut session, base, target, parallel)?;
+    let (out, summary) = session.finish()?;
+    Ok((out, DiffReport { summary, actions, target_file_bytes: summary.footer.target_bytes }))
+}
+
+/// Encodes all tensors in parallel and tells the session of them in the order of their names.
+fn encode_tensors<W: Write>(
+    session: &mut Session<W>,
+    base: Option<&dyn TensorSource>,
+    target: &dyn TensorSource,
+    parallel: Parallel<'_>,
+) -> Result<BTreeMap<Action, u64>> {
+    let options = session.options.clone();
     let pairs = pairs(base, Some(target));
     let mut actions = BTreeMap::new();
-    let work = |own: &mut Encoding, piece: &Piece<'_>| own.encode(piece, base, target, choice);
-    for_each_piece(&pairs, block_bytes, parallel, Encoding::default, work, |piece, done: Encoded| {
-        let Pair { name, base, target } = piece.pair;
+    let work = |own: &mut Encoding, group: &[Piece<'_>]| own.encode(group, base, target, &options);
+    for_each_piece(&pairs, options.block_bytes(), parallel, Encoding::default, work, |piece, done: Encoded| {
         if piece.first {
-            session
-                .begin(name, base.map(|tensor| tensor.spec()), target.map(|tensor| tensor.spec()))
-                .map_err(refuse)?;
+            session.begin(piece.pair.name, piece.pair.base, piece.pair.target)?;
         }
         let open = session.open()?;
         done.base_leaves.iter().for_each(|leaf| open.base.push_leaf(leaf));
@@ -97,8 +139,7 @@ pub fn diff<W: Write>(
         }
         Ok(())
     })?;
-    let (out, summary) = session.finish()?;
-    Ok((out, DiffReport { summary, actions, target_file_bytes: target.file_bytes() }))
+    Ok(actions)
 }
 
 /// What a thread keeps while it encodes pieces.
@@ -111,6 +152,7 @@ struct Encoding {
 /// What became of a piece.
 #[derive(Debug)]
 struct Encoded {
+    /// Empty if the digest of the base tensor is taken on trust.
     base_leaves: Vec<Digest>,
     target_leaves: Vec<Digest>,
     /// Absent if nothing changed, or if there is no target.
@@ -120,47 +162,64 @@ struct Encoded {
 impl Encoding {
     fn encode(
         &mut self,
-        piece: &Piece<'_>,
-        base: Option<&Checkpoint>,
-        target: &Checkpoint,
-        choice: coding::Choice,
-    ) -> Result<Encoded> {
-        self.buffers.read(piece, base, Some(target))?;
-        let (base, target) = (&self.buffers.base, &self.buffers.target);
-        let spec = |tensor: Option<_>| tensor.map(super::CheckpointTensor::spec);
-        let (base_spec, target_spec) = (spec(piece.pair.base), spec(piece.pair.target));
-        let block = match (base_spec, target_spec) {
-            (_, None) => None,
-            (Some(base_spec), Some(spec)) if base_spec == spec => {
-                coding::encode(spec.dtype(), choice, base, target, &mut self.scratch)
-            }
-            (_, Some(_)) if target.is_empty() => None,
-            (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), choice, target)),
+        group: &[Piece<'_>],
+        base: Option<&dyn TensorSource>,
+        target: &dyn TensorSource,
+        options: &EncoderOptions,
+    ) -> Result<Vec<Encoded>> {
+        let (bases, targets) = self.buffers.read(group, base, Some(target))?;
+        // All leaves of the group are hashed in one batch.
+        let mut batch = Batch::default();
+        let mut encoded = Vec::with_capacity(group.len());
+        for ((piece, base), target) in group.iter().zip(bases).zip(targets) {
+            let Pair { name, base: base_spec, target: target_spec } = piece.pair;
+            let block = match (base_spec, target_spec) {
+                (_, None) => None,
+                (Some(base_spec), Some(spec)) if base_spec == spec => {
+                    coding::encode(spec.dtype(), options.choice(), base, target, &mut self.scratch)
+                }
+                (_, Some(_)) if target.is_empty() => None,
+                (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), options.choice(), target)),
+            };
+            let trusted = options.trusted_digest(name).is_some();
+            encoded.push((batch.add(base, target, trusted), block));
+        }
+        let digests = digest_leaves(&batch.leaves);
+        let at = |places: Vec<usize>| places.into_iter().map(|place| digests[place]).collect();
+        let finish = |((base, target), block): ((Vec<usize>, Vec<usize>), _)| Encoded {
+            base_leaves: at(base),
+            target_leaves: at(target),
+            block,
         };
-        let (base_leaves, target_leaves) = digest_both(base, target);
-        Ok(Encoded { base_leaves, target_leaves, block })
+        Ok(encoded.into_iter().map(finish).collect())
     }
 }
 
-/// Leaf digests of both sides, in one batch. A target leaf that equals its base leaf has the same
-/// digest and is not hashed again.
-fn digest_both(base: &[u8], target: &[u8]) -> (Vec<Digest>, Vec<Digest>) {
-    let mut leaves: Vec<&[u8]> = base.chunks(LEAF_BYTES).collect();
-    let base_count = leaves.len();
-    // Where the digest of each target leaf will be.
-    let mut places = Vec::with_capacity(target.len().div_ceil(LEAF_BYTES));
-    for (number, leaf) in target.chunks(LEAF_BYTES).enumerate() {
-        if number < base_count && leaves[number] == leaf {
-            places.push(number);
-        } else {
-            places.push(leaves.len());
-            leaves.push(leaf);
+/// Leaves to hash at once.
+#[derive(Debug, Default)]
+struct Batch<'a> {
+    leaves: Vec<&'a [u8]>,
+}
+
+impl<'a> Batch<'a> {
+    /// Adds the leaves of both sides; gives back where in the batch those of each are. A target
+    /// leaf that equals its base leaf has the same digest and is not hashed again.
+    fn add(&mut self, base: &'a [u8], target: &'a [u8], base_trusted: bool) -> (Vec<usize>, Vec<usize>) {
+        let first = self.leaves.len();
+        if !base_trusted {
+            self.leaves.extend(base.chunks(LEAF_BYTES));
         }
+        let end = self.leaves.len();
+        let mut places = Vec::with_capacity(target.len().div_ceil(LEAF_BYTES));
+        for (number, leaf) in target.chunks(LEAF_BYTES).enumerate() {
+            let same = self.leaves[first..end].get(number) == Some(&leaf);
+            places.push(if same { first + number } else { self.leaves.len() });
+            if !same {
+                self.leaves.push(leaf);
+            }
+        }
+        ((first..end).collect(), places)
     }
-    let mut digests = digest_leaves(&leaves);
-    let target = places.into_iter().map(|place| digests[place]).collect();
-    digests.truncate(base_count);
-    (digests, target)
 }
 
 /// Writes a record for each file of the target, and the bytes that the base does not have.
@@ -246,21 +305,19 @@ pub struct TensorStat {
 pub fn stat(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> Result<Vec<TensorStat>> {
     let pairs = pairs(Some(base), Some(target));
     let mut stats: Vec<TensorStat> = Vec::new();
-    let work = |own: &mut Buffers, piece: &Piece<'_>| {
-        let mut steps = BTreeMap::new();
-        if let (Some(base_tensor), Some(target_tensor)) = (piece.pair.base, piece.pair.target) {
-            if base_tensor.spec() == target_tensor.spec() {
-                own.read(piece, Some(base), Some(target))?;
-                for_each_step(target_tensor.spec().dtype(), &own.base, &own.target, |step| {
-                    *steps.entry(step).or_default() += 1
-                });
+    let work = |own: &mut Buffers, group: &[Piece<'_>]| {
+        let (bases, targets) = own.read(group, Some(base), Some(target))?;
+        let steps = |((piece, base), target): ((&Piece<'_>, &[u8]), &[u8])| {
+            let mut steps = BTreeMap::new();
+            if let Some(spec) = piece.pair.target.filter(|_| piece.pair.base == piece.pair.target) {
+                for_each_step(spec.dtype(), base, target, |step| *steps.entry(step).or_default() += 1);
             }
-        }
-        Ok(steps)
+            steps
+        };
+        Ok(group.iter().zip(bases).zip(targets).map(steps).collect())
     };
     for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, steps: BTreeMap<i64, u64>| {
         let Pair { name, base, target } = piece.pair;
-        let (base, target) = (base.map(|tensor| tensor.spec()), target.map(|tensor| tensor.spec()));
         let Some(spec) = target.or(base) else { return Ok(()) };
         if piece.first {
             let action = tensor_header(name, base, target)?.action;

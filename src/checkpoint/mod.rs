@@ -3,16 +3,21 @@
 mod apply;
 mod diff;
 mod io;
+mod make;
+mod memory;
 mod output;
 mod patch;
 mod pieces;
 mod pipeline;
 mod safetensors;
 mod source;
+mod tensors;
 
 pub use apply::{apply, verify, ApplyOptions, ApplyReport};
-pub use diff::{diff, stat, DiffReport, TensorStat};
+pub use diff::{diff, diff_tensors, stat, DiffReport, TensorStat};
+pub use memory::apply_in_place;
 pub use output::write_whole;
 pub use patch::{MappedBlock, MappedFile, MappedTensor, PatchFile, PatchMap, SectionTotal};
 pub use pipeline::Parallel;
 pub use source::{Checkpoint, CheckpointTensor};
+pub use tensors::{TensorMut, TensorRef, TensorSource};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::checkpoint::io::read_exact_at;
 use crate::coding::Account;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::stream::{Block, Decoder, Event, Extent, Place};
+use crate::stream::{Block, Decoder, Event, Extent, Place, TrustedBase};
 use crate::wire::{self, FileRecord, Footer, Header, Tag, TensorEnd, TensorHeader};
 
 /// A file record and where its data stands in the patch.
@@ -111,15 +111,15 @@ pub struct PatchMap {
 }
 
 impl PatchMap {
-    fn scan(&mut self, file: File, limits: &Limits, detail: bool) -> Result<()> {
-        let mut decoder = Decoder::new(BufReader::with_capacity(1 << 18, file), limits.clone());
+    fn scan(&mut self, patch: &mut dyn Read, limits: &Limits, detail: bool) -> Result<()> {
+        let mut decoder = Decoder::new(patch, limits.clone());
         let result = self.read(&mut decoder, detail);
         self.good_bytes = decoder.push_decoder().offset();
         result?;
         decoder.finish().map(|_| ())
     }
 
-    fn read(&mut self, decoder: &mut Decoder<BufReader<File>>, detail: bool) -> Result<()> {
+    fn read(&mut self, decoder: &mut Decoder<&mut dyn Read>, detail: bool) -> Result<()> {
         loop {
             // Taken apart at once: the event borrows the decoder, which knows where it stands.
             enum Found {
@@ -174,11 +174,30 @@ impl PatchMap {
     }
 }
 
-/// A patch file of which every byte was read and found right.
+/// Where the bytes of a patch are.
+#[derive(Debug)]
+enum Store {
+    File(File),
+    Memory(Vec<u8>),
+}
+
+impl Store {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        match self {
+            Store::File(file) => read_exact_at(file, buffer, offset),
+            Store::Memory(bytes) => {
+                let mut rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or(&[]);
+                rest.read_exact(buffer)
+            }
+        }
+    }
+}
+
+/// A patch of which every byte was read and found right: a file, or bytes in memory.
 #[derive(Debug)]
 pub struct PatchFile {
     path: PathBuf,
-    file: File,
+    store: Store,
     header: Header,
     footer: Footer,
     map: PatchMap,
@@ -202,7 +221,7 @@ impl PatchFile {
         Ok(Self::open_file(path, limits, true)?.0)
     }
 
-    fn open_file(path: &Path, limits: &Limits, detail: bool) -> Result<(PatchMap, File)> {
+    fn open_file(path: &Path, limits: &Limits, detail: bool) -> Result<(PatchMap, Store)> {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
         // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
@@ -210,8 +229,9 @@ impl PatchFile {
         }
         let file = File::open(path).map_err(io)?;
         let mut map = PatchMap { file_bytes: file.metadata().map_err(io)?.len(), ..PatchMap::default() };
-        map.error = map.scan(file.try_clone().map_err(io)?, limits, detail).err();
-        Ok((map, file))
+        let mut buffered = BufReader::with_capacity(1 << 18, &file);
+        map.error = map.scan(&mut buffered, limits, detail).err();
+        Ok((map, Store::File(file)))
     }
 
     /// Opens a patch and checks structure, CRCs and SHA-256 of the whole file.
@@ -219,7 +239,21 @@ impl PatchFile {
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Limit`], [`Error::Version`], [`Error::Io`].
     pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
-        let (mut map, file) = Self::open_file(path, limits, false)?;
+        let (map, store) = Self::open_file(path, limits, false)?;
+        Self::new(path.into(), map, store)
+    }
+
+    /// As [`open`](Self::open), for a patch in memory.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(patch: Vec<u8>, limits: &Limits) -> Result<Self> {
+        let mut map = PatchMap { file_bytes: patch.len() as u64, ..PatchMap::default() };
+        map.error = map.scan(&mut patch.as_slice(), limits, false).err();
+        Self::new("the patch in memory".into(), map, Store::Memory(patch))
+    }
+
+    fn new(path: PathBuf, mut map: PatchMap, store: Store) -> Result<Self> {
         if let Some(error) = map.error.take() {
             return Err(error);
         }
@@ -228,7 +262,16 @@ impl PatchFile {
             return Err(Error::misuse("the patch ended without header or footer"));
         };
         let by_name = map.tensors.iter().enumerate().map(|(i, tensor)| (tensor.header.name.clone(), i)).collect();
-        Ok(PatchFile { path: path.into(), file, header, footer, map, by_name })
+        Ok(PatchFile { path, store, header, footer, map, by_name })
+    }
+
+    /// The digests of the target, for the patch that starts from it.
+    #[must_use]
+    pub fn trusted_target(&self) -> TrustedBase {
+        let digest = |tensor: &MappedTensor| Some((tensor.header.name.clone(), tensor.end?.target?));
+        let mut trusted = TrustedBase::new(self.footer.target);
+        trusted.tensors = self.map.tensors.iter().filter_map(digest).collect();
+        trusted
     }
 
     /// The path that was opened.
@@ -277,7 +320,8 @@ impl PatchFile {
     fn read(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
         // The range was read before under the section limit, so it is worth its memory.
         buffer.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
-        read_exact_at(&self.file, buffer, range.start)
+        self.store
+            .read_exact_at(buffer, range.start)
             .map_err(|error| Error::io(format!("reading {} at byte {}", self.path.display(), range.start), error))
     }
 

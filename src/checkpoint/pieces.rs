@@ -1,27 +1,30 @@
 //! How tensors are cut for parallel work: into pieces of whole leaves, and small pieces into groups.
 
-use crate::checkpoint::source::{Checkpoint, CheckpointTensor};
-use crate::digest::{leaf_digests, CheckpointHasher, Digest, TensorHasher};
+use crate::checkpoint::pipeline::{ordered, Parallel};
+use crate::checkpoint::source::Checkpoint;
+use crate::checkpoint::tensors::{read_parts, Part, TensorSource};
+use crate::digest::{digest_leaves, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};
 use crate::dtype::TensorSpec;
 use crate::error::Result;
 
-use super::pipeline::{ordered, Parallel};
+/// Bytes of a piece where there are no blocks to follow.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
 /// A tensor in base and target; at least one side has it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pair<'a> {
     pub name: &'a str,
-    pub base: Option<&'a CheckpointTensor>,
-    pub target: Option<&'a CheckpointTensor>,
+    pub base: Option<&'a TensorSpec>,
+    pub target: Option<&'a TensorSpec>,
 }
 
 /// All tensors of both sides in the order of their names.
-pub(crate) fn pairs<'a>(base: Option<&'a Checkpoint>, target: Option<&'a Checkpoint>) -> Vec<Pair<'a>> {
+pub(crate) fn pairs<'a>(base: Option<&'a dyn TensorSource>, target: Option<&'a dyn TensorSource>) -> Vec<Pair<'a>> {
     let mut names: Vec<&str> =
-        base.iter().chain(&target).flat_map(|side| side.tensors().map(|(name, _)| name)).collect();
+        base.iter().chain(&target).flat_map(|side| side.tensors()).map(|(name, _)| name).collect();
     names.sort_unstable();
     names.dedup();
-    let find = |side: Option<&'a Checkpoint>, name| side.and_then(|side| side.tensor(name));
+    let find = |side: Option<&'a dyn TensorSource>, name| side.and_then(|side| side.spec(name));
     names.into_iter().map(|name| Pair { name, base: find(base, name), target: find(target, name) }).collect()
 }
 
@@ -40,7 +43,7 @@ pub(crate) struct Piece<'a> {
 impl<'a> Pair<'a> {
     /// Pieces of at most `piece_bytes`, which is a multiple of the leaf size.
     pub fn pieces(self, piece_bytes: usize) -> impl Iterator<Item = Piece<'a>> + Send {
-        let bytes = |side: Option<&CheckpointTensor>| side.map_or(0, |tensor| tensor.spec().bytes());
+        let bytes = |side: Option<&TensorSpec>| side.map_or(0, TensorSpec::bytes);
         let (base, target) = (bytes(self.base), bytes(self.target));
         let count = base.max(target).div_ceil(piece_bytes as u64).max(1);
         (0..count).map(move |i| {
@@ -82,38 +85,65 @@ impl<T, I: Iterator<Item = T>, F: Fn(&T) -> usize> Iterator for Groups<I, F> {
     }
 }
 
-/// What each thread keeps: the bytes of one piece.
+/// The bytes of each piece of a group.
+type Slices<'s> = Vec<&'s [u8]>;
+
+/// What each thread keeps: the bytes of one group of pieces, for sources that are not in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
-    pub base: Vec<u8>,
-    pub target: Vec<u8>,
+    base: Vec<u8>,
+    target: Vec<u8>,
 }
 
 impl Buffers {
-    /// Reads both sides of a piece.
-    pub fn read(&mut self, piece: &Piece<'_>, base: Option<&Checkpoint>, target: Option<&Checkpoint>) -> Result<()> {
-        for (buffer, side, tensor, bytes) in [
-            (&mut self.base, base, piece.pair.base, piece.base_bytes),
-            (&mut self.target, target, piece.pair.target, piece.target_bytes),
-        ] {
-            buffer.resize(bytes, 0);
-            if let (Some(side), Some(tensor)) = (side, tensor) {
-                if bytes > 0 {
-                    side.read_at(tensor, piece.start, buffer)?;
-                }
+    /// The bytes of both sides of a group of pieces.
+    pub fn read<'s>(
+        &'s mut self,
+        group: &[Piece<'_>],
+        base: Option<&'s dyn TensorSource>,
+        target: Option<&'s dyn TensorSource>,
+    ) -> Result<(Slices<'s>, Slices<'s>)> {
+        let side = |source: Option<&'s dyn TensorSource>, buffer: &'s mut Vec<u8>, bytes: fn(&Piece<'_>) -> usize| {
+            let parts: Vec<Part<'_>> = group
+                .iter()
+                .map(|piece| Part { name: piece.pair.name, start: piece.start, bytes: bytes(piece) })
+                .collect();
+            match source {
+                Some(source) => read_present(source, &parts, buffer),
+                None => Ok(vec![&[][..]; group.len()]),
             }
-        }
-        Ok(())
+        };
+        let base = side(base, &mut self.base, |piece| piece.base_bytes)?;
+        let target = side(target, &mut self.target, |piece| piece.target_bytes)?;
+        Ok((base, target))
     }
 }
 
-/// Runs `work` on every piece in parallel and `consume` on the results in order.
+/// As `read_parts`, with nothing for parts without bytes: their tensor need not exist.
+fn read_present<'s>(
+    source: &'s dyn TensorSource,
+    parts: &[Part<'_>],
+    buffer: &'s mut Vec<u8>,
+) -> Result<Vec<&'s [u8]>> {
+    let present: Vec<Part<'_>> = parts.iter().copied().filter(|part| part.bytes > 0).collect();
+    let mut found = read_parts(source, &present, buffer)?.into_iter();
+    Ok(parts.iter().map(|part| if part.bytes > 0 { found.next().unwrap_or(&[]) } else { &[] }).collect())
+}
+
+/// Digests of the leaves of several slices, in one batch.
+pub(crate) fn leaves_of_all(slices: &[&[u8]]) -> Vec<Vec<Digest>> {
+    let leaves: Vec<&[u8]> = slices.iter().flat_map(|slice| slice.chunks(LEAF_BYTES)).collect();
+    let mut digests = digest_leaves(&leaves).into_iter();
+    slices.iter().map(|slice| digests.by_ref().take(slice.len().div_ceil(LEAF_BYTES)).collect()).collect()
+}
+
+/// Runs `work` on groups of pieces in parallel and `consume` on the results, one for each piece, in order.
 pub(crate) fn for_each_piece<'a, S, R: Send>(
     pairs: &'a [Pair<'a>],
     piece_bytes: usize,
     parallel: Parallel<'_>,
     scratch: impl Fn() -> S + Sync,
-    work: impl Fn(&mut S, &Piece<'a>) -> Result<R> + Sync,
+    work: impl Fn(&mut S, &[Piece<'a>]) -> Result<Vec<R>> + Sync,
     mut consume: impl FnMut(&Piece<'a>, R) -> Result<()>,
 ) -> Result<()> {
     let groups = Groups {
@@ -125,10 +155,10 @@ pub(crate) fn for_each_piece<'a, S, R: Send>(
         parallel.count(),
         scratch,
         groups,
-        |own, group| group.into_iter().map(|piece| Ok((piece, work(own, &piece)?))).collect::<Result<Vec<_>>>(),
-        |done| {
-            for (piece, result) in done {
-                consume(&piece, result)?;
+        |own, group| Ok((work(own, &group)?, group)),
+        |(results, group)| {
+            for (piece, result) in group.iter().zip(results) {
+                consume(piece, result)?;
                 parallel.report(piece.base_bytes.max(piece.target_bytes) as u64);
             }
             Ok(())
@@ -136,56 +166,51 @@ pub(crate) fn for_each_piece<'a, S, R: Send>(
     )
 }
 
-/// Bytes of a piece where there are no blocks to follow.
-pub(crate) const PIECE_BYTES: usize = 1 << 20;
+/// Digest of each tensor that is `wanted`, in the order of their names, to `found`.
+pub(crate) fn digests_of(
+    source: &dyn TensorSource,
+    wanted: impl Fn(&str) -> bool,
+    parallel: Parallel<'_>,
+    mut found: impl FnMut(&str, &TensorSpec, Digest),
+) -> Result<()> {
+    let mut pairs = pairs(None, Some(source));
+    pairs.retain(|pair| wanted(pair.name));
+    let mut tensor = TensorHasher::new();
+    let work = |own: &mut Buffers, group: &[Piece<'_>]| Ok(leaves_of_all(&own.read(group, None, Some(source))?.1));
+    for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, leaves| {
+        leaves.iter().for_each(|leaf| tensor.push_leaf(leaf));
+        if let (true, Some(spec)) = (piece.last, piece.pair.target) {
+            found(piece.pair.name, spec, std::mem::take(&mut tensor).finish());
+        }
+        Ok(())
+    })
+}
+
+/// Digest of each tensor, in the order of their names, to `found`; then of the checkpoint.
+pub(crate) fn digests(
+    source: &dyn TensorSource,
+    parallel: Parallel<'_>,
+    mut found: impl FnMut(&str, &TensorSpec, Digest),
+) -> Result<Digest> {
+    let mut checkpoint = CheckpointHasher::new();
+    digests_of(
+        source,
+        |_| true,
+        parallel,
+        |name, spec, digest| {
+            checkpoint.add(name, spec, digest);
+            found(name, spec, digest);
+        },
+    )?;
+    checkpoint.finish()
+}
 
 impl Checkpoint {
-    /// Digest of each tensor that is `wanted`, in the order of their names, to `found`.
-    pub(crate) fn digests_of(
-        &self,
-        wanted: impl Fn(&str) -> bool,
-        parallel: Parallel<'_>,
-        mut found: impl FnMut(&str, &TensorSpec, Digest),
-    ) -> Result<()> {
-        let mut pairs = pairs(None, Some(self));
-        pairs.retain(|pair| wanted(pair.name));
-        let mut tensor = TensorHasher::new();
-        let work = |own: &mut Buffers, piece: &Piece<'_>| {
-            own.read(piece, None, Some(self))?;
-            Ok(leaf_digests(&own.target))
-        };
-        for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, leaves| {
-            leaves.iter().for_each(|leaf| tensor.push_leaf(leaf));
-            if let (true, Some(entry)) = (piece.last, piece.pair.target) {
-                found(piece.pair.name, entry.spec(), std::mem::take(&mut tensor).finish());
-            }
-            Ok(())
-        })
-    }
-
-    /// Digest of each tensor, in the order of their names, to `found`; then of the checkpoint.
-    pub(crate) fn digests(
-        &self,
-        parallel: Parallel<'_>,
-        mut found: impl FnMut(&str, &TensorSpec, Digest),
-    ) -> Result<Digest> {
-        let mut checkpoint = CheckpointHasher::new();
-        self.digests_of(
-            |_| true,
-            parallel,
-            |name, spec, digest| {
-                checkpoint.add(name, spec, digest);
-                found(name, spec, digest);
-            },
-        )?;
-        checkpoint.finish()
-    }
-
     /// The checkpoint digest (SPEC.md §5).
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
     pub fn digest(&self, parallel: Parallel<'_>) -> Result<Digest> {
-        self.digests(parallel, |_, _, _| {})
+        digests(self, parallel, |_, _, _| {})
     }
 }

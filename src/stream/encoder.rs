@@ -132,7 +132,9 @@ impl<W: Write> Encoder<W> {
         let action = open.header.action;
         self.base.admit(base, &open.header.name, "base")?;
         self.target.admit(target, &open.header.name, "target")?;
-        open.base.update(base);
+        if open.trusted.is_none() {
+            open.base.update(base);
+        }
         open.target.update(target);
         self.base.seen += base.len() as u64;
         self.target.seen += target.len() as u64;

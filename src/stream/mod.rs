@@ -8,7 +8,7 @@ mod session;
 mod writer;
 
 pub use encoder::Encoder;
-pub use options::EncoderOptions;
+pub use options::{EncoderOptions, TrustedBase};
 pub use pull::Decoder;
 pub use push::{Block, Event, PushDecoder, Section};
 pub use session::Summary;

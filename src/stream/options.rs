@@ -9,6 +9,26 @@ use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::wire::Header;
 
+/// Digests of a base that are known from the patch that produced it, so that a trainer hashes each
+/// checkpoint once in its life. A wrong one makes a patch that no receiver accepts, never a
+/// wrong model.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TrustedBase {
+    /// Digest of the checkpoint.
+    pub checkpoint: Digest,
+    /// Digests of its tensors by name; those that are missing are computed.
+    pub tensors: BTreeMap<String, Digest>,
+}
+
+impl TrustedBase {
+    /// A base whose checkpoint digest is known.
+    #[must_use]
+    pub fn new(checkpoint: Digest) -> Self {
+        TrustedBase { checkpoint, tensors: BTreeMap::new() }
+    }
+}
+
 /// What an encoder is to write, beside the weights.
 ///
 /// ```
@@ -40,6 +60,8 @@ pub struct EncoderOptions {
     pub target_step: Option<u64>,
     /// Digest of the base, if it is known beforehand; the footer's must then be the same.
     pub base_digest: Option<Digest>,
+    /// Digests of the base that need not be computed again.
+    pub trusted_base: Option<TrustedBase>,
     /// Free strings.
     pub metadata: BTreeMap<String, String>,
 }
@@ -56,6 +78,7 @@ impl Default for EncoderOptions {
             base_step: None,
             target_step: None,
             base_digest: None,
+            trusted_base: None,
             metadata: BTreeMap::new(),
         }
     }
@@ -115,6 +138,20 @@ impl EncoderOptions {
     pub fn with_base_digest(mut self, digest: Option<Digest>) -> Self {
         self.base_digest = digest;
         self
+    }
+
+    /// Replaces [`trusted_base`](Self::trusted_base), and [`base_digest`](Self::base_digest) with
+    /// its checkpoint digest.
+    #[must_use]
+    pub fn with_trusted_base(mut self, base: TrustedBase) -> Self {
+        self.base_digest = Some(base.checkpoint);
+        self.trusted_base = Some(base);
+        self
+    }
+
+    /// Digest of a base tensor that is taken on trust.
+    pub(crate) fn trusted_digest(&self, name: &str) -> Option<Digest> {
+        self.trusted_base.as_ref()?.tensors.get(name).copied()
     }
 
     /// Adds one string to [`metadata`](Self::metadata).

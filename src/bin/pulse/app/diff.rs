@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use pulse::{write_whole, Action, Checkpoint, Coding, DiffReport, EncoderOptions, Result, ValueForm};
+use pulse::{
+    write_whole, Action, Checkpoint, Coding, DiffReport, EncoderOptions, Error, Limits, MappedTensor, PatchFile,
+    Result, TrustedBase, ValueForm,
+};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -39,6 +42,9 @@ pub struct Diff {
     /// How values of flat blocks are expressed [default: step].
     #[arg(long, value_enum)]
     values: Option<ValuesArg>,
+    /// Take the digests of BASE from the patch that produced it instead of hashing BASE again.
+    #[arg(long, value_name = "PREV", conflicts_with = "snapshot")]
+    base_patch: Option<PathBuf>,
     /// Lineage: the training run, 32 hexadecimal digits.
     #[arg(long, value_name = "ID", value_parser = parse_run)]
     run: Option<[u8; 16]>,
@@ -94,13 +100,29 @@ fn parse_meta(pair: &str) -> Result<(String, String), String> {
     Ok((key.into(), value.into()))
 }
 
+/// The digests of the target of a patch, for the base that it produced.
+fn trusted(previous: &Path, base: Option<&Checkpoint>) -> Result<TrustedBase> {
+    let patch = PatchFile::open(previous, &Limits::default())?;
+    let produced = |tensor: &&MappedTensor| {
+        let found = base.and_then(|base| base.tensor(&tensor.header.name)).map(|found| found.spec());
+        found == tensor.header.spec.as_ref()
+    };
+    match patch.tensors().iter().find(|tensor| !produced(tensor)) {
+        None => Ok(patch.trusted_target()),
+        Some(tensor) => Err(Error::Checkpoint {
+            path: previous.display().to_string(),
+            what: format!("this patch has not produced BASE: tensor '{}' is another one", tensor.header.name),
+        }),
+    }
+}
+
 /// Whether both paths lead to the same file.
 fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 impl Diff {
-    fn options(&self) -> EncoderOptions {
+    fn options(&self, base: Option<&Checkpoint>) -> Result<EncoderOptions> {
         let values = match self.values {
             None | Some(ValuesArg::Step) => ValueForm::Step,
             Some(ValuesArg::Xor) => ValueForm::Xor,
@@ -117,7 +139,11 @@ impl Diff {
             .with_level(self.level)
             .with_run(self.run)
             .with_steps(self.base_step, self.step);
-        self.meta.iter().fold(options, |options, (key, value)| options.with_metadata(key, value))
+        let options = match &self.base_patch {
+            Some(previous) => options.with_trusted_base(trusted(previous, base)?),
+            None => options,
+        };
+        Ok(self.meta.iter().fold(options, |options, (key, value)| options.with_metadata(key, value)))
     }
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
@@ -140,12 +166,13 @@ impl Diff {
         let started = Instant::now();
         let base = base.map(|path| Checkpoint::open(path)).transpose()?;
         let target = Checkpoint::open(target)?;
+        let options = self.options(base.as_ref())?;
         if !common.quiet && !target.left_out().is_empty() {
             text::note(&format!("not regular files, left out: {}", target.left_out().join(", ")));
         }
         let progress = Progress::new(common, "diff", target.tensor_bytes());
         let report = write_whole(&self.output, self.force, |out| {
-            Ok(pulse::diff(base.as_ref(), &target, out, self.options(), progress.parallel())?.1)
+            Ok(pulse::diff(base.as_ref(), &target, out, options, progress.parallel())?.1)
         })?;
         drop(progress);
         Ok(self.outcome(&report, started.elapsed().as_secs_f64()))

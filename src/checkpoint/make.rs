@@ -1,0 +1,277 @@
+//! The tensors of a target from base and patch: made in parallel, proved by their digests.
+
+use std::collections::HashSet;
+use std::fs::File;
+
+use crate::checkpoint::io::write_all_at;
+use crate::checkpoint::patch::{MappedTensor, PatchFile};
+use crate::checkpoint::pieces::{digests, digests_of, leaves_of_all, Groups, PIECE_BYTES};
+use crate::checkpoint::pipeline::{ordered, Parallel};
+use crate::checkpoint::tensors::TensorSource;
+use crate::digest::{CheckpointHasher, Digest, TensorHasher};
+use crate::dtype::TensorSpec;
+use crate::error::{Error, Fault, Result};
+use crate::wire::Action;
+
+/// A tensor of the target and what it is made of.
+#[derive(Debug)]
+pub(crate) struct OutTensor<'a> {
+    pub name: &'a str,
+    pub spec: &'a TensorSpec,
+    /// The base has bytes that stay, or that the changes start from.
+    pub from_base: bool,
+    pub patch: Option<&'a MappedTensor>,
+    /// Number of its file, and its offset there.
+    pub file: usize,
+    pub offset: u64,
+}
+
+/// Checks the base tensors that leave no trace in the target: those replaced or deleted. The
+/// digest of the target says nothing of them, and yet a base where they differ is a wrong one.
+fn check_gone(base: Option<&dyn TensorSource>, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
+    let Some(base) = base else { return Ok(()) };
+    let expected = |name: &str| {
+        let tensor = patch.tensor(name).filter(|tensor| tensor.header.action != Action::Patched)?;
+        tensor.end.and_then(|end| end.base)
+    };
+    let mut wrong = None;
+    digests_of(
+        base,
+        |name| expected(name).is_some(),
+        parallel,
+        |name, _, found| {
+            if let Some(expected) = expected(name).filter(|&expected| expected != found) {
+                wrong.get_or_insert(Error::BaseMismatch { tensor: Some(name.into()), expected, found });
+            }
+        },
+    )?;
+    wrong.map_or(Ok(()), Err)
+}
+
+/// Tensors that the target must have, in the order of their names, with no place yet.
+pub(crate) fn target_tensors<'a>(
+    base: Option<&'a dyn TensorSource>,
+    patch: &'a PatchFile,
+) -> Result<Vec<OutTensor<'a>>> {
+    let mut tensors = Vec::new();
+    let mut met = HashSet::new();
+    let place = |name, spec, from_base, patch| OutTensor { name, spec, from_base, patch, file: 0, offset: 0 };
+    for (name, found) in base.iter().flat_map(|base| base.tensors()) {
+        let Some(changed) = patch.tensor(name) else {
+            tensors.push(place(name, found, true, None));
+            continue;
+        };
+        met.insert(name);
+        match (changed.header.action, &changed.header.spec) {
+            (Action::Deleted, _) => {}
+            (Action::Replaced, Some(spec)) => tensors.push(place(name, spec, false, Some(changed))),
+            (Action::Patched, Some(spec)) if spec == found => {
+                tensors.push(place(name, spec, true, Some(changed)));
+            }
+            (action, spec) => {
+                let wanted = spec.as_ref().map_or(String::new(), |spec| format!(" {spec}"));
+                let what = format!("tensor '{name}' is {found}, but in the patch it is {}{wanted}", action.name());
+                return Err(base_problem(base, what));
+            }
+        }
+    }
+    for tensor in patch.tensors().iter().filter(|tensor| !met.contains(&*tensor.header.name)) {
+        match (&tensor.header.spec, tensor.header.action) {
+            (Some(spec), Action::Added) => tensors.push(place(&tensor.header.name, spec, false, Some(tensor))),
+            (_, action) => {
+                let what =
+                    format!("there is no tensor '{}', but in the patch it is {}", tensor.header.name, action.name());
+                return Err(base_problem(base, what));
+            }
+        }
+    }
+    tensors.sort_unstable_by_key(|tensor| tensor.name);
+    Ok(tensors)
+}
+
+/// A base that does not have the tensors that it should have.
+pub(crate) fn base_problem(base: Option<&dyn TensorSource>, what: String) -> Error {
+    Error::Checkpoint { path: base.map_or("no base".into(), |base| base.describe()), what }
+}
+
+/// Makes every tensor, writes it where `files` are given, and checks every digest.
+pub(crate) fn make(
+    tensors: &[OutTensor<'_>],
+    base: Option<&dyn TensorSource>,
+    patch: &PatchFile,
+    files: Option<&[File]>,
+    parallel: Parallel<'_>,
+) -> Result<()> {
+    let groups = Groups {
+        items: tensors.iter().flat_map(OutTensor::pieces),
+        size: |piece: &OutPiece<'_>| piece.bytes,
+        full: PIECE_BYTES,
+    };
+    let mut checkpoint = CheckpointHasher::new();
+    let mut hasher = TensorHasher::new();
+    let (mut elements, mut bytes) = (0u64, 0u64);
+    let work = |own: &mut Making, group| own.make(group, base, patch, files);
+    ordered(parallel.count(), Making::default, groups, work, |done| {
+        for (piece, leaves) in done {
+            leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
+            if piece.last {
+                let found = std::mem::take(&mut hasher).finish();
+                let OutTensor { name, spec, patch: changed, .. } = piece.tensor;
+                let expected = changed.and_then(|changed| changed.end).and_then(|end| end.target);
+                if let Some(expected) = expected.filter(|&expected| expected != found) {
+                    return Err(Fault::Digest { field: "digest of the result", expected, found }.in_tensor(name));
+                }
+                checkpoint.add(name, spec, found);
+                elements += spec.elements();
+                bytes += spec.bytes();
+            }
+            parallel.report(piece.bytes as u64);
+        }
+        Ok(())
+    })?;
+    check_gone(base, patch, parallel)?;
+    let footer = patch.footer();
+    let (expected, found) = (footer.target, checkpoint.finish()?);
+    let at = patch.bytes();
+    if expected != found {
+        return Err(Fault::Digest { field: "digest of the result", expected, found }.at(at));
+    }
+    let count = tensors.len() as u64;
+    for (field, expected, found) in [
+        ("target tensors", count, footer.target_tensors),
+        ("target elements", elements, footer.target_elements),
+        ("target bytes", bytes, footer.target_bytes),
+    ] {
+        if expected != found {
+            return Err(Fault::Count { field, expected, found }.at(at));
+        }
+    }
+    Ok(())
+}
+
+/// A run of whole leaves of a target tensor: one block, or bytes that stay.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutPiece<'a> {
+    tensor: &'a OutTensor<'a>,
+    block: Option<usize>,
+    start: u64,
+    bytes: usize,
+    last: bool,
+}
+
+impl<'a> OutTensor<'a> {
+    /// Blocks and, between them, unchanged runs of at most [`PIECE_BYTES`].
+    fn pieces(&'a self) -> impl Iterator<Item = OutPiece<'a>> {
+        let blocks = self.patch.map_or(&[][..], |patch| &patch.blocks);
+        let end = self.spec.bytes();
+        let (mut start, mut number, mut done) = (0, 0, false);
+        std::iter::from_fn(move || {
+            if done {
+                return None;
+            }
+            let next = blocks.get(number).map(|block| block.range());
+            let (block, stop) = match next {
+                Some(range) if range.start == start => (Some(number), range.end),
+                Some(range) => (None, range.start.min(start + PIECE_BYTES as u64)),
+                None => (None, end.min(start + PIECE_BYTES as u64)),
+            };
+            number += usize::from(block.is_some());
+            done = stop == end;
+            // A block has at most 64 MiB, other pieces less.
+            let piece = OutPiece { tensor: self, block, start, bytes: (stop - start) as usize, last: done };
+            start = stop;
+            Some(piece)
+        })
+    }
+}
+
+/// What a thread keeps while it makes pieces.
+#[derive(Debug, Default)]
+struct Making {
+    bytes: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Making {
+    /// Makes the pieces of a group, writes them, and gives back the digests of their leaves.
+    fn make<'a>(
+        &mut self,
+        group: Vec<OutPiece<'a>>,
+        base: Option<&dyn TensorSource>,
+        patch: &PatchFile,
+        files: Option<&[File]>,
+    ) -> Result<Vec<(OutPiece<'a>, Vec<Digest>)>> {
+        let Making { bytes, payload } = self;
+        bytes.resize(group.iter().map(|piece| piece.bytes).sum(), 0);
+        let mut rest = bytes.as_mut_slice();
+        let mut made = Vec::with_capacity(group.len());
+        for piece in &group {
+            let (now, later) = rest.split_at_mut(piece.bytes);
+            rest = later;
+            let OutTensor { name, from_base, patch: changed, file, offset, .. } = piece.tensor;
+            if let (Some(base), true, true) = (base, *from_base, piece.bytes > 0) {
+                base.read(name, piece.start, now)?;
+            }
+            if let (Some(changed), Some(block)) = (changed, piece.block) {
+                patch.apply_block(changed, block, payload, now)?;
+            }
+            if let Some(out) = files.and_then(|files| files.get(*file)) {
+                write_all_at(out, now, offset + piece.start)
+                    .map_err(|error| Error::io(format!("writing tensor '{name}'"), error))?;
+            }
+            made.push(&*now);
+        }
+        let leaves = leaves_of_all(&made);
+        Ok(group.into_iter().zip(leaves).collect())
+    }
+}
+
+/// When something went wrong, finds out whether the base is the reason: the patch itself was
+/// proved to be right before.
+pub(crate) fn explain<T>(
+    base: Option<&dyn TensorSource>,
+    patch: &PatchFile,
+    parallel: Parallel<'_>,
+    result: Result<T>,
+) -> Result<T> {
+    if let (Err(Error::Corrupt(_) | Error::Checkpoint { .. }), Some(base)) = (&result, base) {
+        check_base(base, patch, parallel)?;
+    }
+    result
+}
+
+/// Compares the digest of the base with the one that the patch names.
+pub(crate) fn check_base(base: &dyn TensorSource, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
+    let differing = differing_tensor(base, patch, parallel, |tensor| tensor.end.and_then(|end| end.base))?;
+    match (patch.footer().base, differing.tensor) {
+        (Some(expected), _) if expected == differing.checkpoint => Ok(()),
+        (None, _) => Ok(()),
+        (_, Some((name, expected, found))) => Err(Error::BaseMismatch { tensor: Some(name), expected, found }),
+        (Some(expected), None) => Err(Error::BaseMismatch { tensor: None, expected, found: differing.checkpoint }),
+    }
+}
+
+pub(crate) struct Differing {
+    pub checkpoint: Digest,
+    /// The first tensor, in the order of names, whose digest is not the expected one: name,
+    /// expected, found.
+    pub tensor: Option<(String, Digest, Digest)>,
+}
+
+/// Digests a checkpoint and compares it with the tensor digests that the patch names.
+pub(crate) fn differing_tensor(
+    checkpoint: &dyn TensorSource,
+    patch: &PatchFile,
+    parallel: Parallel<'_>,
+    expected: impl Fn(&MappedTensor) -> Option<Digest>,
+) -> Result<Differing> {
+    let mut tensor = None;
+    let checkpoint = digests(checkpoint, parallel, |name, _, found| {
+        if let Some(expected) = patch.tensor(name).and_then(&expected) {
+            if expected != found && tensor.is_none() {
+                tensor = Some((name.to_string(), expected, found));
+            }
+        }
+    })?;
+    Ok(Differing { checkpoint, tensor })
+}
