@@ -1,6 +1,7 @@
 //! Streaming: patches as they are written and read, in memory bounded by the block size.
 
 mod encoder;
+mod event;
 mod options;
 mod pull;
 mod push;
@@ -8,12 +9,13 @@ mod session;
 mod writer;
 
 pub use encoder::Encoder;
+pub use event::{Block, Event, Section};
 pub use options::{EncoderOptions, TrustedBase};
 pub use pull::Decoder;
-pub use push::{Block, Event, PushDecoder, Section};
+pub use push::PushDecoder;
 pub use session::Summary;
 #[cfg(feature = "checkpoint")]
 pub(crate) use {
-    push::{Extent, Place},
+    event::{Extent, Place},
     session::{tensor_header, Session},
 };

@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Read};
 
 use crate::error::{Error, Fault, Result};
 use crate::limits::Limits;
-use crate::stream::push::{Event, PushDecoder, Section};
+use crate::stream::event::{Event, Section};
+use crate::stream::push::PushDecoder;
 
 /// Most bytes that are asked of the reader at once.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -225,3 +225,20 @@ fn demo_synchronises_a_model_and_says_so() {
         assert!(step["changes"].as_u64().unwrap() > 0);
     }
 }
+
+#[test]
+fn diff_takes_the_digests_of_a_base_from_the_patch_that_produced_it() {
+    let place = scene();
+    pulse(&place, &["diff", "target.safetensors", "base.safetensors", "-o", "prev.pulse"]).done();
+    let diff = ["diff", "base.safetensors", "target.safetensors"];
+    pulse(&place, &[&diff[..], &["-o", "new.pulse", "--base-patch", "prev.pulse"]].concat()).done();
+    let verify = ["verify", "new.pulse", "--base", "base.safetensors", "--target", "target.safetensors"];
+    pulse(&place, &verify).done();
+    let header = &pulse(&place, &["inspect", "new.pulse", "--json"]).json()["header"];
+    assert_eq!(header["base_digest"], digest_of(&place, "base.safetensors"));
+    // A patch that has not produced the base makes one that does not verify: never a wrong model.
+    pulse(&place, &[&diff[..], &["-o", "bad.pulse", "--base-patch", "41.pulse"]].concat()).done();
+    let run = pulse(&place, &["verify", "bad.pulse", "--base", "base.safetensors"]);
+    assert_eq!(run.code, Some(1), "{}", run.out);
+    assert!(run.err.contains("wrong base"), "{}", run.err);
+}

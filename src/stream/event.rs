@@ -1,0 +1,177 @@
+//! What decoders give: events, and blocks of changes that are still encoded.
+
+use std::ops::Range;
+
+use crate::coding::{BlockDecoder, Coding};
+use crate::dtype::{Dtype, TensorSpec};
+use crate::error::{Corrupt, Error, Fault, Result};
+use crate::wire::{FileRecord, Footer, Header, Tag, TensorEnd, TensorHeader};
+
+/// What a decoder found, in the order of the file.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The header; always the first event.
+    Header(&'a Header),
+    /// A file of the target; only patches made from files have these.
+    File(&'a FileRecord),
+    /// The next bytes of the file before, decompressed. Checked against its SHA-256 at the last.
+    FileData(&'a [u8]),
+    /// A tensor begins.
+    Tensor(&'a TensorHeader),
+    /// Changes of the open tensor.
+    Block(Block<'a>),
+    /// The open tensor ends.
+    TensorEnd(&'a TensorEnd),
+    /// A section that this reader does not know and may skip.
+    Skipped(Tag),
+    /// The index; it agrees with the tensors that were read.
+    Index,
+    /// The footer: every byte of the file was right. Always the last event.
+    End(&'a Footer),
+}
+
+/// The changes of one block, still encoded.
+#[derive(Debug, Clone, Copy)]
+pub struct Block<'a> {
+    pub(crate) spec: &'a TensorSpec,
+    pub(crate) extent: Extent,
+    pub(crate) payload: &'a [u8],
+    pub(crate) place: Place<'a>,
+}
+
+/// Which part of a tensor a block covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub coding: Coding,
+    /// First byte in the tensor, and number of bytes.
+    pub start: u64,
+    pub bytes: u64,
+    pub changes: u64,
+}
+
+impl Extent {
+    pub fn end(&self) -> u64 {
+        self.start + self.bytes
+    }
+}
+
+/// Where a block stands in the file, for error messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub tensor: &'a str,
+    pub block: u64,
+    /// Offset of the byte after the payload.
+    pub end: u64,
+}
+
+impl<'a> Block<'a> {
+    /// A block whose payload was fetched from the file again.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn new(spec: &'a TensorSpec, extent: Extent, payload: &'a [u8], place: Place<'a>) -> Self {
+        Block { spec, extent, payload, place }
+    }
+
+    /// The bytes of the tensor that the block covers. Bytes between blocks are unchanged.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.extent.start..self.extent.end()
+    }
+
+    /// First element of the tensor that the block covers.
+    #[must_use]
+    pub fn first_element(&self) -> u64 {
+        self.extent.start / self.element_bytes()
+    }
+
+    /// Number of elements that the block covers.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.extent.bytes / self.element_bytes()
+    }
+
+    fn element_bytes(&self) -> u64 {
+        self.dtype().element_bytes() as u64
+    }
+
+    /// Number of elements that change.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.extent.changes
+    }
+
+    /// How the changes are written.
+    #[must_use]
+    pub fn coding(&self) -> Coding {
+        self.extent.coding
+    }
+
+    /// Type of the elements.
+    #[must_use]
+    pub fn dtype(&self) -> &Dtype {
+        self.spec.dtype()
+    }
+
+    /// Encoded size in bytes.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload.len() as u64
+    }
+
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Checks the block in full and makes it ready to be applied, or to list its changes.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the payload breaks a rule of its coding.
+    pub fn decode(&self) -> Result<BlockDecoder> {
+        let Block { extent, payload, place, .. } = *self;
+        BlockDecoder::new(self.dtype(), extent.coding, self.elements(), extent.changes, payload, place.end)
+            .map_err(|bad| self.corrupt(place.end - bad.rest as u64, bad.fault))
+    }
+
+    /// A fault of this block.
+    fn corrupt(&self, offset: u64, fault: Fault) -> Error {
+        Error::Corrupt(Box::new(Corrupt {
+            offset,
+            section: Some(Tag::BLOCK),
+            tensor: Some(self.place.tensor.into()),
+            block: Some(self.place.block),
+            fault,
+        }))
+    }
+
+    /// Turns the base bytes of [`range`](Self::range) into target bytes, in place. After an
+    /// error the bytes are spoiled.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Misuse`] if the slice does not have the length of the range.
+    pub fn apply(&self, bytes: &mut [u8]) -> Result<()> {
+        if bytes.len() as u64 != self.extent.bytes {
+            return Err(Error::misuse(format!(
+                "{} bytes given, but the block covers {}",
+                bytes.len(),
+                self.extent.bytes
+            )));
+        }
+        let applied = self.decode()?.apply(bytes);
+        applied.map_err(|error| match error {
+            Error::Corrupt(corrupt) => self.corrupt(corrupt.offset, corrupt.fault),
+            other => other,
+        })
+    }
+}
+
+/// A section of the file, for those who account for its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Section {
+    /// What it is.
+    pub tag: Tag,
+    /// Where it starts in the file.
+    pub offset: u64,
+    /// Its size, framing included.
+    pub bytes: u64,
+}
