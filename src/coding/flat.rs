@@ -66,18 +66,6 @@ pub(crate) fn encode(changes: &Changes, form: ValueForm, level: i32) -> Vec<u8> 
     payload
 }
 
-/// The payload that `count` changes from the middle of the block would have: an estimate of what
-/// flat would cost. `changes` must hold more, with steps as values.
-pub(crate) fn encode_sample(changes: &Changes, count: usize, level: i32) -> Vec<u8> {
-    let first = (changes.elements.len() - count) / 2;
-    let elements = &changes.elements[first..first + count];
-    let sample = Changes {
-        elements: elements.iter().map(|element| element - elements[0]).collect(),
-        values: changes.values[first..first + count].to_vec(),
-    };
-    encode(&sample, ValueForm::Step, level)
-}
-
 /// Numbers of unchanged elements before each change.
 pub(crate) fn gaps(elements: &[u32]) -> impl Iterator<Item = u64> + Clone + '_ {
     let mut next = 0;

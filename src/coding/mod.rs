@@ -140,8 +140,13 @@ pub(crate) struct Scratch {
 }
 
 /// Blocks with at most so many changes are coded flat as well: a table may cost more than it saves.
-/// In larger ones so many tell whether flat is worth a try.
-const FEW_CHANGES: usize = 512;
+const FEW_CHANGES: usize = 64;
+
+/// Whether most gaps are as long as the gap before: zstd then finds what no Rice code can.
+fn is_regular(changes: &Changes) -> bool {
+    let repeats = changes.elements.windows(3).filter(|three| three[1] - three[0] == three[2] - three[1]);
+    repeats.count() > changes.elements.len() / 2
+}
 
 /// Encodes the changes from `base` to `target`, which have the same length; `None` if there are none.
 pub(crate) fn encode(
@@ -164,12 +169,9 @@ pub(crate) fn encode(
         return Some(block(Coding::Flat, flat::encode(changes, form, choice.level)));
     }
     let contextual = at_width!(element_bytes, contextual_encode(order, base, changes, sorted));
-    // The others are tried only where they can win. Flat: few changes, changes that are so regular
-    // that zstd finds more in a sample of them, or hardly any gain so far.
-    let try_flat = count <= FEW_CHANGES || contextual.len() > target.len() / 4 || {
-        let sample = flat::encode_sample(changes, FEW_CHANGES, choice.level).len();
-        sample * count < contextual.len() * FEW_CHANGES
-    };
+    // The others are tried only where they can win. Flat: few changes, changes at regular places,
+    // or hardly any gain so far.
+    let try_flat = count <= FEW_CHANGES || contextual.len() > target.len() / 4 || is_regular(changes);
     let mut best = block(Coding::Contextual, contextual);
     if try_flat {
         changes.collect(element_bytes, order, choice.values, base, target);
