@@ -1,0 +1,565 @@
+"""A reader of the `.pulse` format, version 1.0, written from SPEC.md. Needs Python 3.11 and the package `zstandard`.
+
+    result = apply(open("step.pulse", "rb"), base)     # makes every check of §8.1, §8.2, §8.4, or raises PulseError
+    result.digest, result.tensors                      # the target
+
+`base` and `result.tensors` are dicts from names to (Dtype, shape, bytes); the base of a snapshot is None. See
+pulse_files.py for safetensors files. A patch is read once, front to back, from anything with `read(n)`. This is made to
+be read, not to be fast, and holds base and target in memory (so it does not meet R83).
+"""
+import hashlib
+import struct
+import zlib
+from collections import deque
+from dataclasses import dataclass
+from math import prod
+from types import SimpleNamespace
+import zstandard
+
+SIGNATURE = bytes.fromhex("ab504c530d0a1a0a")
+LEAF, WINDOW, FILE_DATA, JSON_BYTES = 1 << 16, 8 << 20, 1 << 20, 100_000_000
+SECTION_BYTES, BLOCK_LEAVES, NAME_BYTES, NAMES_BYTES = 64 << 20, 64, 4096, 128 << 20           # the limits of §10
+METADATA_BYTES, TENSORS, FILES, RANK = 1 << 20, 1 << 20, 1 << 16, 64
+PATCHED, ADDED, REPLACED, DELETED = range(4)
+UNSIGNED, SIGNED, FLOAT = range(3)
+
+class PulseError(Exception):
+    def __init__(self, kind, message):
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind                               # §11
+
+def check(condition, kind, message):
+    if not condition:
+        raise PulseError(kind, message)
+
+# ---------------------------------------------------------------- §2: varints, strings, names
+def varint(next_byte):
+    """R7. `next_byte` gives a byte, or raises the error that a cut varint is at that place."""
+    value = 0
+    for i in range(10):
+        byte = next_byte()
+        check(i < 9 or byte <= 1, "varint", "more than 64 bits")
+        value |= (byte & 127) << 7 * i
+        if byte < 128:
+            check(i == 0 or byte, "varint", "not in shortest form")
+            return value
+
+def utf8(data):
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise PulseError("name", "not well-formed UTF-8") from None
+
+class Cursor:
+    """Reads the fields of a payload. `kind` is that of fields that do not fit and of bytes left over (R6, R55)."""
+    def __init__(self, data, kind="length"):
+        self.data, self.at, self.kind = data, 0, kind
+
+    def left(self):
+        return len(self.data) - self.at
+
+    def take(self, n):
+        check(n <= self.left(), self.kind, f"a field of {n} bytes, but {self.left()} are left")
+        self.at += n
+        return self.data[self.at - n:self.at]
+
+    def uint(self, size=1):
+        return int.from_bytes(self.take(size), "little")
+
+    def varint(self):
+        return varint(self.uint)
+
+    def string(self, longest=SECTION_BYTES, kind="limit"):
+        size = self.varint()
+        check(size <= longest, kind, f"a name of {size} bytes")
+        return utf8(self.take(size))
+
+    def name(self, before):
+        """A front-coded tensor name (§2.3), as bytes."""
+        shared = self.varint()
+        check(shared <= len(before), "value", "shares more bytes than the name before has")
+        suffix = self.varint()
+        check(shared + suffix <= NAME_BYTES, "limit", f"a tensor name of {shared + suffix} bytes")
+        name = before[:shared] + self.take(suffix)
+        utf8(name)
+        return name
+
+    def end(self):
+        check(self.left() == 0, self.kind, f"{self.left()} bytes after the last field")
+
+# ---------------------------------------------------------------- §6.2, §7.1: dtypes
+@dataclass(frozen=True)
+class Dtype:
+    name: str
+    size: int = 1                                      # bytes of an element
+    order: int = UNSIGNED
+    mantissa: int = 0                                  # bits, in float order
+
+    def rank(self, x):
+        sign = 1 << 8 * self.size - 1
+        flip = 0 if self.order == UNSIGNED else 2 * sign - 1 if self.order == FLOAT and x & sign else sign
+        return x ^ flip
+
+    def of_rank(self, r):
+        sign = 1 << 8 * self.size - 1
+        flip = 0 if self.order == UNSIGNED else 2 * sign - 1 if self.order == FLOAT and not r & sign else sign
+        return r ^ flip
+
+    def step(self, base, zigzag):
+        step = -(zigzag + 1) // 2 if zigzag % 2 else zigzag // 2
+        return self.of_rank((self.rank(base) + step) % (1 << 8 * self.size))
+
+    def greatest_exponent(self):
+        return (1 << 8 * self.size - 1 - self.mantissa) - 1 if self.order == FLOAT else 0
+
+    def exponent(self, x):
+        return x >> self.mantissa & self.greatest_exponent()
+
+    def elements(self, data):
+        return list(struct.unpack(f"<{len(data) // self.size}{' BH I   Q'[self.size]}", data))
+
+    def data(self, elements):
+        return struct.pack(f"<{len(elements)}{' BH I   Q'[self.size]}", *elements)
+
+DTYPES = [None] + [Dtype(*row) for row in (            # by code; code 0 is any other name
+    ("BOOL", 1), ("U8", 1), ("I8", 1, SIGNED), ("F8_E4M3", 1, FLOAT, 3), ("F8_E5M2", 1, FLOAT, 2), ("F8_E8M0", 1),
+    ("I16", 2, SIGNED), ("U16", 2), ("F16", 2, FLOAT, 10), ("BF16", 2, FLOAT, 7), ("I32", 4, SIGNED), ("U32", 4),
+    ("F32", 4, FLOAT, 23), ("C64", 8), ("F64", 8, FLOAT, 52), ("I64", 8, SIGNED), ("U64", 8))]
+DTYPE_OF_NAME = {dtype.name: dtype for dtype in DTYPES[1:]}
+
+# ---------------------------------------------------------------- §5: digests
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+def tensor_digest(data):
+    return sha256(b"\1", *(sha256(b"\0", data[i:i + LEAF]) for i in range(0, len(data), LEAF)))
+
+def checkpoint_digest(tensors):
+    entries = []
+    for name, (dtype, shape, data) in sorted(tensors.items(), key=lambda item: item[0].encode()):
+        name, dtype = name.encode(), dtype.name.encode()
+        entries += [struct.pack("<I", len(name)), name, struct.pack("<B", len(dtype)), dtype,
+                    struct.pack(f"<B{len(shape)}Q", len(shape), *shape), tensor_digest(data)]
+    return sha256(b"\2", *entries)
+
+# ---------------------------------------------------------------- §7.2: packed streams
+def unpack(cursor, most, least=0):
+    head = cursor.varint()
+    data = cursor.take(head >> 1)
+    data = decompress(data, most) if head & 1 else data
+    check(least <= len(data) <= most, "stream", f"a stream of {len(data)} bytes instead of {least} to {most}")
+    return data
+
+def decompress(data, most):
+    """The content of exactly one zstd frame; it is unpacked no further than one byte past `most`."""
+    try:
+        check(data[:4] == b"\x28\xb5\x2f\xfd", "stream", "not a zstd frame")
+        frame = zstandard.get_frame_parameters(data)
+        check(frame.dict_id == 0, "stream", "a frame that needs a dictionary")
+        check(frame.window_size <= WINDOW, "stream", f"a window of {frame.window_size} bytes")
+        at, last = zstandard.frame_header_size(data), False
+        while not last:                                # where does the frame end? RFC 8878, section 3.1.1.2
+            check(at + 3 <= len(data), "stream", "the frame is cut short")
+            header = int.from_bytes(data[at:at + 3], "little")
+            last, rle, size = header & 1, header >> 1 & 3 == 1, header >> 3
+            at += 3 + (1 if rle else size)
+        check(at + (4 if frame.has_checksum else 0) == len(data), "stream", "not exactly one frame")
+        out = b""
+        with zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(data) as reader:
+            while len(out) <= most and (piece := reader.read(most + 1 - len(out))):
+                out += piece
+        return out
+    except zstandard.ZstdError as error:
+        raise PulseError("stream", str(error)) from None
+
+# ---------------------------------------------------------------- §7.3 to §7.5: codings
+# Each reads what is left of a block's payload, and gives a function from the base's bytes of the block to the target's.
+def whole(cursor, dtype, elements, changes):
+    out = bytearray(elements * dtype.size)
+    for p in range(dtype.size):
+        out[p::dtype.size] = unpack(cursor, elements, elements)
+    cursor.end()
+    return lambda base: out
+
+def flat(cursor, dtype, elements, changes):
+    byte = cursor.uint()
+    gap_width, form, value_width = byte & 7, byte >> 3 & 3, byte >> 5
+    check(gap_width <= 3 and form <= 2 and value_width <= 4, "value", f"form {byte:#04x}")
+    places, at = [], 0
+    for gap in flat_numbers(cursor, gap_width, changes):
+        check(at + gap < elements, "position", "a change outside its block")
+        places.append(at + gap)
+        at += gap + 1
+    values = flat_numbers(cursor, value_width, changes)
+    for value in values:
+        check(value < 1 << 8 * dtype.size, "value", f"value {value} is too wide")
+        check(value or form == 2, "value", "value 0 changes nothing")
+    cursor.end()
+
+    def decode(base):
+        out = dtype.elements(base)
+        for e, v in zip(places, values):
+            out[e] = (dtype.step(out[e], v), out[e] ^ v, v)[form]
+        return dtype.data(out)
+    return decode
+
+def flat_numbers(cursor, width, n):
+    if width:
+        size = 1 << width - 1
+        return Dtype("", size).elements(unpack(cursor, n * size, n * size))
+    numbers = Cursor(unpack(cursor, 10 * n), "stream")
+    result = [numbers.varint() for _ in range(n)]
+    numbers.end()
+    return result
+
+class Codes:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def left(self):
+        return 8 * len(self.data) - self.at
+
+    def bits(self, n):
+        check(n <= self.left(), "stream", "codes need more bits than there are")
+        first, self.at = self.at, self.at + n
+        return int.from_bytes(self.data[first >> 3:self.at + 7 >> 3], "little") >> first % 8 & (1 << n) - 1
+
+    def rice(self, k, raw):
+        q = 0
+        while q < 24 and self.bits(1):
+            q += 1
+        if q < 24:
+            return (q << k) + self.bits(k)
+        v = self.bits(raw)
+        check(v >> k >= 24, "value", "a number is written raw although it need not be")
+        return v
+
+def contextual(cursor, dtype, elements, changes):
+    lowest, classes = cursor.varint(), cursor.uint()
+    check(1 <= classes <= 32, "value", f"{classes} classes")
+    check(lowest + classes - 1 <= dtype.greatest_exponent(), "value", "classes beyond the greatest exponent")
+    table = [contextual_class(cursor, dtype) for _ in range(classes)]
+    codes = Codes(cursor.take(cursor.left()))
+    total = sum(count for count, *_ in table)
+    check(total <= min(elements, codes.left()), "value", "counts exceed the elements or the codes")
+    lists = [contextual_list(codes, dtype, *parameters) for parameters in table]
+    check(codes.left() < 8, "stream", "bytes that no code needs")
+    check(codes.bits(codes.left()) == 0, "reserved", "padding bits that are not zero")
+    given = sum(zigzag != 0 for entries in lists for _, zigzag in entries)
+    check(given == changes, "count", f"{given} changes in the codes, {changes} in the block")
+
+    def decode(base):
+        queues = [deque(entries) for entries in lists]
+        left = [queue[0][0] if queue else None for queue in queues]
+        out = dtype.elements(base)
+        for e, b in enumerate(out):
+            c = min(max(dtype.exponent(b) - lowest, 0), classes - 1)
+            if left[c]:
+                left[c] -= 1
+            elif queues[c]:
+                out[e] = dtype.step(b, queues[c].popleft()[1])
+                left[c] = queues[c][0][0] if queues[c] else None
+        check(not any(queues), "position", "a class has fewer elements than its codes need")
+        return dtype.data(out)
+    return decode
+
+def contextual_class(cursor, dtype):
+    """A row of the table: count, gap k, exception k, magnitude k, exceptions; gap k is None if the class is dense."""
+    count = cursor.varint()
+    if count == 0:
+        return 0, 0, 0, 0, 0
+    parameters = cursor.uint(2)
+    gap_k, exception_k, magnitude_k = parameters & 31, parameters >> 5 & 31, parameters >> 10
+    check(exception_k <= 30 and magnitude_k < 8 * dtype.size, "value", "a parameter is too great")
+    if gap_k == 31:
+        check(exception_k == 0, "value", "a dense class has an exception k")
+        return count, None, 0, magnitude_k, 0
+    exceptions = cursor.varint()
+    check(exceptions <= count, "value", "more exceptions than changes")
+    check(exceptions or exception_k == magnitude_k == 0, "reserved", "parameters without exceptions")
+    return count, gap_k, exception_k, magnitude_k, exceptions
+
+def contextual_list(codes, dtype, count, gap_k, exception_k, magnitude_k, exceptions):
+    """The codes of a class as pairs of gap and zigzag."""
+    width = 8 * dtype.size
+    if gap_k is None:
+        gaps = [0] * count
+        zigzags = [codes.rice(magnitude_k, width) for _ in range(count)]
+    else:
+        gaps = [codes.rice(gap_k, 32) for _ in range(count)]
+        check(all(gap < 2**32 - 1 for gap in gaps), "position", "a gap that no block has")
+        zigzags = [2 - codes.bits(1) for _ in range(count)]
+        places, at = [], 0
+        for _ in range(exceptions):
+            at += codes.rice(exception_k, 32)
+            check(at < count, "position", "an exception after the last change")
+            places.append(at)
+            at += 1
+        for p in places:
+            zigzags[p] = 2 * (2 + codes.rice(magnitude_k, width)) - zigzags[p] % 2
+    check(all(zigzag < 1 << width for zigzag in zigzags), "value", "a step that the dtype does not have")
+    return list(zip(gaps, zigzags))
+
+CODINGS = [whole, flat, contextual]
+
+# ---------------------------------------------------------------- §3, §4, §6, §8.1: reading
+class Patch:
+    """Reads the header. Iterating over it then reads the rest: it gives (tensor, None) for each tensor header, (tensor,
+    block) for each block, a block being (start, end, decode), and (tensor, "end") for each trailer; when it comes to an
+    end, the patch was read to its end, and the other attributes are complete."""
+    def __init__(self, stream):
+        self.stream, self.hash, self.offset, self.start = stream, hashlib.sha256(), 0, 0       # start: of the section
+        self.files, self.tensors, self.index, self.names_bytes = [], {}, [], 0
+        start = self.read(10)
+        check(start[:8] == SIGNATURE, "signature", "not a patch")
+        check(start[8] == 1, "version", f"major version {start[8]}")
+        self.hash.update(start)
+        self.read_header(self.section("H", skip=False)[1])
+
+    def __iter__(self):
+        try:
+            yield from self.events()
+        except PulseError as error:
+            error.add_note(f"in the section at byte {self.start}")
+            raise
+
+    def read(self, n):
+        out = bytearray()
+        while len(out) < n:
+            piece = self.stream.read(min(n - len(out), LEAF))
+            check(piece, "truncated", "the file ends before the footer does")
+            out += piece
+        self.offset += n
+        return bytes(out)
+
+    def section(self, allowed, skip=True):
+        """Tag and payload of the next section, unknown skippable ones skipped: steps 2 and 3 of §8.1."""
+        while True:
+            self.start, raw = self.offset, bytearray()
+
+            def next_byte():
+                raw.extend(self.read(1))
+                return raw[-1]
+            tag = chr(next_byte())
+            check(tag.isascii() and tag.isalpha(), "unknown-section", f"tag {tag!r}")
+            length = varint(next_byte)
+            check(length <= SECTION_BYTES, "limit", f"a section of {length} bytes")
+            payload = self.read(length)
+            raw += payload
+            crc = self.read(4)
+            check(zlib.crc32(raw) == int.from_bytes(crc, "little"), "crc", "wrong CRC-32")
+            known = tag in "HTBEIldF"
+            check(known or tag.islower(), "unknown-section", f"critical section {tag}")
+            check(tag in allowed if known else skip, "order", f"a section {tag} where one of {allowed} is expected")
+            self.hash.update(raw[:-32] if tag == "F" else raw + crc)
+            if known:
+                return tag, Cursor(payload)
+
+    def events(self):
+        tag, payload = self.section("lTI")
+        while tag == "l":
+            file = self.read_file(payload)
+            while file.in_patch and len(file.content) < file.size:
+                self.read_file_data(self.section("d")[1], file)
+            check(not file.in_patch or sha256(file.content) == file.digest, "digest", f"content of {file.name!r}")
+            tag, payload = self.section("lTI")
+        while tag == "T":
+            tensor = self.read_tensor(payload)
+            yield tensor, None
+            tag, payload = self.section("E" if tensor.action == DELETED else "BE")
+            while tag == "B":
+                yield tensor, self.read_block(payload, tensor)
+                tag, payload = self.section("BE")
+            self.read_trailer(payload, tensor)
+            yield tensor, "end"
+            tag, payload = self.section("TI")
+        self.index_offset = self.start
+        self.read_index(payload)
+        self.read_footer(self.section("F", skip=False)[1])
+        check(not self.stream.read(1), "trailing", "bytes after the footer")
+
+    def read_header(self, payload):
+        flags = payload.uint()
+        check(flags < 32, "reserved", f"flags {flags:#04x}")
+        self.snapshot = bool(flags & 1)
+        check(not self.snapshot or not flags & 0b10100, "value", "a snapshot with a base step or base digest")
+        self.block_leaves = payload.varint()
+        check(1 <= self.block_leaves <= 1024, "value", f"block size {self.block_leaves}")
+        check(self.block_leaves <= BLOCK_LEAVES, "limit", f"block size {self.block_leaves}")
+        self.run = payload.take(16) if flags & 2 else None
+        self.base_step = payload.varint() if flags & 4 else None
+        self.target_step = payload.varint() if flags & 8 else None
+        self.header_base_digest = payload.take(32) if flags & 16 else None
+        check(payload.left() <= METADATA_BYTES, "limit", f"{payload.left()} bytes of metadata")
+        self.metadata, before = {}, None
+        for _ in range(payload.varint()):
+            key = payload.string()
+            check(before is None or before < key.encode(), "duplicate", f"metadata key {key!r} is not in order")
+            self.metadata[key], before = payload.string(), key.encode()
+        payload.end()
+
+    def read_file(self, payload):
+        check(len(self.files) < FILES, "limit", "too many files")
+        flags = payload.uint()
+        check(flags < 4, "reserved", f"flags {flags:#04x}")
+        name = payload.string(255, "name")
+        bad = name in (".", "..") or any(c in "/\\:" or c < " " or "\x7f" <= c <= "\x9f" for c in name)
+        check((name or not flags & 1) and not bad, "name", f"file name {name!r}")
+        file = SimpleNamespace(companion=flags & 1, in_patch=flags & 2, name=name, content=bytearray(),
+                               size=payload.varint(), digest=payload.take(32))
+        payload.end()
+        check(file.in_patch or not self.snapshot, "value", "a snapshot takes a file from the base")
+        check(all(name != f.name for f in self.files), "duplicate", f"file {name!r} stands twice")
+        check(file.companion or file.size <= 8 + JSON_BYTES, "checkpoint", f"a safetensors header of {file.size} bytes")
+        self.files.append(file)
+        return file
+
+    def read_file_data(self, payload, file):
+        data = unpack(payload, min(FILE_DATA, file.size - len(file.content)))
+        check(data, "value", "a file data section without data")
+        payload.end()
+        file.content += data
+
+    def read_tensor(self, payload):
+        check(len(self.index) < TENSORS, "limit", "too many tensors")
+        name = payload.name(self.index[-1][0] if self.index else b"")
+        self.names_bytes += len(name)
+        check(self.names_bytes <= NAMES_BYTES, "limit", "too many bytes of names")
+        t = SimpleNamespace(name=utf8(name), action=payload.uint(), dtype=None, shape=(), size=0, end=0, changes=0)
+        check(t.action <= 3, "value", f"action {t.action}")
+        if t.action != DELETED:
+            code = payload.uint()
+            check(code < len(DTYPES), "value", f"dtype {code}")
+            t.dtype = DTYPES[code]
+            if code == 0:
+                dtype_name = payload.string(255, "limit")
+                check(dtype_name and dtype_name not in DTYPE_OF_NAME, "name", f"dtype name {dtype_name!r}")
+                t.dtype, t.size = Dtype(dtype_name), payload.varint()
+            rank = payload.varint()
+            check(rank <= RANK, "limit", f"rank {rank}")
+            t.shape = tuple(payload.varint() for _ in range(rank))
+            t.size = t.dtype.size * prod(t.shape) if code else t.size
+            check(t.size < 1 << 64, "value", "the size exceeds 64 bits")
+        payload.end()
+        check(t.action == ADDED or not self.snapshot, "value", "a tensor of a snapshot that is not added")
+        check(t.name not in self.tensors, "duplicate", f"tensor {t.name!r} stands twice")
+        self.tensors[t.name] = t
+        self.index.append((name, self.start))
+        return t
+
+    def read_block(self, payload, t):
+        coding = payload.uint()
+        check(coding < len(CODINGS), "value", f"coding {coding}")
+        skipped = payload.varint()
+        check(t.action == PATCHED or coding == skipped == 0, "value", "a tensor put whole has another coding, or a gap")
+        start = t.end + LEAF * skipped
+        check(start < t.size, "value", "a block after the end of its tensor")
+        leaves = payload.varint()
+        check(1 <= leaves <= self.block_leaves, "value", f"a block of {leaves} leaves")
+        check(LEAF * (leaves - 1) < t.size - start, "value", "more leaves than are left")
+        t.end = min(start + LEAF * leaves, t.size)
+        elements = (t.end - start) // t.dtype.size
+        changes = payload.varint()
+        check(changes >= 1, "value", "a block without changes")
+        check(changes <= elements, "count", f"{changes} changes in {elements} elements")
+        check(t.action == PATCHED or changes == elements, "count", "a tensor put whole, but not every element")
+        t.changes += changes
+        return start, t.end, CODINGS[coding](payload, t.dtype, elements, changes)
+
+    def read_trailer(self, payload, t):
+        changes = payload.varint()
+        check(changes or t.action != PATCHED, "value", "a patched tensor without changes")
+        t.base_digest = payload.take(32) if t.action != ADDED else None
+        t.target_digest = payload.take(32) if t.action != DELETED else None
+        payload.end()
+        check(changes == t.changes, "count", f"{changes} changes in the trailer, {t.changes} in the blocks")
+        check(t.action == PATCHED or t.end == t.size, "count", "the blocks do not cover the tensor")
+
+    def read_index(self, payload):
+        check(payload.varint() == len(self.index), "count", "the index has another number of tensors")
+        before, offset = b"", 0
+        for name, tensor_offset in self.index:
+            before = payload.name(before)
+            check(before == name, "name", f"{before} in the index, {name} in the tensor header")
+            difference = payload.varint()
+            offset += difference
+            check(difference and offset < 1 << 64, "value", f"offset difference {difference}")
+            check(offset == tensor_offset, "count", f"offset {offset} in the index, {tensor_offset} in the file")
+        payload.end()
+
+    def read_footer(self, payload):
+        flags = payload.uint()
+        check(flags < 2, "reserved", f"flags {flags:#04x}")
+        tensors, changes, *self.target_counts, index_offset = (payload.uint(8) for _ in range(6))
+        self.base_digest = payload.take(32)
+        check(flags or not any(self.base_digest), "reserved", "an absent base digest that is not zero")
+        self.target_digest, file_digest = payload.take(32), payload.take(32)
+        payload.end()
+        check(flags != self.snapshot, "count", "a snapshot with a base digest, or another patch without")
+        check(self.header_base_digest in (None, self.base_digest), "digest", "the header has another base digest")
+        sum_of_changes = sum(t.changes for t in self.tensors.values())
+        check(sum_of_changes < 1 << 64, "value", "the sum of changes exceeds 64 bits")
+        expected = len(self.index), sum_of_changes, self.index_offset
+        check((tensors, changes, index_offset) == expected, "count", "tensors, changes or index offset")
+        check(file_digest == self.hash.digest(), "file-digest", "the SHA-256 of the file is wrong")
+
+# ---------------------------------------------------------------- §8.2, §8.4: applying
+class Result:
+    """What comes of a patch and the tensors of a base. `tensors` and `digest` are the target's."""
+    def __init__(self, patch, base):
+        self.patch, self.base, self.tensors, self.digest = patch, base, {}, None
+
+    def take(self, t, block):
+        """One event of the patch. All errors that this raises may be due to the base."""
+        if block is None:
+            check((t.name not in self.base) == (t.action == ADDED), "checkpoint", f"tensor {t.name!r} in the base")
+            dtype, shape, self.old = self.base.get(t.name, (None, (), b""))
+            same = (dtype, shape, len(self.old)) == (t.dtype, t.shape, t.size)
+            check(same or t.action != PATCHED, "checkpoint", f"tensor {t.name!r} has another dtype, shape or size")
+            self.out = bytearray()
+        elif block != "end":
+            start, end, decode = block
+            self.out += self.old[len(self.out):start] + decode(self.old[start:end])
+        else:
+            if t.action == PATCHED:
+                self.out += self.old[len(self.out):]
+            elif t.action != ADDED:
+                check(tensor_digest(self.old) == t.base_digest, "base", f"tensor {t.name!r} of the base")
+            if t.action != DELETED:
+                check(tensor_digest(self.out) == t.target_digest, "digest", f"tensor {t.name!r} of the target")
+                self.tensors[t.name] = t.dtype, t.shape, bytes(self.out)
+
+    def finish(self):
+        self.tensors |= {name: t for name, t in self.base.items() if name not in self.patch.tensors}
+        sizes = [(1, len(data) // dtype.size, len(data)) for dtype, _, data in self.tensors.values()]
+        counts = [sum(column) for column in zip((0, 0, 0), *sizes)]
+        check(counts == self.patch.target_counts, "count", f"target {counts}, footer {self.patch.target_counts}")
+        self.digest = checkpoint_digest(self.tensors)
+        check(self.digest == self.patch.target_digest, "digest", "checkpoint digest of the target")
+
+    def blame(self, error):
+        """R63: the base is the reason if it is not the one that the patch names."""
+        right = self.patch.snapshot or checkpoint_digest(self.base) == self.patch.base_digest
+        for t in self.patch.tensors.values():
+            if t.base_digest and t.name in self.base:
+                right = right and tensor_digest(self.base[t.name][2]) == t.base_digest
+        check(right, "base", f"another base than that of the patch ({error})")
+        raise error
+
+def apply(stream, base):
+    patch, failure = Patch(stream), None
+    check(patch.snapshot or base is not None, "misuse", "this patch needs a base")
+    result = Result(patch, {} if patch.snapshot else base)
+    for tensor, block in patch:
+        try:
+            if not failure:
+                result.take(tensor, block)
+        except PulseError as error:
+            failure = error                            # read on: the digests of the right base come later in the file
+    try:
+        if failure:
+            raise failure
+        result.finish()
+    except PulseError as error:
+        result.blame(error)
+    return result
