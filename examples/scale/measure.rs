@@ -1,0 +1,92 @@
+//! Time and memory of programs, and of the two things that they are held against.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::Result;
+
+/// What one round of one command took.
+#[derive(Clone, Copy, Default)]
+pub struct Run {
+    pub seconds: f64,
+    /// Largest resident memory, where the system tells.
+    pub peak: Option<u64>,
+}
+
+/// Peak resident bytes of a process so far.
+fn peak(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+/// Runs the program to its end.
+pub fn program(program: &Path, arguments: &[OsString]) -> Result<Run> {
+    let started = Instant::now();
+    let mut child = Command::new(program).args(arguments).stdout(Stdio::null()).spawn()?;
+    let (pid, done) = (child.id(), AtomicBool::new(false));
+    let (status, run) = thread::scope(|scope| {
+        // The system keeps the peak, so that looking now and then misses only the last moment.
+        let watch = scope.spawn(|| {
+            let mut last = None;
+            while !done.load(Ordering::Relaxed) {
+                last = peak(pid).or(last);
+                thread::sleep(Duration::from_millis(2));
+            }
+            last
+        });
+        let status = child.wait();
+        let seconds = started.elapsed().as_secs_f64();
+        done.store(true, Ordering::Relaxed);
+        (status, Run { seconds, peak: watch.join().expect("watching cannot fail") })
+    });
+    match status? {
+        status if status.success() => Ok(run),
+        status => Err(format!("{} {arguments:?}: {status}", program.display()).into()),
+    }
+}
+
+/// Runs the program and parses the JSON that it prints.
+pub fn json(program: &Path, arguments: &[OsString]) -> Result<serde_json::Value> {
+    let output = Command::new(program).args(arguments).stderr(Stdio::inherit()).output()?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// SHA-256 of a file on one thread, without the time to read it.
+pub fn sha(path: &Path) -> Result<Run> {
+    let (mut file, mut buffer, mut hasher) = (File::open(path)?, vec![0; 1 << 20], Sha256::new());
+    let mut time = Duration::ZERO;
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            black_box(hasher.finalize());
+            return Ok(Run { seconds: time.as_secs_f64(), peak: None });
+        }
+        let started = Instant::now();
+        hasher.update(&buffer[..read]);
+        time += started.elapsed();
+    }
+}
+
+/// A copy of a file, into a new one.
+pub fn copy(from: &Path, to: &Path) -> Result<Run> {
+    let started = Instant::now();
+    fs::copy(from, to)?;
+    Ok(Run { seconds: started.elapsed().as_secs_f64(), peak: None })
+}
+
+/// Median of some numbers; 0 of none.
+pub fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
+}
