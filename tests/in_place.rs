@@ -19,7 +19,7 @@ fn weights(seed: u64) -> Weights {
             .flat_map(|i| {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 // A seed of its own changes one element in a hundred.
-                let changed = seed != 0 && (i + seed) % 100 == 0;
+                let changed = seed != 0 && (i + seed).is_multiple_of(100);
                 ((state >> 48) as u16 ^ u16::from(changed)).to_le_bytes()
             })
             .collect();
