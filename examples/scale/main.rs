@@ -177,8 +177,11 @@ fn run(options: &Options) -> Result<()> {
     }
     if !options.no_many {
         let one = Layout { tensors: 1, tensor_bytes: SMALL.bytes() as usize };
-        case(options, &program, &dir, "1 tensor".into(), one, &mut table)?;
-        case(options, &program, &dir, format!("{} tensors", text::count(SMALL.tensors as u64)), SMALL, &mut table)?;
+        let labels = ["1 tensor".to_string(), format!("{} tensors", text::count(SMALL.tensors as u64))];
+        for (label, layout) in labels.iter().zip([one, SMALL]) {
+            case(options, &program, &dir, label.clone(), layout, &mut table)?;
+        }
+        table.compare(&labels[1], &labels[0]);
     }
     text::print(&table.text())?;
     Ok(())

@@ -9,6 +9,8 @@ use crate::text;
 #[derive(Default)]
 pub struct Table {
     rows: Vec<Vec<String>>,
+    /// Label, command and threads of each row, and its median.
+    medians: Vec<([String; 3], f64)>,
     pub notes: Vec<String>,
 }
 
@@ -25,6 +27,7 @@ impl Table {
         let ratio = |other: &[Run]| {
             format!("{:.2}", median(warm.iter().zip(&other[skip..]).map(|(run, other)| run.seconds / other.seconds)))
         };
+        self.medians.push(([label, name, threads].map(String::from), seconds));
         let peak = runs.iter().filter_map(|run| run.peak).max();
         let [least, most] =
             [f64::min, f64::max].map(|pick| warm.iter().map(|run| run.seconds).reduce(pick).unwrap_or(0.0));
@@ -39,6 +42,17 @@ impl Table {
             peak.map_or("-".into(), |peak| format!("{:.0}", peak as f64 / f64::from(1 << 20))),
             format!("{} to {}", text::seconds(least), text::seconds(most)),
         ]);
+    }
+
+    /// Times of one case as multiples of those of another, as a note.
+    pub fn compare(&mut self, label: &str, other: &str) {
+        let of = |label| self.medians.iter().filter(move |([case, ..], _)| case == label);
+        let times = of(label).zip(of(other)).filter(|(([_, name, _], _), _)| name != "sha2" && name != "copy");
+        let times: Vec<String> =
+            times.map(|(([_, name, threads], a), (_, b))| format!("{name} {:.2} on {threads}", a / b)).collect();
+        if !times.is_empty() {
+            self.notes.push(format!("{label} against {other}, times as long, by threads: {}\n", times.join(", ")));
+        }
     }
 
     pub fn text(&self) -> String {
