@@ -95,3 +95,12 @@ fn regular_patterns_are_left_to_flat() {
     assert_eq!(block.coding, Coding::Flat);
     assert!(block.payload.len() < 500);
 }
+
+#[test]
+fn a_block_beyond_64_mib_is_refused_before_it_is_decoded() {
+    let mut encoder = BlockEncoder::new(&EncoderOptions::default());
+    let block = encoder.encode(&Dtype::U8, &[0], &[1]).unwrap().unwrap();
+    assert!(block.decode(&Dtype::U8, 1 << 26).is_ok());
+    assert_eq!(block.decode(&Dtype::U8, (1 << 26) + 1).unwrap_err().kind(), "misuse");
+    assert_eq!(block.decode(&Dtype::F64, u64::MAX).unwrap_err().kind(), "misuse");
+}

@@ -32,7 +32,7 @@ struct Options {
     /// Sizes of one checkpoint.
     #[arg(long, value_name = "GIB", value_delimiter = ',', default_value = "0.25,1")]
     gib: Vec<f64>,
-    /// Where the checkpoints go: five times the size of one. [default: /dev/shm if it is there, or else a temporary directory]
+    /// Where the checkpoints go, three at a time [default: /dev/shm, or a temporary directory if there is none]
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Rounds after the first, which counts apart.

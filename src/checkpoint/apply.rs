@@ -9,11 +9,11 @@ use crate::checkpoint::make::{base_problem, check_base, differing_tensor, explai
 use crate::checkpoint::output::Staged;
 use crate::checkpoint::patch::{MappedFile, PatchFile};
 use crate::checkpoint::pipeline::Parallel;
-use crate::checkpoint::safetensors::{FileHeader, FileTensor, HEADER_BYTES_MAX};
+use crate::checkpoint::safetensors::{FileHeader, FileTensor, CARRIED_HEADERS_MAX};
 use crate::checkpoint::source::{Checkpoint, INDEX_SUFFIX};
 use crate::checkpoint::tensors::TensorSource;
 use crate::digest::{Digest, Sha};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::wire::{FileKind, FileRecord, FileSource};
 
 /// Choices of [`apply`].
@@ -209,17 +209,18 @@ impl<'a> Plan<'a> {
         if self.is_directory && patch.files().iter().any(|file| file.record.name.is_empty()) {
             return Err(wrong_files(patch, "one file has no name, but the checkpoint has several"));
         }
+        let mut carried = 0u64;
         for file in patch.files() {
             let record = &file.record;
             match (record.kind, record.source) {
                 (FileKind::Tensors, source) => {
                     let bytes = match source {
                         FileSource::Patch => {
-                            if record.bytes > HEADER_BYTES_MAX {
-                                let what = format!(
-                                    "the header of '{}' has {} bytes; at most {HEADER_BYTES_MAX} are allowed",
-                                    record.name, record.bytes
-                                );
+                            // Together, not one by one: packed, a header costs next to nothing.
+                            carried = carried.saturating_add(record.bytes);
+                            if carried > CARRIED_HEADERS_MAX {
+                                let what =
+                                    format!("headers of {carried} bytes; at most {CARRIED_HEADERS_MAX} are allowed");
                                 return Err(wrong_files(patch, what));
                             }
                             let mut bytes = Vec::new();
@@ -227,6 +228,7 @@ impl<'a> Plan<'a> {
                                 bytes.extend_from_slice(data);
                                 Ok(())
                             })?;
+                            check_carried(record, Sha::of(&[&bytes]))?;
                             bytes
                         }
                         FileSource::Base => base_header(base, record)?.to_vec(),
@@ -322,6 +324,15 @@ fn wrong_files(patch: &PatchFile, what: impl Into<String>) -> Error {
     )
 }
 
+/// Checks carried bytes once more: the patch was read before, and may have changed since.
+fn check_carried(record: &FileRecord, found: Digest) -> Result<()> {
+    let expected = record.sha256;
+    match expected == found {
+        true => Ok(()),
+        false => Err(Fault::Digest { field: "SHA-256 of a carried file", expected, found }.at(0)),
+    }
+}
+
 /// The header of the base's file of the same name, if it is the recorded one.
 fn base_header<'a>(base: Option<&'a Checkpoint>, record: &FileRecord) -> Result<&'a [u8]> {
     base.and_then(|base| base.file(&record.name))
@@ -342,8 +353,14 @@ impl OutCompanion<'_> {
     /// Reads the companion chunk by chunk and checks that it is the recorded one.
     fn for_each_chunk(&self, patch: &PatchFile, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match self {
-            // Its SHA-256 was checked when the patch was opened.
-            OutCompanion::Carried(file) => patch.for_each_data(file, found),
+            OutCompanion::Carried(file) => {
+                let mut sha = Sha::default();
+                patch.for_each_data(file, |chunk| {
+                    sha.update(chunk);
+                    found(chunk)
+                })?;
+                check_carried(&file.record, sha.finish())
+            }
             OutCompanion::Kept(_, path) => for_each_chunk(path, found).map(|_| ()),
             OutCompanion::Copied(path, record) => {
                 let mut sha = Sha::default();

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::checkpoint::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIECE_BYTES};
 use crate::checkpoint::pipeline::Parallel;
+use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
 use crate::checkpoint::source::Checkpoint;
 use crate::checkpoint::tensors::TensorSource;
 use crate::coding::{self, EncodedBlock};
@@ -224,6 +225,7 @@ impl<'a> Batch<'a> {
 
 /// Writes a record for each file of the target, and the bytes that the base does not have.
 fn write_files<W: Write>(session: &mut Session<W>, base: Option<&Checkpoint>, target: &Checkpoint) -> Result<()> {
+    let mut carried = 0;
     for file in &target.files {
         let header = &file.header.bytes;
         let same = base.and_then(|base| base.file(&file.name)).is_some_and(|base| base.header.bytes == *header);
@@ -231,6 +233,11 @@ fn write_files<W: Write>(session: &mut Session<W>, base: Option<&Checkpoint>, ta
         let (name, bytes) = (file.name.clone(), header.len() as u64);
         session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes, sha256: Sha::of(&[header]) })?;
         if !same {
+            carried += header.len() as u64;
+            if carried > CARRIED_HEADERS_MAX {
+                let what = format!("headers of {carried} bytes; readers refuse more than {CARRIED_HEADERS_MAX}");
+                return Err(Error::checkpoint(target.path(), what));
+            }
             header.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk))?;
         }
     }

@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 /// Bytes of the length field at the begin of a file.
 const LENGTH_BYTES: usize = 8;
 /// Largest header, as the reference implementation of safetensors has it.
-pub(crate) const HEADER_BYTES_MAX: u64 = 100_000_000;
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Most bytes of all headers that a patch carries: one of the largest, with its length field.
+pub(crate) const CARRIED_HEADERS_MAX: u64 = HEADER_BYTES_MAX + LENGTH_BYTES as u64;
 const METADATA: &str = "__metadata__";
 
 /// A tensor as the header of a file describes it.

@@ -181,14 +181,15 @@ impl Checkpoint {
     /// Tensor bytes of the checkpoint.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors.values().map(|tensor| tensor.spec.bytes()).sum()
+        // Sparse files can claim more than there is room for in 64 bits.
+        self.tensors.values().map(|tensor| tensor.spec.bytes()).fold(0, u64::saturating_add)
     }
 
     /// Size of all files of the checkpoint.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         let tensors = self.files.iter().map(|file| file.header.file_bytes);
-        tensors.chain(self.companions.iter().map(|companion| companion.bytes)).sum()
+        tensors.chain(self.companions.iter().map(|companion| companion.bytes)).fold(0, u64::saturating_add)
     }
 
     /// Names in the directory that are not part of the checkpoint: subdirectories and the like.

@@ -82,8 +82,12 @@ impl EncodedBlock {
     /// Makes the block, which has so many elements of this dtype, ready to be applied.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the payload breaks a rule of its coding.
+    /// [`Error::Corrupt`] if the payload breaks a rule of its coding; [`Error::Misuse`] for more
+    /// elements than a block can have.
     pub fn decode(&self, dtype: &Dtype, elements: u64) -> Result<BlockDecoder> {
+        if elements.saturating_mul(dtype.element_bytes() as u64) > BLOCK_BYTES_MAX as u64 {
+            return Err(Error::misuse(format!("{elements} elements of {dtype} are no block: at most 64 MiB")));
+        }
         let len = self.payload.len();
         BlockDecoder::new(dtype, self.coding, elements, self.changes, &self.payload, len as u64)
             .map_err(|bad| bad.fault.at((len - bad.rest) as u64))

@@ -312,3 +312,34 @@ fn a_safetensors_file_is_no_patch() {
     let error = refused(&place, &safetensors(&[tensor("w", "U8", &[4], *b"abcd")]));
     assert_eq!(error.kind(), "signature");
 }
+
+#[test]
+fn carried_headers_are_bounded_together_because_packed_they_cost_nothing() {
+    let place = Place::new();
+    // Two headers of spaces, each small enough by itself: 55 MB each from a few kB.
+    let mut json = b"{}".to_vec();
+    json.resize(55_000_000, b' ');
+    let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
+    let patch = snapshot(&[("a", FileKind::Tensors, &header), ("b", FileKind::Tensors, &header)]);
+    assert!(patch.len() < 100_000, "{} bytes", patch.len());
+    let error = refused(&place, &patch);
+    assert_eq!(error.kind(), "checkpoint");
+    assert!(error.to_string().contains("headers of 110000016 bytes; at most 100000008 are allowed"), "{error}");
+}
+
+#[test]
+fn a_patch_that_changes_after_it_was_opened_is_refused() {
+    let place = Place::new();
+    let header = raw(&format!("{{\"w\":{{{ROW}}}}}"), &[]);
+    let carried = [("m.safetensors", FileKind::Tensors, &header[..]), ("notes", FileKind::Companion, b"the original")];
+    let path = place.put_bytes("patch", &snapshot(&carried));
+    let patch = PatchFile::open(&path, &Limits::default()).unwrap();
+    let mut changed = fs::read(&path).unwrap();
+    let at = changed.windows(12).position(|bytes| bytes == b"the original").unwrap();
+    changed[at] ^= 1;
+    fs::write(&path, changed).unwrap();
+    let out = place.path("out");
+    let error = pulse::apply(None, &patch, &out, Default::default(), Default::default()).unwrap_err();
+    assert_eq!(error.kind(), "digest");
+    assert!(!out.exists());
+}
