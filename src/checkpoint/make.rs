@@ -159,6 +159,13 @@ pub(crate) struct OutPiece<'a> {
     last: bool,
 }
 
+impl OutPiece<'_> {
+    /// File of the target, and offset in it.
+    fn place(&self) -> (usize, u64) {
+        (self.tensor.file, self.tensor.offset + self.start)
+    }
+}
+
 impl<'a> OutTensor<'a> {
     /// Blocks and, between them, unchanged runs of at most [`PIECE_BYTES`].
     fn pieces(&'a self) -> impl Iterator<Item = OutPiece<'a>> {
@@ -208,22 +215,44 @@ impl Making {
         for piece in &group {
             let (now, later) = rest.split_at_mut(piece.bytes);
             rest = later;
-            let OutTensor { name, from_base, patch: changed, file, offset, .. } = piece.tensor;
+            let OutTensor { name, from_base, patch: changed, .. } = piece.tensor;
             if let (Some(base), true, true) = (base, *from_base, piece.bytes > 0) {
                 base.read(name, piece.start, now)?;
             }
             if let (Some(changed), Some(block)) = (changed, piece.block) {
                 patch.apply_block(changed, block, payload, now)?;
             }
-            if let Some(out) = files.and_then(|files| files.get(*file)) {
-                write_all_at(out, now, offset + piece.start)
-                    .map_err(|error| Error::io(format!("writing tensor '{name}'"), error))?;
-            }
             made.push(&*now);
         }
         let leaves = leaves_of_all(&made);
+        if let Some(files) = files {
+            write_runs(&group, bytes, files)?;
+        }
         Ok(group.into_iter().zip(leaves).collect())
     }
+}
+
+/// Writes consecutive pieces, whose bytes are consecutive too, with one call where they stand side
+/// by side in one file: threads that write many small pieces wait for each other.
+fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], files: &[File]) -> Result<()> {
+    let (mut rest, mut at) = (bytes, 0);
+    while let Some(first) = pieces.get(at) {
+        let (file, start) = first.place();
+        let mut end = start;
+        let run = pieces[at..].iter().take_while(|piece| {
+            let adjoins = piece.place() == (file, end);
+            end += if adjoins { piece.bytes as u64 } else { 0 };
+            adjoins
+        });
+        at += run.count();
+        let (now, later) = rest.split_at((end - start) as usize);
+        rest = later;
+        if let Some(out) = files.get(file) {
+            let during = || format!("writing tensor '{}' and those after it", first.tensor.name);
+            write_all_at(out, now, start).map_err(|error| Error::io(during(), error))?;
+        }
+    }
+    Ok(())
 }
 
 /// When something went wrong, finds out whether the base is the reason: the patch itself was

@@ -1,6 +1,6 @@
 //! Classes: the exponent of the base element, clamped to a range that suits the block.
 
-use super::magnitude;
+use super::{magnitude, LANES};
 use crate::element::{Changes, Order, Word};
 
 /// Most classes of a block.
@@ -151,8 +151,13 @@ impl Histogram {
         let stride = STRIDE * W::BYTES;
         // Small blocks are counted in full.
         let sample = (base.len() / (SAMPLES * W::BYTES)).max(1);
+        // Neighbours often have the same exponent: in lanes they need not wait for one another.
+        let mut seen = vec![[0u32; LANES]; loads.len()];
         for words in base.chunks(stride).step_by(sample) {
-            words.chunks_exact(W::BYTES).for_each(|word| loads[of(word)].elements += sample as u64);
+            words.chunks_exact(W::BYTES).enumerate().for_each(|(i, word)| seen[of(word)][i % LANES] += 1);
+        }
+        for (load, lanes) in loads.iter_mut().zip(&seen) {
+            load.elements = lanes.iter().map(|&count| u64::from(count)).sum::<u64>() * sample as u64;
         }
         for (&element, &step) in changes.elements.iter().zip(&changes.values) {
             let load = &mut loads[of(&base[element as usize * W::BYTES..])];
@@ -179,11 +184,12 @@ impl Histogram {
             Some(*sum)
         }));
         let merged = |from: usize, to: usize| sums[to].0.minus(sums[from].0).bits();
+        let tails: Vec<u64> = (0..size).map(|high| merged(high, size)).collect();
         let mut best = (merged(0, size), 0, 0);
         for low in 0..size {
+            let head = merged(0, low + 1);
             for high in low + 1..size.min(low + CLASSES_MAX) {
-                let cost = merged(0, low + 1) + sums[high].1 - sums[low + 1].1 + merged(high, size);
-                best = best.min((cost, low, high));
+                best = best.min((head + sums[high].1 - sums[low + 1].1 + tails[high], low, high));
             }
         }
         (self.first + best.1 as u64, self.first + best.2 as u64)
