@@ -1,11 +1,12 @@
 //! A base and a patch to the target: planned first, then written in parallel, then proved.
 
-use std::fs::File;
 use std::path::Path;
 
 use crate::checkpoint::diff::for_each_chunk;
-use crate::checkpoint::io::write_all_at;
-use crate::checkpoint::make::{base_problem, check_base, differing_tensor, explain, make, target_tensors, OutTensor};
+use crate::checkpoint::disk::{Disk, DiskFile};
+use crate::checkpoint::make::{
+    base_problem, check_base, differing_tensor, explain, make, target_tensors, OutTensor, Output,
+};
 use crate::checkpoint::output::Staged;
 use crate::checkpoint::patch::{MappedFile, PatchFile};
 use crate::checkpoint::pipeline::Parallel;
@@ -14,7 +15,7 @@ use crate::checkpoint::source::{Checkpoint, INDEX_SUFFIX};
 use crate::checkpoint::tensors::TensorSource;
 use crate::digest::{Digest, Sha};
 use crate::error::{Error, Fault, Result};
-use crate::wire::{FileKind, FileRecord, FileSource};
+use crate::wire::{FileKind, FileRecord, FileSource, Footer};
 
 /// Choices of [`apply`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +48,14 @@ pub struct ApplyReport {
     pub files: u64,
 }
 
+impl ApplyReport {
+    /// Of a patch whose target was made and proved.
+    pub(crate) fn of(patch: &PatchFile, files: u64) -> Self {
+        let Footer { target, target_bytes, changes, .. } = *patch.footer();
+        ApplyReport { target, target_bytes, changes, files }
+    }
+}
+
 /// Makes the target of `patch` from `base` at `out`; a snapshot needs no base.
 ///
 /// Everything is written to a temporary sibling of `out`, compared with the digests that the
@@ -65,24 +74,37 @@ pub fn apply(
     options: ApplyOptions,
     parallel: Parallel<'_>,
 ) -> Result<ApplyReport> {
+    apply_on(&Disk::default(), base, patch, out, options, parallel)
+}
+
+pub(crate) fn apply_on(
+    disk: &Disk,
+    base: Option<&Checkpoint>,
+    patch: &PatchFile,
+    out: &Path,
+    options: ApplyOptions,
+    parallel: Parallel<'_>,
+) -> Result<ApplyReport> {
     let base = base_of(base, patch)?;
     let plan = explain(source(base), patch, parallel, Plan::new(base, patch))?;
     let staged = match plan.is_directory {
-        true => Staged::directory(out)?,
-        false => Staged::file(out, options.replace)?,
+        true => Staged::directory(out, disk)?,
+        false => Staged::file(out, options.replace, disk)?,
     };
     let mut files = Vec::new();
     for file in &plan.files {
         let created = staged.create(&file.name, file.header.file_bytes)?;
-        write_all_at(&created, &file.header.bytes, 0)
+        created
+            .write_all_at(&file.header.bytes, 0)
             .map_err(|error| Error::io(format!("writing {}", out.display()), error))?;
         files.push(created);
     }
-    let made = make(&plan.tensors, source(base), patch, Some(&files), parallel)
+    let output = Output { files: &files, in_place: false };
+    let made = make(&plan.tensors, source(base), patch, Some(output), parallel)
         .and_then(|()| plan.write_companions(patch, &staged, &mut files));
     explain(source(base), patch, parallel, made)?;
     staged.commit(&files)?;
-    Ok(plan.report(patch, files.len()))
+    Ok(ApplyReport::of(patch, files.len() as u64))
 }
 
 /// Checks a patch beyond what [`PatchFile::open`] has checked, without writing anything.
@@ -153,14 +175,14 @@ fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &PatchFile) -> Result<Option
 
 /// A safetensors file of the target.
 #[derive(Debug)]
-struct OutFile {
-    name: String,
-    header: FileHeader,
+pub(crate) struct OutFile {
+    pub name: String,
+    pub header: FileHeader,
 }
 
 /// A companion of the target.
 #[derive(Debug)]
-enum OutCompanion<'a> {
+pub(crate) enum OutCompanion<'a> {
     Carried(&'a MappedFile),
     /// Path in the base, and what it must be.
     Copied(&'a Path, &'a FileRecord),
@@ -170,15 +192,15 @@ enum OutCompanion<'a> {
 
 /// All that is needed to make the target, in the order of its files.
 #[derive(Debug)]
-struct Plan<'a> {
-    is_directory: bool,
-    files: Vec<OutFile>,
-    tensors: Vec<OutTensor<'a>>,
-    companions: Vec<OutCompanion<'a>>,
+pub(crate) struct Plan<'a> {
+    pub is_directory: bool,
+    pub files: Vec<OutFile>,
+    pub tensors: Vec<OutTensor<'a>>,
+    pub companions: Vec<OutCompanion<'a>>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<Self> {
+    pub fn new(base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<Self> {
         let mut plan = Plan { is_directory: false, files: Vec::new(), tensors: Vec::new(), companions: Vec::new() };
         let target = target_tensors(source(base), patch)?;
         if !patch.files().is_empty() {
@@ -285,7 +307,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn write_companions(&self, patch: &PatchFile, staged: &Staged, files: &mut Vec<File>) -> Result<()> {
+    fn write_companions(&self, patch: &PatchFile, staged: &Staged, files: &mut Vec<DiskFile>) -> Result<()> {
         for companion in &self.companions {
             let created = staged.create(companion.name(), 0)?;
             companion.copy_to(&created, patch)?;
@@ -294,18 +316,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn check_companions(&self, patch: &PatchFile) -> Result<()> {
+    pub fn check_companions(&self, patch: &PatchFile) -> Result<()> {
         self.companions.iter().try_for_each(|companion| companion.for_each_chunk(patch, |_| Ok(())))
-    }
-
-    fn report(&self, patch: &PatchFile, files: usize) -> ApplyReport {
-        let footer = patch.footer();
-        ApplyReport {
-            target: footer.target,
-            target_bytes: footer.target_bytes,
-            changes: footer.changes,
-            files: files as u64,
-        }
     }
 }
 
@@ -342,7 +354,7 @@ fn base_header<'a>(base: Option<&'a Checkpoint>, record: &FileRecord) -> Result<
 }
 
 impl OutCompanion<'_> {
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match self {
             OutCompanion::Carried(file) => &file.record.name,
             OutCompanion::Copied(_, record) => &record.name,
@@ -351,7 +363,7 @@ impl OutCompanion<'_> {
     }
 
     /// Reads the companion chunk by chunk and checks that it is the recorded one.
-    fn for_each_chunk(&self, patch: &PatchFile, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub fn for_each_chunk(&self, patch: &PatchFile, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match self {
             OutCompanion::Carried(file) => {
                 let mut sha = Sha::default();
@@ -377,10 +389,10 @@ impl OutCompanion<'_> {
         }
     }
 
-    fn copy_to(&self, file: &File, patch: &PatchFile) -> Result<()> {
+    pub fn copy_to(&self, file: &DiskFile, patch: &PatchFile) -> Result<()> {
         let mut offset = 0;
         self.for_each_chunk(patch, |chunk| {
-            write_all_at(file, chunk, offset).map_err(|error| Error::io(format!("writing {}", self.name()), error))?;
+            file.write_all_at(chunk, offset).map_err(|error| Error::io(format!("writing {}", self.name()), error))?;
             offset += chunk.len() as u64;
             Ok(())
         })

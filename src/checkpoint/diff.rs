@@ -112,7 +112,7 @@ pub fn diff_tensors<W: Write>(
 }
 
 /// Encodes all tensors in parallel and tells the session of them in the order of their names.
-fn encode_tensors<W: Write>(
+pub(crate) fn encode_tensors<W: Write>(
     session: &mut Session<W>,
     base: Option<&dyn TensorSource>,
     target: &dyn TensorSource,
@@ -263,7 +263,7 @@ fn write_files<W: Write>(session: &mut Session<W>, base: Option<&Checkpoint>, ta
 }
 
 /// SHA-256 and size of a file.
-fn hash_file(path: &Path) -> Result<(Digest, u64)> {
+pub(crate) fn hash_file(path: &Path) -> Result<(Digest, u64)> {
     let mut sha = Sha::default();
     let bytes = for_each_chunk(path, |chunk| {
         sha.update(chunk);

@@ -1,9 +1,8 @@
 //! The tensors of a target from base and patch: made in parallel, proved by their digests.
 
 use std::collections::HashSet;
-use std::fs::File;
 
-use crate::checkpoint::io::write_all_at;
+use crate::checkpoint::disk::DiskFile;
 use crate::checkpoint::patch::{MappedTensor, PatchFile};
 use crate::checkpoint::pieces::{digests, digests_of, leaves_of_all, Groups, PIECE_BYTES};
 use crate::checkpoint::pipeline::{ordered, Parallel};
@@ -94,12 +93,20 @@ pub(crate) fn base_problem(base: Option<&dyn TensorSource>, what: String) -> Err
     Error::Checkpoint { path: base.map_or("no base".into(), |base| base.describe()), what }
 }
 
-/// Makes every tensor, writes it where `files` are given, and checks every digest.
+/// Where tensors are written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output<'a> {
+    pub files: &'a [DiskFile],
+    /// The files hold the base: what does not change is not written.
+    pub in_place: bool,
+}
+
+/// Makes every tensor, writes it where there is an output, and checks every digest.
 pub(crate) fn make(
     tensors: &[OutTensor<'_>],
     base: Option<&dyn TensorSource>,
     patch: &PatchFile,
-    files: Option<&[File]>,
+    output: Option<Output<'_>>,
     parallel: Parallel<'_>,
 ) -> Result<()> {
     let groups = Groups {
@@ -110,7 +117,7 @@ pub(crate) fn make(
     let mut checkpoint = CheckpointHasher::new();
     let mut hasher = TensorHasher::new();
     let (mut elements, mut bytes) = (0u64, 0u64);
-    let work = |own: &mut Making, group| own.make(group, base, patch, files);
+    let work = |own: &mut Making, group| own.make(group, base, patch, output);
     ordered(parallel.count(), Making::default, groups, work, |done| {
         for (piece, leaves) in done {
             leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
@@ -206,7 +213,7 @@ impl Making {
         group: Vec<OutPiece<'a>>,
         base: Option<&dyn TensorSource>,
         patch: &PatchFile,
-        files: Option<&[File]>,
+        output: Option<Output<'_>>,
     ) -> Result<Vec<(OutPiece<'a>, Vec<Digest>)>> {
         let Making { bytes, payload } = self;
         bytes.resize(group.iter().map(|piece| piece.bytes).sum(), 0);
@@ -225,8 +232,8 @@ impl Making {
             made.push(&*now);
         }
         let leaves = leaves_of_all(&made);
-        if let Some(files) = files {
-            write_runs(&group, bytes, files)?;
+        if let Some(output) = output {
+            write_runs(&group, bytes, output)?;
         }
         Ok(group.into_iter().zip(leaves).collect())
     }
@@ -234,22 +241,23 @@ impl Making {
 
 /// Writes consecutive pieces, whose bytes are consecutive too, with one call where they stand side
 /// by side in one file: threads that write many small pieces wait for each other.
-fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], files: &[File]) -> Result<()> {
+fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], output: Output<'_>) -> Result<()> {
     let (mut rest, mut at) = (bytes, 0);
     while let Some(first) = pieces.get(at) {
         let (file, start) = first.place();
+        let skipped = |piece: &OutPiece<'_>| output.in_place && piece.block.is_none();
         let mut end = start;
         let run = pieces[at..].iter().take_while(|piece| {
-            let adjoins = piece.place() == (file, end);
+            let adjoins = piece.place() == (file, end) && skipped(piece) == skipped(first);
             end += if adjoins { piece.bytes as u64 } else { 0 };
             adjoins
         });
         at += run.count();
         let (now, later) = rest.split_at((end - start) as usize);
         rest = later;
-        if let Some(out) = files.get(file) {
-            let during = || format!("writing tensor '{}' and those after it", first.tensor.name);
-            write_all_at(out, now, start).map_err(|error| Error::io(during(), error))?;
+        if let Some(out) = output.files.get(file).filter(|_| !skipped(first)) {
+            let during = || format!("writing tensor '{}' to {}", first.tensor.name, out.path().display());
+            out.write_all_at(now, start).map_err(|error| Error::io(during(), error))?;
         }
     }
     Ok(())

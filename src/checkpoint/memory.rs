@@ -15,7 +15,8 @@ use crate::wire::Action;
 /// copy of any tensor.
 ///
 /// The whole target is first made block by block in scratch space and its digests compared;
-/// only then are the weights touched. After an error they are what they were. Tensors keep
+/// only then are the weights touched. After an error they are what they were: a patch in a file is
+/// read into memory, so that what was proved is what is applied. Tensors keep
 /// their place: a patch that adds, replaces or deletes tensors is refused.
 ///
 /// # Errors
@@ -47,10 +48,11 @@ pub fn apply_in_place(
         let (name, action) = (&tensor.header.name, tensor.header.action.name());
         return Err(Error::misuse(format!("tensor '{name}' is {action}: only changes can be applied in place")));
     }
+    let loaded = patch.load()?;
+    let patch = loaded.as_ref().unwrap_or(patch);
     prove(&*weights, patch, parallel)?;
     change(weights, patch, parallel)?;
-    let footer = patch.footer();
-    Ok(ApplyReport { target: footer.target, target_bytes: footer.target_bytes, changes: footer.changes, files: 0 })
+    Ok(ApplyReport::of(patch, 0))
 }
 
 /// Makes the target in scratch space and compares its digests.
@@ -67,8 +69,8 @@ struct Change<'a> {
     bytes: &'a mut [u8],
 }
 
-/// Applies every block. The same bytes were decoded from the same base a moment ago, so this
-/// fails only if the patch file was changed or cannot be read any more.
+/// Applies every block. The same bytes, in memory, were decoded from the same base a moment ago, so
+/// nothing is left that could fail.
 fn change(weights: &mut BTreeMap<String, TensorMut<'_>>, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
     let mut changes = Vec::new();
     for (name, weight) in weights.iter_mut() {

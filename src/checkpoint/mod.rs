@@ -2,16 +2,21 @@
 
 mod apply;
 mod diff;
-mod io;
+mod disk;
+#[cfg(test)]
+mod faults;
+mod journal;
 mod make;
 mod memory;
 mod output;
 mod patch;
+mod patched;
 mod pieces;
 mod pipeline;
 mod safetensors;
 mod source;
 mod tensors;
+mod update;
 
 pub use apply::{apply, verify, ApplyOptions, ApplyReport};
 pub use diff::{diff, diff_tensors, stat, DiffReport, TensorStat};
@@ -21,3 +26,4 @@ pub use patch::{MappedBlock, MappedFile, MappedTensor, PatchFile, PatchMap, Sect
 pub use pipeline::Parallel;
 pub use source::{Checkpoint, CheckpointTensor};
 pub use tensors::{TensorMut, TensorRef, TensorSource};
+pub use update::{recover, update, Recovery, UpdateReport};

@@ -1,36 +1,28 @@
 //! Outputs that appear whole or not at all: written beside their place, synced, then renamed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
+use crate::checkpoint::disk::{Call, Disk, DiskFile};
 use crate::error::{Error, Result};
 
 /// Prefix of the temporary siblings; a killed process may leave one behind.
 const PREFIX: &str = ".pulse-";
 
-fn failed(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn failed(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let context = format!("{what} {}", path.display());
     |error| Error::io(context, error)
 }
 
 /// The directory that holds `path`.
-fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
-}
-
-/// Makes a rename durable.
-fn sync_directory(path: &Path) -> Result<()> {
-    // Only Unix opens directories; elsewhere the file system sees to it.
-    if cfg!(unix) {
-        File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("syncing", path))?;
-    }
-    Ok(())
 }
 
 /// Refuses a place that is taken. A file may be replaced if the caller says so; a directory never.
@@ -56,18 +48,20 @@ fn with_permissions(builder: &mut Builder<'_, '_>, mode: u32) {
 #[cfg(not(unix))]
 fn with_permissions(_: &mut Builder<'_, '_>, _: u32) {}
 
-fn temporary_file(path: &Path) -> Result<NamedTempFile> {
+fn temporary_file(path: &Path, disk: &Disk) -> Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(PREFIX);
     with_permissions(&mut builder, 0o666);
-    builder.tempfile_in(parent(path)).map_err(failed("creating a file beside", path))
+    let created = disk.before(Call::Create(path)).and_then(|()| builder.tempfile_in(parent(path)));
+    created.map_err(failed("creating a file beside", path))
 }
 
-fn persist(file: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
-    file.as_file().sync_all().map_err(failed("syncing", path))?;
+/// The file, all of it synced, appears at `path`.
+fn persist(file: NamedTempFile, path: &Path, replace: bool, disk: &Disk) -> Result<()> {
+    disk.before(Call::Rename { from: file.path(), to: path }).map_err(failed("renaming to", path))?;
     let renamed = if replace { file.persist(path) } else { file.persist_noclobber(path) };
     renamed.map_err(|error| failed("renaming to", path)(error.error))?;
-    sync_directory(parent(path))
+    disk.sync_directory(parent(path)).map_err(failed("syncing the directory of", path))
 }
 
 /// Writes a file that appears at `path` whole, synced to disk, or not at all.
@@ -85,12 +79,14 @@ fn persist(file: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
 /// ```
 pub fn write_whole<T>(path: &Path, replace: bool, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
     check_free(path, replace)?;
-    let file = temporary_file(path)?;
+    let disk = Disk::default();
+    let file = temporary_file(path, &disk)?;
     let mut buffered = std::io::BufWriter::with_capacity(1 << 18, file.as_file());
     let value = write(&mut buffered)?;
     buffered.flush().map_err(failed("writing", path))?;
     drop(buffered);
-    persist(file, path, replace)?;
+    file.as_file().sync_all().map_err(failed("syncing", path))?;
+    persist(file, path, replace, &disk)?;
     Ok(value)
 }
 
@@ -100,6 +96,7 @@ pub(crate) struct Staged {
     path: PathBuf,
     replace: bool,
     place: Place,
+    disk: Disk,
 }
 
 #[derive(Debug)]
@@ -109,50 +106,49 @@ enum Place {
 }
 
 impl Staged {
-    pub fn file(path: &Path, replace: bool) -> Result<Self> {
+    pub fn file(path: &Path, replace: bool, disk: &Disk) -> Result<Self> {
         check_free(path, replace)?;
-        Ok(Staged { path: path.into(), replace, place: Place::File(temporary_file(path)?) })
+        let place = Place::File(temporary_file(path, disk)?);
+        Ok(Staged { path: path.into(), replace, place, disk: disk.clone() })
     }
 
-    pub fn directory(path: &Path) -> Result<Self> {
+    pub fn directory(path: &Path, disk: &Disk) -> Result<Self> {
         check_free(path, false)?;
         let mut builder = Builder::new();
         builder.prefix(PREFIX);
         with_permissions(&mut builder, 0o777);
-        let dir = builder.tempdir_in(parent(path)).map_err(failed("creating a directory beside", path))?;
-        Ok(Staged { path: path.into(), replace: false, place: Place::Directory(dir) })
+        let created = disk.before(Call::CreateDirectory(path)).and_then(|()| builder.tempdir_in(parent(path)));
+        let place = Place::Directory(created.map_err(failed("creating a directory beside", path))?);
+        Ok(Staged { path: path.into(), replace: false, place, disk: disk.clone() })
     }
 
     /// Makes a file of the checkpoint, of `bytes` bytes. The name must be a legal file name, or
     /// empty if the checkpoint is one file.
-    pub fn create(&self, name: &str, bytes: u64) -> Result<File> {
+    pub fn create(&self, name: &str, bytes: u64) -> Result<DiskFile> {
         let path = self.path.join(name);
         let file = match &self.place {
-            Place::File(file) => file.as_file().try_clone(),
-            // create_new: two names that this file system takes for one are an error, not a mix.
-            Place::Directory(dir) => {
-                OpenOptions::new().read(true).write(true).create_new(true).open(dir.path().join(name))
-            }
+            Place::File(file) => file.as_file().try_clone().map(|handle| self.disk.adopt(file.path(), handle)),
+            Place::Directory(dir) => self.disk.create_new(&dir.path().join(name)),
         };
         let file = file.map_err(failed("creating", &path))?;
-        file.set_len(bytes).map_err(failed("making room for", &path))?;
+        file.resize(bytes).map_err(failed("making room for", &path))?;
         Ok(file)
     }
 
     /// Syncs and renames: the checkpoint appears.
-    pub fn commit(self, files: &[File]) -> Result<()> {
+    pub fn commit(self, files: &[DiskFile]) -> Result<()> {
         for file in files {
-            file.sync_all().map_err(failed("syncing", &self.path))?;
+            file.sync().map_err(failed("syncing", &self.path))?;
         }
         match self.place {
-            Place::File(file) => persist(file, &self.path, self.replace),
+            Place::File(file) => persist(file, &self.path, self.replace, &self.disk),
             Place::Directory(dir) => {
-                sync_directory(dir.path())?;
+                self.disk.sync_directory(dir.path()).map_err(failed("syncing", &self.path))?;
                 // Looked at again: the place may have been taken while the work was done.
                 check_free(&self.path, false)?;
-                fs::rename(dir.path(), &self.path).map_err(failed("renaming to", &self.path))?;
+                self.disk.rename(dir.path(), &self.path).map_err(failed("renaming to", &self.path))?;
                 let _ = dir.keep();
-                sync_directory(parent(&self.path))
+                self.disk.sync_directory(parent(&self.path)).map_err(failed("syncing the directory of", &self.path))
             }
         }
     }

@@ -1,12 +1,11 @@
 //! A patch file read through once: what is in it, where, and whether all of it is right.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::io::read_exact_at;
+use crate::checkpoint::disk::{Disk, DiskFile};
 use crate::coding::Account;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -177,14 +176,14 @@ impl PatchMap {
 /// Where the bytes of a patch are.
 #[derive(Debug)]
 enum Store {
-    File(File),
+    File(DiskFile),
     Memory(Vec<u8>),
 }
 
 impl Store {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
         match self {
-            Store::File(file) => read_exact_at(file, buffer, offset),
+            Store::File(file) => file.read_exact_at(buffer, offset),
             Store::Memory(bytes) => {
                 let mut rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or(&[]);
                 rest.read_exact(buffer)
@@ -198,6 +197,7 @@ impl Store {
 pub struct PatchFile {
     path: PathBuf,
     store: Store,
+    limits: Limits,
     header: Header,
     footer: Footer,
     map: PatchMap,
@@ -210,7 +210,7 @@ impl PatchFile {
     /// # Errors
     /// [`Error::Io`] if it cannot be opened.
     pub fn map(path: &Path, limits: &Limits) -> Result<PatchMap> {
-        Ok(Self::open_file(path, limits, false)?.0)
+        Ok(Self::open_file(path, limits, false, &Disk::default())?.0)
     }
 
     /// As [`map`](Self::map), and decodes every block to tell where its bits go.
@@ -218,18 +218,18 @@ impl PatchFile {
     /// # Errors
     /// [`Error::Io`] if it cannot be opened.
     pub fn inspect(path: &Path, limits: &Limits) -> Result<PatchMap> {
-        Ok(Self::open_file(path, limits, true)?.0)
+        Ok(Self::open_file(path, limits, true, &Disk::default())?.0)
     }
 
-    fn open_file(path: &Path, limits: &Limits, detail: bool) -> Result<(PatchMap, Store)> {
+    fn open_file(path: &Path, limits: &Limits, detail: bool, disk: &Disk) -> Result<(PatchMap, Store)> {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
         // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::checkpoint(path, "not a regular file"));
         }
-        let file = File::open(path).map_err(io)?;
-        let mut map = PatchMap { file_bytes: file.metadata().map_err(io)?.len(), ..PatchMap::default() };
-        let mut buffered = BufReader::with_capacity(1 << 18, &file);
+        let file = disk.open(path).map_err(io)?;
+        let mut map = PatchMap { file_bytes: file.file().metadata().map_err(io)?.len(), ..PatchMap::default() };
+        let mut buffered = BufReader::with_capacity(1 << 18, file.file());
         map.error = map.scan(&mut buffered, limits, detail).err();
         Ok((map, Store::File(file)))
     }
@@ -239,8 +239,12 @@ impl PatchFile {
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Limit`], [`Error::Version`], [`Error::Io`].
     pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
-        let (map, store) = Self::open_file(path, limits, false)?;
-        Self::new(path.into(), map, store)
+        Self::open_on(path, limits, &Disk::default())
+    }
+
+    pub(crate) fn open_on(path: &Path, limits: &Limits, disk: &Disk) -> Result<Self> {
+        let (map, store) = Self::open_file(path, limits, false, disk)?;
+        Self::new(path.into(), map, store, limits)
     }
 
     /// As [`open`](Self::open), for a patch in memory.
@@ -250,10 +254,10 @@ impl PatchFile {
     pub fn from_bytes(patch: Vec<u8>, limits: &Limits) -> Result<Self> {
         let mut map = PatchMap { file_bytes: patch.len() as u64, ..PatchMap::default() };
         map.error = map.scan(&mut patch.as_slice(), limits, false).err();
-        Self::new("the patch in memory".into(), map, Store::Memory(patch))
+        Self::new("the patch in memory".into(), map, Store::Memory(patch), limits)
     }
 
-    fn new(path: PathBuf, mut map: PatchMap, store: Store) -> Result<Self> {
+    fn new(path: PathBuf, mut map: PatchMap, store: Store, limits: &Limits) -> Result<Self> {
         if let Some(error) = map.error.take() {
             return Err(error);
         }
@@ -262,7 +266,16 @@ impl PatchFile {
             return Err(Error::misuse("the patch ended without header or footer"));
         };
         let by_name = map.tensors.iter().enumerate().map(|(i, tensor)| (tensor.header.name.clone(), i)).collect();
-        Ok(PatchFile { path, store, header, footer, map, by_name })
+        Ok(PatchFile { path, store, limits: limits.clone(), header, footer, map, by_name })
+    }
+
+    /// The patch with its bytes in memory, checked again, if they are in a file: nothing can then
+    /// fail to be read, or change.
+    pub(crate) fn load(&self) -> Result<Option<Self>> {
+        let Store::File(_) = &self.store else { return Ok(None) };
+        let mut bytes = Vec::new();
+        self.read(&(0..self.bytes()), &mut bytes)?;
+        Self::from_bytes(bytes, &self.limits).map(Some)
     }
 
     /// The digests of the target, for the patch that starts from it.

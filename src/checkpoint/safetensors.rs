@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::checkpoint::disk::{Disk, DiskFile};
 use crate::dtype::{Dtype, TensorSpec};
 use crate::error::{Error, Result};
 
@@ -185,28 +186,31 @@ fn first8(bytes: &[u8]) -> [u8; 8] {
 pub(crate) struct TensorFile {
     /// Name in its directory; empty if the checkpoint is one file.
     pub name: String,
-    pub path: PathBuf,
     pub header: FileHeader,
-    file: File,
+    file: DiskFile,
 }
 
 impl TensorFile {
-    pub fn open(path: &Path, name: &str) -> Result<Self> {
+    pub fn open(path: &Path, name: &str, disk: &Disk) -> Result<Self> {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
         // Looked at before it is opened: opening a pipe would wait for a writer.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::checkpoint(path, "not a regular file"));
         }
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        let header = FileHeader::read(path, &file, metadata.len())?;
-        Ok(TensorFile { name: name.into(), path: path.into(), header, file })
+        let file = disk.open(path).map_err(io)?;
+        let metadata = file.file().metadata().map_err(io)?;
+        let header = FileHeader::read(path, file.file(), metadata.len())?;
+        Ok(TensorFile { name: name.into(), header, file })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Fills `buffer` from the bytes at `offset` of the file.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        super::io::read_exact_at(&self.file, buffer, offset).map_err(|error| {
-            let what = format!("reading {} bytes at byte {offset} of {}", buffer.len(), self.path.display());
+        self.file.read_exact_at(buffer, offset).map_err(|error| {
+            let what = format!("reading {} bytes at byte {offset} of {}", buffer.len(), self.path().display());
             Error::io(what, error)
         })
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::checkpoint::disk::Disk;
+use crate::checkpoint::journal::Journal;
 use crate::checkpoint::safetensors::TensorFile;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
@@ -77,6 +79,12 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Checkpoint`] says what is wrong with which file, [`Error::Io`] what cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
+        Journal::of(path)?.refuse()?;
+        Self::open_on(path, &Disk::default())
+    }
+
+    /// As `open`, whether or not an update was interrupted.
+    pub(crate) fn open_on(path: &Path, disk: &Disk) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
         let mut checkpoint = Checkpoint {
             path: path.into(),
@@ -87,14 +95,14 @@ impl Checkpoint {
             left_out: Vec::new(),
         };
         if metadata.is_dir() {
-            checkpoint.open_directory()?;
+            checkpoint.open_directory(disk)?;
         } else {
-            checkpoint.add_file(path, "")?;
+            checkpoint.add_file(path, "", disk)?;
         }
         Ok(checkpoint)
     }
 
-    fn open_directory(&mut self) -> Result<()> {
+    fn open_directory(&mut self, disk: &Disk) -> Result<()> {
         let mut names = Vec::new();
         let io = |error| Error::io(format!("listing {}", self.path.display()), error);
         for entry in fs::read_dir(&self.path).map_err(io)? {
@@ -131,7 +139,7 @@ impl Checkpoint {
                 None => name.ends_with(SUFFIX),
             };
             match is_tensors {
-                true => self.add_file(&path, name)?,
+                true => self.add_file(&path, name, disk)?,
                 false => self.companions.push(Companion { name: name.clone(), path, bytes: *bytes }),
             }
         }
@@ -147,8 +155,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path, name: &str) -> Result<()> {
-        let file = TensorFile::open(path, name)?;
+    fn add_file(&mut self, path: &Path, name: &str, disk: &Disk) -> Result<()> {
+        let file = TensorFile::open(path, name, disk)?;
         for tensor in &file.header.tensors {
             let entry = CheckpointTensor { spec: tensor.spec.clone(), file: self.files.len(), offset: tensor.offset };
             if let Some(first) = self.tensors.insert(tensor.name.clone(), entry) {
@@ -192,6 +200,11 @@ impl Checkpoint {
         tensors.chain(self.companions.iter().map(|companion| companion.bytes)).fold(0, u64::saturating_add)
     }
 
+    /// Number of tensor files and companions.
+    pub(crate) fn file_count(&self) -> u64 {
+        (self.files.len() + self.companions.len()) as u64
+    }
+
     /// Names in the directory that are not part of the checkpoint: subdirectories and the like.
     #[must_use]
     pub fn left_out(&self) -> &[String] {
@@ -212,6 +225,11 @@ impl Checkpoint {
             )));
         };
         file.read_at(buffer, tensor.offset + offset)
+    }
+
+    /// Number of the file that holds a tensor, and the offset of its bytes there.
+    pub(crate) fn place(&self, name: &str) -> Option<(usize, u64)> {
+        self.tensor(name).map(|tensor| (tensor.file, tensor.offset))
     }
 
     /// The tensor file of this name.

@@ -45,7 +45,7 @@ pub struct FileRecord {
 }
 
 /// Whether a file name can neither leave the directory it is put in nor name anything but a file there.
-fn is_file_name(name: &str) -> bool {
+pub(crate) fn is_file_name(name: &str) -> bool {
     let forbidden = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
     !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(forbidden)
 }

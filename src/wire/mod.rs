@@ -8,6 +8,8 @@ pub(crate) mod index;
 mod tensor;
 
 pub(crate) use block::BlockHeader;
+#[cfg(feature = "checkpoint")]
+pub(crate) use file::is_file_name;
 pub(crate) use file::{parse_file_data, FILE_DATA_BYTES};
 pub use file::{FileKind, FileRecord, FileSource};
 pub use footer::Footer;

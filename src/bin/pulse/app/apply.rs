@@ -4,22 +4,28 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use pulse::{ApplyOptions, Checkpoint, Limits, PatchFile, Result};
+use pulse::{ApplyOptions, ApplyReport, Checkpoint, Limits, PatchFile, Result, UpdateReport};
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{text, Common, Outcome};
+use super::{recover, text, Common, Outcome};
 
 /// Make the target of a patch from its base.
 ///
 /// OUT appears when every digest is right, and not otherwise. A snapshot needs no BASE.
+///
+/// With --in-place the base becomes the target, for models too large to copy. The patch is proved first and an undo
+/// journal is kept beside the checkpoint while it changes: after a crash, the same command or `pulse recover`
+/// puts the base back.
 #[derive(Debug, Args)]
 #[command(override_usage = "pulse apply [OPTIONS] BASE PATCH -o OUT
-       pulse apply [OPTIONS] SNAPSHOT -o OUT")]
+       pulse apply [OPTIONS] SNAPSHOT -o OUT
+       pulse apply [OPTIONS] CHECKPOINT PATCH --in-place")]
 #[command(after_help = "Examples:
   pulse apply step_0040.safetensors 41.pulse -o step_0041.safetensors
   pulse apply run/step40/ 41.pulse -o run/step41/
-  pulse apply 40.pulse -o step_0040.safetensors")]
+  pulse apply 40.pulse -o step_0040.safetensors
+  pulse apply served/ 41.pulse --in-place")]
 pub struct Apply {
     /// The checkpoint that the patch was made from; a snapshot has none.
     #[arg(value_name = "BASE")]
@@ -28,11 +34,14 @@ pub struct Apply {
     #[arg(value_name = "PATCH")]
     second: Option<PathBuf>,
     /// Write the target here.
-    #[arg(long, short, value_name = "OUT")]
-    output: PathBuf,
+    #[arg(long, short, value_name = "OUT", required_unless_present = "in_place")]
+    output: Option<PathBuf>,
     /// Replace OUT if it is a file that exists.
-    #[arg(long)]
+    #[arg(long, requires = "output")]
     force: bool,
+    /// Change the checkpoint itself; see `pulse recover` for what happens in a crash.
+    #[arg(long, conflicts_with = "output", requires = "second")]
+    in_place: bool,
 }
 
 impl Apply {
@@ -41,31 +50,59 @@ impl Apply {
     }
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let base = self.second.as_ref().map(|_| &self.first);
         let started = Instant::now();
         let patch = PatchFile::open(self.patch(), &Limits::default())?;
-        let base = base.map(|path| Checkpoint::open(path)).transpose()?;
-        let progress = Progress::new(common, "apply", patch.footer().target_bytes);
-        let options = ApplyOptions::default().with_replace(self.force);
-        let report = pulse::apply(base.as_ref(), &patch, &self.output, options, progress.parallel())?;
-        drop(progress);
-        let seconds = started.elapsed().as_secs_f64();
-        let throughput = (report.target_bytes as f64 / seconds) as u64;
-        let text = text::facts(&[
-            ("output", self.output.display().to_string()),
-            ("changes", text::count(report.changes)),
-            ("verified", format!("{} in {}", text::bytes(report.target_bytes), text::number(report.files, "file"))),
-            ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput))),
-            ("digest", report.target.to_string()),
-        ]);
-        let json = json!({
-            "output": self.output,
-            "changes": report.changes,
-            "target_bytes": report.target_bytes,
-            "files": report.files,
-            "target_digest": report.target.to_string(),
-            "seconds": seconds,
-        });
-        Ok(Outcome::new(text, json))
+        match &self.output {
+            Some(output) => {
+                let base = self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
+                let progress = Progress::new(common, "apply", patch.footer().target_bytes);
+                let options = ApplyOptions::default().with_replace(self.force);
+                let report = pulse::apply(base.as_ref(), &patch, output, options, progress.parallel())?;
+                drop(progress);
+                Ok(done(output, &report, started))
+            }
+            None => {
+                // Proved, changed, and read back.
+                let progress = Progress::new(common, "apply", patch.footer().target_bytes.saturating_mul(3));
+                let report = pulse::update(&self.first, &patch, progress.parallel())?;
+                drop(progress);
+                Ok(self.updated(&report, started))
+            }
+        }
     }
+
+    /// What to say of a checkpoint that was changed in place.
+    fn updated(&self, report: &UpdateReport, started: Instant) -> Outcome {
+        let mut outcome = done(&self.first, &report.target, started);
+        outcome.json["already"] = report.already.into();
+        outcome.json["recovery"] = recover::name(&report.recovery).into();
+        if report.already {
+            outcome.text = format!("{} is the target already; nothing was changed\n", self.first.display());
+        }
+        if let Some(sentence) = recover::sentence(&report.recovery) {
+            outcome.text = format!("{sentence}\n{}", outcome.text);
+        }
+        outcome
+    }
+}
+
+fn done(output: &Path, report: &ApplyReport, started: Instant) -> Outcome {
+    let seconds = started.elapsed().as_secs_f64();
+    let throughput = (report.target_bytes as f64 / seconds) as u64;
+    let text = text::facts(&[
+        ("output", output.display().to_string()),
+        ("changes", text::count(report.changes)),
+        ("verified", format!("{} in {}", text::bytes(report.target_bytes), text::number(report.files, "file"))),
+        ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput))),
+        ("digest", report.target.to_string()),
+    ]);
+    let json = json!({
+        "output": output,
+        "changes": report.changes,
+        "target_bytes": report.target_bytes,
+        "files": report.files,
+        "target_digest": report.target.to_string(),
+        "seconds": seconds,
+    });
+    Outcome::new(text, json)
 }

@@ -6,6 +6,7 @@ mod diff;
 mod digest;
 mod inspect;
 mod progress;
+mod recover;
 mod simulation;
 mod stat;
 mod text;
@@ -47,6 +48,7 @@ struct Common {
 enum Command {
     Diff(diff::Diff),
     Apply(apply::Apply),
+    Recover(recover::Recover),
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Digest(digest::Digest),
@@ -75,7 +77,7 @@ impl Command {
             Command::Apply(command) => Some(command.patch()),
             Command::Verify(command) => Some(&command.patch),
             Command::Inspect(command) => Some(&command.patch),
-            Command::Diff(_) | Command::Digest(_) | Command::Stat(_) | Command::Demo(_) => None,
+            Command::Diff(_) | Command::Recover(_) | Command::Digest(_) | Command::Stat(_) | Command::Demo(_) => None,
         }
     }
 
@@ -103,6 +105,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match &cli.command {
         Command::Diff(command) => command.run(common),
         Command::Apply(command) => command.run(common),
+        Command::Recover(command) => command.run(common),
         Command::Verify(command) => command.run(common),
         Command::Inspect(command) => command.run(common),
         Command::Digest(command) => command.run(common),

@@ -1,0 +1,210 @@
+//! The file operations of apply, update and recover, all in one place. They are positioned: any thread, any order, no
+//! shared cursor, no memory maps. Tests watch them, and make any one of them fail or be the last.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One operation that is about to happen.
+#[derive(Debug, Clone, Copy)]
+// What an operation is about, for those who watch.
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) enum Call<'a> {
+    /// Opens a file that is there.
+    Open(&'a Path),
+    /// Makes an empty file.
+    Create(&'a Path),
+    /// Makes a directory.
+    CreateDirectory(&'a Path),
+    Read(&'a Path),
+    Write {
+        path: &'a Path,
+        offset: u64,
+        bytes: &'a [u8],
+    },
+    Resize {
+        path: &'a Path,
+        bytes: u64,
+    },
+    Sync(&'a Path),
+    SyncDirectory(&'a Path),
+    Rename {
+        from: &'a Path,
+        to: &'a Path,
+    },
+    Remove(&'a Path),
+}
+
+/// Sees every operation before it happens, and may forbid it.
+pub(crate) trait Watch: Debug + Send + Sync {
+    fn before(&self, call: Call<'_>) -> io::Result<()>;
+}
+
+/// The file system, perhaps watched.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Disk {
+    watch: Option<Arc<dyn Watch>>,
+}
+
+impl Disk {
+    #[cfg(test)]
+    pub fn watched(watch: Arc<dyn Watch>) -> Self {
+        Disk { watch: Some(watch) }
+    }
+
+    pub fn before(&self, call: Call<'_>) -> io::Result<()> {
+        self.watch.as_ref().map_or(Ok(()), |watch| watch.before(call))
+    }
+
+    /// Takes over a file that was opened by other means.
+    pub fn adopt(&self, path: impl Into<PathBuf>, file: File) -> DiskFile {
+        DiskFile { path: path.into(), file, disk: self.clone() }
+    }
+
+    pub fn open(&self, path: &Path) -> io::Result<DiskFile> {
+        self.before(Call::Open(path))?;
+        Ok(self.adopt(path, File::open(path)?))
+    }
+
+    /// Opens a file that is there, to be changed.
+    pub fn open_to_change(&self, path: &Path) -> io::Result<DiskFile> {
+        self.before(Call::Open(path))?;
+        Ok(self.adopt(path, OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    /// Makes an empty file in the place of whatever file was there.
+    pub fn create(&self, path: &Path) -> io::Result<DiskFile> {
+        self.before(Call::Create(path))?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        Ok(self.adopt(path, file))
+    }
+
+    /// Makes a file where none is: two names that a file system takes for one are an error, not a mix.
+    pub fn create_new(&self, path: &Path) -> io::Result<DiskFile> {
+        self.before(Call::Create(path))?;
+        Ok(self.adopt(path, OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+    }
+
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.before(Call::Rename { from, to })?;
+        fs::rename(from, to)
+    }
+
+    /// Removes a file; it need not be there.
+    pub fn remove(&self, path: &Path) -> io::Result<()> {
+        self.before(Call::Remove(path))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Makes what was created, renamed or removed in a directory durable.
+    pub fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.before(Call::SyncDirectory(path))?;
+        // Only Unix opens directories; elsewhere the file system sees to it.
+        match cfg!(unix) {
+            true => File::open(path)?.sync_all(),
+            false => Ok(()),
+        }
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct DiskFile {
+    path: PathBuf,
+    file: File,
+    disk: Disk,
+}
+
+impl DiskFile {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.disk.before(Call::Read(&self.path))?;
+        read_exact_at(&self.file, buffer, offset)
+    }
+
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.before(Call::Write { path: &self.path, offset, bytes })?;
+        write_all_at(&self.file, bytes, offset)
+    }
+
+    pub fn resize(&self, bytes: u64) -> io::Result<()> {
+        self.disk.before(Call::Resize { path: &self.path, bytes })?;
+        self.file.set_len(bytes)
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        self.disk.before(Call::Sync(&self.path))?;
+        self.file.sync_all()
+    }
+}
+
+/// Writes a file from its begin to its end.
+#[derive(Debug)]
+pub(crate) struct Sequential<'a> {
+    pub file: &'a DiskFile,
+    pub offset: u64,
+}
+
+impl Write for Sequential<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all_at(bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buffer.is_empty() {
+        match file.seek_read(buffer, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                buffer = &mut buffer[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut buffer: &[u8], mut offset: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buffer.is_empty() {
+        match file.seek_write(buffer, offset)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => {
+                buffer = &buffer[written..];
+                offset += written as u64;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,439 @@
+//! A checkpoint on disk turned into the target of a patch where it stands, for models too large to copy.
+//!
+//! The patch is proved against the base first, and an undo journal is on disk before the first
+//! byte changes. Killed at any moment, the journal leads back to the base; without one, the
+//! checkpoint is the base or the target.
+
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::checkpoint::apply::{ApplyReport, OutCompanion, Plan};
+use crate::checkpoint::diff::{encode_tensors, for_each_chunk, hash_file};
+use crate::checkpoint::disk::{Disk, DiskFile, Sequential};
+use crate::checkpoint::journal::Journal;
+use crate::checkpoint::make::{check_base, make, target_tensors, Output};
+use crate::checkpoint::output::failed;
+use crate::checkpoint::patch::PatchFile;
+use crate::checkpoint::patched::Patched;
+use crate::checkpoint::pipeline::Parallel;
+use crate::checkpoint::source::{Checkpoint, Companion};
+use crate::coding::Coding;
+use crate::digest::{Digest, Sha};
+use crate::element::ValueForm;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::stream::{EncoderOptions, Session};
+use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer, FILE_DATA_BYTES};
+
+/// Metadata of a journal: this key and the name of a companion that the update creates.
+const CREATED: &str = "created:";
+
+/// What [`update`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UpdateReport {
+    /// The target, which the checkpoint is now.
+    pub target: ApplyReport,
+    /// The checkpoint was the target already; nothing was changed.
+    pub already: bool,
+    /// What an earlier update that was interrupted had left.
+    pub recovery: Recovery,
+}
+
+/// What [`recover`] found and did. Whichever it is, the checkpoint is whole now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recovery {
+    /// No update was interrupted.
+    Nothing,
+    /// An update was interrupted before it changed anything: the checkpoint is its base.
+    Untouched,
+    /// The bytes of the base were put back and have its digest.
+    RolledBack {
+        /// Digest of the base.
+        base: Digest,
+        /// Optimizer step of the base, if the patch named it.
+        base_step: Option<u64>,
+    },
+}
+
+/// Turns the checkpoint at `path`, a file or a directory, into the target of `patch`, in place.
+///
+/// Base and target digests are computed first and an undo journal is written beside the
+/// checkpoint; then what changes is overwritten, read back and compared with the digests. On any
+/// error, the base is put back. After a crash, the next `update` or [`recover`] puts it back. A checkpoint
+/// that is the target already stays as it is. The journal takes about as much room as a flat patch.
+///
+/// Tensors keep their place: a patch that adds, deletes or replaces tensors, or moves them within
+/// their file, is refused; [`apply`](crate::apply()) makes a new checkpoint of it. Linked files
+/// are refused, because whoever else has them would see them change.
+///
+/// # Errors
+/// [`Error::BaseMismatch`] if the checkpoint is neither base nor target, [`Error::Checkpoint`] if
+/// it cannot be changed in place or another process does that, [`Error::Io`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let write = |name: &str, data: &[u8; 3]| {
+/// #     let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+/// #     let path = dir.path().join(name);
+/// #     std::fs::write(&path, [&53u64.to_le_bytes()[..], json, data].concat()).unwrap();
+/// #     path
+/// # };
+/// # let (base, target) = (write("model.safetensors", b"abc"), write("target", b"abd"));
+/// # let wanted = std::fs::read(&target).unwrap();
+/// use pulse::{diff, update, Checkpoint, EncoderOptions, Limits, Parallel, PatchFile};
+/// # let (from, to) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?);
+/// # let (patch, _) = diff(Some(&from), &to, Vec::new(), EncoderOptions::default(), Parallel::default())?;
+/// let patch = PatchFile::from_bytes(patch, &Limits::default())?;
+/// assert!(!update(&base, &patch, Parallel::default())?.already);
+/// assert_eq!(std::fs::read(&base).unwrap(), wanted);
+/// assert!(update(&base, &patch, Parallel::default())?.already);
+/// # Ok::<(), pulse::Error>(())
+/// ```
+pub fn update(path: &Path, patch: &PatchFile, parallel: Parallel<'_>) -> Result<UpdateReport> {
+    update_on(&Disk::default(), path, patch, parallel)
+}
+
+/// Puts back the base of an [`update`] that was interrupted, if one was.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if the journal is damaged, does not lead to the base, or another process
+/// holds the checkpoint; [`Error::Io`]. The journal then stays.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("model.safetensors");
+/// # let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+/// # std::fs::write(&path, [&53u64.to_le_bytes()[..], json, b"abc"].concat()).unwrap();
+/// use pulse::{recover, Parallel, Recovery};
+/// assert_eq!(recover(&path, Parallel::default())?, Recovery::Nothing);
+/// # Ok::<(), pulse::Error>(())
+/// ```
+pub fn recover(path: &Path, parallel: Parallel<'_>) -> Result<Recovery> {
+    recover_on(&Disk::default(), path, parallel)
+}
+
+pub(crate) fn recover_on(disk: &Disk, path: &Path, parallel: Parallel<'_>) -> Result<Recovery> {
+    let journal = Journal::of(path)?;
+    let _lock = journal.lock(disk)?;
+    roll_back(disk, &journal, parallel)
+}
+
+pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &PatchFile, parallel: Parallel<'_>) -> Result<UpdateReport> {
+    if patch.header().snapshot {
+        let what =
+            format!("{} is a snapshot: it replaces everything, so write it to a new place", patch.path().display());
+        return Err(Error::misuse(what));
+    }
+    let journal = Journal::of(path)?;
+    check_links(path)?;
+    let _lock = journal.lock(disk)?;
+    let recovery = roll_back(disk, &journal, parallel)?;
+    let base = Checkpoint::open_on(&journal.checkpoint, disk)?;
+    let report = |already| UpdateReport { target: ApplyReport::of(patch, base.file_count()), already, recovery };
+
+    let planned = Update::plan(&base, patch).and_then(|update| {
+        let footer = update.write_journal(disk, &journal, parallel)?;
+        Ok((update, footer))
+    });
+    let update = match planned {
+        // The journal leads from the target to the base, so its digests are the other way round.
+        Ok((update, footer)) if is_right(&footer, patch) && !update.is_done()? => update,
+        other => {
+            disk.remove(&journal.unfinished).map_err(failed("removing", &journal.unfinished))?;
+            let update = other.map(|(update, _)| update).or_else(|error| match error {
+                // Perhaps not the base, but the target; that its files can be planned says nothing yet.
+                Error::Corrupt(_) | Error::Checkpoint { .. } => Update::plan(&base, patch).map_err(|_| error),
+                error => Err(error),
+            })?;
+            update.check_already(parallel)?;
+            return Ok(report(true));
+        }
+    };
+    let changed = disk
+        .rename(&journal.unfinished, &journal.undo)
+        .and_then(|()| disk.sync_directory(journal.directory()))
+        .map_err(failed("keeping", &journal.undo))
+        .and_then(|()| update.change(disk, &journal, parallel));
+    if let Err(error) = changed {
+        return match roll_back(disk, &journal, parallel) {
+            Ok(_) => Err(error),
+            Err(stuck) => {
+                let what = format!("{error}; then the base could not be put back: {stuck}; run `pulse recover` on it");
+                Err(Error::checkpoint(&journal.checkpoint, what))
+            }
+        };
+    }
+    Ok(report(false))
+}
+
+fn is_right(journal: &Footer, patch: &PatchFile) -> bool {
+    journal.base == Some(patch.footer().target) && Some(journal.target) == patch.footer().base
+}
+
+/// Refuses a file that is a link, or has other names: it would change for them, too.
+fn check_links(path: &Path) -> Result<()> {
+    let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    let check = |path: &Path| {
+        let metadata = fs::metadata(path).map_err(failed("opening", path))?;
+        let names = if metadata.is_file() { hard_links(&metadata) } else { 1 };
+        match (metadata.is_file() && is_link(path), names) {
+            (false, 1) => Ok(()),
+            (true, _) => Err(Error::checkpoint(path, "is a link; copy the file that it leads to, and update the copy")),
+            (_, names) => {
+                Err(Error::checkpoint(path, format!("has {names} names (hard links); copy it, and update the copy")))
+            }
+        }
+    };
+    check(path)?;
+    if path.is_dir() {
+        for entry in fs::read_dir(path).map_err(failed("listing", path))? {
+            check(&entry.map_err(failed("listing", path))?.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn hard_links(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(metadata)
+}
+
+#[cfg(not(unix))]
+fn hard_links(_: &fs::Metadata) -> u64 {
+    1
+}
+
+/// A change of a checkpoint, as far as it can be known before its bytes are read.
+struct Update<'a> {
+    base: &'a Checkpoint,
+    patch: &'a PatchFile,
+    plan: Plan<'a>,
+}
+
+impl<'a> Update<'a> {
+    /// Finds out whether everything has the same place in base and target.
+    fn plan(base: &'a Checkpoint, patch: &'a PatchFile) -> Result<Self> {
+        let refuse = |what: String| {
+            let what = format!("{what}, which cannot be done in place; write the target to a new place (-o)");
+            Err(Error::checkpoint(base.path(), what))
+        };
+        if let Some(tensor) = patch.tensors().iter().find(|tensor| tensor.header.action != Action::Patched) {
+            return refuse(format!("tensor '{}' is {}", tensor.header.name, tensor.header.action.name()));
+        }
+        let plan = Plan::new(Some(base), patch)?;
+        let files = base.files.iter().map(|file| (&file.name, file.header.bytes.len()));
+        if !files.eq(plan.files.iter().map(|file| (&file.name, file.header.bytes.len()))) {
+            return refuse("the tensor files, or the sizes of their headers, change".into());
+        }
+        if let Some(moved) =
+            plan.tensors.iter().find(|tensor| base.place(tensor.name) != Some((tensor.file, tensor.offset)))
+        {
+            return refuse(format!("tensor '{}' moves in its file", moved.name));
+        }
+        Ok(Update { base, patch, plan })
+    }
+
+    /// Numbers of the files whose headers change.
+    fn changed_headers(&self) -> impl Iterator<Item = usize> + '_ {
+        let pairs = self.base.files.iter().zip(&self.plan.files).enumerate();
+        pairs.filter(|(_, (base, target))| base.header.bytes != target.header.bytes).map(|(number, _)| number)
+    }
+
+    /// Companions that change or are new, with those of the base that they replace.
+    fn changed_companions(&self) -> Result<Vec<(&OutCompanion<'a>, Option<&Companion>)>> {
+        let mut changed = Vec::new();
+        for companion in &self.plan.companions {
+            let OutCompanion::Carried(file) = companion else {
+                // The same as in the base, and proved to be so.
+                companion.for_each_chunk(self.patch, |_| Ok(()))?;
+                continue;
+            };
+            let before = self.base.companion(companion.name());
+            if before.map(|before| hash_file(&before.path)).transpose()?
+                != Some((file.record.sha256, file.record.bytes))
+            {
+                changed.push((companion, before));
+            }
+        }
+        Ok(changed)
+    }
+
+    /// No tensor, header or companion differs from the target.
+    fn is_done(&self) -> Result<bool> {
+        let none = self.patch.footer().changes == 0 && self.changed_headers().next().is_none();
+        Ok(none && self.changed_companions()?.is_empty())
+    }
+
+    /// Checks that the checkpoint is the target already; if not, it is a wrong base.
+    fn check_already(&self, parallel: Parallel<'_>) -> Result<()> {
+        if self.base.digest(parallel)? != self.patch.footer().target {
+            check_base(self.base, self.patch, parallel)?;
+            return Err(Error::checkpoint(
+                self.patch.path(),
+                "does not lead from the base that it names to its target",
+            ));
+        }
+        self.check_files()
+    }
+
+    /// Checks that headers and companions are those of the target.
+    fn check_files(&self) -> Result<()> {
+        if let Some(number) = self.changed_headers().next() {
+            let path = self.base.files[number].path();
+            return Err(Error::checkpoint(path, "has the tensors of the target, but another header"));
+        }
+        match self.changed_companions()?.first() {
+            None => Ok(()),
+            Some((companion, _)) => {
+                let what = format!("has the tensors of the target, but another {}", companion.name());
+                Err(Error::checkpoint(self.base.path(), what))
+            }
+        }
+    }
+
+    /// Writes the patch that leads back, synced, under its unfinished name. Every byte of base and
+    /// target is digested on the way.
+    fn write_journal(&self, disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<Footer> {
+        let header = self.patch.header();
+        let companions = self.changed_companions()?;
+        let mut options = EncoderOptions::default()
+            .with_coding(Coding::Flat)
+            .with_values(ValueForm::Overwrite)
+            .with_block_leaves(header.block_leaves)
+            .with_run(header.run)
+            .with_steps(header.target_step, header.base_step);
+        for (companion, _) in companions.iter().filter(|(_, before)| before.is_none()) {
+            options = options.with_metadata(format!("{CREATED}{}", companion.name()), "");
+        }
+        let file = disk.create(&journal.unfinished).map_err(failed("creating", &journal.unfinished))?;
+        let out = BufWriter::with_capacity(1 << 18, Sequential { file: &file, offset: 0 });
+        let mut session = Session::new(out, options)?;
+        for (number, file) in self.base.files.iter().enumerate() {
+            let changed = self.changed_headers().any(|changed| changed == number);
+            let source = if changed { FileSource::Patch } else { FileSource::Base };
+            let (name, bytes) = (file.name.clone(), &file.header.bytes);
+            let sha256 = Sha::of(&[bytes]);
+            session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes: bytes.len() as u64, sha256 })?;
+            if changed {
+                bytes.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk))?;
+            }
+        }
+        for before in companions.iter().filter_map(|(_, before)| *before) {
+            let (sha256, bytes) = hash_file(&before.path)?;
+            let (name, source) = (before.name.clone(), FileSource::Patch);
+            session.file(&FileRecord { name, kind: FileKind::Companion, source, bytes, sha256 })?;
+            for_each_chunk(&before.path, |chunk| session.file_data(chunk))?;
+        }
+        let target = Patched { base: self.base, patch: self.patch };
+        encode_tensors(&mut session, Some(&target), self.base, parallel)?;
+        let (mut out, summary) = session.finish()?;
+        out.flush().and_then(|()| file.sync()).map_err(failed("writing", &journal.unfinished))?;
+        Ok(summary.footer)
+    }
+
+    /// Makes the changes, and proves them.
+    fn change(&self, disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<()> {
+        let files = open_files(self.base, disk)?;
+        for number in self.changed_headers() {
+            let (file, header) = (&files[number], &self.plan.files[number].header);
+            file.write_all_at(&header.bytes, 0).map_err(failed("writing", file.path()))?;
+        }
+        let output = Output { files: &files, in_place: true };
+        make(&self.plan.tensors, Some(self.base), self.patch, Some(output), parallel)?;
+        sync(&files)?;
+        for (companion, _) in self.changed_companions()? {
+            let path = self.base.path().join(companion.name());
+            let file = disk.create(&path).map_err(failed("creating", &path))?;
+            companion.copy_to(&file, self.patch)?;
+            file.sync().map_err(failed("syncing", &path))?;
+        }
+        if self.base.is_directory {
+            disk.sync_directory(self.base.path()).map_err(failed("syncing", self.base.path()))?;
+        }
+        // What counts is what a reader finds there.
+        let found = Checkpoint::open_on(&journal.checkpoint, disk)?;
+        let (expected, digest) = (self.patch.footer().target, found.digest(parallel)?);
+        if digest != expected {
+            let what = format!("what was written reads back with digest {digest}, expected {expected}: did another program write to it?");
+            return Err(Error::checkpoint(&journal.checkpoint, what));
+        }
+        Update::plan(&found, self.patch)?.check_files()?;
+        forget(disk, journal)
+    }
+}
+
+/// Removes the journal: what is there now, stays.
+fn forget(disk: &Disk, journal: &Journal) -> Result<()> {
+    let removed = disk.remove(&journal.undo).and_then(|()| disk.sync_directory(journal.directory()));
+    removed.map_err(failed("removing", &journal.undo))
+}
+
+fn open_files(checkpoint: &Checkpoint, disk: &Disk) -> Result<Vec<DiskFile>> {
+    let open = |file: &super::safetensors::TensorFile| {
+        disk.open_to_change(file.path()).map_err(failed("opening for writing", file.path()))
+    };
+    checkpoint.files.iter().map(open).collect()
+}
+
+fn sync(files: &[DiskFile]) -> Result<()> {
+    files.iter().try_for_each(|file| file.sync().map_err(failed("syncing", file.path())))
+}
+
+/// Puts back what the journal holds, if there is one.
+fn roll_back(disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<Recovery> {
+    let Journal { checkpoint: path, undo: undo_path, unfinished, .. } = journal;
+    let untouched = unfinished.exists();
+    disk.remove(unfinished).map_err(failed("removing", unfinished))?;
+    if !undo_path.exists() {
+        return Ok(if untouched { Recovery::Untouched } else { Recovery::Nothing });
+    }
+    let stuck = |error| match error {
+        Error::Io { .. } => error,
+        error => {
+            let what = format!("this journal does not lead back to the base: {error}; get the checkpoint anew");
+            Error::checkpoint(undo_path, what)
+        }
+    };
+    let undo = PatchFile::open_on(undo_path, &Limits::default(), disk).map_err(stuck)?;
+    restore_files(disk, path, &undo).map_err(stuck)?;
+    let torn = Checkpoint::open_on(path, disk).map_err(stuck)?;
+    let mut tensors = target_tensors(Some(&torn), &undo).map_err(stuck)?;
+    for tensor in &mut tensors {
+        (tensor.file, tensor.offset) = torn.place(tensor.name).unwrap_or_default();
+    }
+    let files = open_files(&torn, disk)?;
+    let output = Output { files: &files, in_place: true };
+    make(&tensors, Some(&torn), &undo, Some(output), parallel).map_err(stuck)?;
+    sync(&files)?;
+    forget(disk, journal)?;
+    Ok(Recovery::RolledBack { base: undo.footer().target, base_step: undo.header().target_step })
+}
+
+/// Puts back headers and companions.
+fn restore_files(disk: &Disk, checkpoint: &Path, undo: &PatchFile) -> Result<()> {
+    let is_directory = checkpoint.is_dir();
+    let place = |name: &str| if is_directory { checkpoint.join(name) } else { checkpoint.to_path_buf() };
+    for file in undo.files().iter().filter(|file| file.record.source == FileSource::Patch) {
+        let path = place(&file.record.name);
+        let out = match file.record.kind {
+            FileKind::Tensors => disk.open_to_change(&path),
+            FileKind::Companion => disk.create(&path),
+        };
+        let out = out.map_err(failed("restoring", &path))?;
+        OutCompanion::Carried(file).copy_to(&out, undo)?;
+        out.sync().map_err(failed("restoring", &path))?;
+    }
+    for name in undo.header().metadata.keys().filter_map(|key| key.strip_prefix(CREATED)) {
+        // Written by this program, but names that lead elsewhere are not followed.
+        if is_directory && is_file_name(name) {
+            disk.remove(&checkpoint.join(name)).map_err(failed("removing", &checkpoint.join(name)))?;
+        }
+    }
+    if is_directory {
+        disk.sync_directory(checkpoint).map_err(failed("syncing", checkpoint))?;
+    }
+    Ok(())
+}
