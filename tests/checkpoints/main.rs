@@ -10,6 +10,7 @@ mod opening;
 mod outputs;
 mod streams;
 mod tensors;
+mod updates;
 mod wrong_base;
 
 use fixtures::library::{apply, diff, every_coding, open_patch, verify};

@@ -6,6 +6,7 @@ mod fixtures;
 
 mod commands;
 mod damage;
+mod in_place;
 mod inspect;
 mod streams;
 mod usage;

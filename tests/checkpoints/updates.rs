@@ -1,0 +1,288 @@
+//! Updates in place: the target, or everything as it was, and a reason.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use pulse::{recover, update, Checkpoint, EncoderOptions, Error, Parallel, Recovery, UpdateReport};
+
+use crate::fixtures::library::{diff, every_coding, open, open_patch};
+use crate::fixtures::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+
+fn model() -> Vec<Tensor> {
+    vec![tensor("a", "BF16", &[300, 300], weights(1, 90_000)), tensor("b", "U8", &[7], noise(2, 7))]
+}
+
+fn target() -> Vec<Tensor> {
+    let mut tensors = model();
+    tensors[0].bytes = stepped(&tensors[0].bytes, 2, 99);
+    tensors
+}
+
+/// A place with "checkpoint", which is the base, "target", and the "patch" between them.
+fn scene(base: &Files, target: &Files) -> Place {
+    let place = Place::new();
+    let (base, target) = (place.put("checkpoint", base), place.put("target", target));
+    diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default().with_steps(Some(40), Some(41)), 1);
+    place
+}
+
+fn step() -> Place {
+    scene(&Files::one(&model()), &Files::one(&target()))
+}
+
+fn updated(place: &Place) -> pulse::Result<UpdateReport> {
+    update(&place.path("checkpoint"), &open_patch(&place.path("patch")), Parallel::threads(2))
+}
+
+#[track_caller]
+fn refused(place: &Place, kind: &str, needles: &[&str]) {
+    let error = place.untouched(|| updated(place).unwrap_err());
+    assert_eq!(error.kind(), kind, "{error}");
+    let text = error.to_string();
+    assert!(needles.iter().all(|needle| text.contains(needle)), "{text:?} without one of {needles:?}");
+}
+
+#[test]
+fn every_coding_and_any_number_of_threads_lead_to_the_target() {
+    for options in every_coding() {
+        for threads in [1, 2, 5] {
+            let place = step();
+            let checkpoint = place.path("checkpoint");
+            diff(Some(&checkpoint), &place.path("target"), &place.path("patch"), options.clone(), 1);
+            let patch = open_patch(&place.path("patch"));
+            let report = update(&checkpoint, &patch, Parallel::threads(threads)).unwrap();
+            assert_eq!((report.already, report.recovery, report.target.files), (false, Recovery::Nothing, 1));
+            assert_eq!(report.target.target, patch.footer().target);
+            Files::read(&checkpoint).assert_same(&Files::one(&target()));
+            // Nothing is left beside it.
+            assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
+            assert!(place.untouched(|| update(&checkpoint, &patch, Parallel::threads(threads)).unwrap().already));
+        }
+    }
+}
+
+#[test]
+fn headers_and_companions_of_a_directory_change_too() {
+    let files = |tensors: &[Tensor], step: &str| {
+        let note = format!(r#""__metadata__":{{"step":"{step}"}}"#);
+        let json = header(tensors, &[&note]);
+        raw(&json, &crate::fixtures::data(tensors))
+    };
+    let base = Files::many([
+        ("model.safetensors", files(&model(), "40")),
+        ("config.json", b"{}".to_vec()),
+        ("state.json", b"40".to_vec()),
+    ]);
+    let target = Files::many([
+        ("model.safetensors", files(&target(), "41")),
+        ("config.json", b"{}".to_vec()),
+        ("state.json", b"41, and longer".to_vec()),
+        ("new.json", b"[]".to_vec()),
+    ]);
+    let place = scene(&base, &target);
+    assert_eq!(updated(&place).unwrap().target.files, 3);
+    Files::read(&place.path("checkpoint")).assert_same(&target);
+    assert!(place.untouched(|| updated(&place).unwrap().already));
+}
+
+#[test]
+fn a_patch_that_changes_nothing_finds_the_target() {
+    let place = scene(&Files::one(&model()), &Files::one(&model()));
+    assert!(place.untouched(|| updated(&place).unwrap().already));
+}
+
+#[test]
+fn a_wrong_base_is_refused_and_left_untouched() {
+    for wrong in [stepped(&model()[0].bytes, 2, 1000), weights(9, 90_000)] {
+        let place = step();
+        let mut tensors = model();
+        tensors[0].bytes = wrong;
+        place.put("checkpoint", &Files::one(&tensors));
+        refused(&place, "base", &["wrong base", "tensor 'a'"]);
+    }
+    // Only a tensor differs that the patch does not speak of.
+    let place = step();
+    let mut tensors = model();
+    tensors[1].bytes[0] ^= 1;
+    place.put("checkpoint", &Files::one(&tensors));
+    refused(&place, "base", &["wrong base"]);
+}
+
+#[test]
+fn what_moves_adds_or_replaces_tensors_is_refused() {
+    let with = |more: Tensor| [target(), vec![more]].concat();
+    let place = scene(&Files::one(&model()), &Files::one(&with(tensor("c", "U8", &[1], [1]))));
+    refused(&place, "checkpoint", &["tensor 'c' is added", "-o"]);
+    let place = scene(&Files::one(&model()), &Files::one(&target()[..1]));
+    refused(&place, "checkpoint", &["tensor 'b' is deleted", "-o"]);
+    let mut other = target();
+    other[1] = tensor("b", "I8", &[7], noise(2, 7));
+    let place = scene(&Files::one(&model()), &Files::one(&other));
+    refused(&place, "checkpoint", &["tensor 'b' is replaced", "-o"]);
+    let pair = [tensor("a", "U8", &[7], noise(1, 7)), tensor("b", "U8", &[7], noise(2, 7))];
+    let mut swapped = pair.clone();
+    swapped.reverse();
+    let place = scene(&Files::one(&pair), &Files::one(&swapped));
+    refused(&place, "checkpoint", &["moves", "-o"]);
+    let longer = raw(&(header(&target(), &[]) + "  "), &crate::fixtures::data(&target()));
+    let place = scene(&Files::one(&model()), &Files::One(longer));
+    refused(&place, "checkpoint", &["headers", "-o"]);
+}
+
+#[test]
+fn a_snapshot_is_refused() {
+    let place = step();
+    diff(None, &place.path("target"), &place.path("patch"), EncoderOptions::default(), 1);
+    refused(&place, "misuse", &["snapshot"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn linked_files_are_refused_because_others_would_see_them_change() {
+    let place = step();
+    fs::rename(place.path("checkpoint"), place.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(place.path("elsewhere"), place.path("checkpoint")).unwrap();
+    refused(&place, "checkpoint", &["is a link"]);
+
+    let place = step();
+    fs::hard_link(place.path("checkpoint"), place.path("other")).unwrap();
+    refused(&place, "checkpoint", &["2 names"]);
+
+    let directory = |tensors: &[Tensor]| Files::many([("model.safetensors", safetensors(tensors))]);
+    let place = scene(&directory(&model()), &directory(&target()));
+    fs::hard_link(place.path("checkpoint/model.safetensors"), place.path("other")).unwrap();
+    refused(&place, "checkpoint", &["model.safetensors", "2 names"]);
+
+    // A link to the directory itself leads to the one place where it is.
+    let place = scene(&directory(&model()), &directory(&target()));
+    std::os::unix::fs::symlink(place.path("checkpoint"), place.path("link")).unwrap();
+    update(&place.path("link"), &open_patch(&place.path("patch")), Parallel::threads(1)).unwrap();
+    Files::read(&place.path("checkpoint")).assert_same(&directory(&target()));
+}
+
+#[test]
+fn another_process_on_the_same_checkpoint_is_kept_out() {
+    let place = step();
+    let lock = File::create(place.path(".checkpoint.pulse-lock")).unwrap();
+    lock.lock().unwrap();
+    refused(&place, "checkpoint", &["another process", "wait"]);
+    let error = recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap_err();
+    assert!(error.to_string().contains("another process"), "{error}");
+    // The file may stay behind; the lock does not.
+    drop(lock);
+    updated(&place).unwrap();
+    assert!(!place.path(".checkpoint.pulse-lock").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_that_cannot_be_written_to_is_an_error_that_names_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = step();
+    fs::create_dir(place.path("locked")).unwrap();
+    fs::rename(place.path("checkpoint"), place.path("locked/checkpoint")).unwrap();
+    fs::set_permissions(place.path("locked"), fs::Permissions::from_mode(0o555)).unwrap();
+    let probe = File::create(place.path("locked/probe"));
+    if probe.is_ok() {
+        // Whoever may do everything cannot be kept out.
+        return;
+    }
+    let patch = open_patch(&place.path("patch"));
+    let error = update(&place.path("locked/checkpoint"), &patch, Parallel::threads(1)).unwrap_err();
+    assert!(error.to_string().contains("locked"), "{error}");
+}
+
+/// The journal that an update which leads to `target` would have written.
+fn journal(place: &Place) {
+    let overwrite = every_coding()[3].clone();
+    let written = place.path("journal");
+    diff(Some(&place.path("target")), &place.path("checkpoint"), &written, overwrite, 1);
+    fs::rename(written, place.path(".checkpoint.pulse-undo")).unwrap();
+}
+
+#[test]
+fn a_checkpoint_with_a_journal_is_not_used_until_it_is_recovered() {
+    let place = step();
+    journal(&place);
+    // Half of it is the target already.
+    let (base, target) = (Files::one(&model()), safetensors(&target()));
+    let mut torn = safetensors(&model());
+    let half = torn.len() / 2 + 1;
+    torn[..half].copy_from_slice(&target[..half]);
+    fs::write(place.path("checkpoint"), torn).unwrap();
+    let error = place.untouched(|| Checkpoint::open(&place.path("checkpoint")).unwrap_err());
+    assert!(error.to_string().contains("pulse recover"), "{error}");
+
+    let recovery = recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap();
+    let digest = open(&place.path("checkpoint")).digest(Parallel::threads(1)).unwrap();
+    assert_eq!(recovery, Recovery::RolledBack { base: digest, base_step: None });
+    Files::read(&place.path("checkpoint")).assert_same(&base);
+    assert_eq!(recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap(), Recovery::Nothing);
+}
+
+#[test]
+fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes() {
+    let place = step();
+    journal(&place);
+    let undo = place.path(".checkpoint.pulse-undo");
+    let mut bytes = fs::read(&undo).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&undo, &bytes).unwrap();
+    for attempt in [
+        |place: &Place| recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap_err(),
+        |place: &Place| updated(place).unwrap_err(),
+    ] {
+        let error = place.untouched(|| attempt(&place));
+        assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
+        assert!(error.to_string().contains("journal"), "{error}");
+    }
+
+    let place = step();
+    journal(&place);
+    let mut other = model();
+    other[1].bytes[0] ^= 1;
+    place.put("checkpoint", &Files::one(&other));
+    let error = recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap_err();
+    assert!(error.to_string().contains("does not lead back"), "{error}");
+    assert!(place.path(".checkpoint.pulse-undo").exists());
+}
+
+#[test]
+fn an_unfinished_journal_means_that_nothing_was_changed() {
+    let place = step();
+    place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
+    assert_eq!(recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap(), Recovery::Untouched);
+    place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
+    let report = updated(&place).unwrap();
+    assert_eq!((report.already, report.recovery), (false, Recovery::Untouched));
+    Files::read(&place.path("checkpoint")).assert_same(&Files::one(&target()));
+}
+
+#[test]
+fn what_is_not_there_is_an_error_that_names_it() {
+    let place = step();
+    let patch = open_patch(&place.path("patch"));
+    for path in [place.path("nothing"), place.path("nothing/deeper")] {
+        for error in [
+            update(&path, &patch, Parallel::threads(1)).unwrap_err(),
+            recover(&path, Parallel::threads(1)).unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("nothing"), "{error}");
+        }
+    }
+    let error = update(Path::new("/"), &patch, Parallel::threads(1)).unwrap_err();
+    assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
+}
+
+#[test]
+fn a_patch_that_is_cut_short_after_it_was_opened_changes_nothing() {
+    let place = step();
+    let patch = open_patch(&place.path("patch"));
+    let before = fs::read(place.path("checkpoint")).unwrap();
+    File::options().write(true).open(place.path("patch")).unwrap().set_len(40).unwrap();
+    let error = update(&place.path("checkpoint"), &patch, Parallel::threads(2)).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+    assert!(fs::read(place.path("checkpoint")).unwrap() == before);
+    assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
+}
