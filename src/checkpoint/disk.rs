@@ -13,21 +13,18 @@ use std::sync::Arc;
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) enum Call<'a> {
     /// Opens a file that is there.
-    Open(&'a Path),
+    Open,
     /// Makes an empty file.
     Create(&'a Path),
     /// Makes a directory.
-    CreateDirectory(&'a Path),
-    Read(&'a Path),
+    CreateDirectory,
+    Read,
     Write {
         path: &'a Path,
         offset: u64,
         bytes: &'a [u8],
     },
-    Resize {
-        path: &'a Path,
-        bytes: u64,
-    },
+    Resize,
     Sync(&'a Path),
     SyncDirectory(&'a Path),
     Rename {
@@ -64,13 +61,13 @@ impl Disk {
     }
 
     pub fn open(&self, path: &Path) -> io::Result<DiskFile> {
-        self.before(Call::Open(path))?;
+        self.before(Call::Open)?;
         Ok(self.adopt(path, File::open(path)?))
     }
 
     /// Opens a file that is there, to be changed.
     pub fn open_to_change(&self, path: &Path) -> io::Result<DiskFile> {
-        self.before(Call::Open(path))?;
+        self.before(Call::Open)?;
         Ok(self.adopt(path, OpenOptions::new().read(true).write(true).open(path)?))
     }
 
@@ -130,7 +127,7 @@ impl DiskFile {
     }
 
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.disk.before(Call::Read(&self.path))?;
+        self.disk.before(Call::Read)?;
         read_exact_at(&self.file, buffer, offset)
     }
 
@@ -140,7 +137,7 @@ impl DiskFile {
     }
 
     pub fn resize(&self, bytes: u64) -> io::Result<()> {
-        self.disk.before(Call::Resize { path: &self.path, bytes })?;
+        self.disk.before(Call::Resize)?;
         self.file.set_len(bytes)
     }
 

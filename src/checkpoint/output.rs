@@ -117,7 +117,7 @@ impl Staged {
         let mut builder = Builder::new();
         builder.prefix(PREFIX);
         with_permissions(&mut builder, 0o777);
-        let created = disk.before(Call::CreateDirectory(path)).and_then(|()| builder.tempdir_in(parent(path)));
+        let created = disk.before(Call::CreateDirectory).and_then(|()| builder.tempdir_in(parent(path)));
         let place = Place::Directory(created.map_err(failed("creating a directory beside", path))?);
         Ok(Staged { path: path.into(), replace: false, place, disk: disk.clone() })
     }
