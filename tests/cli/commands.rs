@@ -46,6 +46,8 @@ fn diff_says_what_changed_and_what_it_costs() {
             "tensors",
             "base_digest",
             "target_digest",
+            "seconds_100_mbit",
+            "seconds_1_gbit",
             "seconds",
         ],
     );
@@ -56,6 +58,26 @@ fn diff_says_what_changed_and_what_it_costs() {
     assert_eq!(json["tensors"], json!({"patched": 2, "added": 0, "replaced": 0, "deleted": 0, "unchanged": 0}));
     assert_eq!(json["base_digest"], digest_of(&place, "base.safetensors"));
     assert_eq!(json["patch_bytes"], bytes);
+    assert_eq!(json["seconds_100_mbit"]["patch"], 8e-8 * bytes as f64);
+}
+
+#[test]
+fn diff_says_what_to_do_next_in_words_that_a_shell_takes() {
+    let place = scene();
+    for name in ["new.pulse", "two words.pulse", "-dash.pulse", "it's.pulse"] {
+        let output = format!("--output={name}");
+        let out = pulse(&place, &["diff", "base.safetensors", "target.safetensors", &output]).done();
+        let next = fact(&out, "next").strip_prefix("at a receiver: ").expect("where to run it");
+        let words = next.strip_prefix("pulse ").expect("a command").replace("OUT", "'next.safetensors'");
+        let script = format!("'{}' {words} --force", env!("CARGO_BIN_EXE_pulse"));
+        if cfg!(unix) {
+            let mut shell = std::process::Command::new("sh");
+            let done = shell.current_dir(place.root()).args(["-c", &script]).output().unwrap();
+            assert!(done.status.success(), "{script}: {done:?}");
+        }
+    }
+    let out = pulse(&place, &["diff", "--snapshot", "target.safetensors", "-o", "s.pulse"]).done();
+    assert_eq!(fact(&out, "next"), "at a receiver: pulse apply s.pulse -o OUT");
 }
 
 #[test]
@@ -224,6 +246,53 @@ fn demo_synchronises_a_model_and_says_so() {
         assert!(step["patch_bytes"].as_u64() < step["full_bytes"].as_u64(), "{step}");
         assert!(step["changes"].as_u64().unwrap() > 0);
     }
+}
+
+#[test]
+fn demo_keeps_its_checkpoints_and_patches_if_asked() {
+    let place = Place::new();
+    let demo = ["demo", "--megabytes", "1", "--steps", "2", "--keep", "run"];
+    pulse(&place, &[&demo[..], &["--json"]].concat()).json();
+    let kept: Vec<_> = place.contents().into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(kept, ["run", "1.pulse", "2.pulse", "step_0.safetensors", "step_1.safetensors", "step_2.safetensors"]);
+    pulse(&place, &["verify", "run/2.pulse", "--base", "run/step_1.safetensors"]).done();
+    // The simulation is the same every time, and nothing is overwritten by a second.
+    place.untouched(|| {
+        let again = pulse(&place, &[&demo[..], &["--json"]].concat());
+        again.failed(&["run", "new"]);
+    });
+}
+
+#[test]
+fn completions_and_man_pages_name_every_command_and_option() {
+    let place = Place::new();
+    let written = pulse(&place, &["generate", "completions", "made/completions"]).done();
+    let scripts: Vec<_> = written.lines().collect();
+    assert_eq!(scripts.len(), 10);
+    for script in scripts {
+        let text = fs::read_to_string(place.path(script)).unwrap();
+        assert!(text.contains("--threads") || text.contains("threads"), "{script}");
+        if !script.contains("inspect") {
+            for word in ["diff", "apply", "base-patch", "snapshot"] {
+                assert!(text.contains(word), "{script} without {word}");
+            }
+        }
+    }
+
+    let pages = pulse(&place, &["generate", "man", "made/man", "--json"]).json();
+    let pages: Vec<_> = pages.as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
+    let page = |name: &str| {
+        assert!(pages.contains(&name), "{name} not in {pages:?}");
+        fs::read_to_string(place.path(name)).unwrap()
+    };
+    assert!(page("made/man/pulse.1").contains("pulse\\-diff(1)"));
+    assert!(page("made/man/pulse-diff.1").contains(".SH EXAMPLES"));
+    assert!(page("made/man/pulse-inspect.1").contains("\\-\\-json"));
+    // Both are for packagers: the help of others does not speak of them.
+    assert!(!pulse(&place, &["--help"]).done().contains("generate"));
+    assert!(!pages.contains(&"made/man/pulse-generate.1"));
+    // Generated again, they are replaced by the same.
+    place.untouched(|| pulse(&place, &["generate", "man", "made/man"]).done());
 }
 
 #[test]

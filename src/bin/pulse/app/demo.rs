@@ -1,6 +1,6 @@
 //! `pulse demo`: the whole way on a small model that trains before your eyes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -14,7 +14,8 @@ use super::{text, Common, Outcome};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pulse demo
-  pulse demo --megabytes 512 --steps 2")]
+  pulse demo --megabytes 512 --steps 2
+  pulse demo --megabytes 8 --keep run")]
 pub struct Demo {
     /// Size of the BF16 weights.
     #[arg(long, value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65536))]
@@ -25,6 +26,9 @@ pub struct Demo {
     /// Learning rate of Adam.
     #[arg(long, value_name = "RATE", default_value_t = 1e-6)]
     learning_rate: f32,
+    /// Keep checkpoints and patches in this new directory, to try the other commands on them.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 /// One patch of the demo.
@@ -46,46 +50,57 @@ impl Demo {
                 text::note(message);
             }
         };
-        let dir = tempfile::tempdir().map_err(io)?;
+        let temporary = tempfile::tempdir().map_err(io)?;
+        let dir = match &self.keep {
+            Some(keep) => {
+                let context = format!("making the directory {} for --keep, which must be a new one", keep.display());
+                std::fs::create_dir(keep).map_err(|source| Error::Io { context, source })?;
+                keep
+            }
+            None => temporary.path(),
+        };
         let parameters = usize::try_from(self.megabytes * 500_000).unwrap_or(usize::MAX);
         say(&format!(
             "simulating a model of {} MB of BF16 weights with FP32 masters, Adam at {:e}",
             self.megabytes, self.learning_rate
         ));
         let mut simulation = Simulation::new(parameters, self.learning_rate, 1);
-        let path = |step: u64| dir.path().join(format!("step_{step}.safetensors"));
+        let path = |step: u64| dir.join(format!("step_{step}.safetensors"));
         simulation.save(&path(0)).map_err(io)?;
         let mut syncs = Vec::new();
         for step in 1..=self.steps {
             simulation.step();
             simulation.save(&path(step)).map_err(io)?;
             say(&format!("step {step}: diff, inspect, apply, verify"));
-            syncs.push(sync(common, step, dir.path(), &path(step - 1), &path(step))?);
-            std::fs::remove_file(path(step - 1)).map_err(io)?;
+            let patch = dir.join(format!("{step}.pulse"));
+            syncs.push(sync(common, step, temporary.path(), [&path(step - 1), &path(step), &patch])?);
+            if self.keep.is_none() {
+                std::fs::remove_file(path(step - 1)).map_err(io)?;
+            }
         }
         Ok(outcome(&syncs))
     }
 }
 
 /// One step from trainer to receiver: everything that both sides would do.
-fn sync(common: &Common, step: u64, dir: &Path, base: &Path, target: &Path) -> Result<Sync> {
+fn sync(common: &Common, step: u64, dir: &Path, [base, target, patch_path]: [&PathBuf; 3]) -> Result<Sync> {
     let parallel = pulse::Parallel::threads(common.threads);
-    let (patch_path, out) = (dir.join("step.pulse"), dir.join("received.safetensors"));
+    let out = dir.join("received.safetensors");
 
     let started = Instant::now();
     let (base, target) = (Checkpoint::open(base)?, Checkpoint::open(target)?);
     let options = EncoderOptions::default().with_steps(Some(step - 1), Some(step));
     let report =
-        write_whole(&patch_path, true, |file| Ok(pulse::diff(Some(&base), &target, file, options, parallel)?.1))?;
+        write_whole(patch_path, true, |file| Ok(pulse::diff(Some(&base), &target, file, options, parallel)?.1))?;
     let diff = started.elapsed().as_secs_f64();
 
-    let map = PatchFile::map(&patch_path, &Limits::default())?;
+    let map = PatchFile::map(patch_path, &Limits::default())?;
     if let Some(error) = map.error {
         return Err(error);
     }
 
     let started = Instant::now();
-    let patch = PatchFile::open(&patch_path, &Limits::default())?;
+    let patch = PatchFile::open(patch_path, &Limits::default())?;
     pulse::apply(Some(&base), &patch, &out, ApplyOptions::default().with_replace(true), parallel)?;
     let apply = started.elapsed().as_secs_f64();
 
@@ -102,18 +117,13 @@ fn sync(common: &Common, step: u64, dir: &Path, base: &Path, target: &Path) -> R
     })
 }
 
-/// Seconds that bytes take on a line of so many megabits per second.
-fn transfer(bytes: u64, megabits: f64) -> f64 {
-    bytes as f64 * 8.0 / (megabits * 1e6)
-}
-
 fn outcome(syncs: &[Sync]) -> Outcome {
     let row = |sync: &Sync| {
         let both = |megabits| {
             format!(
                 "{} / {}",
-                text::seconds(transfer(sync.full, megabits)),
-                text::seconds(transfer(sync.patch, megabits))
+                text::seconds(text::transfer(sync.full, megabits)),
+                text::seconds(text::transfer(sync.patch, megabits))
             )
         };
         vec![
@@ -152,8 +162,8 @@ fn outcome(syncs: &[Sync]) -> Outcome {
                 "elements": sync.elements,
                 "diff_seconds": sync.diff,
                 "apply_seconds": sync.apply,
-                "seconds_100_mbit": { "full": transfer(sync.full, 100.0), "patch": transfer(sync.patch, 100.0) },
-                "seconds_1_gbit": { "full": transfer(sync.full, 1000.0), "patch": transfer(sync.patch, 1000.0) },
+                "seconds_100_mbit": text::transfers(sync.full, sync.patch, 100.0),
+                "seconds_1_gbit": text::transfers(sync.full, sync.patch, 1000.0),
             })
         })
         .collect();

@@ -1,5 +1,6 @@
 //! `pulse diff`: two checkpoints to a patch.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -121,6 +122,16 @@ fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
+/// Bytes to go through for each tensor of either checkpoint, in the order of their names.
+fn tensor_sizes(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u64> {
+    let mut sizes = BTreeMap::<&str, u64>::new();
+    for (name, tensor) in base.into_iter().chain([target]).flat_map(Checkpoint::tensors) {
+        let size = sizes.entry(name).or_default();
+        *size = tensor.spec().bytes().max(*size);
+    }
+    sizes.into_values().collect()
+}
+
 impl Diff {
     fn options(&self, base: Option<&Checkpoint>) -> Result<EncoderOptions> {
         let values = match self.values {
@@ -170,7 +181,7 @@ impl Diff {
         if !common.quiet && !target.left_out().is_empty() {
             text::note(&format!("not regular files, left out: {}", target.left_out().join(", ")));
         }
-        let progress = Progress::new(common, "diff", target.tensor_bytes());
+        let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
         let report = write_whole(&self.output, self.force, |out| {
             Ok(pulse::diff(base.as_ref(), &target, out, options, progress.parallel())?.1)
         })?;
@@ -199,6 +210,11 @@ impl Diff {
             text::percent(footer.changes, footer.target_elements)
         );
         let throughput = footer.target_bytes as f64 / seconds;
+        let transfer = |megabits, line| {
+            let time = |bytes| text::seconds(text::transfer(bytes, megabits));
+            format!("{} instead of {} at {line}", time(patch_bytes), time(full))
+        };
+        let base = if self.snapshot { String::new() } else { text::shell(&self.first) + " " };
         let text = text::facts(&[
             ("patch", self.output.display().to_string()),
             ("tensors", tensors.join(", ")),
@@ -213,8 +229,10 @@ impl Diff {
                 ),
             ),
             ("per change", format!("{bits:.2} bits")),
+            ("transfer", format!("{}, {}", transfer(100.0, "100 Mbit/s"), transfer(1000.0, "1 Gbit/s"))),
             ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput as u64))),
             ("target", footer.target.to_string()),
+            ("next", format!("at a receiver: pulse apply {base}{} -o OUT", text::shell(&self.output))),
         ]);
         let json = json!({
             "patch": self.output,
@@ -231,6 +249,8 @@ impl Diff {
             },
             "base_digest": footer.base.map(|digest| digest.to_string()),
             "target_digest": footer.target.to_string(),
+            "seconds_100_mbit": text::transfers(full, patch_bytes, 100.0),
+            "seconds_1_gbit": text::transfers(full, patch_bytes, 1000.0),
             "seconds": seconds,
         });
         Outcome::new(text, json)

@@ -4,6 +4,7 @@ mod apply;
 mod demo;
 mod diff;
 mod digest;
+mod generate;
 mod inspect;
 mod progress;
 mod recover;
@@ -22,7 +23,14 @@ use pulse::Error;
 /// Ship model weights as verified lossless patches.
 #[derive(Debug, Parser)]
 #[command(name = "pulse", version, about, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Start here:\n  pulse demo\n\nExit status: 0 done, 1 it failed, 2 wrong usage.")]
+#[command(after_help = "Examples:
+  pulse demo
+  pulse diff step_40.safetensors step_41.safetensors -o 41.pulse
+  pulse apply step_40.safetensors 41.pulse -o received.safetensors
+  pulse verify 41.pulse --base step_40.safetensors --target received.safetensors
+
+`pulse help COMMAND` has examples of each command.
+Exit status: 0 done, 1 it failed, 2 wrong usage.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,6 +62,7 @@ enum Command {
     Digest(digest::Digest),
     Stat(stat::Stat),
     Demo(demo::Demo),
+    Generate(generate::Generate),
 }
 
 /// What a command has to say when it is done.
@@ -77,7 +86,7 @@ impl Command {
             Command::Apply(command) => Some(command.patch()),
             Command::Verify(command) => Some(&command.patch),
             Command::Inspect(command) => Some(&command.patch),
-            Command::Diff(_) | Command::Recover(_) | Command::Digest(_) | Command::Stat(_) | Command::Demo(_) => None,
+            _ => None,
         }
     }
 
@@ -111,6 +120,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Digest(command) => command.run(common),
         Command::Stat(command) => command.run(common),
         Command::Demo(command) => command.run(common),
+        Command::Generate(command) => command.run(common),
     };
     let error = match outcome {
         Ok(outcome) => {

@@ -1,6 +1,7 @@
 //! Numbers and tables for people.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 
@@ -76,6 +77,27 @@ pub fn seconds(seconds: f64) -> String {
         s if s < 0.0995 => format!("{:.1} ms", s * 1000.0),
         s if s < 9.95 => format!("{s:.2} s"),
         s => format!("{s:.0} s"),
+    }
+}
+
+/// Seconds that bytes take on a line of so many megabits per second.
+pub fn transfer(bytes: u64, megabits: f64) -> f64 {
+    bytes as f64 * 8.0 / (megabits * 1e6)
+}
+
+/// Those of a full copy and of a patch, for programs.
+pub fn transfers(full: u64, patch: u64, megabits: f64) -> serde_json::Value {
+    serde_json::json!({ "full": transfer(full, megabits), "patch": transfer(patch, megabits) })
+}
+
+/// A path as a shell takes it.
+pub fn shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ',' | '=' | '@' | ':');
+    match text.starts_with('-') {
+        _ if text.is_empty() || !text.chars().all(plain) => format!("'{}'", text.replace('\'', "'\\''")),
+        true => format!("./{text}"),
+        false => text,
     }
 }
 
