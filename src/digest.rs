@@ -222,12 +222,16 @@ impl CheckpointHasher {
     pub fn finish(mut self) -> Result<Digest> {
         self.tensors.sort_unstable_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
         if let Some(twice) = self.tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(Error::misuse(format!("tensor '{}' was added twice", twice[0].0)));
+            return Err(Error::misuse(format!("tensor '{}' was added twice; add each tensor once", twice[0].0)));
         }
         let mut sha = Sha::default();
         sha.update(&[2]);
         for (name, spec, digest) in &self.tensors {
-            let unfit = |_| Error::misuse(format!("tensor '{name}': name, dtype name or rank is too long"));
+            let unfit = |_| {
+                Error::misuse(format!(
+                    "tensor '{name}': name, dtype name or rank is too long to be digested; shorten it"
+                ))
+            };
             let dtype = spec.dtype().name();
             sha.update(&u32::try_from(name.len()).map_err(unfit)?.to_le_bytes());
             sha.update(name.as_bytes());

@@ -182,10 +182,13 @@ impl TensorSpec {
     pub fn new(dtype: Dtype, shape: &[u64]) -> crate::Result<Self> {
         let dtype = dtype.known_by_name();
         if let Dtype::Other(name) = &dtype {
-            return Err(crate::Error::misuse(format!("dtype {name} needs an explicit size in bytes")));
+            return Err(crate::Error::misuse(format!(
+                "dtype {name} needs an explicit size in bytes; use TensorSpec::with_bytes"
+            )));
         }
-        let bytes = known_bytes(&dtype, shape)
-            .ok_or_else(|| crate::Error::misuse(format!("shape {shape:?} of {dtype} exceeds 2^64 bytes")))?;
+        let bytes = known_bytes(&dtype, shape).ok_or_else(|| {
+            crate::Error::misuse(format!("shape {shape:?} of {dtype} exceeds 2^64 bytes; check the shape"))
+        })?;
         Ok(TensorSpec { dtype, shape: shape.to_vec(), bytes })
     }
 
@@ -197,7 +200,9 @@ impl TensorSpec {
         let dtype = dtype.known_by_name();
         let known = !matches!(dtype, Dtype::Other(_));
         if known && known_bytes(&dtype, shape) != Some(bytes) {
-            return Err(crate::Error::misuse(format!("shape {shape:?} of {dtype} does not have {bytes} bytes")));
+            return Err(crate::Error::misuse(format!(
+                "shape {shape:?} of {dtype} does not have {bytes} bytes; check dtype and shape"
+            )));
         }
         Ok(TensorSpec { dtype, shape: shape.to_vec(), bytes })
     }

@@ -58,7 +58,10 @@ pub enum Error {
         found: Digest,
     },
     /// The checkpoint at hand is not the target of the patch.
-    #[error("not the target of the patch: {}expected digest {expected}, found {found}", tensor_prefix(tensor))]
+    #[error(
+        "not the target of the patch: {}expected digest {expected}, found {found}; compare with the checkpoint that the patch was made to, or make it with apply",
+        tensor_prefix(tensor)
+    )]
     TargetMismatch {
         /// The first tensor that differs, where one is known.
         tensor: Option<String>,
@@ -79,13 +82,25 @@ pub enum Error {
     #[error("{0}")]
     Misuse(String),
     /// Reading or writing failed.
-    #[error("{context}: {source}")]
+    #[error("{context}: {source}{}", io_advice(source))]
     Io {
         /// What was being done to which file.
         context: String,
         /// The cause.
         source: io::Error,
     },
+}
+
+/// What to do about an error of the system, where that is known.
+fn io_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::PermissionDenied => "; check who may read or write there",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room and try again",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written to",
+        io::ErrorKind::UnexpectedEof => "; it was cut short while it was read: try again when nothing writes to it",
+        _ => "",
+    }
 }
 
 fn tensor_prefix(tensor: &Option<String>) -> String {
@@ -165,7 +180,7 @@ impl fmt::Display for Corrupt {
         if let Some(block) = self.block {
             write!(f, ", block {block}")?;
         }
-        write!(f, ": {}", self.fault)
+        write!(f, ": {}{}", self.fault, self.fault.advice())
     }
 }
 
@@ -174,7 +189,7 @@ impl fmt::Display for Corrupt {
 #[non_exhaustive]
 pub enum Fault {
     /// The file does not start with the signature.
-    #[error("not a .pulse file: the first 8 bytes are {found:02x?}; was it transferred as text?")]
+    #[error("not a .pulse file: the first 8 bytes are {found:02x?}; was it transferred as text? Transfer it again as binary")]
     Signature {
         /// What stands there.
         found: [u8; 8],
@@ -315,6 +330,22 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What to do, where the message does not say so already.
+    fn advice(&self) -> &'static str {
+        match self {
+            Fault::Signature { .. }
+            | Fault::Truncated { .. }
+            | Fault::Crc { .. }
+            | Fault::FileDigest { .. }
+            | Fault::UnknownSection { .. } => "",
+            Fault::Trailing => "; transfer it again",
+            Fault::Limit { .. } => "; raise the limit if the source is trusted",
+            Fault::Digest { .. } => "; have the patch made again",
+            // The CRC was right, so this is no accident of the transfer; but a CRC can be right by chance.
+            _ => "; its writer is at fault: have the patch made again",
+        }
+    }
+
     /// The kind in one word, as SPEC.md §11 lists them.
     #[must_use]
     pub fn kind(&self) -> &'static str {

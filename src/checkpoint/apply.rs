@@ -122,7 +122,10 @@ pub fn verify(
 ) -> Result<()> {
     match base {
         Some(_) if patch.header().snapshot => {
-            return Err(Error::misuse(format!("{} is a snapshot: it has no base", patch.path().display())));
+            return Err(Error::misuse(format!(
+                "{} is a snapshot: it has no base; leave the base out",
+                patch.path().display()
+            )));
         }
         Some(base) => {
             check_base(base, patch, parallel)?;
@@ -166,7 +169,7 @@ fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &PatchFile) -> Result<Option
     match base {
         _ if patch.header().snapshot => Ok(None),
         None => Err(Error::misuse(format!(
-            "{} is not a snapshot: it needs the base that it was made from",
+            "{} is not a snapshot: it needs the base that it was made from; give that too",
             patch.path().display()
         ))),
         base => Ok(base),

@@ -235,7 +235,7 @@ fn write_files<W: Write>(session: &mut Session<W>, base: Option<&Checkpoint>, ta
         if !same {
             carried += header.len() as u64;
             if carried > CARRIED_HEADERS_MAX {
-                let what = format!("headers of {carried} bytes; readers refuse more than {CARRIED_HEADERS_MAX}");
+                let what = format!("headers of {carried} bytes; readers refuse more than {CARRIED_HEADERS_MAX}; shorten the metadata of the safetensors files");
                 return Err(Error::checkpoint(target.path(), what));
             }
             header.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk))?;

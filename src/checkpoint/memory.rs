@@ -46,7 +46,9 @@ pub fn apply_in_place(
     let stays = |tensor: &&MappedTensor| tensor.header.action != Action::Patched;
     if let Some(tensor) = patch.tensors().iter().find(stays) {
         let (name, action) = (&tensor.header.name, tensor.header.action.name());
-        return Err(Error::misuse(format!("tensor '{name}' is {action}: only changes can be applied in place")));
+        return Err(Error::misuse(format!(
+            "tensor '{name}' is {action}: only changes can be applied in place; use apply, or load a snapshot"
+        )));
     }
     let loaded = patch.load()?;
     let patch = loaded.as_ref().unwrap_or(patch);

@@ -225,7 +225,7 @@ impl PatchFile {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
         // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::checkpoint(path, "not a regular file"));
+            return Err(Error::checkpoint(path, "not a regular file; give a .pulse file, which can be read twice"));
         }
         let file = disk.open(path).map_err(io)?;
         let mut map = PatchMap { file_bytes: file.file().metadata().map_err(io)?.len(), ..PatchMap::default() };

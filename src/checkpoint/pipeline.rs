@@ -165,7 +165,7 @@ where
                 shared = queue.ready.wait(shared).unwrap_or_else(PoisonError::into_inner);
             }
             if shared.stop {
-                return Err(Error::misuse("a worker thread panicked"));
+                return Err(Error::misuse("a worker thread panicked; report this as a bug"));
             }
             let Some(Some(result)) = shared.window.pop_front() else { return Ok(()) };
             shared.first += 1;

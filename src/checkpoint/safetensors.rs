@@ -87,7 +87,10 @@ impl FileHeader {
         let mut length = [0; LENGTH_BYTES];
         let most = file_bytes.saturating_sub(LENGTH_BYTES as u64).min(HEADER_BYTES_MAX);
         if file_bytes < LENGTH_BYTES as u64 {
-            return Err(Error::checkpoint(path, format!("{file_bytes} bytes are too few for a safetensors file")));
+            return Err(Error::checkpoint(
+                path,
+                format!("{file_bytes} bytes are too few for a safetensors file; copy it again"),
+            ));
         }
         file.read_exact(&mut length).map_err(io)?;
         let json_bytes = u64::from_le_bytes(length);
@@ -102,7 +105,9 @@ impl FileHeader {
 
     /// Reads a header; `file_bytes` is the size of its file, where there is one already.
     pub fn parse(path: &Path, bytes: Vec<u8>, file_bytes: Option<u64>) -> Result<Self> {
-        let bad = |what: String| Error::checkpoint(path, format!("bad safetensors header: {what}"));
+        let bad = |what: String| {
+            Error::checkpoint(path, format!("bad safetensors header: {what}; save the checkpoint again"))
+        };
         let json = bytes.get(LENGTH_BYTES..).filter(|json| json.len() as u64 == u64::from_le_bytes(first8(&bytes)));
         let json = json.ok_or_else(|| bad("its length field does not match its size".into()))?;
         if json.first() != Some(&b'{') {
@@ -151,9 +156,14 @@ impl FileHeader {
         let (mut json, mut begin) = (String::from("{"), 0u64);
         for (name, spec) in sorted {
             if name == METADATA {
-                return Err(Error::checkpoint(path, format!("a tensor cannot be named {METADATA}")));
+                return Err(Error::checkpoint(
+                    path,
+                    format!("a tensor cannot be named {METADATA} in a safetensors file; rename it"),
+                ));
             }
-            let end = begin.checked_add(spec.bytes()).ok_or_else(|| Error::checkpoint(path, "more than 2^64 bytes"))?;
+            let end = begin
+                .checked_add(spec.bytes())
+                .ok_or_else(|| Error::checkpoint(path, "more than 2^64 bytes; no file can hold that"))?;
             // Quoted by serde_json, ordered here: the bytes must not depend on its features.
             let quoted = |text: &str| serde_json::Value::from(text).to_string();
             let comma = if json.len() > 1 { "," } else { "" };
@@ -195,7 +205,10 @@ impl TensorFile {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
         // Looked at before it is opened: opening a pipe would wait for a writer.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::checkpoint(path, "not a regular file"));
+            return Err(Error::checkpoint(
+                path,
+                "not a regular file; give a .safetensors file, which can be read twice",
+            ));
         }
         let file = disk.open(path).map_err(io)?;
         let metadata = file.file().metadata().map_err(io)?;

@@ -130,7 +130,10 @@ impl Checkpoint {
         let index = index.map(|name| Index::read(&self.path.join(name))).transpose()?;
         let shards: Option<BTreeSet<&String>> = index.as_ref().map(|index| index.weight_map.values().collect());
         if let Some(missing) = shards.iter().flatten().find(|file| !has(file)) {
-            return Err(Error::checkpoint(&self.path, format!("the index file names {missing}, which is not there")));
+            return Err(Error::checkpoint(
+                &self.path,
+                format!("the index file names {missing}, which is not there; copy that file as well"),
+            ));
         }
         for (name, bytes) in &names {
             let path = self.path.join(name);
@@ -144,11 +147,14 @@ impl Checkpoint {
             }
         }
         if self.files.is_empty() {
-            return Err(Error::checkpoint(&self.path, "the directory has no .safetensors file"));
+            return Err(Error::checkpoint(
+                &self.path,
+                "the directory has no .safetensors file; give a .safetensors file or a directory of them",
+            ));
         }
         for (tensor, file) in index.iter().flat_map(|index| &index.weight_map) {
             if self.tensors.get(tensor).is_none_or(|found| self.files[found.file].name != *file) {
-                let what = format!("the index file says that tensor '{tensor}' is in {file}, but it is not");
+                let what = format!("the index file says that tensor '{tensor}' is in {file}, but it is not; save the checkpoint again, or remove the index file");
                 return Err(Error::checkpoint(&self.path, what));
             }
         }
@@ -161,7 +167,7 @@ impl Checkpoint {
             let entry = CheckpointTensor { spec: tensor.spec.clone(), file: self.files.len(), offset: tensor.offset };
             if let Some(first) = self.tensors.insert(tensor.name.clone(), entry) {
                 let other = self.files.get(first.file).map_or("", |file| &file.name);
-                let what = format!("tensor '{}' is in {other} as well", tensor.name);
+                let what = format!("tensor '{}' is in {other} as well; remove one of the files", tensor.name);
                 return Err(Error::checkpoint(path, what));
             }
         }
@@ -252,6 +258,8 @@ struct Index {
 impl Index {
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
-        serde_json::from_slice(&text).map_err(|error| Error::checkpoint(path, format!("bad index file: {error}")))
+        serde_json::from_slice(&text).map_err(|error| {
+            Error::checkpoint(path, format!("bad index file: {error}; save the checkpoint again, or remove this file"))
+        })
     }
 }

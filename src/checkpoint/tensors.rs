@@ -52,7 +52,9 @@ impl TensorSource for Checkpoint {
 }
 
 fn no_tensor(name: &str) -> Error {
-    Error::misuse(format!("there is no tensor '{name}'"))
+    Error::misuse(format!(
+        "there is no tensor '{name}', or it ends before the bytes asked for; ask for what tensors() names"
+    ))
 }
 
 /// A tensor in memory.
@@ -76,7 +78,7 @@ impl<'a> TensorRef<'a> {
 fn check_size(spec: &TensorSpec, bytes: usize) -> Result<()> {
     match bytes as u64 == spec.bytes() {
         true => Ok(()),
-        false => Err(Error::misuse(format!("{bytes} bytes for a tensor {spec} of {}", spec.bytes()))),
+        false => Err(Error::misuse(format!("{bytes} bytes given for a tensor {spec}, expected {}", spec.bytes()))),
     }
 }
 

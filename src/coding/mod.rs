@@ -86,7 +86,9 @@ impl EncodedBlock {
     /// elements than a block can have.
     pub fn decode(&self, dtype: &Dtype, elements: u64) -> Result<BlockDecoder> {
         if elements.saturating_mul(dtype.element_bytes() as u64) > BLOCK_BYTES_MAX as u64 {
-            return Err(Error::misuse(format!("{elements} elements of {dtype} are no block: at most 64 MiB")));
+            return Err(Error::misuse(format!(
+                "{elements} elements of {dtype} are no block: at most 64 MiB; cut the tensor into blocks"
+            )));
         }
         let len = self.payload.len();
         BlockDecoder::new(dtype, self.coding, elements, self.changes, &self.payload, len as u64)
@@ -130,7 +132,7 @@ impl BlockEncoder {
         let whole = target.len().is_multiple_of(dtype.element_bytes());
         if base.len() != target.len() || !whole || target.len() > BLOCK_BYTES_MAX {
             let (base, target) = (base.len(), target.len());
-            return Err(Error::misuse(format!("{base} base and {target} target bytes of {dtype} are no block")));
+            return Err(Error::misuse(format!("{base} base and {target} target bytes of {dtype} are no block; give as many of each, whole elements, at most 64 MiB")));
         }
         Ok(encode(dtype, self.choice, base, target, &mut self.scratch))
     }
@@ -346,7 +348,7 @@ impl BlockDecoder {
     pub fn apply(&mut self, chunk: &mut [u8]) -> Result<()> {
         if !chunk.len().is_multiple_of(self.element_bytes) || !self.cut.is_empty() {
             return Err(Error::misuse(format!(
-                "a chunk of {} bytes cuts an element of {} bytes",
+                "a chunk of {} bytes cuts an element of {} bytes; give whole elements",
                 chunk.len(),
                 self.element_bytes
             )));

@@ -152,7 +152,9 @@ impl<W: Write> Encoder<W> {
                 return Ok(());
             } else {
                 self.session.set_broken();
-                return Err(Error::misuse("one side runs past the end of the block that the other is in"));
+                return Err(Error::misuse(
+                    "one side runs past the end of the block that the other is in; push both sides in step",
+                ));
             }
         }
     }

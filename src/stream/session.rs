@@ -30,7 +30,9 @@ pub struct Summary {
 pub(crate) fn check_tensor(name: &str, spec: Option<&TensorSpec>) -> Result<()> {
     let limits = Limits::default();
     let too_long = |what: &str, asked: usize, allowed: u64| {
-        Err(Error::misuse(format!("tensor '{name}': {what} {asked} exceeds the limit of {allowed}")))
+        Err(Error::misuse(format!(
+            "tensor '{name}': {what} {asked} exceeds {allowed}, and readers would refuse it; shorten it"
+        )))
     };
     if name.len() as u64 > limits.name_bytes {
         return too_long("name length", name.len(), limits.name_bytes);
@@ -50,7 +52,7 @@ pub(crate) fn check_tensor(name: &str, spec: Option<&TensorSpec>) -> Result<()> 
 fn check_count(what: &str, count: usize, allowed: u64) -> Result<()> {
     match count as u64 <= allowed {
         true => Ok(()),
-        false => Err(Error::misuse(format!("more than {allowed} {what}: readers would refuse the file"))),
+        false => Err(Error::misuse(format!("more than {allowed} {what}: readers would refuse the file; make several patches of parts of the checkpoint"))),
     }
 }
 
@@ -65,7 +67,9 @@ pub(crate) fn tensor_header(
         (Some(_), Some(_)) => Action::Replaced,
         (None, Some(_)) => Action::Added,
         (Some(_), None) => Action::Deleted,
-        (None, None) => return Err(Error::misuse(format!("tensor '{name}' is in neither checkpoint"))),
+        (None, None) => {
+            return Err(Error::misuse(format!("tensor '{name}' is in neither checkpoint; do not begin it")))
+        }
     };
     check_tensor(name, base)?;
     check_tensor(name, target)?;
@@ -137,7 +141,9 @@ impl<W: Write> Session<W> {
 
     pub fn usable(&self) -> Result<()> {
         match self.broken {
-            true => Err(Error::misuse("the encoder failed before; its file cannot be completed")),
+            true => {
+                Err(Error::misuse("the encoder failed before; its file cannot be completed; start anew with another"))
+            }
             false => Ok(()),
         }
     }
@@ -154,14 +160,20 @@ impl<W: Write> Session<W> {
     /// Writes a file record. Only before the first tensor.
     pub fn file(&mut self, record: &FileRecord) -> Result<()> {
         if !self.names.is_empty() {
-            return Err(Error::misuse(format!("file '{}': files come before tensors", record.name)));
+            return Err(Error::misuse(format!(
+                "file '{}': files come before tensors; give all of them first",
+                record.name
+            )));
         }
         record.check()?;
         if self.options.snapshot && record.source == FileSource::Base {
-            return Err(Error::misuse(format!("file '{}': a snapshot has no base", record.name)));
+            return Err(Error::misuse(format!(
+                "file '{}': a snapshot has no base; carry the file instead",
+                record.name
+            )));
         }
         if !self.files.insert(record.name.clone()) {
-            return Err(Error::misuse(format!("file '{}' was given before", record.name)));
+            return Err(Error::misuse(format!("file '{}' was given before; give each file once", record.name)));
         }
         check_count("files", self.files.len(), Limits::default().files)?;
         self.write(|writer| writer.file(record))
@@ -177,12 +189,12 @@ impl<W: Write> Session<W> {
         self.usable()?;
         self.none_open()?;
         if self.options.snapshot && base.is_some() {
-            return Err(Error::misuse(format!("tensor '{name}': a snapshot has no base")));
+            return Err(Error::misuse(format!("tensor '{name}': a snapshot has no base; begin it without one")));
         }
         let header = tensor_header(name, base, target)?;
         let trusted = self.options.trusted_digest(name);
         if !self.names.insert(name.into()) {
-            return Err(Error::misuse(format!("tensor '{name}' was pushed before")));
+            return Err(Error::misuse(format!("tensor '{name}' was pushed before; push each tensor once")));
         }
         check_count("tensors", self.names.len(), Limits::default().tensors)?;
         Ok(self.open.insert(OpenTensor {

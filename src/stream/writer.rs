@@ -74,7 +74,9 @@ impl<W: Write> PatchWriter<W> {
     fn section(&mut self, tag: Tag, payload: &[u8]) -> Result<()> {
         let (bytes, allowed) = (payload.len() as u64, Limits::default().section_bytes);
         if bytes > allowed {
-            return Err(Error::misuse(format!("{tag} of {bytes} bytes: readers refuse more than {allowed}")));
+            return Err(Error::misuse(format!(
+                "{tag} of {bytes} bytes: readers refuse more than {allowed}; make blocks smaller or metadata shorter"
+            )));
         }
         wire::put_section(&mut self.section, tag, payload);
         self.put_out()

@@ -57,7 +57,10 @@ impl FileRecord {
         if is_file_name(&self.name) || self.name.is_empty() && self.kind == FileKind::Tensors {
             return Ok(());
         }
-        Err(Error::misuse(format!("{:?} is not a legal file name", self.name)))
+        Err(Error::misuse(format!(
+            "{:?} is not a legal file name; use one without path, reserved characters or reserved words (SPEC.md §6.6)",
+            self.name
+        )))
     }
 
     pub(crate) fn write(&self) -> Vec<u8> {

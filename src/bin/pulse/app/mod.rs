@@ -93,9 +93,14 @@ impl Command {
     /// The message of an error, with the file that it is about.
     fn explain(&self, error: &Error) -> String {
         match (error, self.patch()) {
-            (Error::Corrupt(_) | Error::Limit { .. } | Error::Version { .. }, Some(patch)) => {
-                format!("{}: {error}", patch.display())
-            }
+            (
+                Error::Corrupt(_)
+                | Error::Limit { .. }
+                | Error::Version { .. }
+                | Error::BaseMismatch { .. }
+                | Error::TargetMismatch { .. },
+                Some(patch),
+            ) => format!("{}: {error}", patch.display()),
             _ => error.to_string(),
         }
     }
