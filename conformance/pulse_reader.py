@@ -19,7 +19,7 @@ import zstandard
 SIGNATURE = bytes.fromhex("ab504c530d0a1a0a")
 LEAF, WINDOW, FILE_DATA, JSON_BYTES = 1 << 16, 8 << 20, 1 << 20, 100_000_000
 SECTION_BYTES, BLOCK_LEAVES, NAME_BYTES, NAMES_BYTES = 64 << 20, 64, 4096, 128 << 20           # the limits of §10
-METADATA_BYTES, TENSORS, FILES, RANK = 1 << 20, 1 << 20, 1 << 16, 64
+METADATA_BYTES, TENSORS, FILES, RANK, BLOCKS, TARGET_BYTES = 1 << 20, 1 << 20, 1 << 16, 64, 1 << 24, 16 << 40
 PATCHED, ADDED, REPLACED, DELETED = range(4)
 UNSIGNED, SIGNED, FLOAT = range(3)
 
@@ -310,6 +310,7 @@ class Patch:
     def __init__(self, stream):
         self.stream, self.hash, self.offset, self.start = stream, hashlib.sha256(), 0, 0       # start: of the section
         self.files, self.tensors, self.index, self.names_bytes = [], {}, [], 0
+        self.blocks = self.declared_bytes = 0
         start = self.read(10)
         check(start[:8] == SIGNATURE, "signature", "not a patch")
         check(start[8] == 1, "version", f"major version {start[8]}")
@@ -412,6 +413,7 @@ class Patch:
         check(all(name != f.name for f in self.files), "duplicate", f"file {name!r} stands twice")
         check(file.companion or file.size <= 8 + JSON_BYTES, "checkpoint", f"a safetensors header of {file.size} bytes")
         self.files.append(file)
+        self.spend(file.size if file.in_patch else 0)
         return file
 
     def read_file_data(self, payload, file):
@@ -444,10 +446,17 @@ class Patch:
         check(t.action == ADDED or not self.snapshot, "value", "a tensor of a snapshot that is not added")
         check(t.name not in self.tensors, "duplicate", f"tensor {t.name!r} stands twice")
         self.tensors[t.name] = t
+        self.spend(t.size)
         self.index.append((name, self.start))
         return t
 
+    def spend(self, size):
+        self.declared_bytes += size
+        check(self.declared_bytes <= TARGET_BYTES, "limit", f"{self.declared_bytes} bytes of tensors and files")
+
     def read_block(self, payload, t):
+        self.blocks += 1
+        check(self.blocks <= BLOCKS, "limit", "too many blocks")
         coding = payload.uint()
         check(coding < len(CODINGS), "value", f"coding {coding}")
         skipped = payload.varint()
@@ -501,6 +510,7 @@ class Patch:
         check(sum_of_changes < 1 << 64, "value", "the sum of changes exceeds 64 bits")
         expected = len(self.index), sum_of_changes, self.index_offset
         check((tensors, changes, index_offset) == expected, "count", "tensors, changes or index offset")
+        check(self.target_counts[2] <= TARGET_BYTES, "limit", f"a target of {self.target_counts[2]} bytes")
         check(file_digest == self.hash.digest(), "file-digest", "the SHA-256 of the file is wrong")
 
 # ---------------------------------------------------------------- §8.2, §8.4: applying

@@ -1,5 +1,7 @@
 //! What a reader is willing to spend on a file that it does not trust.
 
+use crate::error::Fault;
+
 /// Limits of a reader. Every decoder takes them in its constructor; the defaults are finite
 /// and large enough for any model of today (SPEC.md §10).
 ///
@@ -27,6 +29,12 @@ pub struct Limits {
     pub files: u64,
     /// Dimensions of a tensor.
     pub rank: u64,
+    /// Blocks of all tensors together: readers that come back to blocks remember where each is.
+    pub blocks: u64,
+    /// Bytes that a patch says its target has: those of its tensors and of the files it carries,
+    /// and those that the footer names. A few kilobytes of zstd can fill a disk: where a patch is
+    /// not trusted, set this to what is expected.
+    pub target_bytes: u64,
 }
 
 impl Default for Limits {
@@ -40,6 +48,8 @@ impl Default for Limits {
             tensors: 1 << 20,
             files: 1 << 16,
             rank: 64,
+            blocks: 1 << 24,
+            target_bytes: 16 << 40,
         }
     }
 }
@@ -65,5 +75,51 @@ impl Limits {
         with_tensors tensors
         with_files files
         with_rank rank
+        with_blocks blocks
+        with_target_bytes target_bytes
+    }
+}
+
+/// What a file has used up of the limits that hold for all of it. Readers and writers keep the same
+/// account, so that no writer makes what readers refuse.
+#[derive(Debug, Default)]
+pub(crate) struct Used {
+    files: u64,
+    tensors: u64,
+    names_bytes: u64,
+    blocks: u64,
+    target_bytes: u64,
+}
+
+impl Used {
+    /// One more file, of which the patch carries so many bytes.
+    pub fn file(&mut self, limits: &Limits, carried_bytes: u64) -> Result<(), Fault> {
+        spend("files", &mut self.files, 1, limits.files)?;
+        spend("target_bytes", &mut self.target_bytes, carried_bytes, limits.target_bytes)
+    }
+
+    /// One more tensor, which has so many bytes in the target.
+    pub fn tensor(&mut self, limits: &Limits, name: &str, target_bytes: u64) -> Result<(), Fault> {
+        spend("tensors", &mut self.tensors, 1, limits.tensors)?;
+        spend("names_bytes", &mut self.names_bytes, name.len() as u64, limits.names_bytes)?;
+        spend("target_bytes", &mut self.target_bytes, target_bytes, limits.target_bytes)
+    }
+
+    /// One more block.
+    pub fn block(&mut self, limits: &Limits) -> Result<(), Fault> {
+        spend("blocks", &mut self.blocks, 1, limits.blocks)
+    }
+}
+
+fn spend(limit: &'static str, used: &mut u64, more: u64, allowed: u64) -> Result<(), Fault> {
+    *used = used.saturating_add(more);
+    check(limit, *used, allowed)
+}
+
+/// A fault unless `asked` is allowed.
+pub(crate) fn check(limit: &'static str, asked: u64, allowed: u64) -> Result<(), Fault> {
+    match asked <= allowed {
+        true => Ok(()),
+        false => Err(Fault::Limit { limit, asked, allowed }),
     }
 }

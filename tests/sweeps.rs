@@ -9,11 +9,20 @@ use common::checkpoint::Checkpoint;
 use common::{apply, apply_pushed, Trickle};
 use pulse::{Decoder, Event, Limits, PushDecoder, Result};
 
-/// Small vectors that together hold sections of every kind and blocks in every coding.
-const PATCHES: [&str; 10] = [
+/// Small vectors that together hold sections of every kind, blocks in every coding, and flat blocks in
+/// every form, width and kind of stream.
+const PATCHES: [&str; 19] = [
     "empty",
     "smallest",
     "spec-example",
+    "unchanged",
+    "form-step",
+    "form-xor",
+    "form-overwrite",
+    "flat-step",
+    "flat-xor",
+    "flat-overwrite",
+    "dictionary-0",
     "whole-in-patched",
     "contextual-example",
     "contextual-dense",
@@ -21,6 +30,7 @@ const PATCHES: [&str; 10] = [
     "full-header",
     "files-of-a-directory",
     "skippable",
+    "snapshot",
 ];
 
 fn read(path: &str) -> Vec<u8> {
@@ -28,8 +38,29 @@ fn read(path: &str) -> Vec<u8> {
     fs::read(directory.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// A patch and the base that it is for.
+struct Sample {
+    name: &'static str,
+    patch: Vec<u8>,
+    base: Checkpoint,
+}
+
+fn samples() -> Vec<Sample> {
+    let manifest: serde_json::Value = serde_json::from_slice(&read("manifest.json")).expect("a JSON manifest");
+    let rows = manifest["good"].as_array().expect("a list of vectors");
+    let base_of = |name: &str| {
+        let row = rows.iter().find(|row| row["name"] == name).expect("a vector of this name");
+        row["base"].as_str().map(|path| Checkpoint::from_file(&read(path))).unwrap_or_default()
+    };
+    let sample = |name| Sample { name, patch: read(&format!("good/{name}.pulse")), base: base_of(name) };
+    let mut samples: Vec<Sample> = PATCHES.into_iter().map(sample).collect();
+    let (name, base) = ("snapshot with files", Checkpoint::default());
+    samples.push(Sample { name, patch: snapshot_with_files(), base });
+    samples
+}
+
 fn patches() -> Vec<(&'static str, Vec<u8>)> {
-    PATCHES.map(|name| (name, read(&format!("good/{name}.pulse")))).to_vec()
+    samples().into_iter().map(|sample| (sample.name, sample.patch)).collect()
 }
 
 /// A snapshot that carries files: the sample's tensors and a text.
@@ -45,6 +76,44 @@ fn snapshot_with_files() -> Vec<u8> {
     encoder.finish().unwrap().0
 }
 
+/// Where a section stands: its begin, its payload, and the end of its CRC.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: usize,
+    payload: usize,
+    crc: usize,
+    end: usize,
+}
+
+fn spans(patch: &[u8]) -> Vec<Span> {
+    let (mut spans, mut start) = (Vec::new(), 10);
+    while start < patch.len() {
+        let Some((length, width)) = varint(&patch[start + 1..]).expect("a legal length") else { unreachable!() };
+        let payload = start + 1 + width;
+        let crc = payload + length as usize;
+        spans.push(Span { start, payload, crc, end: crc + 4 });
+        start = crc + 4;
+    }
+    spans
+}
+
+/// A varint and its size; `None` if it is cut off, an error if it is not legal.
+fn varint(bytes: &[u8]) -> std::result::Result<Option<(u64, usize)>, ()> {
+    let mut value = 0u128;
+    for (at, byte) in bytes.iter().take(10).enumerate() {
+        value |= u128::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            let legal = value <= u128::from(u64::MAX) && (at == 0 || *byte != 0);
+            return if legal { Ok(Some((value as u64, at + 1))) } else { Err(()) };
+        }
+    }
+    if bytes.len() >= 10 {
+        Err(())
+    } else {
+        Ok(None)
+    }
+}
+
 /// Reads a patch to its end and unpacks every block, without a base.
 fn decode(patch: &[u8]) -> Result<()> {
     let mut decoder = Decoder::new(patch, Limits::default());
@@ -58,7 +127,7 @@ fn decode(patch: &[u8]) -> Result<()> {
 
 #[test]
 fn every_prefix_of_a_patch_is_truncated() {
-    for (name, patch) in patches().into_iter().chain([("snapshot with files", snapshot_with_files())]) {
+    for (name, patch) in patches() {
         decode(&patch).unwrap_or_else(|error| panic!("{name}: {error}"));
         for end in 0..patch.len() {
             let pulled = decode(&patch[..end]).expect_err("a prefix");
@@ -84,14 +153,109 @@ fn a_decoder_never_wants_more_than_the_patch_has() {
     }
 }
 
+/// The kind of error that a flipped bit must give, by the part of the file that it is in.
+fn kind_of_flip(flipped: &[u8], spans: &[Span], at: usize) -> &'static str {
+    match at {
+        0..8 => return "signature",
+        8 => return "version",
+        // Another minor version is legal; only the SHA-256 of the file covers it.
+        9 => return "file-digest",
+        _ => {}
+    }
+    let span = spans.iter().find(|span| at < span.end).expect("a section");
+    if at == span.start && !flipped[at].is_ascii_alphabetic() {
+        return "unknown-section";
+    }
+    if at == span.start || at >= span.payload {
+        return "crc";
+    }
+    // The section now claims another length.
+    match varint(&flipped[span.start + 1..]) {
+        Err(()) => "varint",
+        Ok(None) => "truncated",
+        Ok(Some((length, _))) if length > Limits::default().section_bytes => "limit",
+        Ok(Some((length, width))) if span.start + 1 + width + length as usize + 4 > flipped.len() => "truncated",
+        Ok(Some(_)) => "crc",
+    }
+}
+
 #[test]
-fn every_flipped_bit_is_refused() {
-    for (name, patch) in patches().into_iter().chain([("snapshot with files", snapshot_with_files())]) {
+fn every_flipped_bit_is_refused_for_what_it_is_part_of() {
+    for (name, patch) in patches() {
+        let spans = spans(&patch);
         for bit in 0..8 * patch.len() {
             let mut flipped = patch.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&flipped).is_err(), "{name}: bit {} of byte {}", bit % 8, bit / 8);
+            let error = decode(&flipped).expect_err("a flipped bit");
+            let expected = kind_of_flip(&flipped, &spans, bit / 8);
+            assert_eq!(error.kind(), expected, "{name}: bit {} of byte {}: {error}", bit % 8, bit / 8);
         }
+    }
+}
+
+fn put_crc(patch: &mut [u8], span: Span) {
+    let crc = crc32fast::hash(&patch[span.start..span.crc]);
+    patch[span.crc..span.end].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn put_sha256(patch: &mut [u8], footer: Span) {
+    let at = footer.crc - 32;
+    let sha256 = <sha2::Sha256 as sha2::Digest>::digest(&patch[..at]);
+    patch[at..footer.crc].copy_from_slice(&sha256);
+    put_crc(patch, footer);
+}
+
+/// The kind that a flip of this byte of a payload must give once CRC and SHA-256 are right again,
+/// where it depends on the place alone.
+fn kind_of_repaired(tag: u8, at: usize) -> Option<&'static str> {
+    match (tag, at) {
+        // Tensors, changes, tensors and elements of the target, offset of the index; then the digest of the
+        // target. The bytes of the target between them may exceed a limit as well.
+        (b'F', 1..33 | 41..49) => Some("count"),
+        (b'F', 81..113) => Some("digest"),
+        _ => None,
+    }
+}
+
+/// Whoever flips a bit can put the checksums right too. What comes out is an error or the very
+/// target that the patch names, never another.
+#[test]
+fn a_flipped_bit_with_checksums_put_right_gives_the_same_target_or_none() {
+    for Sample { name, patch, base } in samples() {
+        let good = apply(&base, patch.as_slice()).unwrap();
+        let spans = spans(&patch);
+        let footer = *spans.last().expect("a footer");
+        let (mut same, mut refused) = (0, 0);
+        // The largest samples are many flat blocks: there, these alone.
+        let swept = spans.iter().filter(|span| patch.len() < 4000 || patch[span.start] == b'B');
+        for (span, at) in swept.flat_map(|span| (span.payload..span.crc).map(move |at| (*span, at))) {
+            for bit in 0..8 {
+                let mut flipped = patch.clone();
+                flipped[at] ^= 1 << bit;
+                put_crc(&mut flipped, span);
+                // The SHA-256 in the footer sees what the CRC no longer does.
+                let kind = decode(&flipped).expect_err("a wrong SHA-256").kind();
+                assert!(!["crc", "truncated", "trailing", "misuse", "io"].contains(&kind), "{name}: {kind}");
+                put_sha256(&mut flipped, footer);
+                match apply(&base, flipped.as_slice()) {
+                    Ok(found) => {
+                        assert!(found.target == good.target, "{name}: another target by bit {bit} of byte {at}");
+                        assert_eq!(kind, "file-digest", "{name}: bit {bit} of byte {at}");
+                        same += 1;
+                    }
+                    Err(error) => {
+                        let kind = error.kind();
+                        assert!(!["crc", "file-digest", "misuse", "io"].contains(&kind), "{name}: {error}");
+                        if let Some(expected) = kind_of_repaired(patch[span.start], at - span.payload) {
+                            assert_eq!(kind, expected, "{name}: bit {bit} of byte {at}: {error}");
+                        }
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        // Steps, metadata and digests of the base do not change the target; most else does.
+        assert!(refused >= 8 * (48 + 32), "{name}: {refused} refused, {same} without consequence");
     }
 }
 
@@ -165,38 +329,5 @@ fn a_decoder_that_failed_is_of_no_further_use() {
         let error = error.expect_err("a failed decoder");
         assert_eq!(error.to_string(), "the decoder failed before; start anew with another");
         assert_eq!(error.kind(), "misuse");
-    }
-}
-
-type SetLimit = fn(Limits, u64) -> Limits;
-
-/// Every limit admits what is as large as itself, and refuses one more.
-#[test]
-fn limits_hold_to_the_byte() {
-    let limits = Limits::default;
-    // Vector, what it needs, and the same limit at that number.
-    let rows: [(&str, &str, u64, SetLimit); 7] = [
-        ("smallest", "section_bytes", 145, Limits::with_section_bytes),
-        ("blocks-of-2-flat", "block_leaves", 2, Limits::with_block_leaves),
-        ("names", "name_bytes", 300, Limits::with_name_bytes),
-        ("full-header", "metadata_bytes", 37, Limits::with_metadata_bytes),
-        ("names", "tensors", 8, Limits::with_tensors),
-        ("files-of-a-directory", "files", 4, Limits::with_files),
-        ("shapes", "rank", 6, Limits::with_rank),
-    ];
-    for (vector, limit, needed, with) in rows {
-        let patch = read(&format!("good/{vector}.pulse"));
-        let decode = |limits: Limits| {
-            let mut decoder = Decoder::new(patch.as_slice(), limits);
-            while decoder.next_event()?.is_some() {}
-            decoder.finish().map(|_| ())
-        };
-        decode(with(limits(), needed)).unwrap_or_else(|error| panic!("{vector}: {error}"));
-        let error = decode(with(limits(), needed - 1)).expect_err(limit);
-        let expected = format!("limit `{limit}` exceeded at byte ");
-        assert!(error.to_string().starts_with(&expected), "{vector}: {error}");
-        let numbers = format!("asked for {needed}, allowed {};", needed - 1);
-        assert!(error.to_string().contains(&numbers), "{vector}: {error}");
-        assert_eq!(error.kind(), "limit");
     }
 }

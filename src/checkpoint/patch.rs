@@ -27,7 +27,8 @@ pub struct MappedFile {
 pub struct MappedBlock {
     pub(crate) extent: Extent,
     pub(crate) payload: Range<u64>,
-    account: Option<Account>,
+    // Boxed: a file can have millions of blocks, and only an inspection asks for this.
+    account: Option<Box<Account>>,
 }
 
 impl MappedBlock {
@@ -52,7 +53,7 @@ impl MappedBlock {
     /// Where the bits of the payload go, if [`PatchFile::inspect`] read it and it can be decoded.
     #[must_use]
     pub fn account(&self) -> Option<Account> {
-        self.account
+        self.account.as_deref().copied()
     }
 
     /// Encoded size in bytes, without framing.
@@ -163,7 +164,7 @@ impl PatchMap {
                     self.tensors.push(MappedTensor { header, blocks: Vec::new(), end: None, bytes: section.bytes });
                 }
                 (Found::Block(extent, account), Some(tensor), _) => {
-                    tensor.blocks.push(MappedBlock { extent, payload, account });
+                    tensor.blocks.push(MappedBlock { extent, payload, account: account.map(Box::new) });
                 }
                 (Found::TensorEnd(end), Some(tensor), _) => tensor.end = Some(end),
                 (Found::End(footer), ..) => self.footer = Some(footer),

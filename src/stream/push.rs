@@ -8,7 +8,7 @@ use crate::coding::Coding;
 use crate::digest::{Digest, Sha, LEAF_BYTES};
 use crate::dtype::TensorSpec;
 use crate::error::{Corrupt, Error, Fault, Result};
-use crate::limits::Limits;
+use crate::limits::{self, Limits, Used};
 use crate::parse::{self, Bad, Parse};
 use crate::stream::event::{Block, Event, Extent, Place, Section};
 use crate::varint;
@@ -83,6 +83,7 @@ enum State {
 #[derive(Debug)]
 pub struct PushDecoder {
     limits: Limits,
+    used: Used,
     state: State,
     /// Bytes of the section being read.
     buffer: Vec<u8>,
@@ -100,7 +101,6 @@ pub struct PushDecoder {
     file_names: HashSet<String>,
     tensor: Option<OpenTensor>,
     names: HashSet<Arc<str>>,
-    names_bytes: u64,
     index: Vec<IndexEntry>,
     index_offset: u64,
     changes: u64,
@@ -113,6 +113,7 @@ impl PushDecoder {
     pub fn new(limits: Limits) -> Self {
         PushDecoder {
             limits,
+            used: Used::default(),
             state: State::Prelude,
             buffer: Vec::new(),
             offset: 0,
@@ -125,7 +126,6 @@ impl PushDecoder {
             file_names: HashSet::new(),
             tensor: None,
             names: HashSet::new(),
-            names_bytes: 0,
             index: Vec::new(),
             index_offset: 0,
             changes: 0,
@@ -425,10 +425,8 @@ impl PushDecoder {
         if !self.file_names.insert(record.name.clone()) {
             return Err(bad(payload, Fault::Duplicate { field: "file name", found: record.name }));
         }
-        let (asked, allowed) = (self.file_names.len() as u64, self.limits.files);
-        if asked > allowed {
-            return Err(bad(payload, Fault::Limit { limit: "files", asked, allowed }));
-        }
+        let carried = if record.source == FileSource::Patch { record.bytes } else { 0 };
+        self.used.file(&self.limits, carried).map_err(|fault| bad(payload, fault))?;
         if record.source == FileSource::Patch {
             self.file = Some(OpenFile { left: record.bytes, sha: Sha::default(), expected: record.sha256 });
             self.close_file(payload)?;
@@ -475,15 +473,8 @@ impl PushDecoder {
             let expected = "added: a snapshot has no base";
             return Err(bad(payload, Fault::Value { field: "action", found: header.action as u64, expected }));
         }
-        let (asked, allowed) = (self.index.len() as u64 + 1, self.limits.tensors);
-        if asked > allowed {
-            return Err(bad(payload, Fault::Limit { limit: "tensors", asked, allowed }));
-        }
-        self.names_bytes += header.name.len() as u64;
-        let (asked, allowed) = (self.names_bytes, self.limits.names_bytes);
-        if asked > allowed {
-            return Err(bad(payload, Fault::Limit { limit: "names_bytes", asked, allowed }));
-        }
+        let bytes = header.spec.as_ref().map_or(0, TensorSpec::bytes);
+        self.used.tensor(&self.limits, &header.name, bytes).map_err(|fault| bad(payload, fault))?;
         let name = Arc::<str>::from(&*header.name);
         if !self.names.insert(name.clone()) {
             return Err(bad(payload, Fault::Duplicate { field: "tensor name", found: header.name }));
@@ -496,12 +487,11 @@ impl PushDecoder {
 
     fn read_block(&mut self, payload: &[u8], head: usize) -> Result<Pending, Bad> {
         let max_leaves = self.header.block_leaves;
-        let Some((tensor, spec)) = self.tensor.as_mut().and_then(|tensor| {
-            let spec = tensor.header.spec.clone()?;
-            Some((tensor, spec))
-        }) else {
+        let Some(tensor) = &mut self.tensor else { return Err(bad(payload, Fault::Order { expected: "a tensor" })) };
+        let Some(spec) = &tensor.header.spec else {
             return Err(bad(payload, Fault::Order { expected: "the end of a deleted tensor" }));
         };
+        self.used.block(&self.limits).map_err(|fault| bad(payload, fault))?;
         let (rest, block) = match BlockHeader::parse(payload, max_leaves) {
             Ok(parsed) => parsed,
             Err(error) => return parse::all(payload, "block", |_| -> Parse<'_, Pending> { Err(error) }),
@@ -597,6 +587,9 @@ impl PushDecoder {
                 return Err(bad(payload, Fault::Digest { field: "base digest of the footer", expected, found }));
             }
         }
+        // Tensors that stay as they are count too; only the footer knows of them.
+        let allowed = self.limits.target_bytes;
+        limits::check("target_bytes", footer.target_bytes, allowed).map_err(|fault| bad(payload, fault))?;
         self.state = State::Done;
         Ok(Pending::End(footer))
     }
@@ -605,4 +598,37 @@ impl PushDecoder {
 /// A fault of the section as a whole, placed at the begin of its payload.
 fn bad(payload: &[u8], fault: Fault) -> Bad {
     Bad { rest: payload.len(), fault }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Encoder, EncoderOptions};
+
+    /// R46: only a file of more blocks than any reader lives to see has so many changes.
+    #[test]
+    fn r46_a_sum_of_changes_beyond_64_bits_is_refused() {
+        let spec = TensorSpec::new(crate::Dtype::U8, &[4]).unwrap();
+        let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
+        encoder.begin("w", Some(&spec), Some(&spec)).unwrap();
+        encoder.push(b"abcd", b"abef").unwrap();
+        encoder.end().unwrap();
+        let (patch, _) = encoder.finish().unwrap();
+        let fault = |changes_before: u64| {
+            let mut decoder = PushDecoder { changes: changes_before, ..PushDecoder::new(Limits::default()) };
+            let mut rest = patch.as_slice();
+            loop {
+                match decoder.feed(rest) {
+                    Ok(taken) => rest = &rest[taken..],
+                    Err(Error::Corrupt(corrupt)) => return corrupt.fault,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let expected = "a sum that fits 64 bits";
+        assert_eq!(fault(u64::MAX - 1), Fault::Value { field: "tensor changes", found: 2, expected });
+        // The greatest sum is one; only the footer says otherwise.
+        let footer = Fault::Count { field: "footer changes", expected: u64::MAX, found: 2 };
+        assert_eq!(fault(u64::MAX - 2), footer);
+    }
 }

@@ -10,8 +10,8 @@ use std::mem;
 use crate::coding::EncodedBlock;
 use crate::digest::{CheckpointHasher, Digest, TensorHasher};
 use crate::dtype::TensorSpec;
-use crate::error::{Error, Result};
-use crate::limits::Limits;
+use crate::error::{Error, Fault, Result};
+use crate::limits::{Limits, Used};
 use crate::stream::writer::{PatchWriter, Totals};
 use crate::stream::EncoderOptions;
 use crate::wire::{Action, FileRecord, FileSource, Footer, TensorEnd, TensorHeader};
@@ -49,11 +49,9 @@ pub(crate) fn check_tensor(name: &str, spec: Option<&TensorSpec>) -> Result<()> 
     Ok(())
 }
 
-fn check_count(what: &str, count: usize, allowed: u64) -> Result<()> {
-    match count as u64 <= allowed {
-        true => Ok(()),
-        false => Err(Error::misuse(format!("more than {allowed} {what}: readers would refuse the file; make several patches of parts of the checkpoint"))),
-    }
+/// What readers with default limits would refuse.
+fn refused(what: &str, name: &str, fault: &Fault) -> Error {
+    Error::misuse(format!("{what} '{name}': {fault}; readers would refuse the file, so make several patches of parts of the checkpoint"))
 }
 
 /// The action that leads from one side to the other, and the header that says it.
@@ -106,6 +104,7 @@ pub(crate) struct Session<W: Write> {
     open: Option<OpenTensor>,
     files: HashSet<String>,
     names: HashSet<Box<str>>,
+    used: Used,
     base: CheckpointHasher,
     target: CheckpointHasher,
     target_tensors: u64,
@@ -125,6 +124,7 @@ impl<W: Write> Session<W> {
             open: None,
             files: HashSet::new(),
             names: HashSet::new(),
+            used: Used::default(),
             base: CheckpointHasher::new(),
             target: CheckpointHasher::new(),
             target_tensors: 0,
@@ -175,7 +175,9 @@ impl<W: Write> Session<W> {
         if !self.files.insert(record.name.clone()) {
             return Err(Error::misuse(format!("file '{}' was given before; give each file once", record.name)));
         }
-        check_count("files", self.files.len(), Limits::default().files)?;
+        let carried = if record.source == FileSource::Patch { record.bytes } else { 0 };
+        let used = self.used.file(&Limits::default(), carried);
+        used.map_err(|fault| refused("file", &record.name, &fault))?;
         self.write(|writer| writer.file(record))
     }
 
@@ -196,7 +198,9 @@ impl<W: Write> Session<W> {
         if !self.names.insert(name.into()) {
             return Err(Error::misuse(format!("tensor '{name}' was pushed before; push each tensor once")));
         }
-        check_count("tensors", self.names.len(), Limits::default().tensors)?;
+        // Unchanged tensors count as well: whether a checkpoint can be written must not depend on what changed.
+        let used = self.used.tensor(&Limits::default(), name, target.map_or(0, TensorSpec::bytes));
+        used.map_err(|fault| refused("tensor", name, &fault))?;
         Ok(self.open.insert(OpenTensor {
             header,
             base_spec: base.cloned(),
@@ -222,6 +226,14 @@ impl<W: Write> Session<W> {
         self.open.as_mut().ok_or_else(|| Error::misuse("no tensor is open; call begin() first"))
     }
 
+    /// The open tensor, which gets one more block.
+    fn admit_block(&mut self) -> Result<&mut OpenTensor> {
+        let used = self.used.block(&Limits::default());
+        let open = self.open()?;
+        used.map_err(|fault| refused("tensor", &open.header.name, &fault))?;
+        Ok(open)
+    }
+
     /// Takes the next block of the open tensor, `None` if it is unchanged.
     pub fn block(&mut self, leaves: u64, encoded: Option<&EncodedBlock>) -> Result<()> {
         let open = self.open()?;
@@ -229,6 +241,7 @@ impl<W: Write> Session<W> {
             open.skipped_leaves += leaves;
             return Ok(());
         };
+        let open = self.admit_block()?;
         let first = !mem::replace(&mut open.written, true);
         let skipped_leaves = mem::take(&mut open.skipped_leaves);
         open.changes += encoded.changes;
@@ -300,5 +313,28 @@ impl<W: Write> Session<W> {
             base,
             target: self.target.finish()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coding::Coding;
+    use crate::dtype::Dtype;
+
+    /// 2^24 blocks and one more: a file that only a test can afford to write, for it keeps nothing.
+    #[test]
+    fn the_writer_stays_within_the_number_of_blocks() {
+        let mut session = Session::new(std::io::sink(), EncoderOptions::default()).unwrap();
+        let spec = TensorSpec::new(Dtype::U8, &[1 << 42]).unwrap();
+        session.begin("w", Some(&spec), Some(&spec)).unwrap();
+        let block = EncodedBlock { coding: Coding::Flat, changes: 1, payload: Vec::new() };
+        for _ in 0..1 << 24 {
+            session.block(1, Some(&block)).unwrap();
+        }
+        assert_eq!(
+            session.block(1, Some(&block)).unwrap_err().to_string(),
+            "tensor 'w': limit `blocks` exceeded: asked for 16777217, allowed 16777216; readers would refuse the file"
+        );
     }
 }

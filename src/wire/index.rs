@@ -7,6 +7,9 @@ use crate::parse::{self, Parse};
 use crate::varint;
 use crate::wire::{parse_name_parts, put_name};
 
+/// Most bytes of a wrong name that an error repeats: a suffix may be as long as the section.
+const FOUND_BYTES: usize = 4096;
+
 /// Where a tensor header stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IndexEntry {
@@ -40,7 +43,9 @@ pub(crate) fn check<'a>(start: &'a [u8], expected: &[IndexEntry]) -> Parse<'a, (
     for entry in expected {
         let (offset_at, (prefix, suffix)) = parse_name_parts(i, name)?;
         if entry.name.as_bytes().strip_prefix(prefix) != Some(suffix) {
-            let found = String::from_utf8_lossy(&[prefix, suffix].concat()).into_owned();
+            // No name is so long that its begin would not tell.
+            let shown = &suffix[..suffix.len().min(FOUND_BYTES)];
+            let found = String::from_utf8_lossy(&[prefix, shown].concat()).into_owned();
             return parse::fail(i, Fault::Name { field: "index name", found });
         }
         let (rest, delta) = parse::varint(offset_at, "index offset")?;

@@ -24,7 +24,7 @@ use byteorder::{WriteBytesExt, LE};
 
 use crate::digest::Digest;
 use crate::error::Fault;
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::parse::{self, Parse};
 use crate::varint;
 
@@ -165,8 +165,5 @@ fn parse_string<'a>(i: &'a [u8], field: &'static str, max: u64) -> Parse<'a, &'a
 
 /// Fails with a limit fault; the decoder turns it into [`Error::Limit`](crate::Error::Limit).
 fn limit(at: &[u8], limit: &'static str, asked: u64, allowed: u64) -> Result<(), nom::Err<parse::Bad>> {
-    if asked <= allowed {
-        return Ok(());
-    }
-    Err(nom::Err::Failure(parse::Bad { rest: at.len(), fault: Fault::Limit { limit, asked, allowed } }))
+    limits::check(limit, asked, allowed).map_err(|fault| nom::Err::Failure(parse::Bad { rest: at.len(), fault }))
 }

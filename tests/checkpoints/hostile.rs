@@ -255,9 +255,9 @@ fn a_wrong_result_is_blamed_on_the_base_if_the_patch_names_another() {
 #[test]
 fn declared_sizes_cost_nothing() {
     let place = Place::new();
-    // A file of 2^60 bytes, of which none come; then a base file of that size.
+    // A file of 2^43 bytes, of which none come; then a base file of that size.
     let record = |flags: u8| {
-        let size = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10];
+        let size = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02];
         Section { tag: b'l', payload: [&[flags, 1, b'a'][..], &size, &[0; 32]].concat() }
     };
     let patch = snapshot(&[]);
