@@ -107,6 +107,31 @@ fn tensor_prefix(tensor: &Option<String>) -> String {
     tensor.as_ref().map(|name| format!("tensor '{name}' differs: ")).unwrap_or_default()
 }
 
+/// Makes `kind` and the list of its words from one table. The match has no wildcard: a new variant
+/// needs a row here, and tests/errors.rs an error of that kind.
+macro_rules! kinds {
+    ($($variant:pat => $kind:literal,)* $(; $inner:pat => $its_kind:expr)?) => {
+        /// The kind of error in one word, as SPEC.md §11 lists them and
+        /// `testvectors/manifest.json` expects them.
+        ///
+        /// ```
+        /// let mut decoder = pulse::PushDecoder::new(pulse::Limits::default());
+        /// let error = decoder.feed(b"not a patch file").unwrap_err();
+        /// assert_eq!(error.kind(), "signature");
+        /// ```
+        #[must_use]
+        pub fn kind(&self) -> &'static str {
+            match self {
+                $($inner => $its_kind,)?
+                $($variant => $kind,)*
+            }
+        }
+
+        /// The kinds of this type, each once.
+        pub const KINDS: &[&str] = &[$($kind),*];
+    };
+}
+
 impl Error {
     /// Wraps an I/O error with what was being done.
     pub(crate) fn io(context: impl Into<String>, source: io::Error) -> Self {
@@ -123,26 +148,15 @@ impl Error {
         Error::Misuse(what.into())
     }
 
-    /// The kind of error in one word, as SPEC.md §11 lists them and
-    /// `testvectors/manifest.json` expects them.
-    ///
-    /// ```
-    /// let mut decoder = pulse::PushDecoder::new(pulse::Limits::default());
-    /// let error = decoder.feed(b"not a patch file").unwrap_err();
-    /// assert_eq!(error.kind(), "signature");
-    /// ```
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Error::Corrupt(corrupt) => corrupt.fault.kind(),
-            Error::Version { .. } => "version",
-            Error::Limit { .. } => "limit",
-            Error::BaseMismatch { .. } => "base",
-            Error::TargetMismatch { .. } => "target",
-            Error::Checkpoint { .. } => "checkpoint",
-            Error::Misuse(_) => "misuse",
-            Error::Io { .. } => "io",
-        }
+    kinds! {
+        Error::Version { .. } => "version",
+        Error::Limit { .. } => "limit",
+        Error::BaseMismatch { .. } => "base",
+        Error::TargetMismatch { .. } => "target",
+        Error::Checkpoint { .. } => "checkpoint",
+        Error::Misuse(_) => "misuse",
+        Error::Io { .. } => "io",
+        ; Error::Corrupt(corrupt) => corrupt.fault.kind()
     }
 }
 
@@ -346,29 +360,25 @@ impl Fault {
         }
     }
 
-    /// The kind in one word, as SPEC.md §11 lists them.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Fault::Signature { .. } => "signature",
-            Fault::Truncated { .. } => "truncated",
-            Fault::Trailing => "trailing",
-            Fault::Crc { .. } => "crc",
-            Fault::FileDigest { .. } => "file-digest",
-            Fault::Order { .. } => "order",
-            Fault::UnknownSection { .. } => "unknown-section",
-            Fault::Varint { .. } => "varint",
-            Fault::Reserved { .. } => "reserved",
-            Fault::Value { .. } => "value",
-            Fault::Length { .. } => "length",
-            Fault::Name { .. } => "name",
-            Fault::Duplicate { .. } => "duplicate",
-            Fault::Count { .. } => "count",
-            Fault::Stream { .. } => "stream",
-            Fault::Position { .. } => "position",
-            Fault::Limit { .. } => "limit",
-            Fault::Digest { .. } => "digest",
-        }
+    kinds! {
+        Fault::Signature { .. } => "signature",
+        Fault::Truncated { .. } => "truncated",
+        Fault::Trailing => "trailing",
+        Fault::Crc { .. } => "crc",
+        Fault::FileDigest { .. } => "file-digest",
+        Fault::Order { .. } => "order",
+        Fault::UnknownSection { .. } => "unknown-section",
+        Fault::Varint { .. } => "varint",
+        Fault::Reserved { .. } => "reserved",
+        Fault::Value { .. } => "value",
+        Fault::Length { .. } => "length",
+        Fault::Name { .. } => "name",
+        Fault::Duplicate { .. } => "duplicate",
+        Fault::Count { .. } => "count",
+        Fault::Stream { .. } => "stream",
+        Fault::Position { .. } => "position",
+        Fault::Limit { .. } => "limit",
+        Fault::Digest { .. } => "digest",
     }
 
     /// Places the fault in a result rather than in the file.
