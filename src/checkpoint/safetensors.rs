@@ -1,12 +1,12 @@
 //! One safetensors file: its header, validated strictly, and positioned reads of its tensors.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use serde::de::{self, MapAccess, Visitor};
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::checkpoint::disk::{Disk, DiskFile};
@@ -19,6 +19,8 @@ const LENGTH_BYTES: usize = 8;
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Most bytes of all headers that a patch carries: one of the largest, with its length field.
 pub(crate) const CARRIED_HEADERS_MAX: u64 = HEADER_BYTES_MAX + LENGTH_BYTES as u64;
+/// Most dimensions that the rank field of a checkpoint digest can count.
+const RANK_MAX: usize = 255;
 const METADATA: &str = "__metadata__";
 
 /// A tensor as the header of a file describes it.
@@ -44,8 +46,58 @@ pub(crate) struct FileHeader {
 #[derive(Deserialize)]
 struct RawTensor {
     dtype: String,
-    shape: Vec<u64>,
+    shape: Shape,
     data_offsets: (u64, u64),
+}
+
+/// Dimensions, at most as many as any digest can take in: two bytes of JSON stand for eight in memory.
+struct Shape(Vec<u64>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Dimensions;
+        impl<'de> Visitor<'de> for Dimensions {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an array of at most {RANK_MAX} dimensions")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+                let mut shape = Vec::new();
+                while let Some(dim) = seq.next_element()? {
+                    if shape.len() == RANK_MAX {
+                        return Err(de::Error::invalid_length(RANK_MAX + 1, &self));
+                    }
+                    shape.push(dim);
+                }
+                Ok(Shape(shape))
+            }
+        }
+        deserializer.deserialize_seq(Dimensions)
+    }
+}
+
+/// The free strings of a header: checked to be strings, and forgotten.
+struct Strings;
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Strings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strings, A::Error> {
+                while map.next_entry::<String, String>()?.is_some() {}
+                Ok(Strings)
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
 }
 
 /// The JSON object with its entries in order; a duplicate key is an error.
@@ -68,7 +120,7 @@ impl<'de> Deserialize<'de> for RawHeader {
                         return Err(de::Error::custom(format!("the name {key:?} stands twice")));
                     }
                     if key == METADATA {
-                        map.next_value::<HashMap<String, String>>()?;
+                        map.next_value::<Strings>()?;
                     } else {
                         tensors.push((key, map.next_value()?));
                     }
@@ -116,7 +168,7 @@ impl FileHeader {
         let RawHeader(raw) = serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?;
         let start = bytes.len() as u64;
         let mut tensors = Vec::with_capacity(raw.len());
-        for (name, RawTensor { dtype, shape, data_offsets: (begin, end) }) in raw {
+        for (name, RawTensor { dtype, shape: Shape(shape), data_offsets: (begin, end) }) in raw {
             let bytes = end.checked_sub(begin).ok_or_else(|| bad(format!("tensor '{name}' ends before it begins")))?;
             let dtype = Dtype::from_name(&dtype);
             let spec = TensorSpec::with_bytes(dtype, &shape, bytes)
@@ -260,6 +312,8 @@ mod tests {
             (r#"{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#.into(), 4, "duplicate"),
             (r#"{"a":{"dtype":"U8","shape":[4]}}"#.into(), 4, "data_offsets"),
             (r#"{"__metadata__":{"k":1}}"#.into(), 0, "string"),
+            (r#"{"__metadata__":["k"]}"#.into(), 0, "object of strings"),
+            (format!(r#"{{"a":{{"dtype":"U8","shape":[{}1],"data_offsets":[0,1]}}}}"#, "1,".repeat(255)), 1, "255 dim"),
             (" {}".into(), 0, "start with"),
             ("[]".into(), 0, "start with"),
             ("{}x".into(), 0, "trailing"),
