@@ -8,6 +8,7 @@ mod hostile;
 mod layouts;
 mod opening;
 mod outputs;
+mod rules;
 mod streams;
 mod tensors;
 mod updates;

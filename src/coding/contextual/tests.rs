@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::element::{at_width, ValueForm};
-use crate::Dtype;
+use crate::{Dtype, Fault};
 
 /// Encodes, decodes in chunks, compares; gives back the payload.
 fn round_trip(dtype: &Dtype, base: &[u8], target: &[u8]) -> Vec<u8> {
@@ -117,5 +117,40 @@ fn gaps_past_the_end_of_a_class_are_refused() {
     let payload = [0, 1, 1, 0, 0, 0, 0b0011];
     let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), 2, 1).unwrap();
     walk.apply::<u16>(&mut [0; 4]);
-    assert!(matches!(walk.finish(2), Err(crate::Fault::Position { .. })));
+    assert!(matches!(walk.finish(2), Err(Fault::Position { .. })));
+}
+
+/// R91: the places of changes and exceptions are below 2^32 - 1, which stands for no place at all.
+#[test]
+fn r91_places_beyond_32_bits_are_refused() {
+    let fault = |exceptions: u8, codes: &dyn Fn(&mut BitWriter<'_>)| {
+        let mut payload = vec![0, 1, 1, 0, 0, exceptions];
+        let mut bits = BitWriter::new(&mut payload);
+        codes(&mut bits);
+        bits.finish();
+        Walk::new(&payload, 2, Dtype::Bf16.order(), 8, 1).map(|_| ()).map_err(|bad| bad.fault)
+    };
+    let gap = |gap: u64| {
+        fault(0, &|bits| {
+            bits.rice(gap, 0, 32);
+            bits.put(0, 1);
+        })
+    };
+    // A gap that is too large for the block shows only when the block was walked.
+    assert_eq!(gap(u64::from(u32::MAX) - 1), Ok(()));
+    assert_eq!(gap(u32::MAX.into()), Err(Fault::Position { found: u32::MAX.into(), elements: u32::MAX.into() }));
+    // One change, which is number 0: an exception at 1 is after it.
+    let exception = |place: u64| {
+        fault(1, &|bits| {
+            bits.rice(0, 0, 32);
+            bits.put(0, 1);
+            bits.rice(place, 0, 32);
+            bits.rice(0, 0, 16);
+        })
+    };
+    assert_eq!(exception(0), Ok(()));
+    assert_eq!(exception(1), Err(Fault::Position { found: 1, elements: 1 }));
+    let most = u64::from(u32::MAX) - 1;
+    assert_eq!(exception(most), Err(Fault::Position { found: most, elements: 1 }));
+    assert_eq!(exception(most + 1), Err(Fault::Position { found: most + 1, elements: most + 1 }));
 }
