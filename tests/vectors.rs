@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use common::checkpoint::{header_of, Checkpoint};
 use common::{apply, apply_pushed, Applied, Trickle};
-use pulse::{FileKind, FileSource, Result};
+use pulse::{FileKind, FileSource, Result, Tag};
 use serde_json::Value;
 
 fn directory() -> PathBuf {
@@ -121,6 +121,33 @@ fn every_malformed_vector_gives_the_kind_of_error_that_the_manifest_names() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// SPEC.md §8.1: each field is checked before the next is read, and all fields before what depends on other sections.
+#[test]
+fn of_several_broken_rules_the_first_in_the_order_of_reading_is_named() {
+    use generator::raw::fields;
+    use generator::sample::{block_of, patch};
+    let base = Checkpoint::from_file(&read("checkpoints/sample-base.safetensors"));
+    let with = |tag, payload| patch().replace(tag, payload).write();
+    let keys = fields().u8(0).varint(1).varint(2).string("b").string("").string("a");
+    let block = fields().block(2, 0, 1, 2);
+    for (what, expected, patch) in [
+        ("a key out of order, and no value", "duplicate", with(Tag::HEADER, keys)),
+        ("a name that shares bytes with none, and no suffix", "value", with(Tag::TENSOR, fields().varint(1))),
+        ("a name that is too long, and not there", "limit", with(Tag::TENSOR, fields().varint(0).varint(5000))),
+        ("a trailer without changes, and without digests", "value", with(Tag::TENSOR_END, fields().varint(0))),
+        ("an exponent that BF16 does not have, and no table", "value", with(Tag::BLOCK, block.varint(256).u8(1))),
+        ("two values that are not there, and a gap too great", "stream", {
+            with(Tag::BLOCK, block_of(2, fields().u8(0x21).stored(&[9, 9]).stored(&[])))
+        }),
+        ("a file name that leads elsewhere, and nothing after it", "name", {
+            patch().add_before(Tag::TENSOR, Tag::FILE, fields().u8(1).string("..")).write()
+        }),
+    ] {
+        let error = apply(&base, &*patch).expect_err(what);
+        assert_eq!(error.kind(), expected, "{what}: {error}");
+    }
 }
 
 /// The bytes of the hex dump of SPEC.md §12: offset, bytes, then what they mean.

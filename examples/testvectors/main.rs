@@ -11,7 +11,7 @@ mod flat;
 mod good;
 mod malformed;
 pub mod raw;
-mod sample;
+pub mod sample;
 
 use std::collections::BTreeMap;
 use std::path::Path;

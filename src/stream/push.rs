@@ -545,10 +545,6 @@ impl PushDecoder {
         if action.is_put() {
             count("bytes of the tensor that is put", bytes, tensor.covered)?;
         }
-        if action == Action::Patched && end.changes == 0 {
-            let expected = "at least 1: an unchanged tensor is not in a patch";
-            return Err(bad(payload, Fault::Value { field: "tensor changes", found: 0, expected }));
-        }
         let Some(changes) = self.changes.checked_add(end.changes) else {
             let expected = "a sum that fits 64 bits";
             return Err(bad(payload, Fault::Value { field: "tensor changes", found: end.changes, expected }));
@@ -560,7 +556,7 @@ impl PushDecoder {
     }
 
     fn read_index(&mut self, payload: &[u8]) -> Result<Pending, Bad> {
-        parse::all(payload, "index", |i| index::check(i, &self.index))?;
+        parse::all(payload, "index", |i| index::check(i, &self.index, &self.limits))?;
         self.index_offset = self.offset;
         self.state = State::Footer;
         Ok(Pending::Index)

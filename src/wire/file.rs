@@ -50,17 +50,21 @@ pub(crate) fn is_file_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(forbidden)
 }
 
+fn is_legal_name(name: &str, kind: FileKind) -> bool {
+    // The empty name stands for a checkpoint of a single file.
+    is_file_name(name) || name.is_empty() && kind == FileKind::Tensors
+}
+
 impl FileRecord {
     /// Refuses a name that readers would refuse.
     pub(crate) fn check(&self) -> Result<()> {
-        // The empty name stands for a checkpoint of a single file.
-        if is_file_name(&self.name) || self.name.is_empty() && self.kind == FileKind::Tensors {
-            return Ok(());
+        match is_legal_name(&self.name, self.kind) {
+            true => Ok(()),
+            false => Err(Error::misuse(format!(
+                "{:?} is not a legal file name; use one without path, reserved characters or reserved words (SPEC.md §6.6)",
+                self.name
+            ))),
         }
-        Err(Error::misuse(format!(
-            "{:?} is not a legal file name; use one without path, reserved characters or reserved words (SPEC.md §6.6)",
-            self.name
-        )))
     }
 
     pub(crate) fn write(&self) -> Vec<u8> {
@@ -87,13 +91,12 @@ impl FileRecord {
         let kind = if flags & 1 == 0 { FileKind::Tensors } else { FileKind::Companion };
         let source = if flags & 2 == 0 { FileSource::Base } else { FileSource::Patch };
         let (i, name) = parse_string(name_at, "file name", limits.name_bytes)?;
-        let (i, bytes) = parse::varint(i, "file bytes")?;
-        let (i, sha256) = parse::digest(i, "file SHA-256")?;
-        let record = FileRecord { name: name.into(), kind, source, bytes, sha256 };
-        if record.check().is_err() {
+        if !is_legal_name(name, kind) {
             return parse::fail(name_at, Fault::Name { field: "file name", found: name.into() });
         }
-        Ok((i, record))
+        let (i, bytes) = parse::varint(i, "file bytes")?;
+        let (i, sha256) = parse::digest(i, "file SHA-256")?;
+        Ok((i, FileRecord { name: name.into(), kind, source, bytes, sha256 }))
     }
 }
 

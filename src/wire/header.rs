@@ -108,10 +108,10 @@ fn parse_metadata<'a>(start: &'a [u8], limits: &Limits) -> Parse<'a, BTreeMap<St
     let mut metadata = BTreeMap::<String, String>::new();
     for _ in 0..count {
         let (rest, key) = parse::string(i, "metadata key")?;
-        let (rest, value) = parse::string(rest, "metadata value")?;
         if metadata.last_key_value().is_some_and(|(last, _)| last.as_bytes() >= key.as_bytes()) {
             return parse::fail(i, Fault::Duplicate { field: "metadata key", found: key.into() });
         }
+        let (rest, value) = parse::string(rest, "metadata value")?;
         metadata.insert(key.into(), value.into());
         i = rest;
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Fault;
+use crate::limits::Limits;
 use crate::parse::{self, Parse};
 use crate::varint;
 use crate::wire::{parse_name_parts, put_name};
@@ -31,7 +32,7 @@ pub(crate) fn write(entries: &[IndexEntry]) -> Vec<u8> {
 
 /// Reads an index that must say what `expected` says. Compares entry by entry: names that share
 /// their beginnings would be far larger than the section if they were all written out.
-pub(crate) fn check<'a>(start: &'a [u8], expected: &[IndexEntry]) -> Parse<'a, ()> {
+pub(crate) fn check<'a>(start: &'a [u8], expected: &[IndexEntry], limits: &Limits) -> Parse<'a, ()> {
     let (mut i, count) = parse::varint(start, "index count")?;
     if count != expected.len() as u64 {
         return parse::fail(
@@ -41,7 +42,7 @@ pub(crate) fn check<'a>(start: &'a [u8], expected: &[IndexEntry]) -> Parse<'a, (
     }
     let (mut name, mut offset) = ("", 0u64);
     for entry in expected {
-        let (offset_at, (prefix, suffix)) = parse_name_parts(i, name)?;
+        let (offset_at, (prefix, suffix)) = parse_name_parts(i, name, limits)?;
         if entry.name.as_bytes().strip_prefix(prefix) != Some(suffix) {
             // No name is so long that its begin would not tell.
             let shown = &suffix[..suffix.len().min(FOUND_BYTES)];

@@ -130,13 +130,14 @@ fn put_name(out: &mut Vec<u8>, previous: &str, name: &str) {
 }
 
 /// Reads the two parts of a tensor name written by [`put_name`]: shared bytes, then the rest.
-fn parse_name_parts<'a, 'p>(i: &'a [u8], previous: &'p str) -> Parse<'a, (&'p [u8], &'a [u8])> {
+fn parse_name_parts<'a, 'p>(i: &'a [u8], previous: &'p str, limits: &Limits) -> Parse<'a, (&'p [u8], &'a [u8])> {
     let (rest, shared) = parse::varint(i, TENSOR_NAME)?;
-    let (rest, len) = parse::varint(rest, TENSOR_NAME)?;
     let Some(prefix) = usize::try_from(shared).ok().and_then(|shared| previous.as_bytes().get(..shared)) else {
         let expected = "at most the length of the name before";
         return parse::fail(i, Fault::Value { field: "shared name bytes", found: shared, expected });
     };
+    let (rest, len) = parse::varint(rest, TENSOR_NAME)?;
+    limit(i, "name_bytes", shared.saturating_add(len), limits.name_bytes)?;
     let (rest, suffix) = parse::take(rest, len, TENSOR_NAME)?;
     Ok((rest, (prefix, suffix)))
 }
@@ -145,8 +146,7 @@ const TENSOR_NAME: &str = "tensor name";
 
 /// Reads a tensor name written by [`put_name`].
 fn parse_name<'a>(i: &'a [u8], previous: &str, limits: &Limits) -> Parse<'a, String> {
-    let (rest, (prefix, suffix)) = parse_name_parts(i, previous)?;
-    limit(i, "name_bytes", (prefix.len() + suffix.len()) as u64, limits.name_bytes)?;
+    let (rest, (prefix, suffix)) = parse_name_parts(i, previous, limits)?;
     match String::from_utf8([prefix, suffix].concat()) {
         Ok(name) => Ok((rest, name)),
         Err(bad) => {

@@ -168,8 +168,10 @@ impl TensorEnd {
         out
     }
 
-    pub(crate) fn parse(i: &[u8], action: Action) -> Parse<'_, TensorEnd> {
-        let (i, changes) = parse::varint(i, "tensor changes")?;
+    pub(crate) fn parse(start: &[u8], action: Action) -> Parse<'_, TensorEnd> {
+        let (i, changes) = parse::varint(start, "tensor changes")?;
+        let legal = changes > 0 || action != Action::Patched;
+        parse::check(start, legal, "tensor changes", changes, "at least 1: an unchanged tensor is not in a patch")?;
         let digest = |i, present: bool, field| match present {
             true => parse::digest(i, field).map(|(i, digest)| (i, Some(digest))),
             false => Ok((i, None)),

@@ -2,7 +2,7 @@
 //! for each class.
 
 use super::classes::{Classes, CLASSES_MAX};
-use super::table::{ClassTable, Coded, Table, RAW_GAP_BITS};
+use super::table::{self, ClassTable, Coded, RAW_GAP_BITS};
 use super::TILE;
 use crate::bits::{BadBits, BitReader};
 use crate::coding::Account;
@@ -32,17 +32,19 @@ impl Walk {
     /// Reads the payload of a block of `elements` elements of which `changes` change.
     pub fn new(payload: &[u8], element_bytes: usize, order: Order, elements: u64, changes: u64) -> Result<Self, Bad> {
         let raw_bits = 8 * element_bytes as u32;
-        let table = Table::parse(payload, raw_bits);
-        let (rest, table) = match table {
+        let parsed = table::range(payload).and_then(|(rest, (lowest, count))| {
+            let classes = at_width!(element_bytes, new_classes(order, lowest, count));
+            let Some(classes) = classes else {
+                let expected = "classes within the exponents of the dtype";
+                return parse::fail(payload, Fault::Value { field: "lowest exponent", found: lowest, expected });
+            };
+            table::classes(rest, count, raw_bits).map(|(rest, table)| (rest, (classes, table)))
+        });
+        let (rest, (classes, table)) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => return parse::all(payload, "contextual payload", |_| Err::<(&[u8], Walk), _>(error)),
         };
         let bad = |fault| Bad { rest: rest.len(), fault };
-        let classes = at_width!(element_bytes, new_classes(order, &table));
-        let Some(classes) = classes else {
-            let expected = "classes within the exponents of the dtype";
-            return Err(bad(Fault::Value { field: "lowest exponent", found: table.lowest, expected }));
-        };
         read(rest, &table, raw_bits, elements, changes, order, classes).map_err(bad)
     }
 
@@ -105,13 +107,13 @@ impl Walk {
     }
 }
 
-fn new_classes<W: Word>(order: Order, table: &Table) -> Option<Classes> {
-    Classes::new::<W>(order, table.lowest, table.classes.len())
+fn new_classes<W: Word>(order: Order, lowest: u64, count: usize) -> Option<Classes> {
+    Classes::new::<W>(order, lowest, count)
 }
 
 fn read(
     bytes: &[u8],
-    table: &Table,
+    table: &[ClassTable],
     raw_bits: u32,
     elements: u64,
     changes: u64,
@@ -119,10 +121,10 @@ fn read(
     classes: Classes,
 ) -> Result<Walk, Fault> {
     // Every change takes a bit at least, so memory is bounded by the bytes that came.
-    let declared = table.classes.iter().try_fold(0u64, |sum, class| sum.checked_add(class.count));
+    let declared = table.iter().try_fold(0u64, |sum, class| sum.checked_add(class.count));
     let most = elements.min(bytes.len() as u64 * 8);
     let Some(declared) = declared.filter(|&declared| declared <= most) else {
-        let found = table.classes.iter().map(|class| class.count).max().unwrap_or(0);
+        let found = table.iter().map(|class| class.count).max().unwrap_or(0);
         return Err(Fault::Value {
             field: "class count",
             found,
@@ -140,16 +142,22 @@ fn read(
         end: [0; CLASSES_MAX],
     };
     let mut bits = BitReader::new(bytes);
+    let short = || Fault::Stream { field: "codes", found: "fewer bits than the classes need".into() };
     let mut changed = 0;
-    for (class, described) in table.classes.iter().enumerate() {
+    for (class, described) in table.iter().enumerate() {
         walk.next[class] = walk.changes.len();
-        changed += read_class(&mut bits, described, raw_bits, &mut walk.changes, &mut walk.account)?;
+        let read = read_class(&mut bits, described, raw_bits, &mut walk.changes, &mut walk.account);
+        // Past the end there are only zeros, and whatever is wrong with them is wrong because they are missing.
+        if bits.position() > bytes.len() as u64 * 8 {
+            return Err(short());
+        }
+        changed += read?;
         walk.end[class] = walk.changes.len();
         walk.countdown[class] = walk.gap(class);
     }
     if let Err(bad) = bits.finish() {
         return Err(match bad {
-            BadBits::Short => Fault::Stream { field: "codes", found: "fewer bits than the classes need".into() },
+            BadBits::Short => short(),
             BadBits::Long => Fault::Stream { field: "codes", found: "bytes follow the last code".into() },
             BadBits::Padding => Fault::Reserved { field: "padding bits", found: bytes.last().copied().unwrap_or(0) },
         });

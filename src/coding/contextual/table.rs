@@ -63,20 +63,26 @@ impl Table {
             }
         }
     }
+}
 
-    pub fn parse(start: &[u8], raw_bits: u32) -> Parse<'_, Table> {
-        let (i, lowest) = parse::varint(start, "lowest exponent")?;
-        let (mut rest, count) = parse::u8(i, "classes")?;
-        let legal = (1..=CLASSES_MAX).contains(&usize::from(count));
-        parse::check(i, legal, "classes", count.into(), "1 to 32")?;
-        let mut classes = Vec::with_capacity(count.into());
-        for _ in 0..count {
-            let (i, class) = class(rest, raw_bits)?;
-            classes.push(class);
-            rest = i;
-        }
-        Ok((rest, Table { lowest, classes }))
+/// Reads the exponent of the lowest class, and the number of classes.
+pub(crate) fn range(start: &[u8]) -> Parse<'_, (u64, usize)> {
+    let (i, lowest) = parse::varint(start, "lowest exponent")?;
+    let (rest, count) = parse::u8(i, "classes")?;
+    let legal = (1..=CLASSES_MAX).contains(&usize::from(count));
+    parse::check(i, legal, "classes", count.into(), "1 to 32")?;
+    Ok((rest, (lowest, count.into())))
+}
+
+/// Reads the rows of the table.
+pub(crate) fn classes(start: &[u8], count: usize, raw_bits: u32) -> Parse<'_, Vec<ClassTable>> {
+    let (mut rest, mut classes) = (start, Vec::with_capacity(count));
+    for _ in 0..count {
+        let (i, class) = class(rest, raw_bits)?;
+        classes.push(class);
+        rest = i;
     }
+    Ok((rest, classes))
 }
 
 fn class(start: &[u8], raw_bits: u32) -> Parse<'_, ClassTable> {
