@@ -83,17 +83,10 @@ impl<'a> Applier<'a> {
     }
 
     fn compare_base(&mut self, event: &Event<'_>) {
-        let (tensor, expected, found) = match (event, &self.open) {
-            (Event::TensorEnd(end), Some((header, _))) => {
-                let base = self.base.tensors.get(&header.name);
-                (Some(header.name.clone()), end.base, base.map(|base| tensor_digest(&base.bytes)))
-            }
-            (Event::End(footer), _) => (None, footer.base, self.applied.base_digest),
-            _ => return,
-        };
-        if let (Some(expected), Some(found)) = (expected, found) {
+        let Event::End(footer) = event else { return };
+        if let (Some(expected), Some(found)) = (footer.base, self.applied.base_digest) {
             if expected != found {
-                self.wrong_base.get_or_insert(Error::BaseMismatch { tensor, expected, found });
+                self.wrong_base = Some(Error::BaseMismatch { tensor: None, expected, found });
             }
         }
     }
