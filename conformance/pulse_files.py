@@ -1,24 +1,35 @@
-"""§9 of SPEC.md for a checkpoint that is a single safetensors file: reads it, and rebuilds that of a target.
+"""§9 of SPEC.md: checkpoints on disk, and the files of the target.
 
-    base = Base(open("base.safetensors", "rb").read())
-    result = apply(open("step.pulse", "rb"), base.tensors)
-    file = rebuild(result, base)                       # base is None for a snapshot
+    base = Checkpoint.open(Path("base.safetensors"))   # or a directory
+    files = rebuild(patch, apply(patch, base.tensors), base)
+
+A checkpoint is a dict of files from names to bytes; the only file of a checkpoint that is no directory has no name.
 """
 import json
 from math import prod
 
-from pulse_reader import DTYPE_OF_NAME, DTYPES, JSON_BYTES, Dtype, PulseError, check, sha256
+from pulse_reader import DTYPE_OF_NAME, DTYPES, HEADERS, PATCHED, Dtype, PulseError, check, sha256
 
-class Base:
-    """A checkpoint that is a single file: its tensors, and the described bytes."""
-    def __init__(self, data):
-        check(len(data) >= 8, "checkpoint", "a safetensors file of less than 8 bytes")
-        self.head, self.tensors = data[:8 + int.from_bytes(data[:8], "little")], {}
-        end = len(self.head)
-        for name, (dtype, shape, size) in safetensors_tensors(self.head).items():
-            self.tensors[name] = dtype, shape, data[end:end + size]
-            end += size
-        check(end == len(data), "checkpoint", "a file of another size than its header says")
+class Checkpoint:
+    def __init__(self, files):
+        self.files, self.heads, self.tensors = files, {}, {}
+        for name, data in files.items():
+            if name.endswith(".safetensors") or name == "":
+                check(len(data) >= 8, "checkpoint", "a safetensors file of less than 8 bytes")
+                self.heads[name] = head = data[:8 + int.from_bytes(data[:8], "little")]
+                end = len(head)
+                for tensor, (dtype, shape, size) in safetensors_tensors(head).items():
+                    check(tensor not in self.tensors, "checkpoint", f"tensor {tensor!r} is in two files")
+                    self.tensors[tensor] = dtype, shape, data[end:end + size]
+                    end += size
+                check(end == len(data), "checkpoint", "a file of another size than its header says")
+
+    @staticmethod
+    def open(path):
+        """A safetensors file, or a directory of them."""
+        if path.is_dir():
+            return Checkpoint({file.name: file.read_bytes() for file in path.iterdir() if file.is_file()})
+        return Checkpoint({"": path.read_bytes()})
 
 def safetensors_tensors(head):
     """R76: name -> dtype, shape, size, in the order of the data."""
@@ -30,9 +41,9 @@ def safetensors_tensors(head):
         return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 64 for n in value)
 
     n = int.from_bytes(head[:8], "little")
-    check(len(head) == 8 + n and n <= JSON_BYTES, "checkpoint", f"{n} bytes of JSON in {len(head)}")
+    check(len(head) == 8 + n <= HEADERS, "checkpoint", f"{n} bytes of JSON in {len(head)}")
     try:
-        text = head[8:].decode("utf-8").rstrip(" ")
+        text = head[8:].decode("utf-8").rstrip(" \t\n\r")
         check(text[:1] == "{" and text[-1:] == "}", "checkpoint", "the JSON is not an object")
         entries = json.loads(text, object_pairs_hook=unique)
         json.dumps(entries, ensure_ascii=False, allow_nan=False).encode("utf-8")       # no NaN, no lone surrogate
@@ -46,23 +57,44 @@ def safetensors_tensors(head):
         good = isinstance(dtype, str) and numbers(shape) and numbers(offsets) and len(offsets) == 2
         check(good, "checkpoint", f"the entry of tensor {name!r}")
         found.append((offsets, name, DTYPE_OF_NAME.get(dtype) or Dtype(dtype), tuple(shape)))
-    for (begin, end), name, dtype, shape in sorted(found, key=lambda row: row[0]):
+    found.sort(key=lambda row: row[0])
+    for (begin, end), name, dtype, shape in found:
         check(begin == at <= end, "checkpoint", "a hole or an overlap")
         fits = dtype not in DTYPES or end - begin == dtype.size * prod(shape)
         check(fits, "checkpoint", f"the size of tensor {name!r} does not fit its shape")
         at = end
-    return {name: (dtype, shape, end - begin) for (begin, end), name, dtype, shape in sorted(found, key=lambda r: r[0])}
+    return {name: (dtype, shape, end - begin) for (begin, end), name, dtype, shape in found}
 
-def rebuild(result, base):
-    """The bytes of the target's file, if the patch says that the target is a single file."""
-    try:
-        check([f.name for f in result.patch.files] == [""], "checkpoint", "the target is not a single file")
-        file, = result.patch.files
-        head = bytes(file.content) if file.in_patch else base.head
-        check(len(head) == file.size and sha256(head) == file.digest, "checkpoint", "the base has another header")
-        listed = safetensors_tensors(head)
-        made = {name: (dtype, shape, len(data)) for name, (dtype, shape, data) in result.tensors.items()}
-        check(listed == made, "checkpoint", "the header lists other tensors than the target has")
-        return head + b"".join(result.tensors[name][2] for name in listed)
-    except PulseError as error:
-        result.blame(error)
+def rebuild(patch, tensors, base):
+    """The files of the target; `base` is None for a snapshot."""
+    if patch.files:
+        names = [file.name for file in patch.files]
+        check(names == [""] or "" not in names, "checkpoint", "a file without a name next to others")       # R75
+        found = {file.name: described(file, base) for file in patch.files}
+        heads = {file.name: found[file.name] for file in patch.files if not file.companion}
+    elif base and all(t.action == PATCHED for t in patch.tensors.values()):                                # R78
+        found, heads = base.files, base.heads
+    else:
+        # A file of our own making: R78 leaves open which.
+        found = heads = {"": own_head(tensors)}
+    listed = [row for head in heads.values() for row in safetensors_tensors(head).items()]
+    made = {name: (dtype, shape, len(data)) for name, (dtype, shape, data) in tensors.items()}
+    check(len(listed) == len(made) and dict(listed) == made, "checkpoint", "the headers list other tensors")    # R77
+    data = {name: head + b"".join(tensors[t][2] for t in safetensors_tensors(head)) for name, head in heads.items()}
+    return {**found, **data}
+
+def described(file, base):
+    """The described bytes of a file section: R74, R71."""
+    if file.in_patch:
+        return bytes(file.content)
+    data = (base.files if file.companion else base.heads).get(file.name, b"")
+    check(len(data) == file.size and sha256(data) == file.digest, "checkpoint", f"file {file.name!r} of the base")
+    return data
+
+def own_head(tensors):
+    entries, at = {}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        entries[name] = {"dtype": dtype.name, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text

@@ -1,11 +1,10 @@
 """A reader of the `.pulse` format, version 1.0, written from SPEC.md. Needs Python 3.11 and the package `zstandard`.
 
-    result = apply(open("step.pulse", "rb"), base)     # makes every check of §8.1, §8.2, §8.4, or raises PulseError
-    result.digest, result.tensors                      # the target
+    patch = Patch(open("step.pulse", "rb").read())     # makes every check of §8.1, or raises PulseError
+    tensors = apply(patch, base)                       # those of §8.2 and §8.4
 
-`base` and `result.tensors` are dicts from names to (Dtype, shape, bytes); the base of a snapshot is None. See
-pulse_files.py for safetensors files. A patch is read once, front to back, from anything with `read(n)`. This is made to
-be read, not to be fast, and holds base and target in memory (so it does not meet R83).
+Checkpoints are dicts from names to (Dtype, shape, bytes); a snapshot's base is an empty one. pulse_files.py does files.
+This is made to be read, not to be fast, and holds patch, base and target in memory (so it does not meet R83).
 """
 import hashlib
 import struct
@@ -17,7 +16,7 @@ from types import SimpleNamespace
 import zstandard
 
 SIGNATURE = bytes.fromhex("ab504c530d0a1a0a")
-LEAF, WINDOW, FILE_DATA, JSON_BYTES = 1 << 16, 8 << 20, 1 << 20, 100_000_000
+LEAF, WINDOW, FILE_DATA, HEADERS = 1 << 16, 8 << 20, 1 << 20, 100_000_008
 SECTION_BYTES, BLOCK_LEAVES, NAME_BYTES, NAMES_BYTES = 64 << 20, 64, 4096, 128 << 20           # the limits of §10
 METADATA_BYTES, TENSORS, FILES, RANK, BLOCKS, TARGET_BYTES = 1 << 20, 1 << 20, 1 << 16, 64, 1 << 24, 16 << 40
 PATCHED, ADDED, REPLACED, DELETED = range(4)
@@ -33,17 +32,6 @@ def check(condition, kind, message):
         raise PulseError(kind, message)
 
 # ---------------------------------------------------------------- §2: varints, strings, names
-def varint(next_byte):
-    """R7. `next_byte` gives a byte, or raises the error that a cut varint is at that place."""
-    value = 0
-    for i in range(10):
-        byte = next_byte()
-        check(i < 9 or byte <= 1, "varint", "more than 64 bits")
-        value |= (byte & 127) << 7 * i
-        if byte < 128:
-            check(i == 0 or byte, "varint", "not in shortest form")
-            return value
-
 def utf8(data):
     try:
         return data.decode("utf-8")
@@ -51,7 +39,7 @@ def utf8(data):
         raise PulseError("name", "not well-formed UTF-8") from None
 
 class Cursor:
-    """Reads the fields of a payload. `kind` is that of fields that do not fit and of bytes left over (R6, R55)."""
+    """Reads fields. `kind` is that of fields that do not fit and of bytes left over (R6, R16, R55)."""
     def __init__(self, data, kind="length"):
         self.data, self.at, self.kind = data, 0, kind
 
@@ -67,11 +55,18 @@ class Cursor:
         return int.from_bytes(self.take(size), "little")
 
     def varint(self):
-        return varint(self.uint)
+        value = 0
+        for i in range(10):
+            byte = self.uint()
+            check(i < 9 or byte <= 1, "varint", "more than 64 bits")
+            value |= (byte & 127) << 7 * i
+            if byte < 128:
+                check(i == 0 or byte, "varint", "not in shortest form")
+                return value
 
-    def string(self, longest=SECTION_BYTES, kind="limit"):
+    def string(self, longest=SECTION_BYTES):
         size = self.varint()
-        check(size <= longest, kind, f"a name of {size} bytes")
+        check(size <= longest, "limit", f"a name of {size} bytes")
         return utf8(self.take(size))
 
     def name(self, before):
@@ -95,19 +90,15 @@ class Dtype:
     order: int = UNSIGNED
     mantissa: int = 0                                  # bits, in float order
 
-    def rank(self, x):
-        sign = 1 << 8 * self.size - 1
-        flip = 0 if self.order == UNSIGNED else 2 * sign - 1 if self.order == FLOAT and x & sign else sign
-        return x ^ flip
-
-    def of_rank(self, r):
-        sign = 1 << 8 * self.size - 1
-        flip = 0 if self.order == UNSIGNED else 2 * sign - 1 if self.order == FLOAT and not r & sign else sign
-        return r ^ flip
-
     def step(self, base, zigzag):
+        """The element at a zigzag step from `base`."""
+        sign = 1 << 8 * self.size - 1
+
+        def flip(negative):                            # XOR with this makes ranks of elements, and the other way round
+            return 0 if self.order == UNSIGNED else 2 * sign - 1 if self.order == FLOAT and negative else sign
         step = -(zigzag + 1) // 2 if zigzag % 2 else zigzag // 2
-        return self.of_rank((self.rank(base) + step) % (1 << 8 * self.size))
+        rank = ((base ^ flip(base & sign)) + step) % (2 * sign)
+        return rank ^ flip(not rank & sign)
 
     def greatest_exponent(self):
         return (1 << 8 * self.size - 1 - self.mantissa) - 1 if self.order == FLOAT else 0
@@ -151,24 +142,18 @@ def unpack(cursor, most, least=0):
     return data
 
 def decompress(data, most):
-    """The content of exactly one zstd frame; it is unpacked no further than one byte past `most`."""
+    """The content of exactly one zstd frame."""
     try:
         check(data[:4] == b"\x28\xb5\x2f\xfd", "stream", "not a zstd frame")
-        frame = zstandard.get_frame_parameters(data)
-        check(frame.dict_id == 0, "stream", "a frame that needs a dictionary")
-        check(frame.window_size <= WINDOW, "stream", f"a window of {frame.window_size} bytes")
-        at, last = zstandard.frame_header_size(data), False
-        while not last:                                # where does the frame end? RFC 8878, section 3.1.1.2
-            check(at + 3 <= len(data), "stream", "the frame is cut short")
-            header = int.from_bytes(data[at:at + 3], "little")
-            last, rle, size = header & 1, header >> 1 & 3 == 1, header >> 3
-            at += 3 + (1 if rle else size)
-        check(at + (4 if frame.has_checksum else 0) == len(data), "stream", "not exactly one frame")
-        out = b""
-        with zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(data) as reader:
-            while len(out) <= most and (piece := reader.read(most + 1 - len(out))):
-                out += piece
-        return out
+        head = zstandard.get_frame_parameters(data)
+        check(head.dict_id == 0, "stream", "a frame that needs a dictionary")
+        check(head.window_size <= WINDOW, "stream", f"a window of {head.window_size} bytes")
+        frame, out = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj(), bytearray()
+        for at in range(0, len(data), 16):             # a little at a time, so that R53 stops a bomb before it goes off
+            out += frame.decompress(data[at:at + 16])
+            check(len(out) <= most, "stream", f"a stream of more than {most} bytes")
+        check(frame.eof and not frame.unused_data, "stream", "not exactly one frame")
+        return bytes(out)
     except zstandard.ZstdError as error:
         raise PulseError("stream", str(error)) from None
 
@@ -185,34 +170,35 @@ def flat(cursor, dtype, elements, changes):
     byte = cursor.uint()
     gap_width, form, value_width = byte & 7, byte >> 3 & 3, byte >> 5
     check(gap_width <= 3 and form <= 2 and value_width <= 4, "value", f"form {byte:#04x}")
-    places, at = [], 0
-    for gap in flat_numbers(cursor, gap_width, changes):
-        check(at + gap < elements, "position", "a change outside its block")
-        places.append(at + gap)
-        at += gap + 1
-    values = flat_numbers(cursor, value_width, changes)
-    for value in values:
+    gaps, next_gap = flat_numbers(cursor, gap_width, changes)
+    values, next_value = flat_numbers(cursor, value_width, changes)
+    pairs, e = [], 0
+    for _ in range(changes):
+        e += next_gap()
+        check(e < elements, "position", "a change outside its block")
+        value = next_value()
         check(value < 1 << 8 * dtype.size, "value", f"value {value} is too wide")
         check(value or form == 2, "value", "value 0 changes nothing")
-    cursor.end()
+        pairs.append((e, value))
+        e += 1
+    for numbers in (gaps, values, cursor):
+        numbers.end()
 
     def decode(base):
         out = dtype.elements(base)
-        for e, v in zip(places, values):
+        for e, v in pairs:
             out[e] = (dtype.step(out[e], v), out[e] ^ v, v)[form]
         return dtype.data(out)
     return decode
 
 def flat_numbers(cursor, width, n):
-    if width:
-        size = 1 << width - 1
-        return Dtype("", size).elements(unpack(cursor, n * size, n * size))
-    numbers = Cursor(unpack(cursor, 10 * n), "stream")
-    result = [numbers.varint() for _ in range(n)]
-    numbers.end()
-    return result
+    """A stream of n numbers, and a function that reads the next one."""
+    size = 1 << width - 1 if width else 0
+    numbers = Cursor(unpack(cursor, n * size, n * size) if width else unpack(cursor, 10 * n), "stream")
+    return numbers, (lambda: numbers.uint(size)) if width else numbers.varint
 
 class Codes:
+    """The bits of §7.5."""
     def __init__(self, data):
         self.data, self.at = data, 0
 
@@ -282,102 +268,69 @@ def contextual_class(cursor, dtype):
 def contextual_list(codes, dtype, count, gap_k, exception_k, magnitude_k, exceptions):
     """The codes of a class as pairs of gap and zigzag."""
     width = 8 * dtype.size
+
+    def fitting(zigzag):
+        check(zigzag < 1 << width, "value", "a step that the dtype does not have")
+        return zigzag
     if gap_k is None:
-        gaps = [0] * count
-        zigzags = [codes.rice(magnitude_k, width) for _ in range(count)]
-    else:
-        gaps = [codes.rice(gap_k, 32) for _ in range(count)]
-        check(all(gap < 2**32 - 1 for gap in gaps), "position", "a gap that no block has")
-        zigzags = [2 - codes.bits(1) for _ in range(count)]
-        places, at = [], 0
-        for _ in range(exceptions):
-            at += codes.rice(exception_k, 32)
-            check(at < count, "position", "an exception after the last change")
-            places.append(at)
-            at += 1
-        for p in places:
-            zigzags[p] = 2 * (2 + codes.rice(magnitude_k, width)) - zigzags[p] % 2
-    check(all(zigzag < 1 << width for zigzag in zigzags), "value", "a step that the dtype does not have")
+        return [(0, fitting(codes.rice(magnitude_k, width))) for _ in range(count)]
+    gaps, places, at = [], [], 0
+    for _ in range(count):
+        gaps.append(codes.rice(gap_k, 32))
+        check(gaps[-1] < 2**32 - 1, "position", "a gap that no block has")
+    zigzags = [2 - codes.bits(1) for _ in range(count)]
+    for _ in range(exceptions):
+        at += codes.rice(exception_k, 32)
+        check(at < count, "position", "an exception after the last change")
+        places.append(at)
+        at += 1
+    for p in places:
+        zigzags[p] = fitting(2 * (2 + codes.rice(magnitude_k, width)) - zigzags[p] % 2)
     return list(zip(gaps, zigzags))
 
 CODINGS = [whole, flat, contextual]
 
 # ---------------------------------------------------------------- §3, §4, §6, §8.1: reading
 class Patch:
-    """Reads the header. Iterating over it then reads the rest: it gives (tensor, None) for each tensor header, (tensor,
-    block) for each block, a block being (start, end, decode), and (tensor, "end") for each trailer; when it comes to an
-    end, the patch was read to its end, and the other attributes are complete."""
-    def __init__(self, stream):
-        self.stream, self.hash, self.offset, self.start = stream, hashlib.sha256(), 0, 0       # start: of the section
-        self.files, self.tensors, self.index, self.names_bytes = [], {}, [], 0
-        self.blocks = self.declared_bytes = 0
-        start = self.read(10)
-        check(start[:8] == SIGNATURE, "signature", "not a patch")
-        check(start[8] == 1, "version", f"major version {start[8]}")
-        self.hash.update(start)
+    """What a patch says. Its tensors have `blocks`, each (start, end, decode), which are checked as far as they can be
+    without the base; its files have their `content`, if the patch carries it."""
+    def __init__(self, data):
+        self.file, self.start = Cursor(data, "truncated"), 0       # start: of the section being read
+        self.files, self.tensors, self.index, self.names_bytes, self.head_bytes = [], {}, [], 0, 0
+        self.block_count = self.declared_bytes = 0
+        check(self.file.take(8) == SIGNATURE, "signature", "not a patch")
+        major, _minor = self.file.take(2)
+        check(major == 1, "version", f"major version {major}")
         self.read_header(self.section("H", skip=False)[1])
-
-    def __iter__(self):
-        try:
-            yield from self.events()
-        except PulseError as error:
-            error.add_note(f"in the section at byte {self.start}")
-            raise
-
-    def read(self, n):
-        out = bytearray()
-        while len(out) < n:
-            piece = self.stream.read(min(n - len(out), LEAF))
-            check(piece, "truncated", "the file ends before the footer does")
-            out += piece
-        self.offset += n
-        return bytes(out)
-
-    def section(self, allowed, skip=True):
-        """Tag and payload of the next section, unknown skippable ones skipped: steps 2 and 3 of §8.1."""
-        while True:
-            self.start, raw = self.offset, bytearray()
-
-            def next_byte():
-                raw.extend(self.read(1))
-                return raw[-1]
-            tag = chr(next_byte())
-            check(tag.isascii() and tag.isalpha(), "unknown-section", f"tag {tag!r}")
-            length = varint(next_byte)
-            check(length <= SECTION_BYTES, "limit", f"a section of {length} bytes")
-            payload = self.read(length)
-            raw += payload
-            crc = self.read(4)
-            check(zlib.crc32(raw) == int.from_bytes(crc, "little"), "crc", "wrong CRC-32")
-            known = tag in "HTBEIldF"
-            check(known or tag.islower(), "unknown-section", f"critical section {tag}")
-            check(tag in allowed if known else skip, "order", f"a section {tag} where one of {allowed} is expected")
-            self.hash.update(raw[:-32] if tag == "F" else raw + crc)
-            if known:
-                return tag, Cursor(payload)
-
-    def events(self):
         tag, payload = self.section("lTI")
         while tag == "l":
-            file = self.read_file(payload)
-            while file.in_patch and len(file.content) < file.size:
-                self.read_file_data(self.section("d")[1], file)
-            check(not file.in_patch or sha256(file.content) == file.digest, "digest", f"content of {file.name!r}")
+            self.read_file(payload)
             tag, payload = self.section("lTI")
         while tag == "T":
-            tensor = self.read_tensor(payload)
-            yield tensor, None
-            tag, payload = self.section("E" if tensor.action == DELETED else "BE")
-            while tag == "B":
-                yield tensor, self.read_block(payload, tensor)
-                tag, payload = self.section("BE")
-            self.read_trailer(payload, tensor)
-            yield tensor, "end"
+            self.read_tensor(payload)
             tag, payload = self.section("TI")
         self.index_offset = self.start
         self.read_index(payload)
         self.read_footer(self.section("F", skip=False)[1])
-        check(not self.stream.read(1), "trailing", "bytes after the footer")
+        check(self.file.left() == 0, "trailing", "bytes after the footer")
+
+    def section(self, allowed, skip=True):
+        """Tag and payload of the next section, unknown skippable ones skipped: steps 2 and 3 of §8.1."""
+        file = self.file
+        while True:
+            self.start = file.at
+            tag = chr(file.uint())
+            check(tag.isascii() and tag.isalpha(), "unknown-section", f"tag {tag!r}")
+            length = file.varint()
+            check(length <= SECTION_BYTES, "limit", f"a section of {length} bytes")
+            payload = file.take(length)
+            crc = zlib.crc32(file.data[self.start:file.at])
+            check(file.uint(4) == crc, "crc", f"wrong CRC-32 of the section at byte {self.start}")
+            known = tag in "HTBEIldF"
+            check(known or tag.islower(), "unknown-section", f"critical section {tag}")
+            check(tag in allowed if known else skip, "order", f"a section {tag} where one of {allowed} is expected")
+            if known:
+                return tag, Cursor(payload)
 
     def read_header(self, payload):
         flags = payload.uint()
@@ -403,24 +356,26 @@ class Patch:
         check(len(self.files) < FILES, "limit", "too many files")
         flags = payload.uint()
         check(flags < 4, "reserved", f"flags {flags:#04x}")
-        name = payload.string(255, "name")
+        name = payload.string(NAME_BYTES)
         bad = name in (".", "..") or any(c in "/\\:" or c < " " or "\x7f" <= c <= "\x9f" for c in name)
-        check((name or not flags & 1) and not bad, "name", f"file name {name!r}")
-        file = SimpleNamespace(companion=flags & 1, in_patch=flags & 2, name=name, content=bytearray(),
-                               size=payload.varint(), digest=payload.take(32))
+        good = not bad and len(name.encode()) <= 255 and (name or not flags & 1)
+        check(good, "name", f"file name {name!r}")
+        file = SimpleNamespace(companion=flags & 1, in_patch=flags & 2, name=name, size=payload.varint(),
+                               digest=payload.take(32), content=bytearray())
         payload.end()
         check(file.in_patch or not self.snapshot, "value", "a snapshot takes a file from the base")
         check(all(name != f.name for f in self.files), "duplicate", f"file {name!r} stands twice")
-        check(file.companion or file.size <= 8 + JSON_BYTES, "checkpoint", f"a safetensors header of {file.size} bytes")
         self.files.append(file)
         self.spend(file.size if file.in_patch else 0)
-        return file
-
-    def read_file_data(self, payload, file):
-        data = unpack(payload, min(FILE_DATA, file.size - len(file.content)))
-        check(data, "value", "a file data section without data")
-        payload.end()
-        file.content += data
+        while file.in_patch and len(file.content) < file.size:
+            payload = self.section("d")[1]
+            data = unpack(payload, min(FILE_DATA, file.size - len(file.content)))
+            check(data, "value", "a file data section without data")
+            payload.end()
+            self.head_bytes += 0 if file.companion else len(data)
+            check(self.head_bytes <= HEADERS, "checkpoint", f"safetensors headers of more than {HEADERS} bytes")
+            file.content += data
+        check(not file.in_patch or sha256(file.content) == file.digest, "digest", f"content of {name!r}")
 
     def read_tensor(self, payload):
         check(len(self.index) < TENSORS, "limit", "too many tensors")
@@ -434,7 +389,7 @@ class Patch:
             check(code < len(DTYPES), "value", f"dtype {code}")
             t.dtype = DTYPES[code]
             if code == 0:
-                dtype_name = payload.string(255, "limit")
+                dtype_name = payload.string(255)
                 check(dtype_name and dtype_name not in DTYPE_OF_NAME, "name", f"dtype name {dtype_name!r}")
                 t.dtype, t.size = Dtype(dtype_name), payload.varint()
             rank = payload.varint()
@@ -445,35 +400,38 @@ class Patch:
         payload.end()
         check(t.action == ADDED or not self.snapshot, "value", "a tensor of a snapshot that is not added")
         check(t.name not in self.tensors, "duplicate", f"tensor {t.name!r} stands twice")
-        self.tensors[t.name] = t
+        self.tensors[t.name], t.blocks = t, []
         self.spend(t.size)
         self.index.append((name, self.start))
-        return t
+        tag, payload = self.section("E" if t.action == DELETED else "BE")
+        while tag == "B":
+            self.read_block(payload, t)
+            tag, payload = self.section("BE")
+        self.read_trailer(payload, t)
 
     def spend(self, size):
         self.declared_bytes += size
         check(self.declared_bytes <= TARGET_BYTES, "limit", f"{self.declared_bytes} bytes of tensors and files")
 
     def read_block(self, payload, t):
-        self.blocks += 1
-        check(self.blocks <= BLOCKS, "limit", "too many blocks")
+        self.block_count += 1
+        check(self.block_count <= BLOCKS, "limit", "too many blocks")
         coding = payload.uint()
         check(coding < len(CODINGS), "value", f"coding {coding}")
-        skipped = payload.varint()
+        skipped, leaves = payload.varint(), payload.varint()
+        check(1 <= leaves <= self.block_leaves, "value", f"a block of {leaves} leaves")
+        changes = payload.varint()
+        check(changes >= 1, "value", "a block without changes")
         check(t.action == PATCHED or coding == skipped == 0, "value", "a tensor put whole has another coding, or a gap")
         start = t.end + LEAF * skipped
         check(start < t.size, "value", "a block after the end of its tensor")
-        leaves = payload.varint()
-        check(1 <= leaves <= self.block_leaves, "value", f"a block of {leaves} leaves")
         check(LEAF * (leaves - 1) < t.size - start, "value", "more leaves than are left")
         t.end = min(start + LEAF * leaves, t.size)
         elements = (t.end - start) // t.dtype.size
-        changes = payload.varint()
-        check(changes >= 1, "value", "a block without changes")
         check(changes <= elements, "count", f"{changes} changes in {elements} elements")
         check(t.action == PATCHED or changes == elements, "count", "a tensor put whole, but not every element")
         t.changes += changes
-        return start, t.end, CODINGS[coding](payload, t.dtype, elements, changes)
+        t.blocks.append((start, t.end, CODINGS[coding](payload, t.dtype, elements, changes)))
 
     def read_trailer(self, payload, t):
         changes = payload.varint()
@@ -490,9 +448,7 @@ class Patch:
         for name, tensor_offset in self.index:
             before = payload.name(before)
             check(before == name, "name", f"{before} in the index, {name} in the tensor header")
-            difference = payload.varint()
-            offset += difference
-            check(difference and offset < 1 << 64, "value", f"offset difference {difference}")
+            offset += payload.varint()
             check(offset == tensor_offset, "count", f"offset {offset} in the index, {tensor_offset} in the file")
         payload.end()
 
@@ -505,71 +461,54 @@ class Patch:
         self.target_digest, file_digest = payload.take(32), payload.take(32)
         payload.end()
         check(flags != self.snapshot, "count", "a snapshot with a base digest, or another patch without")
-        check(self.header_base_digest in (None, self.base_digest), "digest", "the header has another base digest")
         sum_of_changes = sum(t.changes for t in self.tensors.values())
         check(sum_of_changes < 1 << 64, "value", "the sum of changes exceeds 64 bits")
         expected = len(self.index), sum_of_changes, self.index_offset
         check((tensors, changes, index_offset) == expected, "count", "tensors, changes or index offset")
         check(self.target_counts[2] <= TARGET_BYTES, "limit", f"a target of {self.target_counts[2]} bytes")
-        check(file_digest == self.hash.digest(), "file-digest", "the SHA-256 of the file is wrong")
+        check(self.header_base_digest in (None, self.base_digest), "digest", "the header has another base digest")
+        found = sha256(self.file.data[:self.file.at - 36])
+        check(file_digest == found, "file-digest", "the SHA-256 of the file is wrong")
 
 # ---------------------------------------------------------------- §8.2, §8.4: applying
-class Result:
-    """What comes of a patch and the tensors of a base. `tensors` and `digest` are the target's."""
-    def __init__(self, patch, base):
-        self.patch, self.base, self.tensors, self.digest = patch, base, {}, None
-
-    def take(self, t, block):
-        """One event of the patch. All errors that this raises may be due to the base."""
-        if block is None:
-            check((t.name not in self.base) == (t.action == ADDED), "checkpoint", f"tensor {t.name!r} in the base")
-            dtype, shape, self.old = self.base.get(t.name, (None, (), b""))
-            same = (dtype, shape, len(self.old)) == (t.dtype, t.shape, t.size)
-            check(same or t.action != PATCHED, "checkpoint", f"tensor {t.name!r} has another dtype, shape or size")
-            self.out = bytearray()
-        elif block != "end":
-            start, end, decode = block
-            self.out += self.old[len(self.out):start] + decode(self.old[start:end])
-        else:
-            if t.action == PATCHED:
-                self.out += self.old[len(self.out):]
-            elif t.action != ADDED:
-                check(tensor_digest(self.old) == t.base_digest, "base", f"tensor {t.name!r} of the base")
-            if t.action != DELETED:
-                check(tensor_digest(self.out) == t.target_digest, "digest", f"tensor {t.name!r} of the target")
-                self.tensors[t.name] = t.dtype, t.shape, bytes(self.out)
-
-    def finish(self):
-        self.tensors |= {name: t for name, t in self.base.items() if name not in self.patch.tensors}
-        sizes = [(1, len(data) // dtype.size, len(data)) for dtype, _, data in self.tensors.values()]
-        counts = [sum(column) for column in zip((0, 0, 0), *sizes)]
-        check(counts == self.patch.target_counts, "count", f"target {counts}, footer {self.patch.target_counts}")
-        self.digest = checkpoint_digest(self.tensors)
-        check(self.digest == self.patch.target_digest, "digest", "checkpoint digest of the target")
-
-    def blame(self, error):
-        """R63: the base is the reason if it is not the one that the patch names."""
-        right = self.patch.snapshot or checkpoint_digest(self.base) == self.patch.base_digest
-        for t in self.patch.tensors.values():
-            if t.base_digest and t.name in self.base:
-                right = right and tensor_digest(self.base[t.name][2]) == t.base_digest
-        check(right, "base", f"another base than that of the patch ({error})")
-        raise error
-
-def apply(stream, base):
-    patch, failure = Patch(stream), None
-    check(patch.snapshot or base is not None, "misuse", "this patch needs a base")
-    result = Result(patch, {} if patch.snapshot else base)
-    for tensor, block in patch:
-        try:
-            if not failure:
-                result.take(tensor, block)
-        except PulseError as error:
-            failure = error                            # read on: the digests of the right base come later in the file
+def apply(patch, base):
+    """The tensors of the target."""
     try:
-        if failure:
-            raise failure
-        result.finish()
+        for t in patch.tensors.values():
+            check_base(t, base.get(t.name))
+        target = {name: tensor for name, tensor in base.items() if name not in patch.tensors}
+        for t in patch.tensors.values():
+            apply_tensor(t, base.get(t.name, (None, (), b""))[2], target)
+        sizes = [(1, len(data) // dtype.size, len(data)) for dtype, _, data in target.values()]
+        counts = [sum(column) for column in zip((0, 0, 0), *sizes)]
+        check(counts == patch.target_counts, "count", f"target {counts}, footer {patch.target_counts}")
+        check(checkpoint_digest(target) == patch.target_digest, "digest", "checkpoint digest of the target")
+        return target
     except PulseError as error:
-        result.blame(error)
-    return result
+        blame(patch, base, error)
+
+def check_base(t, old):
+    check((old is None) == (t.action == ADDED), "checkpoint", f"tensor {t.name!r} in the base")
+    dtype, shape, data = old or (None, (), b"")
+    same = (dtype, shape, len(data)) == (t.dtype, t.shape, t.size)
+    check(same or t.action != PATCHED, "checkpoint", f"tensor {t.name!r} has another dtype, shape or size")
+
+def apply_tensor(t, old, target):
+    if t.action in (REPLACED, DELETED):
+        check(tensor_digest(old) == t.base_digest, "base", f"tensor {t.name!r} of the base")
+    if t.action != DELETED:
+        new = new_bytes(t, old)
+        check(tensor_digest(new) == t.target_digest, "digest", f"tensor {t.name!r} of the target")
+        target[t.name] = t.dtype, t.shape, new
+
+def new_bytes(t, old):
+    new = bytearray()
+    for start, end, decode in t.blocks:
+        new += old[len(new):start] + decode(old[start:end])
+    return bytes(new + old[len(new):] if t.action == PATCHED else new)
+
+def blame(patch, base, error):
+    """R63: the base is the reason if it is not the one that the patch names."""
+    right = patch.snapshot or checkpoint_digest(base) == patch.base_digest
+    check(right, "base", f"another base than that of the patch ({error})")
+    raise error

@@ -8,16 +8,35 @@ use super::flat;
 use super::raw::{fields, sha256, Fields, Raw};
 use super::sample::{self, WHOLE};
 
-/// A safetensors file of the directory `checkpoints`.
+/// A checkpoint of the directory `checkpoints`: a safetensors file, alone or in a directory.
 #[derive(Clone)]
 pub struct File {
     pub name: &'static str,
     pub bytes: Vec<u8>,
+    /// The files beside it, if the checkpoint is a directory.
+    pub companions: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl File {
     pub fn new(name: &'static str, checkpoint: &Checkpoint) -> File {
-        File { name, bytes: checkpoint.to_file() }
+        File::of_bytes(name, checkpoint.to_file())
+    }
+
+    pub fn of_bytes(name: &'static str, bytes: Vec<u8>) -> File {
+        File { name, bytes, companions: Vec::new() }
+    }
+
+    /// Where the checkpoint is, and its files.
+    pub fn files(&self) -> (String, Vec<(String, &[u8])>) {
+        let path = format!("checkpoints/{}", self.name);
+        if self.companions.is_empty() {
+            let path = format!("{path}.safetensors");
+            return (path.clone(), vec![(path, &self.bytes)]);
+        }
+        let companions = self.companions.iter().map(|(name, bytes)| (*name, bytes));
+        let all = companions.chain([("model.safetensors", &self.bytes)]);
+        let files = all.map(|(name, bytes)| (format!("{path}/{name}"), bytes.as_slice())).collect();
+        (path, files)
     }
 
     pub fn checkpoint(&self) -> Checkpoint {
@@ -138,7 +157,7 @@ fn smallest() -> Good {
     let shows = "One BF16 tensor with the steps +1 and -2; the malformed vectors are made from this patch.";
     Good {
         name: "smallest".into(),
-        rules: "R26 R68 R69",
+        rules: "R26 R68 R69 R78",
         shows,
         base: Some(base),
         target,
@@ -344,10 +363,10 @@ fn files_carried() -> Good {
     let patch =
         encode_with(flat_options(), Some(&base), &target, |encoder| encoder.carry_file("", FileKind::Tensors, &header));
     let shows = "The header of the target's safetensors file travels, so that the file can be rebuilt byte for byte.";
-    let target = File { name: "carried-target", bytes: file };
+    let target = File::of_bytes("carried-target", file);
     Good {
         name: "files-carried".into(),
-        rules: "R72 R76",
+        rules: "R71 R72 R75 R76 R77",
         shows,
         base: Some(File::new("sample-base", &base)),
         target,
@@ -361,20 +380,38 @@ fn files_kept() -> Good {
         encoder.keep_file("", FileKind::Tensors, header_of(&good.target.bytes))
     });
     let shows = "The header of the target's safetensors file is the one of the base, and is only named.";
-    Good { name: "files-kept".into(), rules: "R74", shows, patch, ..good }
+    Good { name: "files-kept".into(), rules: "R74 R75", shows, patch, ..good }
 }
 
 fn files_of_a_directory() -> Good {
     let good = smallest();
+    // One byte more than a data section holds.
+    let large = vec![b'a'; (1 << 20) + 1];
+    let tokenizer = || ("tokenizer.json", b"{}".to_vec());
+    let base = File {
+        companions: vec![tokenizer(), ("notes.txt", b"not in the target".to_vec())],
+        ..File::new("directory-base", &sample::base())
+    };
+    let target = File {
+        companions: vec![tokenizer(), ("empty.txt", Vec::new()), ("large.txt", large.clone())],
+        ..File::new("directory-target", &sample::target())
+    };
     let patch = encode_with(flat_options(), Some(&sample::base()), &sample::target(), |encoder| {
         encoder.keep_file("model.safetensors", FileKind::Tensors, header_of(&good.target.bytes))?;
         encoder.keep_file("tokenizer.json", FileKind::Companion, b"{}")?;
         encoder.carry_file("empty.txt", FileKind::Companion, b"")?;
-        // One byte more than a data section holds.
-        encoder.carry_file("large.txt", FileKind::Companion, &vec![b'a'; (1 << 20) + 1])
+        encoder.carry_file("large.txt", FileKind::Companion, &large)
     });
-    let shows = "A directory: a file kept, an empty file, and one in two data sections.";
-    Good { name: "files-of-a-directory".into(), rules: "R42 R43 R44", shows, patch, ..good }
+    let shows =
+        "A directory: files kept, an empty file, one in two data sections, and one that is not listed and so goes.";
+    Good {
+        name: "files-of-a-directory".into(),
+        rules: "R42 R43 R44 R71 R72 R73 R77",
+        shows,
+        base: Some(base),
+        target,
+        patch,
+    }
 }
 
 /// Three leaves and a few elements: a lone change far out, an unchanged leaf, many changes, a short leaf.

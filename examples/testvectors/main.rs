@@ -18,7 +18,7 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use good::File;
+use good::{File, Good};
 
 const REAL: [&str; 2] = ["real-base", "real-target"];
 
@@ -30,20 +30,21 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
         assert!(before.is_none_or(|before| before == bytes), "{path} would hold two things");
         json!(path)
     };
-    let path = |file: &File| format!("checkpoints/{}.safetensors", file.name);
     let (mut good, mut malformed) = (Vec::new(), Vec::new());
-    for vector in good::vectors(REAL.map(|name| File { name, bytes: read(&format!("checkpoints/{name}.safetensors")) }))
-    {
+    let real = REAL.map(|name| File::of_bytes(name, read(&format!("checkpoints/{name}.safetensors"))));
+    for vector in good::vectors(real) {
         let digest = |file: &File| json!(file.checkpoint().digest().to_string());
         let base = vector.base.as_ref();
+        let exact = is_exact(&vector);
         good.push(manifest_row(&[
             ("name", json!(vector.name)),
             ("rules", json!(vector.rules.split(' ').collect::<Vec<_>>())),
             ("shows", json!(vector.shows)),
             ("file", add(format!("good/{}.pulse", vector.name), &vector.patch)),
             ("sha256", json!(raw::sha256(&vector.patch).to_string())),
-            ("base", base.map_or(Value::Null, |base| add(path(base), &base.bytes))),
-            ("target", add(path(&vector.target), &vector.target.bytes)),
+            ("base", base.map_or(Value::Null, |base| add_checkpoint(base, &mut add))),
+            ("target", add_checkpoint(&vector.target, &mut add)),
+            ("exact", json!(exact)),
             ("base_digest", base.map_or(Value::Null, digest)),
             ("target_digest", digest(&vector.target)),
         ]));
@@ -56,7 +57,8 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
             ("shows", json!(vector.shows)),
             ("file", add(format!("malformed/{}.pulse", vector.name), &vector.patch)),
             ("sha256", json!(raw::sha256(&vector.patch).to_string())),
-            ("base", add(path(&vector.base), &vector.base.bytes)),
+            ("base", add_checkpoint(&vector.base, &mut add)),
+            ("needs", json!(vector.needs)),
         ]));
     }
     let list = |rows: &[String]| rows.join(",\n");
@@ -64,6 +66,26 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
         format!("{{\n  \"good\": [\n{}\n  ],\n  \"malformed\": [\n{}\n  ]\n}}\n", list(&good), list(&malformed));
     files.insert("manifest.json".into(), manifest.into_bytes());
     files
+}
+
+/// Adds the files of a checkpoint; gives its path.
+fn add_checkpoint(checkpoint: &File, add: &mut impl FnMut(String, &[u8]) -> Value) -> Value {
+    let (path, files) = checkpoint.files();
+    for (path, bytes) in files {
+        add(path, bytes);
+    }
+    json!(path)
+}
+
+/// Whether the patch says what the bytes of the target's files are: it lists them, or keeps those of the base.
+fn is_exact(vector: &Good) -> bool {
+    let mut decoder = pulse::Decoder::new(vector.patch.as_slice(), pulse::Limits::default());
+    let mut lists_files = false;
+    while let Some(event) = decoder.next_event().expect("a good patch") {
+        lists_files |= matches!(event, pulse::Event::File(_));
+    }
+    let header = |file: &File| checkpoint::header_of(&file.bytes).to_vec();
+    lists_files || vector.base.as_ref().is_some_and(|base| header(base) == header(&vector.target))
 }
 
 /// An object with its fields in the order given, which a JSON library would sort.
@@ -84,7 +106,9 @@ fn main() -> std::io::Result<()> {
         std::fs::create_dir_all(directory.join(folder))?;
     }
     for (path, bytes) in &files {
-        std::fs::write(directory.join(path), bytes)?;
+        let path = directory.join(path);
+        std::fs::create_dir_all(path.parent().expect("a path in the directory"))?;
+        std::fs::write(path, bytes)?;
     }
     println!("{} files, {} bytes", files.len(), files.values().map(Vec::len).sum::<usize>());
     Ok(())

@@ -157,6 +157,13 @@ pub fn codes() -> Vec<Malformed> {
             "The codes end before the last magnitude.",
             table(2, [0, 0, 0], 1).bits("100 0 1100"),
         ),
+        payload(
+            "contextual-codes-short-raw",
+            "stream",
+            "R88",
+            "The codes end within a magnitude in the raw form: what is missing is not zero.",
+            exception("10", &"1".repeat(24)),
+        ),
         payload("contextual-codes-long", "stream", "R88", "A byte follows the codes.", right.clone().u8(0)),
         payload("contextual-padding", "reserved", "R88", "A padding bit is set.", exception("10", "10 01")),
         payload(
@@ -200,6 +207,27 @@ pub fn codes() -> Vec<Malformed> {
             "R91",
             "A gap of 2^32 - 1.",
             table(2, [0, 0, 0], 1).bits(&["100 0 110", &rice(u32::MAX.into(), 0, 32), "0 1 10 10"].concat()),
+        ),
+        payload(
+            "contextual-gap-beyond-32-bits",
+            "position",
+            "R91",
+            "A gap of 2^32, which has a short code where gap k is 30.",
+            table(2, [30, 0, 0], 0).bits(&["100 0 11110", &"0".repeat(30), "0", &"0".repeat(30), "0 1"].concat()),
+        ),
+        payload(
+            "contextual-exception-gap-largest",
+            "position",
+            "R91",
+            "2^32 - 1 ordinary changes before an exception.",
+            exception(&rice(u32::MAX.into(), 0, 32), "10"),
+        ),
+        payload(
+            "contextual-exception-gap-beyond-32-bits",
+            "position",
+            "R91",
+            "2^32 ordinary changes before an exception, which have a short code where exception k is 30.",
+            table(2, [0, 30, 0], 1).bits(&[CODES, "11110", &"0".repeat(30), "10"].concat()),
         ),
         payload(
             "contextual-changes",

@@ -31,7 +31,7 @@ pub fn framing() -> Vec<Malformed> {
         row("truncated-empty", "truncated", "R16", "No bytes at all.", []),
         row("truncated-signature", "truncated", "R16", "Five bytes of the signature.", &whole[..5]),
         row("truncated-block", "truncated", "R16", "The file ends in the middle of a block.", &whole[..50]),
-        row("truncated-footer", "truncated", "R16", "The last byte is missing.", &whole[..whole.len() - 1]),
+        row("truncated-footer", "truncated", "R16 R67", "The last byte is missing.", &whole[..whole.len() - 1]),
         row("truncated-index", "truncated", "R16", "The file ends after the index.", patch().remove(Tag::FOOTER)),
         row("trailing-byte", "trailing", "R17", "A byte follows the footer.", patch().tail(&[0])),
         row("trailing-patch", "trailing", "R17", "Another patch follows the footer.", patch().tail(&whole)),
@@ -48,7 +48,7 @@ pub fn framing() -> Vec<Malformed> {
         row(
             "file-digest",
             "file-digest",
-            "R47",
+            "R47 R67",
             "The SHA-256 of the file is wrong.",
             patch().footer(|footer| footer.sha256_flip = 1),
         ),

@@ -90,34 +90,39 @@ pub fn grammar() -> Vec<Malformed> {
             "R19",
             "A file comes after a tensor.",
             patch().add(Tag::FILE, record(5)),
-        ),
+        )
+        .needs("files"),
         row(
             "order-data-without-file",
             "order",
             "R21",
             "File data without a file record before.",
             patch().add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(b"notes")),
-        ),
+        )
+        .needs("files"),
         row(
             "order-data-of-kept-file",
             "order",
             "R21",
             "File data follows a file that comes from the base.",
             with_file(fields().u8(1).string("notes.txt").varint(5).digest(sha256(b"notes")), &[b"notes"]),
-        ),
+        )
+        .needs("files"),
         row(
             "order-file-unfinished",
             "order",
             "R21",
             "A tensor begins before the file's data is complete.",
             with_file(record(5), &[b"not"]),
-        ),
+        )
+        .needs("files"),
         row(
             "order-too-much-file-data",
             "order",
             "R21",
             "File data goes on after the file is complete.",
             with_file(record(5), &[b"notes", b"!"]),
-        ),
+        )
+        .needs("files"),
     ]
 }

@@ -34,7 +34,7 @@ pub fn headers() -> Vec<Malformed> {
         row(
             "header-block-size-1025",
             "value",
-            "R27",
+            "R27 R82",
             "The block size is 1025 leaves.",
             with(fields().u8(0).varint(1025).varint(0)),
         ),

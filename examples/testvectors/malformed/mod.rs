@@ -10,6 +10,7 @@ mod flat;
 mod framing;
 mod grammar;
 mod headers;
+mod rebuild;
 mod tensors;
 
 use super::good::File;
@@ -26,6 +27,15 @@ pub struct Malformed {
     pub shows: &'static str,
     pub base: File,
     pub patch: Vec<u8>,
+    /// What a reader may do without that would refuse the file: `files` (to read file sections), `rebuild` (to
+    /// rebuild files), `limits` (to have the default limits).
+    pub needs: Option<&'static str>,
+}
+
+impl Malformed {
+    fn needs(self, what: &'static str) -> Malformed {
+        Malformed { needs: Some(what), ..self }
+    }
 }
 
 /// A vector that is applied to the sample's base.
@@ -36,7 +46,9 @@ fn row(
     shows: &'static str,
     patch: impl Into<Vec<u8>>,
 ) -> Malformed {
-    Malformed { name, error, rules, shows, base: File::new("sample-base", &base()), patch: patch.into() }
+    // Other readers may have other limits than the defaults.
+    let needs = (rules == "R81").then_some("limits");
+    Malformed { name, error, rules, shows, base: File::new("sample-base", &base()), patch: patch.into(), needs }
 }
 
 impl From<Raw> for Vec<u8> {
@@ -50,7 +62,8 @@ pub fn vectors() -> Vec<Malformed> {
         framing::framing(),
         grammar::grammar(),
         headers::headers(),
-        files::files(),
+        files::files().into_iter().map(|vector| vector.needs("files")).collect(),
+        rebuild::rebuild().into_iter().map(|vector| vector.needs("rebuild")).collect(),
         tensors::tensors(),
         blocks::blocks(),
         flat::flat_payloads(),

@@ -56,7 +56,7 @@ pub fn tensors() -> Vec<Malformed> {
         row(
             "tensor-dtype-256",
             "limit",
-            "R31",
+            "R31 R82",
             "A dtype name of 256 bytes; the format allows 255.",
             other(&[b'x'; 256]),
         ),

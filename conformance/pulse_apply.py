@@ -1,0 +1,42 @@
+"""Applies a patch: the command that README.md of this directory asks of a reader.
+
+    pulse_apply.py PATCH [--base BASE] --out OUT
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from pulse_files import Checkpoint, rebuild
+from pulse_reader import Patch, PulseError, apply, blame, check
+
+def target_files(data, base):
+    """The files of the target: names to bytes. `base` is None if there is none."""
+    patch = Patch(data)
+    check(patch.snapshot or base, "misuse", "this patch needs a base")
+    base = None if patch.snapshot else base
+    base_tensors = base.tensors if base else {}
+    tensors = apply(patch, base_tensors)
+    try:
+        return rebuild(patch, tensors, base)
+    except PulseError as error:
+        blame(patch, base_tensors, error)
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("patch", type=Path)
+    parser.add_argument("--base", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    try:
+        files = target_files(args.patch.read_bytes(), args.base and Checkpoint.open(args.base))
+    except PulseError as error:
+        sys.exit(str(error))
+    if list(files) == [""]:
+        args.out.write_bytes(files[""])
+    else:
+        args.out.mkdir()
+        for name, data in files.items():
+            (args.out / name).write_bytes(data)
+
+if __name__ == "__main__":
+    main()
