@@ -85,6 +85,7 @@ fn the_encoder_writes_the_same_bytes() {
     assert!(found == patch_bytes(&base, &target, EncoderOptions::default(), 2));
 }
 
+/// R62: an element that is wrong in the last block takes back what the blocks before have changed.
 #[test]
 fn a_wrong_base_is_named_and_left_as_it_was() {
     let patch = patch(&weights(0), &weights(1));

@@ -138,7 +138,7 @@ fn decode(pipe: Receiver<Vec<u8>>, spec: &TensorSpec) -> Digest {
     digest.expect("a tensor")
 }
 
-/// 8 GiB of weights are encoded, sent, decoded and applied at once, in less than 64 MB.
+/// R83: 8 GiB of weights are encoded, sent, decoded and applied at once, in less than 64 MB.
 #[test]
 fn a_tensor_far_larger_than_memory_streams_through() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

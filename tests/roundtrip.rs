@@ -293,6 +293,7 @@ fn check_blocks(patch: &[u8], base: &Checkpoint, target: &Checkpoint, mut random
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// R4: the decoder refuses whatever version 1.0 does not define, so the encoder writes nothing of the kind.
     #[test]
     fn every_coding_makes_the_target_of_the_base(
         plans in prop::collection::vec(plan(), 0..5),

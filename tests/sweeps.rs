@@ -179,6 +179,7 @@ fn kind_of_flip(flipped: &[u8], spans: &[Span], at: usize) -> &'static str {
     }
 }
 
+/// R84: an error for any bytes, never a crash.
 #[test]
 fn every_flipped_bit_is_refused_for_what_it_is_part_of() {
     for (name, patch) in patches() {

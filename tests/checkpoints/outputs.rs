@@ -99,6 +99,7 @@ fn a_result_that_is_wrong_replaces_nothing() {
     assert_eq!(error.kind(), "base");
 }
 
+/// R66, R79.
 #[test]
 fn a_write_that_fails_leaves_nothing() {
     let place = Place::new();
@@ -134,6 +135,7 @@ fn outputs_have_the_permissions_of_ordinary_files() {
 }
 
 #[cfg(unix)]
+/// R79: the output is written in a new place, and follows no link.
 #[test]
 fn a_link_in_the_place_is_replaced_and_what_it_leads_to_stays() {
     let (place, target) = patched(false);
