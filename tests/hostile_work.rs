@@ -20,6 +20,9 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// What the patch is full of, and how to make one.
+type Case = (&'static str, fn(u64) -> Vec<u8>);
+
 /// All bytes that `work` asks for, given back or not.
 fn allocated<T>(work: impl FnOnce() -> T) -> (usize, T) {
     let region = Region::new(HEAP);
@@ -36,7 +39,7 @@ fn assert_linear(what: &str, small: usize, large: usize) {
 #[test]
 fn reading_four_times_as_much_costs_four_times_as_much() {
     let _alone = alone();
-    let cases: [(&str, fn(u64) -> Vec<u8>); 4] = [
+    let cases: [Case; 4] = [
         ("blocks", tiny_blocks),
         ("tensors", |count| tiny_tensors(count, 0)),
         ("tensors with long names", |count| tiny_tensors(count, 4000)),
@@ -58,7 +61,7 @@ fn reading_four_times_as_much_costs_four_times_as_much() {
 #[test]
 fn mapping_four_times_as_much_costs_four_times_as_much() {
     let _alone = alone();
-    let cases: [(&str, fn(u64) -> Vec<u8>); 2] = [("blocks", tiny_blocks), ("tensors", |count| tiny_tensors(count, 0))];
+    let cases: [Case; 2] = [("blocks", tiny_blocks), ("tensors", |count| tiny_tensors(count, 0))];
     for (what, patch) in cases {
         let [small, large] = [5000, 20_000].map(|count| {
             let patch = patch(count);

@@ -108,12 +108,16 @@ fn opened(patch: &[u8], limits: &Limits) -> Result<()> {
     pulled(patch, limits)
 }
 
-const READERS: [fn(&[u8], &Limits) -> Result<()>; 3] = [pulled, pushed, opened];
+type Reader = fn(&[u8], &Limits) -> Result<()>;
+
+const READERS: [Reader; 3] = [pulled, pushed, opened];
 
 type SetLimit = fn(Limits, u64) -> Limits;
 
 /// Patch, section at which it is refused, limit, what the patch needs, and how to set the limit.
-fn rows() -> Vec<(Vec<u8>, Tag, &'static str, u64, SetLimit)> {
+type Row = (Vec<u8>, Tag, &'static str, u64, SetLimit);
+
+fn rows() -> Vec<Row> {
     vec![
         // The footer is the largest section.
         (sample(), Tag::FOOTER, "section_bytes", 145, Limits::with_section_bytes),

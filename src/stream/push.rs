@@ -16,6 +16,10 @@ use crate::wire::{
     self, index, Action, BlockHeader, FileRecord, FileSource, Footer, Header, IndexEntry, Tag, TensorEnd, TensorHeader,
 };
 
+/// No payload is larger, whatever the limit: with its framing it must be one allocation, which on a
+/// machine of 32 bits ends at 2 GiB.
+const SECTION_BYTES_MAX: u64 = isize::MAX as u64 - 64;
+
 /// The file record whose data is awaited.
 #[derive(Debug)]
 struct OpenFile {
@@ -299,10 +303,9 @@ impl PushDecoder {
             varint::Parsed::Incomplete => Ok(1),
             varint::Parsed::Invalid => Err(self.place(Fault::Varint { field: "section length" }, 1)),
             varint::Parsed::Value(len, bytes) => {
-                let (asked, allowed) = (len, self.limits.section_bytes);
-                let total = usize::try_from(len).ok().and_then(|len| len.checked_add(1 + bytes + wire::CRC_BYTES));
-                match total {
-                    Some(total) if asked <= allowed => Ok(total - have),
+                let (asked, allowed) = (len, self.limits.section_bytes.min(SECTION_BYTES_MAX));
+                match usize::try_from(len) {
+                    Ok(len) if asked <= allowed => Ok(1 + bytes + len + wire::CRC_BYTES - have),
                     _ => Err(Error::Limit { limit: "section_bytes", asked, allowed, offset: self.offset }),
                 }
             }
