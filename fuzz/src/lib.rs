@@ -270,6 +270,8 @@ type Story = (Vec<String>, Option<String>);
 fn tell(event: &Event<'_>) -> String {
     match event {
         Event::Block(block) => format!("{:?} {:?} {}", block.range(), block.coding(), block.payload_bytes()),
+        // A few bytes can stand for many: not in words.
+        Event::FileData(bytes) => format!("{} bytes of a file, CRC-32 {:08x}", bytes.len(), crc32fast::hash(bytes)),
         other => format!("{other:?}"),
     }
 }
