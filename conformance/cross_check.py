@@ -42,7 +42,7 @@ def varint(value):
     return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
 
 def join(start, sections, mended=b"IF"):
-    """The bytes of a patch. CRCs and SHA-256 are right; so are offsets and tensor counts in the sections to be mended."""
+    """The bytes of a patch. CRCs and SHA-256 are right, and offsets and tensor counts in sections to be mended."""
     out, entries, index_offset = bytearray(start), [], 0
     for tag, payload in sections:
         if tag == b"T":

@@ -479,10 +479,10 @@ def apply(patch, base):
         target = {name: tensor for name, tensor in base.items() if name not in patch.tensors}
         for t in patch.tensors.values():
             apply_tensor(t, base.get(t.name, (None, (), b""))[2], target)
+        check(checkpoint_digest(target) == patch.target_digest, "digest", "checkpoint digest of the target")
         sizes = [(1, len(data) // dtype.size, len(data)) for dtype, _, data in target.values()]
         counts = [sum(column) for column in zip((0, 0, 0), *sizes)]
         check(counts == patch.target_counts, "count", f"target {counts}, footer {patch.target_counts}")
-        check(checkpoint_digest(target) == patch.target_digest, "digest", "checkpoint digest of the target")
         return target
     except PulseError as error:
         blame(patch, base, error)
