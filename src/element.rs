@@ -160,6 +160,28 @@ impl ValueForm {
             ValueForm::Overwrite => value,
         }
     }
+
+    /// The value of a change by `first` and then by `second`; zero if the second undoes the first,
+    /// except in the form overwrite, which cannot tell.
+    #[inline(always)]
+    pub(crate) fn join<W: Word>(self, first: W, second: W) -> W {
+        let zero = W::narrow(0);
+        match self {
+            ValueForm::Step => zero.zigzag_to(first).zigzag_to(second).zigzag_from(zero),
+            ValueForm::Xor => first.xor(second),
+            ValueForm::Overwrite => second,
+        }
+    }
+
+    /// The value that leads back. In the form overwrite, which forgets what was there, there is none.
+    #[inline(always)]
+    pub(crate) fn invert<W: Word>(self, value: W) -> W {
+        let zero = W::narrow(0);
+        match self {
+            ValueForm::Step => zero.zigzag_from(zero.zigzag_to(value)),
+            ValueForm::Xor | ValueForm::Overwrite => value,
+        }
+    }
 }
 
 /// The changes of one block: elements in ascending order and, at the same places, their values.
@@ -176,6 +198,52 @@ impl Changes {
         self.values.clear();
         at_width!(bytes, collect(self, order, form, base, target));
     }
+
+    /// Turns the changes round, which must not be of the form overwrite.
+    #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // encoders see one step at a time
+    pub fn invert(&mut self, bytes: usize, form: ValueForm) {
+        at_width!(bytes, invert(self, form));
+    }
+
+    /// These changes and then those, as one. Elements that come back to where they were vanish.
+    #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // encoders see one step at a time
+    pub fn join(&self, then: &Changes, bytes: usize, form: ValueForm) -> Changes {
+        at_width!(bytes, join(self, then, form))
+    }
+}
+
+fn invert<W: Word>(changes: &mut Changes, form: ValueForm) {
+    for value in &mut changes.values {
+        *value = form.invert(W::narrow(*value)).widen();
+    }
+}
+
+fn join<W: Word>(first: &Changes, second: &Changes, form: ValueForm) -> Changes {
+    let mut joined = Changes::default();
+    let mut put = |element: u32, value: u64| {
+        joined.elements.push(element);
+        joined.values.push(value);
+    };
+    let (mut a, mut b) = (0, 0);
+    while let (Some(&left), Some(&right)) = (first.elements.get(a), second.elements.get(b)) {
+        if left < right {
+            put(left, first.values[a]);
+        } else if right < left {
+            put(right, second.values[b]);
+        } else {
+            let value = form.join(W::narrow(first.values[a]), W::narrow(second.values[b])).widen();
+            if value != 0 || form == ValueForm::Overwrite {
+                put(left, value);
+            }
+        }
+        a += usize::from(left <= right);
+        b += usize::from(right <= left);
+    }
+    for (changes, from) in [(first, a), (second, b)] {
+        joined.elements.extend_from_slice(&changes.elements[from..]);
+        joined.values.extend_from_slice(&changes.values[from..]);
+    }
+    joined
 }
 
 /// 64-bit words compared at once. Which of them differ is written down without a branch: where a
@@ -291,6 +359,38 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn values_add_up_and_lead_back() {
+        for order in [Order::Unsigned, Order::Signed, Order::Float { mantissa: 7 }] {
+            for bits in 0..=u16::MAX {
+                let (middle, target) = (bits.wrapping_mul(40503) ^ 0x8000, bits.wrapping_mul(25717));
+                for form in [ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite] {
+                    let (first, second) = (form.value(order, bits, middle), form.value(order, middle, target));
+                    assert_eq!(form.join(first, second), form.value(order, bits, target));
+                    if form != ValueForm::Overwrite {
+                        let back = form.invert(first);
+                        assert_eq!((back, form.join(first, back)), (form.value(order, middle, bits), 0));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn joined_changes_are_in_order_and_those_undone_are_gone() {
+        let changes = |pairs: &[(u32, u64)]| Changes {
+            elements: pairs.iter().map(|pair| pair.0).collect(),
+            values: pairs.iter().map(|pair| pair.1).collect(),
+        };
+        // Steps +1, -1, +2 at 1, 4, 9; then +1, +1, +1 at 0, 4, 9: the element 4 is back.
+        let (first, second) = (changes(&[(1, 2), (4, 1), (9, 4)]), changes(&[(0, 2), (4, 2), (9, 2)]));
+        let joined = first.join(&second, 2, ValueForm::Step);
+        assert_eq!((joined.elements, joined.values), (vec![0, 1, 9], vec![2, 2, 6]));
+        let overwritten = first.join(&second, 2, ValueForm::Overwrite);
+        assert_eq!((overwritten.elements, overwritten.values), (vec![0, 1, 4, 9], vec![2, 2, 2, 2]));
+        assert!(first.join(&first, 2, ValueForm::Xor).elements.is_empty());
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// * [`Corrupt`](Error::Corrupt), [`Version`](Error::Version): the bytes of the patch.
 /// * [`Limit`](Error::Limit): the bytes may be fine, this reader was told not to go that far.
 /// * [`BaseMismatch`](Error::BaseMismatch), [`Checkpoint`](Error::Checkpoint): the checkpoint at hand.
+/// * [`Chain`](Error::Chain): the patches do not follow one another.
 /// * [`Misuse`](Error::Misuse): the caller of this library.
 /// * [`Io`](Error::Io): the machine.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,17 @@ pub enum Error {
         expected: Digest,
         /// Digest of the checkpoint at hand.
         found: Digest,
+    },
+    /// Patches that are to be composed do not follow one another: the base of one is not the
+    /// target of the other.
+    #[error("{patch} does not follow {before}: {what}; give every patch of the way, in the order of their steps")]
+    Chain {
+        /// The patch that should come before.
+        before: String,
+        /// The patch that does not follow it.
+        patch: String,
+        /// What does not fit, expected and found.
+        what: String,
     },
     /// A checkpoint (not the patch) cannot be used.
     #[error("{path}: {what}")]
@@ -152,6 +164,7 @@ impl Error {
         Error::Version { .. } => "version",
         Error::Limit { .. } => "limit",
         Error::BaseMismatch { .. } => "base",
+        Error::Chain { .. } => "chain",
         Error::TargetMismatch { .. } => "target",
         Error::Checkpoint { .. } => "checkpoint",
         Error::Misuse(_) => "misuse",

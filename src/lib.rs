@@ -77,9 +77,10 @@ mod wire;
 
 #[cfg(feature = "checkpoint")]
 pub use checkpoint::{
-    apply, apply_in_place, diff, diff_tensors, recover, stat, update, verify, write_whole, ApplyOptions, ApplyReport,
-    Checkpoint, CheckpointTensor, DiffReport, MappedBlock, MappedFile, MappedTensor, Parallel, PatchFile, PatchMap,
-    Recovery, SectionTotal, TensorMut, TensorRef, TensorSource, TensorStat, UpdateReport,
+    apply, apply_in_place, compose, diff, diff_tensors, invert, recover, revert, stat, update, verify, write_whole,
+    ApplyOptions, ApplyReport, Checkpoint, CheckpointTensor, ComposeReport, DiffReport, MappedBlock, MappedFile,
+    MappedTensor, Parallel, PatchFile, PatchMap, Recovery, SectionTotal, TensorMut, TensorRef, TensorSource,
+    TensorStat, UpdateReport,
 };
 pub use coding::{Account, BlockDecoder, BlockEncoder, Coding, EncodedBlock, Value};
 pub use digest::{leaf_digest, tensor_digest, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};

@@ -1,10 +1,14 @@
 //! Whole checkpoints: safetensors files and directories; parallel diff, apply and verify.
 
 mod apply;
+mod chain;
+mod compose;
 mod diff;
 mod disk;
 #[cfg(test)]
 mod faults;
+mod invert;
+mod join;
 mod journal;
 mod make;
 mod memory;
@@ -19,7 +23,9 @@ mod tensors;
 mod update;
 
 pub use apply::{apply, verify, ApplyOptions, ApplyReport};
+pub use compose::{compose, ComposeReport};
 pub use diff::{diff, diff_tensors, stat, DiffReport, TensorStat};
+pub use invert::{invert, revert};
 pub use memory::apply_in_place;
 pub use output::write_whole;
 pub use patch::{MappedBlock, MappedFile, MappedTensor, PatchFile, PatchMap, SectionTotal};

@@ -48,7 +48,7 @@ fn with_permissions(builder: &mut Builder<'_, '_>, mode: u32) {
 #[cfg(not(unix))]
 fn with_permissions(_: &mut Builder<'_, '_>, _: u32) {}
 
-fn temporary_file(path: &Path, disk: &Disk) -> Result<NamedTempFile> {
+pub(crate) fn temporary_file(path: &Path, disk: &Disk) -> Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(PREFIX);
     with_permissions(&mut builder, 0o666);

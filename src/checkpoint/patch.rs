@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::disk::{Disk, DiskFile};
-use crate::coding::Account;
+use crate::coding::{Account, BlockDecoder};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::stream::{Block, Decoder, Event, Extent, Place, TrustedBase};
@@ -339,6 +339,16 @@ impl PatchFile {
             .map_err(|error| Error::io(format!("reading {} at byte {}", self.path.display(), range.start), error))
     }
 
+    /// Block `number` of `tensor`; its payload is read into `payload`.
+    fn block<'a>(&self, tensor: &'a MappedTensor, number: usize, payload: &'a mut Vec<u8>) -> Result<Block<'a>> {
+        let (Some(block), Some(spec)) = (tensor.blocks.get(number), &tensor.header.spec) else {
+            return Err(Error::misuse("no such block"));
+        };
+        self.read(&block.payload, payload)?;
+        let place = Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
+        Ok(Block::new(spec, block.extent, payload, place))
+    }
+
     /// Turns the base bytes of block `number` of `tensor` into target bytes, in place.
     pub(crate) fn apply_block(
         &self,
@@ -347,22 +357,17 @@ impl PatchFile {
         payload: &mut Vec<u8>,
         bytes: &mut [u8],
     ) -> Result<()> {
-        let (Some(block), Some(spec)) = (tensor.blocks.get(number), &tensor.header.spec) else {
-            return Err(Error::misuse("no such block"));
-        };
-        self.read(&block.payload, payload)?;
-        let place = Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
-        Block::new(spec, block.extent, payload, place).apply(bytes)
+        self.block(tensor, number, payload)?.apply(bytes)
     }
 
-    /// Checks a block that decodes without the base; the others say nothing without it.
-    pub(crate) fn check_block(&self, tensor: &MappedTensor, number: usize, payload: &mut Vec<u8>) -> Result<()> {
-        let (Some(block), Some(spec)) = (tensor.blocks.get(number), &tensor.header.spec) else {
-            return Err(Error::misuse("no such block"));
-        };
-        self.read(&block.payload, payload)?;
-        let place = Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
-        Block::new(spec, block.extent, payload, place).decode().map(|_| ())
+    /// Makes block `number` of `tensor` ready, which checks it as far as it decodes without the base.
+    pub(crate) fn decode_block(
+        &self,
+        tensor: &MappedTensor,
+        number: usize,
+        payload: &mut Vec<u8>,
+    ) -> Result<BlockDecoder> {
+        self.block(tensor, number, payload)?.decode()
     }
 
     /// Passes the data of a carried file to `found`, chunk by chunk.

@@ -195,6 +195,14 @@ pub(crate) fn encode(
     Some(best)
 }
 
+/// Encodes changes that are known already as a flat block; `None` if there are none.
+#[cfg(feature = "checkpoint")]
+pub(crate) fn encode_flat(changes: &Changes, form: ValueForm, level: i32) -> Option<EncodedBlock> {
+    let count = changes.elements.len() as u64;
+    let block = || EncodedBlock { coding: Coding::Flat, changes: count, payload: flat::encode(changes, form, level) };
+    (count > 0).then(block)
+}
+
 // at_width! takes a plain name.
 fn contextual_encode<W: Word>(
     order: Order,
@@ -337,6 +345,15 @@ impl BlockDecoder {
             })
         });
         Some(flat.chain(whole))
+    }
+
+    /// The changes of a flat block and the form of their values.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn into_flat(self) -> Option<(ValueForm, Changes)> {
+        match self.body {
+            Body::Flat { form, changes, .. } => Some((form, changes)),
+            _ => None,
+        }
     }
 
     /// Turns the next chunk of base bytes into target bytes, in place. A chunk is any number of

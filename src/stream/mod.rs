@@ -18,4 +18,5 @@ pub use session::Summary;
 pub(crate) use {
     event::{Extent, Place},
     session::{tensor_header, Session},
+    writer::Totals,
 };

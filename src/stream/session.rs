@@ -51,7 +51,9 @@ pub(crate) fn check_tensor(name: &str, spec: Option<&TensorSpec>) -> Result<()> 
 
 /// What readers with default limits would refuse.
 fn refused(what: &str, name: &str, fault: &Fault) -> Error {
-    Error::misuse(format!("{what} '{name}': {fault}; readers would refuse the file, so make several patches of parts of the checkpoint"))
+    Error::misuse(format!(
+        "{what} '{name}': {fault}; readers would refuse the file, so make several patches of parts of the checkpoint"
+    ))
 }
 
 /// The action that leads from one side to the other, and the header that says it.
@@ -193,14 +195,19 @@ impl<W: Write> Session<W> {
         if self.options.snapshot && base.is_some() {
             return Err(Error::misuse(format!("tensor '{name}': a snapshot has no base; begin it without one")));
         }
-        let header = tensor_header(name, base, target)?;
-        let trusted = self.options.trusted_digest(name);
-        if !self.names.insert(name.into()) {
-            return Err(Error::misuse(format!("tensor '{name}' was pushed before; push each tensor once")));
+        self.begin_as(tensor_header(name, base, target)?, base)
+    }
+
+    /// Begins a tensor whose header is known, whatever its base was.
+    pub fn begin_as(&mut self, header: TensorHeader, base: Option<&TensorSpec>) -> Result<&OpenTensor> {
+        let trusted = self.options.trusted_digest(&header.name);
+        if !self.names.insert(header.name.as_str().into()) {
+            return Err(Error::misuse(format!("tensor '{}' was pushed before; push each tensor once", header.name)));
         }
         // Unchanged tensors count as well: whether a checkpoint can be written must not depend on what changed.
-        let used = self.used.tensor(&Limits::default(), name, target.map_or(0, TensorSpec::bytes));
-        used.map_err(|fault| refused("tensor", name, &fault))?;
+        let bytes = header.spec.as_ref().map_or(0, TensorSpec::bytes);
+        let used = self.used.tensor(&Limits::default(), &header.name, bytes);
+        used.map_err(|fault| refused("tensor", &header.name, &fault))?;
         Ok(self.open.insert(OpenTensor {
             header,
             base_spec: base.cloned(),
@@ -254,11 +261,16 @@ impl<W: Write> Session<W> {
         })
     }
 
-    pub fn end(&mut self) -> Result<TensorOutcome> {
+    fn take_open(&mut self) -> Result<OpenTensor> {
         self.usable()?;
-        let open = self.open.take().ok_or_else(|| Error::misuse("no tensor is open; call begin() first"))?;
-        let (name, action) = (&open.header.name, open.header.action);
-        let (base, target) = (open.trusted.unwrap_or_else(|| open.base.finish()), open.target.finish());
+        self.open.take().ok_or_else(|| Error::misuse("no tensor is open; call begin() first"))
+    }
+
+    pub fn end(&mut self) -> Result<TensorOutcome> {
+        let mut open = self.take_open()?;
+        let name = &open.header.name;
+        let base = open.trusted.unwrap_or_else(|| mem::take(&mut open.base).finish());
+        let target = mem::take(&mut open.target).finish();
         if let Some(spec) = &open.base_spec {
             self.base.add(name, spec, base);
         }
@@ -268,12 +280,24 @@ impl<W: Write> Session<W> {
             self.target_elements += spec.elements();
             self.target_bytes += spec.bytes();
         }
+        self.close(open, Some(base), Some(target))
+    }
+
+    /// Ends the open tensor with digests that are known: those of the bytes were not computed.
+    #[cfg(feature = "checkpoint")]
+    pub fn end_as(&mut self, base: Option<Digest>, target: Option<Digest>) -> Result<TensorOutcome> {
+        let open = self.take_open()?;
+        self.close(open, base, target)
+    }
+
+    fn close(&mut self, open: OpenTensor, base: Option<Digest>, target: Option<Digest>) -> Result<TensorOutcome> {
+        let action = open.header.action;
         let written = action != Action::Patched || open.written;
         if written {
             let end = TensorEnd {
                 changes: open.changes,
-                base: action.has_base().then_some(base),
-                target: action.has_target().then_some(target),
+                base: base.filter(|_| action.has_base()),
+                target: target.filter(|_| action.has_target()),
             };
             self.write(|writer| {
                 if !open.written {
@@ -314,6 +338,14 @@ impl<W: Write> Session<W> {
             target: self.target.finish()?,
         })
     }
+
+    /// Writes index and footer with totals that are known: not all tensors were seen.
+    #[cfg(feature = "checkpoint")]
+    pub fn finish_as(self, totals: Totals) -> Result<(W, Summary)> {
+        self.usable()?;
+        self.none_open()?;
+        self.writer.finish(totals)
+    }
 }
 
 #[cfg(test)]
@@ -334,7 +366,7 @@ mod tests {
         }
         assert_eq!(
             session.block(1, Some(&block)).unwrap_err().to_string(),
-            "tensor 'w': limit `blocks` exceeded: asked for 16777217, allowed 16777216; readers would refuse the file"
+            "tensor 'w': limit `blocks` exceeded: asked for 16777217, allowed 16777216; readers would refuse the file, so make several patches of parts of the checkpoint"
         );
     }
 }

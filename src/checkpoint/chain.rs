@@ -1,0 +1,333 @@
+//! Patches that follow one another: checked link by link, and the target of the last as a source
+//! of tensors.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::checkpoint::make::base_problem;
+use crate::checkpoint::patch::{MappedBlock, MappedFile, MappedTensor, PatchFile};
+use crate::checkpoint::tensors::TensorSource;
+use crate::digest::Digest;
+use crate::dtype::TensorSpec;
+use crate::error::{Error, Result};
+use crate::wire::{Action, FileRecord, FileSource, TensorHeader};
+
+/// A tensor between two patches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Version<'a> {
+    /// Unknown of a base tensor that the first patch replaces or deletes.
+    pub spec: Option<&'a TensorSpec>,
+    pub digest: Digest,
+}
+
+/// A tensor of one patch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link<'a> {
+    pub patch: &'a PatchFile,
+    pub tensor: &'a MappedTensor,
+}
+
+/// What the patches of a chain do to one tensor.
+#[derive(Debug)]
+pub(crate) struct Story<'a> {
+    /// Before the first patch that has the tensor, and after the last; `None` where there is none.
+    pub base: Option<Version<'a>>,
+    pub target: Option<Version<'a>>,
+    first: &'a TensorHeader,
+    /// The links that make the target: from the last that puts the tensor whole or, if none does,
+    /// all of them.
+    pub links: Vec<Link<'a>>,
+}
+
+/// What a chain does to a tensor as a whole, as a diff of its ends would say it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Outcome<'a> {
+    Unchanged,
+    Patched(&'a TensorSpec),
+    /// Added or replaced.
+    Put(Action, &'a TensorSpec),
+    Deleted,
+}
+
+impl<'a> Story<'a> {
+    fn new(link: Link<'a>) -> Result<Self> {
+        let header = &link.tensor.header;
+        let spec = header.spec.as_ref().filter(|_| header.action == Action::Patched);
+        let base = digests(link)?.0.map(|digest| Version { spec, digest });
+        Ok(Story { base, target: base, first: header, links: Vec::new() })
+    }
+
+    /// Takes the next link; `before` is the patch before it.
+    fn follow(&mut self, before: &PatchFile, link: Link<'a>) -> Result<()> {
+        let TensorHeader { name, action, spec } = &link.tensor.header;
+        let (base, target) = digests(link)?;
+        let broken = |what: String| broken(before, link.patch, format!("tensor '{name}' {what}"));
+        match (self.target, base) {
+            (None, Some(_)) => return Err(broken(format!("is {}, but there is none", action.name()))),
+            (Some(_), None) => return Err(broken("is added, but there is one".into())),
+            (Some(found), Some(expected)) if found.digest != expected => {
+                return Err(broken(format!("is expected with digest {expected}, found {}", found.digest)));
+            }
+            (Some(Version { spec: Some(found), .. }), _) if *action == Action::Patched => {
+                if let Some(expected) = spec.as_ref().filter(|spec| *spec != found) {
+                    return Err(broken(format!("is expected as {expected}, found {found}")));
+                }
+            }
+            _ => {}
+        }
+        if *action != Action::Patched {
+            self.links.clear();
+        }
+        self.links.push(link);
+        self.target = target.map(|digest| Version { spec: spec.as_ref(), digest });
+        Ok(())
+    }
+
+    /// Whether the target does not depend on the bytes of the base.
+    pub fn is_put(&self) -> bool {
+        self.links.first().is_some_and(|link| link.tensor.header.action != Action::Patched)
+    }
+
+    /// What became of the tensor, if that can be told without the base; otherwise why not.
+    pub fn outcome(&self) -> Result<Outcome<'a>, &'static str> {
+        let target = self.target.and_then(|target| Some((target.spec?, target.digest)));
+        let (base, (spec, digest)) = match (self.base, target) {
+            (None, None) => return Ok(Outcome::Unchanged),
+            (None, Some((spec, _))) => return Ok(Outcome::Put(Action::Added, spec)),
+            (Some(_), None) => return Ok(Outcome::Deleted),
+            (Some(base), Some(target)) => (base, target),
+        };
+        match base.spec {
+            Some(old) if old == spec && base.digest == digest => Ok(Outcome::Unchanged),
+            Some(old) if old == spec && self.is_put() => Err("comes back with its old dtype and shape"),
+            Some(old) if old == spec => Ok(Outcome::Patched(spec)),
+            Some(_) => Ok(Outcome::Put(Action::Replaced, spec)),
+            // All that is known of the base is that it was not what the first patch made of it.
+            None if self.first.spec.as_ref() == Some(spec) => Ok(Outcome::Put(Action::Replaced, spec)),
+            None => Err("may have come back with its old dtype and shape"),
+        }
+    }
+}
+
+/// Digests of a tensor in base and target.
+fn digests(link: Link<'_>) -> Result<(Option<Digest>, Option<Digest>)> {
+    // A patch that was read to its end has a trailer for each tensor.
+    let end = link.tensor.end.ok_or_else(|| Error::misuse("the patch is not complete"))?;
+    Ok((end.base, end.target))
+}
+
+fn broken(before: &PatchFile, patch: &PatchFile, what: String) -> Error {
+    let path = |patch: &PatchFile| patch.path().display().to_string();
+    Error::Chain { before: path(before), patch: path(patch), what }
+}
+
+/// Blocks that have bytes of the range.
+pub(crate) fn overlapping(blocks: &[MappedBlock], range: &Range<u64>) -> Range<usize> {
+    let first = blocks.partition_point(|block| block.range().end <= range.start);
+    let end = blocks.partition_point(|block| block.range().start < range.end);
+    first..end.max(first)
+}
+
+/// Patches each of which starts where the one before it ends.
+///
+/// As a [`TensorSource`] it is the target of the last one: every tensor if it stands on a base or
+/// starts with a snapshot, otherwise those that were put whole on the way.
+pub(crate) struct Chain<'a> {
+    patches: &'a [PatchFile],
+    first: &'a PatchFile,
+    last: &'a PatchFile,
+    base: Option<&'a dyn TensorSource>,
+    pub stories: BTreeMap<&'a str, Story<'a>>,
+}
+
+impl<'a> Chain<'a> {
+    /// Checks that each patch follows the one before it: by the digests of the checkpoints, of each
+    /// tensor, and of the files.
+    pub fn new(patches: &'a [PatchFile]) -> Result<Self> {
+        let (Some(first), Some(last)) = (patches.first(), patches.last()) else {
+            return Err(Error::misuse("no patch to compose"));
+        };
+        for (before, patch) in patches.iter().zip(&patches[1..]) {
+            let what = match patch.footer().base {
+                None => "it is a snapshot, and needs nothing before it".into(),
+                Some(base) if base != before.footer().target => {
+                    format!("its base has digest {base}, but the target before it is {}", before.footer().target)
+                }
+                Some(_) => continue,
+            };
+            return Err(broken(before, patch, what));
+        }
+        let mut chain = Chain { patches, first, last, base: None, stories: BTreeMap::new() };
+        let mut before = first;
+        for patch in patches {
+            for tensor in patch.tensors() {
+                chain.follow(before, Link { patch, tensor })?;
+            }
+            check_files(before, patch)?;
+            before = patch;
+        }
+        Ok(chain)
+    }
+
+    fn follow(&mut self, before: &PatchFile, link: Link<'a>) -> Result<()> {
+        let name = link.tensor.header.name.as_str();
+        if let Some(story) = self.stories.get_mut(name) {
+            return story.follow(before, link);
+        }
+        let mut story = Story::new(link)?;
+        if self.first.header().snapshot {
+            // What the snapshot does not have is not there.
+            story.base = None;
+            story.target = None;
+        }
+        story.follow(before, link)?;
+        self.stories.insert(name, story);
+        Ok(())
+    }
+
+    /// The chain on its base, which must have the tensors that the first patches expect.
+    pub fn on(mut self, base: &'a dyn TensorSource) -> Result<Self> {
+        for (name, story) in &self.stories {
+            let what = match (base.spec(name), story.base) {
+                (None, Some(_)) => format!("there is no tensor '{name}', but the patches start from one"),
+                (Some(_), None) => format!("there is a tensor '{name}', but the patches add it"),
+                (Some(found), Some(Version { spec: Some(expected), .. })) if found != expected => {
+                    format!("tensor '{name}' is {found}, but the patches start from {expected}")
+                }
+                _ => continue,
+            };
+            return Err(base_problem(Some(base), what));
+        }
+        self.base = Some(base);
+        Ok(self)
+    }
+
+    pub fn first(&self) -> &'a PatchFile {
+        self.first
+    }
+
+    pub fn last(&self) -> &'a PatchFile {
+        self.last
+    }
+
+    pub fn patches(&self) -> &'a [PatchFile] {
+        self.patches
+    }
+
+    /// The patch that carries this file of the last target, and where; `None` if it is the base's.
+    pub fn carried(&self, record: &FileRecord) -> Option<(&'a PatchFile, &'a MappedFile)> {
+        let found = self.patches.iter().rev().map(|patch| Some((patch, same_file(patch, record)?)));
+        found.map_while(|found| found).find(|(_, file)| file.record.source == FileSource::Patch)
+    }
+
+    /// Whether the first patch says that the base has this file.
+    pub fn base_has(&self, record: &FileRecord) -> bool {
+        same_file(self.first, record).is_some_and(|file| file.record.source == FileSource::Base)
+    }
+}
+
+/// The file with this name and these bytes in the target of a patch.
+fn same_file<'a>(patch: &'a PatchFile, record: &FileRecord) -> Option<&'a MappedFile> {
+    let key = |record: &FileRecord| (record.kind, record.bytes, record.sha256);
+    patch.files().iter().find(|file| file.record.name == record.name && key(&file.record) == key(record))
+}
+
+/// Checks that the files that a patch takes from its base are in the target before it.
+fn check_files(before: &PatchFile, patch: &PatchFile) -> Result<()> {
+    if before.files().is_empty() != patch.files().is_empty() {
+        let says = |patch: &PatchFile| if patch.files().is_empty() { "no files" } else { "files" };
+        let what = format!("it describes {}, and the one before it {}", says(patch), says(before));
+        return Err(broken(before, patch, what));
+    }
+    let missing = |file: &&MappedFile| {
+        file.record.source == FileSource::Base
+            && !std::ptr::eq(before, patch)
+            && same_file(before, &file.record).is_none()
+    };
+    match patch.files().iter().find(missing) {
+        None => Ok(()),
+        Some(MappedFile { record, .. }) => {
+            let what = format!(
+                "it takes the file '{}' ({} bytes, SHA-256 {}) from its base, and the target before it has another",
+                record.name, record.bytes, record.sha256
+            );
+            Err(broken(before, patch, what))
+        }
+    }
+}
+
+impl TensorSource for Chain<'_> {
+    fn describe(&self) -> String {
+        format!("the target of {}", self.last.path().display())
+    }
+
+    fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
+        let kept = self.base.iter().flat_map(|base| base.tensors());
+        let kept = kept.filter(|(name, _)| !self.stories.contains_key(name));
+        let made = self.stories.iter().filter_map(|(name, story)| Some((*name, story.target?.spec?)));
+        let mut tensors: Vec<_> = kept.chain(made).collect();
+        tensors.sort_unstable_by_key(|(name, _)| *name);
+        tensors
+    }
+
+    fn spec(&self, name: &str) -> Option<&TensorSpec> {
+        match self.stories.get(name) {
+            Some(story) => story.target?.spec,
+            None => self.base?.spec(name),
+        }
+    }
+
+    fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
+        let missing = || Error::misuse(format!("the bytes of tensor '{name}' are not at hand"));
+        let Some(story) = self.stories.get(name) else {
+            return self.base.ok_or_else(missing)?.read(name, start, buffer);
+        };
+        let spec = story.target.and_then(|target| target.spec).ok_or_else(missing)?;
+        let end = start.checked_add(buffer.len() as u64).filter(|&end| end <= spec.bytes());
+        let end = end.ok_or_else(|| Error::misuse(format!("beyond the end of tensor '{name}'")))?;
+
+        // From the last link back: a block is made whole, so what lies beneath must cover it.
+        let mut hull = start..end;
+        let mut runs = Vec::with_capacity(story.links.len());
+        for Link { tensor, .. } in story.links.iter().rev() {
+            let run = overlapping(&tensor.blocks, &hull);
+            for block in &tensor.blocks[run.clone()] {
+                hull = hull.start.min(block.range().start)..hull.end.max(block.range().end);
+            }
+            runs.push(run);
+        }
+        let mut wider = Vec::new();
+        let bytes = match hull == (start..end) {
+            true => &mut *buffer,
+            false => {
+                // As large as a few blocks.
+                wider.resize(usize::try_from(hull.end - hull.start).map_err(|_| missing())?, 0);
+                wider.as_mut_slice()
+            }
+        };
+        if !story.is_put() {
+            self.base.ok_or_else(missing)?.read(name, hull.start, bytes)?;
+        }
+        let mut payload = Vec::new();
+        for (Link { patch, tensor }, run) in story.links.iter().zip(runs.into_iter().rev()) {
+            for number in run {
+                let range = tensor.blocks[number].range();
+                // Within the hull, whose bytes are in memory.
+                let (from, to) = ((range.start - hull.start) as usize, (range.end - hull.start) as usize);
+                patch.apply_block(tensor, number, &mut payload, &mut bytes[from..to])?;
+            }
+        }
+        if !wider.is_empty() {
+            let from = (start - hull.start) as usize;
+            buffer.copy_from_slice(&wider[from..from + buffer.len()]);
+        }
+        Ok(())
+    }
+
+    fn slice(&self, name: &str, start: u64, bytes: usize) -> Option<&[u8]> {
+        match self.stories.contains_key(name) {
+            true => None,
+            false => self.base?.slice(name, start, bytes),
+        }
+    }
+}
