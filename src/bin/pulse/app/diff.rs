@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use pulse::{
-    write_whole, Action, Checkpoint, Coding, DiffReport, EncoderOptions, Error, Limits, MappedTensor, PatchFile,
-    Result, TrustedBase, ValueForm,
+    write_whole, Action, Checkpoint, Coding, DiffReport, EncoderOptions, Error, Footer, Limits, MappedTensor,
+    PatchFile, Result, TrustedBase, ValueForm,
 };
 use serde_json::json;
 
@@ -37,12 +37,8 @@ pub struct Diff {
     /// Carry TARGET whole, without a base.
     #[arg(long)]
     snapshot: bool,
-    /// How blocks are coded [default: contextual, or flat if --values is given].
-    #[arg(long, value_enum)]
-    coding: Option<CodingArg>,
-    /// How values of flat blocks are expressed [default: step].
-    #[arg(long, value_enum)]
-    values: Option<ValuesArg>,
+    #[command(flatten)]
+    writing: Writing,
     /// Take the digests of BASE from the patch that produced it instead of hashing BASE again.
     #[arg(long, value_name = "PREV", conflicts_with = "snapshot")]
     base_patch: Option<PathBuf>,
@@ -55,6 +51,20 @@ pub struct Diff {
     /// Optimizer step of TARGET.
     #[arg(long, value_name = "M")]
     step: Option<u64>,
+    /// Replace PATCH if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+/// How a patch is written, for every command that writes one.
+#[derive(Debug, Args)]
+pub struct Writing {
+    /// How blocks are coded [default: contextual, or flat if --values is given].
+    #[arg(long, value_enum)]
+    coding: Option<CodingArg>,
+    /// How values of flat blocks are expressed [default: step].
+    #[arg(long, value_enum)]
+    values: Option<ValuesArg>,
     /// A string to keep in the header; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_meta)]
     meta: Vec<(String, String)>,
@@ -64,9 +74,6 @@ pub struct Diff {
     /// Level of zstd.
     #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=19))]
     level: i32,
-    /// Replace PATCH if it exists.
-    #[arg(long)]
-    force: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -118,7 +125,7 @@ fn trusted(previous: &Path, base: Option<&Checkpoint>) -> Result<TrustedBase> {
 }
 
 /// Whether both paths lead to the same file.
-fn same_file(a: &Path, b: &Path) -> bool {
+pub fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
@@ -132,8 +139,23 @@ fn tensor_sizes(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u64> {
     sizes.into_values().collect()
 }
 
-impl Diff {
-    fn options(&self, base: Option<&Checkpoint>) -> Result<EncoderOptions> {
+impl Writing {
+    /// Refuses a value form that would not be used.
+    pub fn check(&self) -> Result<()> {
+        match (self.coding, self.values) {
+            (Some(CodingArg::Contextual), Some(_)) => {
+                Err(Error::Misuse("--values is for flat blocks; contextual ones have steps".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether coding or value form was asked for.
+    pub fn is_chosen(&self) -> bool {
+        self.coding.is_some() || self.values.is_some()
+    }
+
+    pub fn options(&self) -> EncoderOptions {
         let values = match self.values {
             None | Some(ValuesArg::Step) => ValueForm::Step,
             Some(ValuesArg::Xor) => ValueForm::Xor,
@@ -147,14 +169,49 @@ impl Diff {
             .with_coding(coding)
             .with_values(values)
             .with_block_leaves(self.block)
-            .with_level(self.level)
-            .with_run(self.run)
-            .with_steps(self.base_step, self.step);
-        let options = match &self.base_patch {
+            .with_level(self.level);
+        self.meta.iter().fold(options, |options, (key, value)| options.with_metadata(key, value))
+    }
+}
+
+/// Tensors of the target by what happened to them, for people and for programs.
+pub fn tensor_counts(counts: &BTreeMap<Action, u64>, footer: &Footer) -> (String, serde_json::Value) {
+    let actions = [Action::Patched, Action::Added, Action::Replaced, Action::Deleted];
+    let number = |action| counts.get(&action).copied().unwrap_or(0);
+    // The footer of a patch that was made without a base repeats what others said.
+    let changed = actions[..3].iter().map(|&action| number(action)).sum();
+    let unchanged = footer.target_tensors.saturating_sub(changed);
+    let mut words: Vec<String> = Vec::new();
+    for action in actions {
+        if number(action) > 0 {
+            words.push(format!("{} {}", text::count(number(action)), action.name()));
+        }
+    }
+    words.push(format!("{} unchanged", text::count(unchanged)));
+    let json = json!({
+        "patched": number(Action::Patched), "added": number(Action::Added),
+        "replaced": number(Action::Replaced), "deleted": number(Action::Deleted), "unchanged": unchanged,
+    });
+    (words.join(", "), json)
+}
+
+/// "1,212 of 65,536 elements (1.849%)".
+pub fn changes(footer: &Footer) -> String {
+    format!(
+        "{} of {} elements ({})",
+        text::count(footer.changes),
+        text::count(footer.target_elements),
+        text::percent(footer.changes, footer.target_elements)
+    )
+}
+
+impl Diff {
+    fn options(&self, base: Option<&Checkpoint>) -> Result<EncoderOptions> {
+        let options = self.writing.options().with_run(self.run).with_steps(self.base_step, self.step);
+        Ok(match &self.base_patch {
             Some(previous) => options.with_trusted_base(trusted(previous, base)?),
             None => options,
-        };
-        Ok(self.meta.iter().fold(options, |options, (key, value)| options.with_metadata(key, value)))
+        })
     }
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
@@ -167,9 +224,7 @@ impl Diff {
                 return usage("diff takes two checkpoints, BASE and TARGET; use --snapshot for a patch without a base")
             }
         };
-        if let (Some(CodingArg::Contextual), Some(_)) = (self.coding, self.values) {
-            return usage("--values is for flat blocks; contextual ones have steps");
-        }
+        self.writing.check()?;
         let inputs = [Some(target), base];
         if inputs.into_iter().flatten().any(|input| same_file(input, &self.output)) {
             return usage("PATCH is one of the checkpoints; choose another name");
@@ -193,22 +248,7 @@ impl Diff {
         let footer = report.summary.footer;
         let (patch_bytes, full) = (report.summary.patch_bytes, report.target_file_bytes);
         let bits = 8.0 * text::ratio(patch_bytes, footer.changes);
-        let actions = [Action::Patched, Action::Added, Action::Replaced, Action::Deleted];
-        let number = |action| report.actions.get(&action).copied().unwrap_or(0);
-        let mut tensors: Vec<String> = Vec::new();
-        for action in actions {
-            if number(action) > 0 {
-                tensors.push(format!("{} {}", text::count(number(action)), action.name()));
-            }
-        }
-        let unchanged = footer.target_tensors - actions[..3].iter().map(|&action| number(action)).sum::<u64>();
-        tensors.push(format!("{} unchanged", text::count(unchanged)));
-        let changes = format!(
-            "{} of {} elements ({})",
-            text::count(footer.changes),
-            text::count(footer.target_elements),
-            text::percent(footer.changes, footer.target_elements)
-        );
+        let (tensors, tensors_json) = tensor_counts(&report.actions, &footer);
         let throughput = footer.target_bytes as f64 / seconds;
         let transfer = |megabits, line| {
             let time = |bytes| text::seconds(text::transfer(bytes, megabits));
@@ -217,8 +257,8 @@ impl Diff {
         let base = if self.snapshot { String::new() } else { text::shell(&self.first) + " " };
         let text = text::facts(&[
             ("patch", self.output.display().to_string()),
-            ("tensors", tensors.join(", ")),
-            ("changes", changes),
+            ("tensors", tensors),
+            ("changes", changes(&footer)),
             (
                 "size",
                 format!(
@@ -243,10 +283,7 @@ impl Diff {
             "target_bytes": footer.target_bytes,
             "density": text::ratio(footer.changes, footer.target_elements),
             "bits_per_change": bits,
-            "tensors": {
-                "patched": number(Action::Patched), "added": number(Action::Added),
-                "replaced": number(Action::Replaced), "deleted": number(Action::Deleted), "unchanged": unchanged,
-            },
+            "tensors": tensors_json,
             "base_digest": footer.base.map(|digest| digest.to_string()),
             "target_digest": footer.target.to_string(),
             "seconds_100_mbit": text::transfers(full, patch_bytes, 100.0),

@@ -1,6 +1,7 @@
 //! The command line: arguments, dispatch, exit status. One file for each command.
 
 mod apply;
+mod compose;
 mod demo;
 mod diff;
 mod digest;
@@ -8,6 +9,7 @@ mod generate;
 mod inspect;
 mod progress;
 mod recover;
+mod revert;
 mod simulation;
 mod stat;
 mod text;
@@ -57,6 +59,8 @@ enum Command {
     Diff(diff::Diff),
     Apply(apply::Apply),
     Recover(recover::Recover),
+    Compose(compose::Compose),
+    Revert(revert::Revert),
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Digest(digest::Digest),
@@ -84,6 +88,7 @@ impl Command {
     fn patch(&self) -> Option<&Path> {
         match self {
             Command::Apply(command) => Some(command.patch()),
+            Command::Revert(command) => Some(&command.patch),
             Command::Verify(command) => Some(&command.patch),
             Command::Inspect(command) => Some(&command.patch),
             _ => None,
@@ -120,6 +125,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Diff(command) => command.run(common),
         Command::Apply(command) => command.run(common),
         Command::Recover(command) => command.run(common),
+        Command::Compose(command) => command.run(common),
+        Command::Revert(command) => command.run(common),
         Command::Verify(command) => command.run(common),
         Command::Inspect(command) => command.run(common),
         Command::Digest(command) => command.run(common),

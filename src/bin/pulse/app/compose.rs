@@ -1,0 +1,133 @@
+//! `pulse compose`: many patches to one.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use pulse::{write_whole, Checkpoint, ComposeReport, Error, Limits, PatchFile, Result};
+use serde_json::json;
+
+use super::diff::{changes, same_file, tensor_counts, Writing};
+use super::progress::Progress;
+use super::{text, Common, Outcome};
+
+/// Write one patch for the way of several.
+///
+/// Each patch must start where the one before it ends. The result is what `pulse diff` of both ends
+/// would write. Without --base, only flat patches of one value form, step or xor, can be composed,
+/// and snapshots with whatever follows them.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pulse compose 41.pulse 42.pulse 48.pulse -o 40-48.pulse
+  pulse compose 41.pulse 42.pulse 48.pulse --base step_0040.safetensors -o 40-48.pulse
+  pulse compose snapshot_40.pulse 41.pulse -o snapshot_41.pulse")]
+pub struct Compose {
+    /// The patches, in the order of their steps.
+    #[arg(value_name = "PATCH", required = true)]
+    patches: Vec<PathBuf>,
+    /// Write the patch here.
+    #[arg(long, short, value_name = "OUT")]
+    output: PathBuf,
+    /// The base of the first patch, for patches that are not flat, or to choose another coding.
+    #[arg(long, value_name = "BASE")]
+    base: Option<PathBuf>,
+    #[command(flatten)]
+    writing: Writing,
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Opens a patch; what is wrong in it names it, for there are several.
+fn open(path: &Path) -> Result<PatchFile> {
+    PatchFile::open(path, &Limits::default()).map_err(|error| match error {
+        Error::Corrupt(_) | Error::Limit { .. } | Error::Version { .. } => {
+            Error::Checkpoint { path: path.display().to_string(), what: error.to_string() }
+        }
+        other => other,
+    })
+}
+
+impl Compose {
+    pub fn run(&self, common: &Common) -> Result<Outcome> {
+        let usage = |what: &str| Err(Error::Misuse(what.into()));
+        self.writing.check()?;
+        if self.base.is_none() && self.writing.is_chosen() {
+            return usage(
+                "--coding and --values need --base: without it, OUT has the coding and values of the patches",
+            );
+        }
+        if self.patches.iter().chain(&self.base).any(|input| same_file(input, &self.output)) {
+            return usage("OUT is one of the inputs; choose another name");
+        }
+        let started = Instant::now();
+        let patches = self.patches.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
+        let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+        let progress = Progress::new(common, "compose", patches.last().map_or(0, |last| last.footer().target_bytes));
+        let report = write_whole(&self.output, self.force, |out| {
+            Ok(pulse::compose(&patches, base.as_ref(), out, self.writing.options(), progress.parallel())?.1)
+        })?;
+        drop(progress);
+        Ok(self.outcome(&report, &patches, started.elapsed().as_secs_f64()))
+    }
+
+    fn outcome(&self, report: &ComposeReport, patches: &[PatchFile], seconds: f64) -> Outcome {
+        let footer = report.summary.footer;
+        let (bytes, before) = (report.summary.patch_bytes, report.input_bytes);
+        let changes_before = patches.iter().map(|patch| patch.footer().changes).fold(0, u64::saturating_add);
+        let (tensors, tensors_json) = tensor_counts(&report.actions, &footer);
+        let steps = (
+            patches.first().and_then(|first| first.header().base_step),
+            patches.last().and_then(|last| last.header().target_step),
+        );
+        let way = match steps {
+            (Some(first), Some(last)) => format!(", step {first} to {last}"),
+            (None, Some(last)) => format!(", to step {last}"),
+            _ => String::new(),
+        };
+        let patches_text = match patches.len() {
+            1 => "1 patch".into(),
+            several => format!("{several} patches"),
+        };
+        let proved = match report.proved {
+            true => "the target was made, and is right",
+            false => "by whoever applies it: the base was not at hand",
+        };
+        let text = text::facts(&[
+            ("patch", self.output.display().to_string()),
+            ("composed", format!("{patches_text}{way}")),
+            ("tensors", tensors),
+            ("changes", format!("{}, {} before", changes(&footer), text::count(changes_before))),
+            (
+                "size",
+                format!(
+                    "{}, {} than the {} before",
+                    text::number(bytes, "byte"),
+                    text::times_smaller(before, bytes),
+                    text::bytes(before)
+                ),
+            ),
+            ("proved", proved.into()),
+            ("time", text::seconds(seconds)),
+            ("target", footer.target.to_string()),
+        ]);
+        let json = json!({
+            "patch": self.output,
+            "patch_bytes": bytes,
+            "patches": patches.len(),
+            "input_bytes": before,
+            "base_step": steps.0,
+            "target_step": steps.1,
+            "changes": footer.changes,
+            "input_changes": changes_before,
+            "target_elements": footer.target_elements,
+            "target_bytes": footer.target_bytes,
+            "tensors": tensors_json,
+            "proved": report.proved,
+            "base_digest": footer.base.map(|digest| digest.to_string()),
+            "target_digest": footer.target.to_string(),
+            "seconds": seconds,
+        });
+        Outcome::new(text, json)
+    }
+}

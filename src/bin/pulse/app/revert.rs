@@ -1,0 +1,79 @@
+//! `pulse revert`: a target and its patch back to the base.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use pulse::{ApplyOptions, Checkpoint, FileKind, FileRecord, FileSource, Limits, PatchFile, Result};
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{text, Common, Outcome};
+
+/// Make the base of a patch again from its target.
+///
+/// Only flat patches with values step or xor lead back, and tensors that were added. The tensors
+/// are proved to be those of the base. The files are those of TARGET with these tensors in them:
+/// headers and companions that were others in the base are not in the patch.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pulse revert step_0041.safetensors 41.pulse -o step_0040.safetensors
+  pulse revert run/step41/ 41.pulse -o run/step40/")]
+pub struct Revert {
+    /// The checkpoint that the patch led to.
+    #[arg(value_name = "TARGET")]
+    target: PathBuf,
+    /// The patch.
+    #[arg(value_name = "PATCH")]
+    pub patch: PathBuf,
+    /// Write the base here.
+    #[arg(long, short, value_name = "OUT")]
+    output: PathBuf,
+    /// Replace OUT if it is a file that exists.
+    #[arg(long)]
+    force: bool,
+}
+
+/// What a record describes, in words.
+fn described(record: &FileRecord) -> String {
+    match (record.kind, record.name.as_str()) {
+        (FileKind::Tensors, "") => "header".into(),
+        (FileKind::Tensors, name) => format!("header of {name}"),
+        (FileKind::Companion, name) => name.into(),
+    }
+}
+
+impl Revert {
+    pub fn run(&self, common: &Common) -> Result<Outcome> {
+        let started = Instant::now();
+        let patch = PatchFile::open(&self.patch, &Limits::default())?;
+        let target = Checkpoint::open(&self.target)?;
+        let progress = Progress::new(common, "revert", patch.footer().target_bytes);
+        let options = ApplyOptions::default().with_replace(self.force);
+        let report = pulse::revert(&target, &patch, &self.output, options, progress.parallel())?;
+        drop(progress);
+        let seconds = started.elapsed().as_secs_f64();
+        let carried = patch.files().iter().map(|file| &file.record).filter(|file| file.source == FileSource::Patch);
+        let not_restored: Vec<String> = carried.map(described).collect();
+        let mut facts = vec![
+            ("output", self.output.display().to_string()),
+            ("changes", text::count(report.changes)),
+            ("verified", format!("{} in {}", text::bytes(report.target_bytes), text::number(report.files, "file"))),
+        ];
+        if !not_restored.is_empty() {
+            facts.push(("not restored", format!("{}: not as in the base", not_restored.join(", "))));
+        }
+        facts.push(("time", text::seconds(seconds)));
+        facts.push(("digest", report.target.to_string()));
+        let json = json!({
+            "output": self.output,
+            "changes": report.changes,
+            "base_bytes": report.target_bytes,
+            "files": report.files,
+            "not_restored": not_restored,
+            "base_digest": report.target.to_string(),
+            "seconds": seconds,
+        });
+        Ok(Outcome::new(text::facts(&facts), json))
+    }
+}
