@@ -5,6 +5,7 @@
 mod fixtures;
 
 mod commands;
+mod compose;
 mod damage;
 mod in_place;
 mod inspect;

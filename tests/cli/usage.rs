@@ -5,7 +5,7 @@ use std::fs;
 use crate::fixtures::{tensor, Files, Place};
 use crate::{pulse, pulse_inspect, scene, target};
 
-const COMMANDS: [&str; 7] = ["diff", "apply", "verify", "inspect", "digest", "stat", "demo"];
+const COMMANDS: [&str; 9] = ["diff", "apply", "compose", "revert", "verify", "inspect", "digest", "stat", "demo"];
 
 #[test]
 fn help_shows_examples_that_are_right_usage() {
@@ -66,6 +66,14 @@ fn wrong_usage_ends_with_two_and_writes_nothing() {
         (vec!["apply", "base.safetensors", "41.pulse"], "--output"),
         (vec!["apply", "41.pulse", "-o", "out"], "base"),
         (vec!["apply", "base.safetensors", "41.pulse", "42.pulse", "-o", "out"], "42.pulse"),
+        (vec!["compose", "-o", "out"], "PATCH"),
+        (vec!["compose", "41.pulse"], "--output"),
+        (vec!["compose", "41.pulse", "-o", "41.pulse", "--force"], "one of the inputs"),
+        (vec!["compose", "41.pulse", "-o", "out", "--values", "xor"], "--base"),
+        (vec!["compose", "41.pulse", "-o", "out"], "--base"),
+        (vec!["revert", "target.safetensors", "-o", "out"], "PATCH"),
+        (vec!["revert", "target.safetensors", "41.pulse"], "--output"),
+        (vec!["revert", "target.safetensors", "41.pulse", "-o", "out"], "keep the base"),
         (vec!["verify"], "PATCH"),
         (vec!["inspect"], "PATCH"),
         (vec!["digest"], "CHECKPOINT"),
@@ -90,6 +98,12 @@ fn failures_end_with_one_and_name_the_file() {
         (&["apply", "base.safetensors", "notes.txt", "-o", "out"], &["not a .pulse file"]),
         (&["apply", "41.pulse", "base.safetensors", "-o", "out"], &["not a .pulse file"]),
         (&["apply", "base.safetensors", "41.pulse", "-o", "no/such/out"], &["no/such/out"]),
+        (&["compose", "41.pulse", "nowhere", "-o", "out"], &["nowhere", "No such file"]),
+        (&["compose", "41.pulse", "notes.txt", "-o", "out"], &["notes.txt", "not a .pulse file"]),
+        (&["compose", "41.pulse", "41.pulse", "-o", "out"], &["41.pulse does not follow 41.pulse", "digest"]),
+        (&["compose", "41.pulse", "--base", "notes.txt", "-o", "out"], &["notes.txt"]),
+        (&["revert", "target.safetensors", "notes.txt", "-o", "out"], &["notes.txt", "not a .pulse file"]),
+        (&["revert", "nowhere", "41.pulse", "-o", "out"], &["nowhere", "No such file"]),
         (&["verify", "notes.txt"], &["not a .pulse file"]),
         (&["verify", "41.pulse", "--base", "notes.txt"], &["notes.txt"]),
         (&["digest", "base.safetensors", "nowhere"], &["nowhere"]),
