@@ -6,6 +6,8 @@ mod demo;
 mod diff;
 mod digest;
 mod generate;
+#[allow(dead_code, unused_imports)] // Until a command makes pages.
+mod html;
 mod inspect;
 mod progress;
 mod recover;
