@@ -278,6 +278,14 @@ fn check_blocks(patch: &[u8], base: &Checkpoint, target: &Checkpoint, mut random
                 assert!(decoder.is_done() && copied == target, "into another buffer");
 
                 let decoder = block.decode().unwrap();
+                assert!(decoder.steps().is_some() || block.coding() != Coding::Contextual);
+                if let Some(steps) = decoder.steps() {
+                    let (mut steps, mut expected) = (steps.collect::<Vec<_>>(), Vec::new());
+                    for_each_step(block.dtype(), base, target, |step| expected.push(step));
+                    steps.sort_unstable();
+                    expected.sort_unstable();
+                    assert_eq!(steps, expected);
+                }
                 if block.coding() == Coding::Flat {
                     let listed: Vec<_> = decoder.changes().expect("flat needs no base").collect();
                     assert_eq!(block.changes(), count_changes(width, base, target));

@@ -93,6 +93,8 @@ pub struct SectionTotal {
 pub struct PatchMap {
     /// Size of the file.
     pub file_bytes: u64,
+    /// Major and minor version, if they were reached.
+    pub version: Option<(u8, u8)>,
     /// Bytes from the begin of the file that were read and found right.
     pub good_bytes: u64,
     /// The header, if it was reached.
@@ -106,17 +108,42 @@ pub struct PatchMap {
     /// Every section that was read, by kind. With the 10 bytes of signature and version they
     /// make up `good_bytes`.
     pub sections: BTreeMap<Tag, SectionTotal>,
-    /// Why reading ended before the end; `None` if the file is right.
+    /// How often each step occurs in the blocks that have steps, if [`PatchFile::inspect`] read
+    /// them. Steps beyond ±[`STEP_MAX`](Self::STEP_MAX) are counted there.
+    pub steps: BTreeMap<i64, u64>,
+    /// Why reading ended before the end, or else what is wrong with the first block that
+    /// [`PatchFile::inspect`] could not decode; `None` if the file is right.
     pub error: Option<Error>,
 }
 
 impl PatchMap {
+    /// The largest step that [`steps`](Self::steps) tells from greater ones: a bound for its memory.
+    pub const STEP_MAX: i64 = 1 << 16;
+
     fn scan(&mut self, patch: &mut dyn Read, limits: &Limits, detail: bool) -> Result<()> {
         let mut decoder = Decoder::new(patch, limits.clone());
         let result = self.read(&mut decoder, detail);
+        self.version = decoder.push_decoder().version();
         self.good_bytes = decoder.push_decoder().offset();
         result?;
-        decoder.finish().map(|_| ())
+        decoder.finish().map(|_| ())?;
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    /// What a block says without its base; an error is kept, and reading goes on.
+    fn decode(&mut self, block: &Block<'_>) -> Option<Account> {
+        match block.decode() {
+            Ok(decoded) => {
+                for step in decoded.steps().into_iter().flatten() {
+                    *self.steps.entry(step.clamp(-Self::STEP_MAX, Self::STEP_MAX)).or_default() += 1;
+                }
+                Some(decoded.account())
+            }
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
     }
 
     fn read(&mut self, decoder: &mut Decoder<&mut dyn Read>, detail: bool) -> Result<()> {
@@ -139,8 +166,8 @@ impl PatchMap {
                 Event::FileData(_) => Found::FileData,
                 Event::Tensor(header) => Found::Tensor(header.clone()),
                 Event::Block(block) => {
-                    let decoded = detail.then(|| block.decode().ok()).flatten();
-                    Found::Block(block.extent(), decoded.map(|decoded| decoded.account()))
+                    let account = if detail { self.decode(&block) } else { None };
+                    Found::Block(block.extent(), account)
                 }
                 Event::TensorEnd(end) => Found::TensorEnd(*end),
                 Event::End(footer) => Found::End(*footer),

@@ -356,6 +356,27 @@ impl BlockDecoder {
         }
     }
 
+    /// The steps of all changes, in an order that says nothing; no base is needed for them. `None`
+    /// if the block has no steps but whole bytes, or bits to flip or set.
+    ///
+    /// ```
+    /// use pulse::{BlockEncoder, Dtype, EncoderOptions};
+    /// let (base, target) = ([0x80, 0x3f, 0, 0], [0x81, 0x3f, 0, 0]);
+    /// let block = BlockEncoder::new(&EncoderOptions::default()).encode(&Dtype::Bf16, &base, &target)?;
+    /// let decoder = block.expect("something changed").decode(&Dtype::Bf16, 2)?;
+    /// assert_eq!(decoder.steps().expect("steps").collect::<Vec<_>>(), [1]);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn steps(&self) -> Option<impl Iterator<Item = i64> + '_> {
+        let (flat, walk) = match &self.body {
+            Body::Flat { form: ValueForm::Step, changes, .. } => (changes.values.as_slice(), None),
+            Body::Contextual(walk) => (&[][..], Some(walk)),
+            Body::Flat { .. } | Body::Whole { .. } => return None,
+        };
+        let zigzag = flat.iter().copied().chain(walk.into_iter().flat_map(|walk| walk.steps()));
+        Some(zigzag.map(crate::element::unzigzag))
+    }
+
     /// Turns the next chunk of base bytes into target bytes, in place. A chunk is any number of
     /// whole elements.
     ///

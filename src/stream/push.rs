@@ -89,6 +89,7 @@ pub struct PushDecoder {
     limits: Limits,
     used: Used,
     state: State,
+    version: Option<(u8, u8)>,
     /// Bytes of the section being read.
     buffer: Vec<u8>,
     /// Where that section starts in the file.
@@ -119,6 +120,7 @@ impl PushDecoder {
             limits,
             used: Used::default(),
             state: State::Prelude,
+            version: None,
             buffer: Vec::new(),
             offset: 0,
             section: None,
@@ -220,6 +222,12 @@ impl PushDecoder {
             State::Failed => Err(Error::misuse("the decoder failed before; start anew with another")),
             _ => self.need(),
         }
+    }
+
+    /// Major and minor version of the file, once they were read.
+    #[must_use]
+    pub fn version(&self) -> Option<(u8, u8)> {
+        self.version
     }
 
     /// The section that gave the last event.
@@ -332,6 +340,7 @@ impl PushDecoder {
     fn close_section(&mut self) -> Result<()> {
         if self.state == State::Prelude {
             let (major, minor) = (self.buffer[8], self.buffer[9]);
+            self.version = Some((major, minor));
             if major != wire::MAJOR {
                 return Err(Error::Version { major, minor, known: wire::MAJOR });
             }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use pulse::{Dtype, Encoder, EncoderOptions, Error, Fault, FileKind, Limits, PatchFile, TensorSpec};
+use pulse::{Dtype, Encoder, EncoderOptions, Error, Fault, FileKind, Limits, PatchFile, Tag, TensorSpec};
 
 use crate::fixtures::forge::{self, Section};
 use crate::fixtures::library::{apply, diff, every_coding, open_patch, verify};
@@ -235,6 +235,26 @@ fn a_forged_block_gives_the_right_target_or_none() {
             }
             assert!(!place.path("out").exists());
         }
+    }
+}
+
+#[test]
+fn a_block_that_does_not_decode_is_found_without_the_base() {
+    for options in every_coding() {
+        let (place, patch) = patched_with(options);
+        let map = PatchFile::inspect(&place.path("patch"), &Limits::default()).unwrap();
+        let changes: u64 = map.steps.values().sum();
+        assert!(map.error.is_none() && map.version == Some((1, 0)) && [0, 10].contains(&changes));
+        let mut sections = forge::sections(&patch);
+        let block = sections.iter_mut().find(|section| section.tag == b'B').unwrap();
+        block.payload.push(0);
+        let forged = place.put_bytes("forged", &forge::join(&patch, &sections));
+        let map = PatchFile::inspect(&forged, &Limits::default()).unwrap();
+        // All the rest of the file is right.
+        let Some(Error::Corrupt(corrupt)) = map.error else { panic!("{:?}", map.error) };
+        assert_eq!((corrupt.section, corrupt.tensor.as_deref(), corrupt.block), (Some(Tag::BLOCK), Some("w"), Some(0)));
+        assert!(map.footer.is_some() && map.good_bytes == map.file_bytes);
+        assert_eq!(map.tensors[0].blocks[0].account(), None);
     }
 }
 

@@ -73,6 +73,12 @@ impl Walk {
         self.countdown = countdown;
     }
 
+    /// The zigzag steps of all changes, class after class.
+    pub fn steps(&self) -> impl Iterator<Item = u64> + '_ {
+        // A dense class has a step for each element, zero if it stays.
+        self.changes.iter().map(|change| change.1).filter(|&step| step != 0)
+    }
+
     /// Where the codes go; what is missing to the payload is its table.
     pub fn account(&self) -> Account {
         self.account
