@@ -6,14 +6,15 @@ mod demo;
 mod diff;
 mod digest;
 mod generate;
-#[allow(dead_code, unused_imports)] // Until a command makes pages.
 mod html;
 mod inspect;
+mod layers;
 mod progress;
 mod recover;
 mod revert;
 mod simulation;
 mod stat;
+mod steps;
 mod text;
 mod verify;
 

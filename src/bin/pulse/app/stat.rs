@@ -8,6 +8,7 @@ use pulse::{Action, Checkpoint, Result, TensorStat};
 use serde_json::json;
 
 use super::progress::Progress;
+use super::steps::{self, STEPS};
 use super::{text, Common, Outcome};
 
 /// Measure density and step sizes between two checkpoints.
@@ -23,18 +24,6 @@ pub struct Stat {
     #[arg(value_name = "TARGET")]
     target: PathBuf,
 }
-
-/// Step sizes in the histogram that have a row of their own.
-const STEPS: [(u64, u64, &str); 8] = [
-    (1, 1, "1"),
-    (2, 2, "2"),
-    (3, 3, "3"),
-    (4, 4, "4"),
-    (5, 8, "5 to 8"),
-    (9, 16, "9 to 16"),
-    (17, 256, "17 to 256"),
-    (257, u64::MAX, "more"),
-];
 
 fn action_name(stat: &TensorStat) -> &'static str {
     stat.action.map_or("unchanged", Action::name)
@@ -104,12 +93,7 @@ fn histogram(steps: &BTreeMap<i64, u64>) -> String {
     let rows: Vec<Vec<String>> = STEPS
         .iter()
         .map(|&(low, high, name)| {
-            let within = |step: i64| (low..=high).contains(&step.unsigned_abs());
-            let (mut number, mut negative) = (0, 0);
-            for (&step, count) in steps.iter().filter(|(&step, _)| within(step)) {
-                number += count;
-                negative += if step < 0 { *count } else { 0 };
-            }
+            let (number, negative) = steps::count(steps, low, high);
             let bar = "#".repeat((40.0 * text::ratio(number, total)).round() as usize);
             vec![name.into(), text::count(number), text::percent(number, total), text::percent(negative, number), bar]
         })

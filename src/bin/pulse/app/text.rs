@@ -1,13 +1,14 @@
 //! Numbers and tables for people.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
-use anstyle::{AnsiColor, Style};
+use anstyle::AnsiColor;
 
-/// Prints to standard output. A reader that has seen enough is no failure.
+/// Prints to standard output, with colours if it is a terminal that shows them and nobody minds
+/// (`NO_COLOR`, `CLICOLOR`). A reader that has seen enough is no failure.
 pub fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
@@ -16,10 +17,9 @@ pub fn print(text: &str) -> io::Result<()> {
 
 /// Prints an error message.
 pub fn complain(message: &str) {
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let style = if colour { AnsiColor::Red.on_default().bold() } else { Style::new() };
+    let style = AnsiColor::Red.on_default().bold();
     // There is nobody left to tell if this fails.
-    let _ = writeln!(io::stderr(), "{style}error{style:#}: {}", clean(message));
+    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", clean(message));
 }
 
 /// A note that is not the result of the command.
@@ -74,6 +74,7 @@ pub fn ratio(part: u64, whole: u64) -> f64 {
 /// Seconds with a sensible number of digits.
 pub fn seconds(seconds: f64) -> String {
     match seconds {
+        s if s < 0.000_95 => format!("{:.0} µs", s * 1e6),
         s if s < 0.0995 => format!("{:.1} ms", s * 1000.0),
         s if s < 9.95 => format!("{s:.2} s"),
         s => format!("{s:.0} s"),

@@ -48,17 +48,27 @@ pub fn bars(head: &[&str], rows: &[Bar]) -> Html {
     line(element("table", &[("class", "bars")], element("tbody", &[], rows)))
 }
 
+/// What the colours of a chart stand for: classes and names.
+pub fn colours(names: &[(&str, &str)]) -> Html {
+    let name = |(class, name): &(&str, &str)| {
+        let swatch = element("span", &[("class", &format!("swatch {class}"))], Html::default());
+        element("span", &[("class", "key")], [swatch, Html::text(name)].into_iter().collect())
+    };
+    line(element("p", &[("class", "note")], names.iter().map(name).collect()))
+}
+
 /// A part of a whole.
 pub struct Part {
     pub name: &'static str,
     /// Class of its colour: "c1" to "c9", or "bad".
     pub colour: &'static str,
     pub amount: u64,
-    /// What stands in the legend.
+    /// What stands in the legend: numbers, then words.
     pub values: Vec<String>,
+    pub words: &'static str,
 }
 
-/// A bar made of parts, with a legend that says how large each is.
+/// A bar made of parts, with a legend that says how large each is. `head` names name and values.
 pub fn stacked(label: &str, head: &[&str], parts: &[Part]) -> Html {
     let whole = parts.iter().map(|part| part.amount).sum::<u64>().max(1) as f64;
     let mut start = 0.0;
@@ -73,7 +83,9 @@ pub fn stacked(label: &str, head: &[&str], parts: &[Part]) -> Html {
         let swatch = element("span", &[("class", &format!("swatch {}", part.colour))], Html::default());
         let name = [swatch, Html::text(part.name)].into_iter().collect();
         let values = part.values.iter().map(|value| element("td", &[("class", "number")], Html::text(value)));
-        line(element("tr", &[], [element("th", &[("scope", "row")], name)].into_iter().chain(values).collect()))
+        let words = element("td", &[], Html::text(part.words));
+        let name = element("th", &[("scope", "row")], name);
+        line(element("tr", &[], [name].into_iter().chain(values).chain([words]).collect()))
     };
     let head = head.iter().map(|name| element("th", &[("scope", "col")], Html::text(name))).collect();
     let head = line(element("tr", &[], head));
@@ -117,7 +129,7 @@ pub fn heat_map(map: &HeatMap<'_>) -> Html {
         Cell::Empty => element("td", &[], Html::default()),
         Cell::Heat { share, title } => {
             let (heat, text) = (heat(*share), short_percent(*share));
-            let class = if heat > 0.55 { "hot" } else { "heat" };
+            let class = if heat > 0.65 { "hot" } else { "heat" };
             let style = format!("--heat:{:.2}", 0.08 + 0.92 * heat);
             let text = element("span", &[], Html::text(&text));
             element("td", &[("class", class), ("style", &style), ("title", title)], text)

@@ -5,7 +5,7 @@
 
 mod chart;
 
-pub use chart::{bars, heat_map, stacked, Bar, Cell, HeatMap, Part};
+pub use chart::{bars, colours, heat_map, stacked, Bar, Cell, HeatMap, Part};
 
 use super::text;
 
@@ -106,6 +106,8 @@ pub fn facts(facts: &[(&str, String)]) -> Html {
 pub enum Column {
     Name,
     Text,
+    /// One word, which is the class of its cell as well: what is "broken" stands out.
+    State,
     Number,
 }
 
@@ -113,7 +115,7 @@ impl Column {
     fn class(self) -> &'static str {
         match self {
             Column::Name => "name",
-            Column::Text => "text",
+            Column::Text | Column::State => "text",
             Column::Number => "number",
         }
     }
@@ -125,8 +127,10 @@ pub fn table(label: &str, columns: &[(&str, Column)], rows: &[Vec<String>], sort
     let head = |(name, column): &(&str, Column)| {
         element("th", &[("scope", "col"), ("class", column.class())], Html::text(name))
     };
-    let cell =
-        |(text, (_, column)): (&String, &(&str, Column))| element("td", &[("class", column.class())], Html::text(text));
+    let cell = |(text, (_, column)): (&String, &(&str, Column))| {
+        let class = if *column == Column::State { text } else { column.class() };
+        element("td", &[("class", class)], Html::text(text))
+    };
     let row = |row: &Vec<String>| line(element("tr", &[], row.iter().zip(columns).map(cell).collect()));
     let head = element("thead", &[], element("tr", &[], columns.iter().map(head).collect()));
     let body = element("tbody", &[], rows.iter().map(row).collect());

@@ -1,0 +1,145 @@
+//! `pulse inspect`: what is in a patch, and where every byte of it went.
+
+mod bytes;
+mod damage;
+mod glob;
+mod json;
+mod page;
+mod summary;
+mod table;
+mod tables;
+mod tensor;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::Args;
+use pulse::{write_whole, Error, Limits, PatchFile, PatchMap, Result};
+
+use super::diff::same_file;
+use super::{text, Common, Outcome};
+use bytes::Spent;
+use damage::Damage;
+use glob::Glob;
+use tensor::{Sort, Tensor};
+
+/// Show what is in a patch, and where every byte of it went.
+///
+/// Prints a summary of one screen, or the tables that are asked for. A damaged file is shown as
+/// far as it goes; the exit status is then 1.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pulse inspect 41.pulse
+  pulse inspect 41.pulse --tensors --sort density
+  pulse inspect 41.pulse --filter '*.mlp.*' --sort bytes
+  pulse inspect 41.pulse --bytes --files
+  pulse inspect 41.pulse --html 41.html
+  pulse inspect 41.pulse --json
+  pulse-inspect 41.pulse")]
+pub struct Inspect {
+    /// The patch.
+    #[arg(value_name = "PATCH")]
+    pub patch: PathBuf,
+    /// Print a table of all tensors, and digests in full.
+    #[arg(long)]
+    tensors: bool,
+    /// Order of the tensors [default: that of the file].
+    #[arg(long, value_enum, value_name = "BY")]
+    sort: Option<Sort>,
+    /// Only tensors whose name matches: * is any characters, ? is one; or contains, without them.
+    #[arg(long, value_name = "GLOB")]
+    filter: Option<Glob>,
+    /// Print where the bytes go.
+    #[arg(long)]
+    bytes: bool,
+    /// Print a table of the files of the target.
+    #[arg(long)]
+    files: bool,
+    /// Write a page for a browser as well: one file, which needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Replace FILE if it exists.
+    #[arg(long, requires = "html")]
+    force: bool,
+    /// Fit tables into so many columns [default: those of the terminal; elsewhere no limit].
+    #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(40..))]
+    width: Option<u16>,
+}
+
+/// A patch and all that is said of it.
+struct Report<'a> {
+    path: String,
+    map: &'a PatchMap,
+    /// All tensors, in the order of the file.
+    all: &'a [Tensor<'a>],
+    /// Those that were asked for, in the order that was asked for.
+    shown: Vec<&'a Tensor<'a>>,
+    filter: Option<&'a Glob>,
+    spent: Spent,
+    damage: Option<Damage>,
+}
+
+impl Report<'_> {
+    /// The tensors that were asked for, in the order of the file.
+    fn in_file_order(&self) -> impl Iterator<Item = &Tensor<'_>> {
+        matching(self.all, self.filter)
+    }
+}
+
+fn matching<'a>(tensors: &'a [Tensor<'a>], filter: Option<&'a Glob>) -> impl Iterator<Item = &'a Tensor<'a>> {
+    tensors.iter().filter(move |tensor| filter.is_none_or(|filter| filter.matches(tensor.name)))
+}
+
+impl Inspect {
+    pub fn run(&self, _: &Common) -> Result<Outcome> {
+        if self.html.as_ref().is_some_and(|page| same_file(page, &self.patch)) {
+            return Err(Error::Misuse("FILE is the patch; choose another name for the page".into()));
+        }
+        let map = PatchFile::inspect(&self.patch, &Limits::default())?;
+        let all: Vec<Tensor<'_>> = map.tensors.iter().map(Tensor::new).collect();
+        let mut report = Report {
+            path: self.patch.display().to_string(),
+            map: &map,
+            all: &all,
+            shown: Vec::new(),
+            filter: self.filter.as_ref(),
+            spent: Spent::on_file(&map, all.iter().map(|tensor| tensor.spent)),
+            damage: Damage::of(&map),
+        };
+        report.shown = matching(&all, self.filter.as_ref()).collect();
+        if let Some(by) = self.sort {
+            tensor::sort(&mut report.shown, by);
+        }
+        let mut text = self.text(&report);
+        if let Some(path) = &self.html {
+            let page = page::page(&report);
+            write_whole(path, self.force, |file| {
+                let context = || format!("writing {}", path.display());
+                file.write_all(page.as_bytes()).map_err(|source| Error::Io { context: context(), source })
+            })?;
+            text.push_str(&format!("\npage  {}\n", text::clean(&path.display().to_string())));
+        }
+        let json = json::object(&report);
+        Ok(Outcome { text, json, error: map.error })
+    }
+
+    /// The tables that were asked for, or the summary.
+    fn text(&self, report: &Report<'_>) -> String {
+        let terminal = || std::io::stdout().is_terminal().then(|| console::Term::stdout().size_checked()).flatten();
+        let width = self.width.or_else(|| terminal().map(|(_, columns)| columns)).map(usize::from);
+        let mut parts = Vec::new();
+        if self.tensors || self.sort.is_some() || self.filter.is_some() {
+            parts.push(tables::tensors(report, width));
+        }
+        if self.bytes {
+            parts.push(tables::bytes(report, width));
+        }
+        if self.files {
+            parts.push(tables::files(report, width));
+        }
+        if parts.is_empty() {
+            parts.push(summary::screen(report, width));
+        }
+        parts.join("\n")
+    }
+}
