@@ -309,8 +309,10 @@ fn tensors_are_sorted_and_filtered() {
     let rows = out.lines().skip_while(|line| !line.starts_with("tensor ")).skip(1);
     let rows: Vec<_> = rows.map(|row| row.split(' ').next().unwrap().to_string()).collect();
     assert_eq!(rows, names(&["--filter", "proj", "--sort", "changes"]));
-    let out = pulse(&place, &["inspect", "deep.pulse", "--filter", "nothing"]).done();
-    assert!(out.contains("none of 7 tensors matches 'nothing'"), "{out}");
+    for (filter, told) in [("nothing", "none of 7 tensors has 'nothing'"), ("q_proj.*", "try '*q_proj.*'")] {
+        let out = pulse(&place, &["inspect", "deep.pulse", "--filter", filter]).done();
+        assert!(out.contains(told), "{out}");
+    }
     pulse(&place, &["inspect", "deep.pulse", "--sort", "size"]).misused(&["density"]);
     pulse(&place, &["inspect", "deep.pulse", "--width", "0"]).misused(&["--width"]);
 }

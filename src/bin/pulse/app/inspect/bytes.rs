@@ -157,12 +157,12 @@ impl Spent {
         Use::ALL.into_iter().map(|what| (what, self.on(what))).filter(|(_, bytes)| *bytes > 0)
     }
 
-    /// The largest uses and their shares: "positions 52%, signs 18%".
+    /// The largest uses and their shares, without those below half a per cent: "positions 52%, signs 18%".
     pub fn largest(&self, number: usize) -> String {
-        let mut used: Vec<(Use, u64)> = self.used().collect();
+        let share = |bytes| 100.0 * text::ratio(bytes, self.sum());
+        let mut used: Vec<(Use, u64)> = self.used().filter(|(_, bytes)| share(*bytes) >= 0.5).collect();
         used.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-        let share =
-            |(what, bytes): &(Use, u64)| format!("{} {:.0}%", what.name(), 100.0 * text::ratio(*bytes, self.sum()));
-        used.iter().take(number).map(share).collect::<Vec<_>>().join(", ")
+        let named = used.iter().take(number).map(|(what, bytes)| format!("{} {:.0}%", what.name(), share(*bytes)));
+        named.collect::<Vec<_>>().join(", ")
     }
 }

@@ -31,7 +31,7 @@ pub fn page(report: &Report<'_>) -> String {
     if report.map.footer.is_some() {
         parts.push(html::section("How long it takes", time(report)));
     }
-    if !report.shown.is_empty() {
+    if report.shown.iter().any(|tensor| tensor.action == Action::Patched) {
         parts.push(html::section("Density by layer and module", density(report)));
     }
     if !report.map.steps.is_empty() {
@@ -55,8 +55,8 @@ fn lead(report: &Report<'_>) -> Html {
     let a = if report.map.header.is_some() { "A " } else { "" };
     let size = text::number(report.map.file_bytes, "byte");
     let kind = html::paragraph("lead", &format!("{a}{}, {size}.", summary::kind(report.map)));
-    let why = html::paragraph("lead", &format!("Mostly {}.", summary::why(report)));
-    [kind, why].into_iter().collect()
+    let why = || html::paragraph("lead", &format!("Mostly {}.", summary::why(report)));
+    [Some(kind), (report.map.good_bytes > 0).then(why)].into_iter().flatten().collect()
 }
 
 fn verdict(report: &Report<'_>) -> Html {

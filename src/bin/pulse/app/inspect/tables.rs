@@ -37,10 +37,12 @@ pub fn tensors(report: &Report<'_>, width: Option<usize>) -> String {
     let digests = text::facts(&digests);
     let space = if digests.is_empty() { "" } else { "\n" };
     if report.shown.is_empty() {
-        let none = match &report.filter {
-            Some(filter) => {
-                format!("none of {} matches '{}'", text::number(report.all.len() as u64, "tensor"), filter.text)
+        let all = text::number(report.all.len() as u64, "tensor");
+        let none = match report.filter.map(|filter| &filter.text) {
+            Some(filter) if filter.contains(['*', '?']) => {
+                format!("none of {all} matches '{filter}' from begin to end; try '*{}*'", filter.trim_matches('*'))
             }
+            Some(filter) => format!("none of {all} has '{filter}' in its name"),
             None => "no tensors".into(),
         };
         return format!("{digests}{space}{}\n", text::clean(&none));
