@@ -82,6 +82,11 @@ pub use checkpoint::{
     MappedTensor, Parallel, PatchFile, PatchMap, Recovery, SectionTotal, TensorMut, TensorRef, TensorSource,
     TensorStat, UpdateReport,
 };
+#[cfg(feature = "checkpoint")]
+pub use checkpoint::{
+    module_of, patch_sizes, Density, Kind, ModuleStat, PairStat, PatchSizes, Series, SeriesCheckpoint, SeriesPair,
+    SeriesStat, SeriesWindow, TensorTotal, Window,
+};
 pub use coding::{Account, BlockDecoder, BlockEncoder, Coding, EncodedBlock, Value};
 pub use digest::{leaf_digest, tensor_digest, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};
 pub use dtype::{Dtype, TensorSpec};

@@ -1,21 +1,19 @@
-//! Two checkpoints to a patch, and to statistics without a patch.
+//! Two checkpoints to a patch.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use crate::checkpoint::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIECE_BYTES};
+use crate::checkpoint::pieces::{for_each_piece, pairs, Buffers, Pair, Piece};
 use crate::checkpoint::pipeline::Parallel;
 use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
 use crate::checkpoint::source::Checkpoint;
 use crate::checkpoint::tensors::TensorSource;
 use crate::coding::{self, EncodedBlock};
 use crate::digest::{digest_leaves, Digest, Sha, LEAF_BYTES};
-use crate::dtype::TensorSpec;
-use crate::element::for_each_step;
 use crate::error::{Error, Result};
-use crate::stream::{tensor_header, EncoderOptions, Session, Summary};
+use crate::stream::{EncoderOptions, Session, Summary};
 use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
 
 /// What a diff found.
@@ -287,66 +285,4 @@ pub(crate) fn for_each_chunk(path: &Path, mut found: impl FnMut(&[u8]) -> Result
         bytes += chunk.len() as u64;
         found(&chunk)?;
     }
-}
-
-/// What changed in one tensor.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct TensorStat {
-    /// Name.
-    pub name: String,
-    /// What a patch would do; `None` if the tensor is unchanged.
-    pub action: Option<Action>,
-    /// Dtype and shape in the target, or in the base if it is deleted.
-    pub spec: TensorSpec,
-    /// Elements whose bits differ; all of them in a tensor that a patch would put whole.
-    pub changes: u64,
-    /// Step in ULPs → number of changes, for tensors that are in both.
-    pub steps: BTreeMap<i64, u64>,
-}
-
-/// Measures what changed between two checkpoints, tensor by tensor in the order of their names.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn stat(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> Result<Vec<TensorStat>> {
-    let pairs = pairs(Some(base), Some(target));
-    let mut stats: Vec<TensorStat> = Vec::new();
-    let work = |own: &mut Buffers, group: &[Piece<'_>]| {
-        let (bases, targets) = own.read(group, Some(base), Some(target))?;
-        let steps = |((piece, base), target): ((&Piece<'_>, &[u8]), &[u8])| {
-            let mut steps = BTreeMap::new();
-            if let Some(spec) = piece.pair.target.filter(|_| piece.pair.base == piece.pair.target) {
-                for_each_step(spec.dtype(), base, target, |step| *steps.entry(step).or_default() += 1);
-            }
-            steps
-        };
-        Ok(group.iter().zip(bases).zip(targets).map(steps).collect())
-    };
-    for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, steps: BTreeMap<i64, u64>| {
-        let Pair { name, base, target } = piece.pair;
-        let Some(spec) = target.or(base) else { return Ok(()) };
-        if piece.first {
-            let action = tensor_header(name, base, target)?.action;
-            let changes = if action.is_put() { spec.elements() } else { 0 };
-            stats.push(TensorStat {
-                name: name.into(),
-                action: Some(action),
-                spec: spec.clone(),
-                changes,
-                steps: BTreeMap::new(),
-            });
-        }
-        if let Some(stat) = stats.last_mut() {
-            for (step, count) in steps {
-                stat.changes += count;
-                *stat.steps.entry(step).or_default() += count;
-            }
-            if piece.last && stat.action == Some(Action::Patched) && stat.changes == 0 {
-                stat.action = None;
-            }
-        }
-        Ok(())
-    })?;
-    Ok(stats)
 }

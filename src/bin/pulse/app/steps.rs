@@ -13,8 +13,8 @@ pub const STEPS: [(u64, u64, &str); 8] = [
     (4, 4, "4"),
     (5, 8, "5 to 8"),
     (9, 16, "9 to 16"),
-    (17, 256, "17 to 256"),
-    (257, u64::MAX, "more"),
+    (17, 255, "17 to 255"),
+    (256, u64::MAX, "more"),
 ];
 
 /// Steps of one size: how many, and how many of them are negative.

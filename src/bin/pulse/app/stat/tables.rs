@@ -1,0 +1,182 @@
+//! What `pulse stat` says in a terminal.
+
+use std::collections::BTreeMap;
+
+use pulse::{Density, PairStat, SeriesPair, SeriesWindow};
+
+use super::{Report, LINKS};
+use crate::app::{steps, text};
+
+pub fn text(report: &Report<'_>) -> String {
+    let total = report.series.total();
+    let mut parts = match report.series.pairs() {
+        [_] => vec![tensor_table(report)],
+        _ => vec![pair_table(report), window_table(report)],
+    };
+    if !total.modules.is_empty() {
+        parts.push(kind_table(&total));
+    }
+    parts.extend([sync_table(report), facts(&total), histogram(&total.steps)]);
+    parts.join("\n")
+}
+
+/// A density in per cent; a dash if nothing was compared.
+pub fn percent(ratio: Option<f64>) -> String {
+    ratio.map_or("-".into(), |ratio| format!("{:.3}%", 100.0 * ratio))
+}
+
+/// Bits per second in decimal units.
+pub fn rate(bits: f64) -> String {
+    match bits {
+        b if b < 999.5e3 => format!("{:.3} Mbit/s", b / 1e6),
+        b if b < 999.5e6 => format!("{:.2} Mbit/s", b / 1e6),
+        b => format!("{:.2} Gbit/s", b / 1e9),
+    }
+}
+
+fn tensor_table(report: &Report<'_>) -> String {
+    let rows: Vec<Vec<String>> = report
+        .series
+        .tensors
+        .iter()
+        .map(|(name, tensor)| {
+            vec![
+                name.clone(),
+                tensor.spec.to_string(),
+                tensor.action.map_or("unchanged", pulse::Action::name).into(),
+                text::count(tensor.changes),
+                text::percent(tensor.changes, tensor.elements),
+            ]
+        })
+        .collect();
+    text::table(&["tensor", "dtype, shape", "", "changes", "density"], &rows)
+}
+
+/// What the tensors that are not compared do: "1 added, 2 deleted".
+pub fn others(stat: &PairStat) -> String {
+    let lists = [("added", &stat.added), ("replaced", &stat.replaced), ("deleted", &stat.deleted)];
+    let some = lists.iter().filter(|(_, names)| !names.is_empty());
+    some.map(|(what, names)| format!("{} {what}", text::count(names.len() as u64))).collect::<Vec<_>>().join(", ")
+}
+
+fn pair_table(report: &Report<'_>) -> String {
+    let sizes = report.series.pairs().iter().any(|pair| pair.sizes.is_some());
+    let row = |pair: &SeriesPair| {
+        let mut row = vec![
+            report.labels[pair.base].clone(),
+            report.labels[pair.target].clone(),
+            text::count(pair.stat.density.changes),
+            percent(pair.stat.density.ratio()),
+        ];
+        if let Some(sizes) = pair.sizes {
+            let times = text::ratio(sizes.full, sizes.contextual);
+            row.extend([text::count(sizes.contextual), text::count(sizes.flat), format!("{times:.1}x")]);
+        }
+        row.push(others(&pair.stat));
+        row
+    };
+    let mut head = vec!["from", "to", "changes", "density"];
+    if sizes {
+        head.extend(["contextual, bytes", "flat, bytes", "smaller"]);
+    }
+    head.push("");
+    text::table(&head, &report.series.pairs().iter().map(row).collect::<Vec<_>>())
+}
+
+fn window_table(report: &Report<'_>) -> String {
+    let row = |window: &SeriesWindow| {
+        let length = text::number(window.window.length as u64, "checkpoint");
+        let length = match window.pairs.as_slice() {
+            [only] => format!("{length}: {} to {}", report.labels[only.base], report.labels[only.target]),
+            _ => length,
+        };
+        let pairs = text::count(window.pairs.len() as u64);
+        vec![length, pairs, percent(window.mean()), percent(window.min()), percent(window.max())]
+    };
+    let rows: Vec<_> = report.series.windows.iter().map(row).collect();
+    text::table(&["window", "measured", "mean density", "min", "max"], &rows)
+}
+
+fn kind_table(total: &PairStat) -> String {
+    let row = |name: String, tensors: u64, density: Density| {
+        vec![
+            name,
+            text::count(tensors),
+            text::count(density.elements),
+            text::count(density.changes),
+            percent(density.ratio()),
+            share(density.changes, total.density.changes),
+        ]
+    };
+    let mut rows = Vec::new();
+    for (kind, density) in total.kinds() {
+        let modules: Vec<_> = total.modules.iter().filter(|(_, module)| module.kind == kind).collect();
+        let tensors = modules.iter().map(|(_, module)| module.tensors).sum();
+        rows.push(row(kind.name().into(), tensors, density));
+        // The names of the modules say nothing where there is but one, of that name.
+        rows.extend(modules.iter().map(|(name, module)| row(format!("  {name}"), module.tensors, module.density)));
+    }
+    text::table(&["kind", "tensors", "compared", "changes", "density", "of changes"], &rows)
+}
+
+/// A share of the changes, to a tenth of a per cent.
+fn share(part: u64, whole: u64) -> String {
+    format!("{:.1}%", 100.0 * text::ratio(part, whole))
+}
+
+fn sync_table(report: &Report<'_>) -> String {
+    let full = report.syncs.last().map_or(0.0, |sync| sync.mean_bytes);
+    let every = format!("every {} s", report.interval);
+    let mut head = vec!["sync", "mean", "largest", "smaller", every.as_str()];
+    head.extend(LINKS.map(|(name, _)| name));
+    let rows: Vec<Vec<String>> = report
+        .syncs
+        .iter()
+        .map(|sync| {
+            let times = if sync.mean_bytes > 0.0 { full / sync.mean_bytes } else { 0.0 };
+            let mut row = vec![
+                sync.name.into(),
+                text::bytes(sync.mean_bytes.round() as u64),
+                text::bytes(sync.max_bytes),
+                format!("{times:.1}x"),
+                rate(sync.rate(report.interval)),
+            ];
+            row.extend(LINKS.map(|(_, bits)| text::seconds(sync.seconds(bits))));
+            row
+        })
+        .collect();
+    text::table(&head, &rows)
+}
+
+fn facts(total: &PairStat) -> String {
+    let Density { changes, elements } = total.density;
+    let changes =
+        format!("{} of {} elements ({})", text::count(changes), text::count(elements), percent(total.density.ratio()));
+    match others(total) {
+        none if none.is_empty() => text::facts(&[("changes", changes)]),
+        others => text::facts(&[("changes", changes), ("not compared", others)]),
+    }
+}
+
+/// Share of the steps by size, with a bar and the share of the negative ones.
+fn histogram(counts: &BTreeMap<i64, u64>) -> String {
+    let total: u64 = counts.values().sum();
+    let rows: Vec<Vec<String>> = steps::STEPS
+        .iter()
+        .map(|&(low, high, name)| {
+            let (number, negative) = steps::count(counts, low, high);
+            let bar = "#".repeat((40.0 * text::ratio(number, total)).round() as usize);
+            vec![name.into(), text::count(number), text::percent(number, total), text::percent(negative, number), bar]
+        })
+        .collect();
+    // The bars read better from the left.
+    let width = rows.iter().map(|row| row[4].len()).max().unwrap_or(0);
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|mut row| {
+            row[4] = format!("{:<width$}", row[4]);
+            row
+        })
+        .collect();
+    text::table(&["step, ULPs", "changes", "share", "negative", ""], &rows)
+}
