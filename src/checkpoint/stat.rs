@@ -57,8 +57,8 @@ pub struct TensorStat {
     pub spec: TensorSpec,
     /// Elements whose bits differ; all of them in a tensor that a patch would put whole.
     pub changes: u64,
-    /// Step in ULPs → number of changes, for tensors that are in both. Steps from 256 on are
-    /// counted at the power of two below, so that wide dtypes do not fill the memory.
+    /// Step in ULPs → number of changes, for tensors that are in both. Steps beyond 256 are
+    /// counted at the power of two above, so that wide dtypes do not fill the memory.
     pub steps: BTreeMap<i64, u64>,
 }
 
@@ -73,9 +73,11 @@ impl TensorStat {
 /// The step at which a step is counted.
 fn counted_at(step: i64) -> i64 {
     match step.unsigned_abs() {
-        0..=255 => step,
-        // At most 2^63, which only a negative step reaches.
-        size => (1i64 << size.ilog2().min(62)) * step.signum(),
+        0..=256 => step,
+        // 2^63 is one more than the greatest step.
+        size => {
+            size.checked_next_power_of_two().and_then(|at| i64::try_from(at).ok()).unwrap_or(i64::MAX) * step.signum()
+        }
     }
 }
 
@@ -263,10 +265,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_steps_are_counted_at_the_power_of_two_below() {
-        let expected = [(-1, -1), (255, 255), (-255, -255), (256, 256), (511, 256), (-513, -512)];
+    fn long_steps_are_counted_at_the_power_of_two_above() {
+        let expected = [(-1, -1), (256, 256), (-256, -256), (257, 512), (512, 512), (-513, -1024)];
         expected.iter().for_each(|&(step, at)| assert_eq!(counted_at(step), at));
-        assert_eq!(counted_at(i64::MAX), 1 << 62);
-        assert_eq!(counted_at(i64::MIN), -(1 << 62));
+        assert_eq!(counted_at(i64::MAX), i64::MAX);
+        assert_eq!(counted_at(i64::MIN), -i64::MAX);
     }
 }

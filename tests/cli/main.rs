@@ -9,6 +9,7 @@ mod compose;
 mod damage;
 mod in_place;
 mod inspect;
+mod stat;
 mod streams;
 mod usage;
 

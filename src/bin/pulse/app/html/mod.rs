@@ -4,8 +4,10 @@
 //! escapes it. So nothing that a file says can become a tag.
 
 mod chart;
+mod curves;
 
 pub use chart::{bars, colours, heat_map, stacked, Bar, Cell, HeatMap, Part};
+pub use curves::{curves, Curve, Curves};
 
 use super::text;
 

@@ -1,12 +1,13 @@
 //! `pulse stat`: what changed along a series of checkpoints, without writing a patch.
 
 mod json;
+mod page;
 mod tables;
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pulse::{PatchSizes, Result, Series, SeriesStat};
+use pulse::{write_whole, Error, PatchSizes, Result, Series, SeriesStat};
 
 use super::progress::Progress;
 use super::{Common, Outcome};
@@ -31,6 +32,12 @@ pub struct Stat {
     /// Seconds from one synchronisation to the next, for the bandwidth that it needs.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_interval)]
     interval: f64,
+    /// Write a page with the curves here, one file that needs no network.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Replace FILE if it exists.
+    #[arg(long, requires = "html")]
+    force: bool,
 }
 
 fn parse_interval(text: &str) -> Result<f64, String> {
@@ -117,6 +124,13 @@ impl Stat {
         drop(progress);
         let paths: Vec<&Path> = series.checkpoints.iter().map(|checkpoint| checkpoint.path.as_path()).collect();
         let report = Report { labels: labels(&paths), syncs: syncs(&series), series: &series, interval: self.interval };
+        if let Some(path) = &self.html {
+            write_whole(path, self.force, |out| {
+                let page = page::page(&report);
+                out.write_all(page.as_bytes())
+                    .map_err(|error| Error::Io { context: format!("writing {}", path.display()), source: error })
+            })?;
+        }
         Ok(Outcome::new(tables::text(&report), json::object(&report)))
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pulse::{Density, PairStat, SeriesPair, SeriesWindow};
+use pulse::{Action, Density, PairStat, SeriesPair, SeriesWindow, TensorTotal};
 
-use super::{Report, LINKS};
+use super::{Report, Sync, LINKS};
 use crate::app::{steps, text};
 
 pub fn text(report: &Report<'_>) -> String {
@@ -16,7 +16,7 @@ pub fn text(report: &Report<'_>) -> String {
     if !total.modules.is_empty() {
         parts.push(kind_table(&total));
     }
-    parts.extend([sync_table(report), facts(&total), histogram(&total.steps)]);
+    parts.extend([sync_table(report), facts(report, &total), histogram(&total.steps)]);
     parts.join("\n")
 }
 
@@ -34,22 +34,22 @@ pub fn rate(bits: f64) -> String {
     }
 }
 
+/// Rows of the table of tensors: name, dtype and shape, action, changes, density.
+pub fn tensor_rows(report: &Report<'_>) -> Vec<Vec<String>> {
+    let row = |(name, tensor): (&String, &TensorTotal)| {
+        vec![
+            name.clone(),
+            tensor.spec.to_string(),
+            tensor.action.map_or("unchanged", Action::name).into(),
+            text::count(tensor.changes),
+            text::percent(tensor.changes, tensor.elements),
+        ]
+    };
+    report.series.tensors.iter().map(row).collect()
+}
+
 fn tensor_table(report: &Report<'_>) -> String {
-    let rows: Vec<Vec<String>> = report
-        .series
-        .tensors
-        .iter()
-        .map(|(name, tensor)| {
-            vec![
-                name.clone(),
-                tensor.spec.to_string(),
-                tensor.action.map_or("unchanged", pulse::Action::name).into(),
-                text::count(tensor.changes),
-                text::percent(tensor.changes, tensor.elements),
-            ]
-        })
-        .collect();
-    text::table(&["tensor", "dtype, shape", "", "changes", "density"], &rows)
+    text::table(&["tensor", "dtype, shape", "", "changes", "density"], &tensor_rows(report))
 }
 
 /// What the tensors that are not compared do: "1 added, 2 deleted".
@@ -59,8 +59,11 @@ pub fn others(stat: &PairStat) -> String {
     some.map(|(what, names)| format!("{} {what}", text::count(names.len() as u64))).collect::<Vec<_>>().join(", ")
 }
 
-fn pair_table(report: &Report<'_>) -> String {
-    let sizes = report.series.pairs().iter().any(|pair| pair.sizes.is_some());
+/// Heads and rows of the table of pairs.
+pub fn pair_rows(report: &Report<'_>) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let pairs = report.series.pairs();
+    let sizes = pairs.iter().any(|pair| pair.sizes.is_some());
+    let differ = pairs.iter().any(|pair| !others(&pair.stat).is_empty());
     let row = |pair: &SeriesPair| {
         let mut row = vec![
             report.labels[pair.base].clone(),
@@ -72,26 +75,39 @@ fn pair_table(report: &Report<'_>) -> String {
             let times = text::ratio(sizes.full, sizes.contextual);
             row.extend([text::count(sizes.contextual), text::count(sizes.flat), format!("{times:.1}x")]);
         }
-        row.push(others(&pair.stat));
+        if differ {
+            row.push(others(&pair.stat));
+        }
         row
     };
     let mut head = vec!["from", "to", "changes", "density"];
     if sizes {
         head.extend(["contextual, bytes", "flat, bytes", "smaller"]);
     }
-    head.push("");
-    text::table(&head, &report.series.pairs().iter().map(row).collect::<Vec<_>>())
+    if differ {
+        head.push("not compared");
+    }
+    (head, pairs.iter().map(row).collect())
+}
+
+fn pair_table(report: &Report<'_>) -> String {
+    let (head, rows) = pair_rows(report);
+    text::table(&head, &rows)
+}
+
+/// "2 checkpoints"; if there is but one window of that length, from where to where as well.
+pub fn window_name(report: &Report<'_>, window: &SeriesWindow) -> String {
+    let length = text::number(window.window.length as u64, "checkpoint");
+    match window.pairs.as_slice() {
+        [only] => format!("{length}: {} to {}", report.labels[only.base], report.labels[only.target]),
+        _ => length,
+    }
 }
 
 fn window_table(report: &Report<'_>) -> String {
     let row = |window: &SeriesWindow| {
-        let length = text::number(window.window.length as u64, "checkpoint");
-        let length = match window.pairs.as_slice() {
-            [only] => format!("{length}: {} to {}", report.labels[only.base], report.labels[only.target]),
-            _ => length,
-        };
         let pairs = text::count(window.pairs.len() as u64);
-        vec![length, pairs, percent(window.mean()), percent(window.min()), percent(window.max())]
+        vec![window_name(report, window), pairs, percent(window.mean()), percent(window.min()), percent(window.max())]
     };
     let rows: Vec<_> = report.series.windows.iter().map(row).collect();
     text::table(&["window", "measured", "mean density", "min", "max"], &rows)
@@ -113,45 +129,54 @@ fn kind_table(total: &PairStat) -> String {
         let modules: Vec<_> = total.modules.iter().filter(|(_, module)| module.kind == kind).collect();
         let tensors = modules.iter().map(|(_, module)| module.tensors).sum();
         rows.push(row(kind.name().into(), tensors, density));
-        // The names of the modules say nothing where there is but one, of that name.
         rows.extend(modules.iter().map(|(name, module)| row(format!("  {name}"), module.tensors, module.density)));
     }
     text::table(&["kind", "tensors", "compared", "changes", "density", "of changes"], &rows)
 }
 
 /// A share of the changes, to a tenth of a per cent.
-fn share(part: u64, whole: u64) -> String {
+pub fn share(part: u64, whole: u64) -> String {
     format!("{:.1}%", 100.0 * text::ratio(part, whole))
 }
 
-fn sync_table(report: &Report<'_>) -> String {
+/// Rows of the table of ways to synchronise: name, mean, largest, how much smaller than a full copy,
+/// bandwidth, and the time that a transfer takes on each of the [`LINKS`].
+pub fn sync_rows(report: &Report<'_>) -> Vec<Vec<String>> {
     let full = report.syncs.last().map_or(0.0, |sync| sync.mean_bytes);
+    let row = |sync: &Sync| {
+        let times = if sync.mean_bytes > 0.0 { full / sync.mean_bytes } else { 0.0 };
+        let mut row = vec![
+            sync.name.into(),
+            text::bytes(sync.mean_bytes.round() as u64),
+            text::bytes(sync.max_bytes),
+            format!("{times:.1}x"),
+            rate(sync.rate(report.interval)),
+        ];
+        row.extend(LINKS.map(|(_, bits)| text::seconds(sync.seconds(bits))));
+        row
+    };
+    report.syncs.iter().map(row).collect()
+}
+
+fn sync_table(report: &Report<'_>) -> String {
     let every = format!("every {} s", report.interval);
     let mut head = vec!["sync", "mean", "largest", "smaller", every.as_str()];
     head.extend(LINKS.map(|(name, _)| name));
-    let rows: Vec<Vec<String>> = report
-        .syncs
-        .iter()
-        .map(|sync| {
-            let times = if sync.mean_bytes > 0.0 { full / sync.mean_bytes } else { 0.0 };
-            let mut row = vec![
-                sync.name.into(),
-                text::bytes(sync.mean_bytes.round() as u64),
-                text::bytes(sync.max_bytes),
-                format!("{times:.1}x"),
-                rate(sync.rate(report.interval)),
-            ];
-            row.extend(LINKS.map(|(_, bits)| text::seconds(sync.seconds(bits))));
-            row
-        })
-        .collect();
-    text::table(&head, &rows)
+    text::table(&head, &sync_rows(report))
 }
 
-fn facts(total: &PairStat) -> String {
+fn facts(report: &Report<'_>, total: &PairStat) -> String {
     let Density { changes, elements } = total.density;
-    let changes =
-        format!("{} of {} elements ({})", text::count(changes), text::count(elements), percent(total.density.ratio()));
+    let together = match report.series.pairs() {
+        [_] => String::new(),
+        pairs => format!(", {} pairs together", text::count(pairs.len() as u64)),
+    };
+    let changes = format!(
+        "{} of {} elements ({}){together}",
+        text::count(changes),
+        text::count(elements),
+        percent(total.density.ratio())
+    );
     match others(total) {
         none if none.is_empty() => text::facts(&[("changes", changes)]),
         others => text::facts(&[("changes", changes), ("not compared", others)]),
