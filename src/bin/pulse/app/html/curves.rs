@@ -26,6 +26,8 @@ pub struct Curves<'a> {
 
 /// Labels below the chart; more would run into each other on a phone.
 const LABELS: usize = 4;
+/// Characters of a label of which four stand side by side on a phone.
+const LONG: usize = 9;
 /// Beyond these the dots would hide the line.
 const DOTS: usize = 64;
 
@@ -75,7 +77,7 @@ pub fn curves(chart: &Curves<'_>) -> Html {
     let parts = [
         element("div", &[("class", "up")], scale.into_iter().collect()),
         element("svg", &plot, drawn.into_iter().collect()),
-        element("div", &[("class", "along")], labels(&chart.places)),
+        labels(&chart.places),
     ];
     let drawing = line(element("div", &[("class", "curves")], parts.into_iter().collect()));
     if chart.curves.len() < 2 {
@@ -124,7 +126,7 @@ fn dots(chart: &Curves<'_>, curve: &Curve, down: &dyn Fn(f64) -> f64) -> Html {
     chart.places.iter().zip(&curve.values).filter_map(dot).collect()
 }
 
-/// Some of the labels, first and last among them.
+/// Some of the labels, first and last among them. Of long ones a phone has room for these two only.
 fn labels(places: &[(f64, String)]) -> Html {
     let last = places.len().saturating_sub(1);
     let shown = places.len().min(LABELS);
@@ -141,7 +143,8 @@ fn labels(places: &[(f64, String)]) -> Html {
         let style = format!("left:{}", percent(across(*place)));
         element("span", &[("class", class), ("style", &style), ("title", label)], Html::text(label))
     };
-    at.into_iter().map(label).collect()
+    let long = at.iter().any(|&at| places[at].1.chars().count() > LONG);
+    element("div", &[("class", if long { "along long" } else { "along" })], at.into_iter().map(label).collect())
 }
 
 #[cfg(test)]

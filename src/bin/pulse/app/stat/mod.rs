@@ -26,7 +26,7 @@ pub struct Stat {
     /// Two or more checkpoints, in the order in which they were made.
     #[arg(value_names = ["BASE", "TARGET"], num_args = 2.., required = true)]
     checkpoints: Vec<PathBuf>,
-    /// Do not make patches to measure their sizes; three times as fast.
+    /// Do not make patches to measure their sizes: one pass over each pair instead of three.
     #[arg(long)]
     no_sizes: bool,
     /// Seconds from one synchronisation to the next, for the bandwidth that it needs.

@@ -33,10 +33,13 @@ pub fn page(report: &Report<'_>) -> String {
 }
 
 fn lead(report: &Report<'_>, total: &PairStat) -> Html {
-    let checkpoints = text::count(report.labels.len() as u64);
+    let from = match report.labels.len() as u64 {
+        2 => String::new(),
+        several => format!("{} checkpoints. From each to the next, ", text::count(several)),
+    };
     let Density { changes, elements } = total.density;
     let mut text = format!(
-        "{checkpoints} checkpoints. From each to the next, {} of {} elements changed their bits: {}.",
+        "{from}{} of {} elements changed their bits: {}.",
         text::count(changes),
         text::count(elements),
         percent(total.density.ratio())
@@ -50,18 +53,20 @@ fn lead(report: &Report<'_>, total: &PairStat) -> Html {
 
 fn headline(report: &Report<'_>) -> Html {
     let mut numbers = Vec::new();
+    let several = report.series.pairs().len() > 1;
+    let name = |mean, only| if several { mean } else { only };
     if let Some(first) = report.series.windows.first() {
         let range = match first.pairs.len() {
             1 => "of the elements".into(),
             _ => format!("{} to {}", percent(first.min()), percent(first.max())),
         };
-        numbers.push(("mean density", percent(first.mean()), range));
+        numbers.push((name("mean density", "density"), percent(first.mean()), range));
     }
     if let [patch, .., full] = report.syncs.as_slice() {
         let times = format!("{:.0} times smaller than a full copy", full.mean_bytes / patch.mean_bytes.max(1.0));
-        numbers.push(("mean patch", text::bytes(patch.mean_bytes.round() as u64), times));
+        numbers.push((name("mean patch", "patch"), text::bytes(patch.mean_bytes.round() as u64), times));
         let every = format!("for a patch every {} s", report.interval);
-        let megabits = format!("{:.3}", patch.rate(report.interval) / 1e6);
+        let megabits = tables::significant(patch.rate(report.interval) / 1e6);
         numbers.push(("bandwidth, Mbit/s", megabits, every));
     }
     if let Some(full) = report.syncs.last() {
@@ -160,7 +165,8 @@ fn sizes(report: &Report<'_>) -> Html {
 
 fn sync(report: &Report<'_>) -> Html {
     let every = format!("every {} s", report.interval);
-    let names = ["sync", "mean", "largest", "smaller", every.as_str()].into_iter().chain(LINKS.map(|(link, _)| link));
+    let names =
+        ["sync", "mean bytes", "largest", "smaller", every.as_str()].into_iter().chain(LINKS.map(|(link, _)| link));
     let columns: Vec<_> =
         names.enumerate().map(|(at, name)| (name, if at == 0 { Column::Text } else { Column::Number })).collect();
     html::table("synchronisation", &columns, &tables::sync_rows(report), false)
@@ -202,7 +208,7 @@ fn kinds(total: &PairStat) -> Html {
         ("tensors", Column::Number),
     ];
     let bars = html::bars(&["kind", "density", "of changes"], &bars);
-    let note = "All pairs together. A star stands for the numbers of layers and experts.";
+    let note = "A star stands for the numbers of layers and experts. Elements count once for each pair of checkpoints.";
     [bars, html::paragraph("note", note), html::table("modules", &columns, &rows, rows.len() > 1)].into_iter().collect()
 }
 
@@ -232,7 +238,8 @@ fn tensors(report: &Report<'_>) -> Html {
         ("density", Column::Number),
     ];
     let rows = tables::tensor_rows(report);
-    let note = "All pairs together; tensors that a patch carries whole count as changed throughout.";
+    let note = "Elements count once for each pair of checkpoints. Tensors that a patch carries whole count as changed \
+                throughout.";
     let table = html::table("tensors", &columns, &rows, rows.len() > 1);
     [html::paragraph("note", note), table].into_iter().collect()
 }

@@ -25,12 +25,18 @@ pub fn percent(ratio: Option<f64>) -> String {
     ratio.map_or("-".into(), |ratio| format!("{:.3}%", 100.0 * ratio))
 }
 
+/// Three significant digits, but no fewer than all before the point.
+pub fn significant(value: f64) -> String {
+    let magnitude = if value > 0.0 { value.log10().floor() } else { 0.0 };
+    let decimals = (2.0 - magnitude).clamp(0.0, 9.0) as usize;
+    format!("{value:.decimals$}")
+}
+
 /// Bits per second in decimal units.
 pub fn rate(bits: f64) -> String {
     match bits {
-        b if b < 999.5e3 => format!("{:.3} Mbit/s", b / 1e6),
-        b if b < 999.5e6 => format!("{:.2} Mbit/s", b / 1e6),
-        b => format!("{:.2} Gbit/s", b / 1e9),
+        b if b < 999.5e6 => format!("{} Mbit/s", significant(b / 1e6)),
+        b => format!("{} Gbit/s", significant(b / 1e9)),
     }
 }
 
@@ -147,8 +153,8 @@ pub fn sync_rows(report: &Report<'_>) -> Vec<Vec<String>> {
         let times = if sync.mean_bytes > 0.0 { full / sync.mean_bytes } else { 0.0 };
         let mut row = vec![
             sync.name.into(),
-            text::bytes(sync.mean_bytes.round() as u64),
-            text::bytes(sync.max_bytes),
+            text::count(sync.mean_bytes.round() as u64),
+            text::count(sync.max_bytes),
             format!("{times:.1}x"),
             rate(sync.rate(report.interval)),
         ];
@@ -160,7 +166,7 @@ pub fn sync_rows(report: &Report<'_>) -> Vec<Vec<String>> {
 
 fn sync_table(report: &Report<'_>) -> String {
     let every = format!("every {} s", report.interval);
-    let mut head = vec!["sync", "mean", "largest", "smaller", every.as_str()];
+    let mut head = vec!["sync", "mean bytes", "largest", "smaller", every.as_str()];
     head.extend(LINKS.map(|(name, _)| name));
     text::table(&head, &sync_rows(report))
 }
@@ -204,4 +210,22 @@ fn histogram(counts: &BTreeMap<i64, u64>) -> String {
         })
         .collect();
     text::table(&["step, ULPs", "changes", "share", "negative", ""], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_three_digits_whatever_their_size() {
+        let expected = [
+            (160.2, "0.000160 Mbit/s"),
+            (13_127.0, "0.0131 Mbit/s"),
+            (2_840_560.0, "2.84 Mbit/s"),
+            (123_456_789.0, "123 Mbit/s"),
+            (1_866_666_667.0, "1.87 Gbit/s"),
+            (0.0, "0.00 Mbit/s"),
+        ];
+        expected.iter().for_each(|(bits, text)| assert_eq!(rate(*bits), *text));
+    }
 }
