@@ -54,8 +54,8 @@ fn a_tensor_is_pushed_once_and_in_one_checkpoint_at_least() {
     let mut encoder = begun();
     encoder.push(&[1; 4], &[1; 4]).unwrap();
     encoder.end().unwrap();
-    assert_misuse(encoder.begin("a", None, Some(&four)), "tensor 'a' was pushed before");
-    assert_misuse(encoder.begin("b", None, None), "tensor 'b' is in neither checkpoint");
+    assert_misuse(encoder.begin("a", None, Some(&four)), "tensor 'a' was pushed before; push each tensor once");
+    assert_misuse(encoder.begin("b", None, None), "tensor 'b' is in neither checkpoint; do not begin it");
 }
 
 #[test]
@@ -80,43 +80,67 @@ fn neither_side_runs_past_the_block_that_the_other_is_in() {
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default().with_block_leaves(1)).unwrap();
     encoder.begin("a", Some(&large), Some(&large)).unwrap();
     encoder.push(&[0; LEAF_BYTES], &[]).unwrap();
-    assert_misuse(encoder.push(&[0], &[]), "one side runs past the end of the block that the other is in");
+    assert_misuse(
+        encoder.push(&[0], &[]),
+        "one side runs past the end of the block that the other is in; push both sides in step",
+    );
     // Some of these bytes were taken, so this one is lost.
-    assert_misuse(encoder.push(&[], &[0]), "the encoder failed before; its file cannot be completed");
-    assert_misuse(encoder.finish(), "the encoder failed before; its file cannot be completed");
+    assert_misuse(
+        encoder.push(&[], &[0]),
+        "the encoder failed before; its file cannot be completed; start anew with another",
+    );
+    assert_misuse(encoder.finish(), "the encoder failed before; its file cannot be completed; start anew with another");
 }
 
 #[test]
 fn a_snapshot_has_no_base() {
     let four = spec(Dtype::U8, &[4]);
-    assert_misuse(snapshot().begin("a", Some(&four), Some(&four)), "tensor 'a': a snapshot has no base");
-    assert_misuse(snapshot().begin("a", Some(&four), None), "tensor 'a': a snapshot has no base");
-    assert_misuse(snapshot().keep_file("f", FileKind::Companion, b""), "file 'f': a snapshot has no base");
+    assert_misuse(
+        snapshot().begin("a", Some(&four), Some(&four)),
+        "tensor 'a': a snapshot has no base; begin it without one",
+    );
+    assert_misuse(snapshot().begin("a", Some(&four), None), "tensor 'a': a snapshot has no base; begin it without one");
+    assert_misuse(
+        snapshot().keep_file("f", FileKind::Companion, b""),
+        "file 'f': a snapshot has no base; carry the file instead",
+    );
 }
 
 #[test]
 fn files_come_first_once_and_with_plain_names() {
     let mut encoder = encoder();
     encoder.carry_file("f", FileKind::Companion, b"").unwrap();
-    assert_misuse(encoder.carry_file("f", FileKind::Tensors, b""), "file 'f' was given before");
-    assert_misuse(encoder.keep_file("../f", FileKind::Companion, b""), "\"../f\" is not a legal file name");
-    assert_misuse(encoder.keep_file("", FileKind::Companion, b""), "\"\" is not a legal file name");
+    assert_misuse(encoder.carry_file("f", FileKind::Tensors, b""), "file 'f' was given before; give each file once");
+    for name in ["../f", ""] {
+        let advice = "use a plain name without / \\ : and control characters (SPEC.md §6.6)";
+        let message = format!("{name:?} is not a legal file name; {advice}");
+        assert_misuse(encoder.keep_file(name, FileKind::Companion, b""), &message);
+    }
     encoder.begin("a", None, Some(&spec(Dtype::U8, &[0]))).unwrap();
-    assert_misuse(encoder.keep_file("g", FileKind::Companion, b""), "file 'g': files come before tensors");
+    assert_misuse(
+        encoder.keep_file("g", FileKind::Companion, b""),
+        "file 'g': files come before tensors; give all of them first",
+    );
     encoder.end().unwrap();
-    assert_misuse(encoder.carry_file("g", FileKind::Companion, b""), "file 'g': files come before tensors");
+    assert_misuse(
+        encoder.carry_file("g", FileKind::Companion, b""),
+        "file 'g': files come before tensors; give all of them first",
+    );
 }
 
 #[test]
 fn the_writer_refuses_what_readers_would_refuse() {
     let four = spec(Dtype::U8, &[4]);
     let long = "n".repeat(4097);
-    let message = format!("tensor '{long}': name length 4097 exceeds the limit of 4096");
+    let message = format!("tensor '{long}': name length 4097 exceeds the limit of 4096 that readers have; shorten it");
     assert_misuse(encoder().begin(&long, None, Some(&four)), &message);
     let deep = spec(Dtype::U8, &[1; 65]);
-    assert_misuse(encoder().begin("a", None, Some(&deep)), "tensor 'a': rank 65 exceeds the limit of 64");
+    assert_misuse(
+        encoder().begin("a", None, Some(&deep)),
+        "tensor 'a': rank 65 exceeds the limit of 64 that readers have; shorten it",
+    );
     let other = |name: &str| TensorSpec::with_bytes(Dtype::Other(name.into()), &[4], 2);
-    let message = "tensor 'a': dtype name length 256 exceeds the limit of 255";
+    let message = "tensor 'a': dtype name length 256 exceeds the limit of 255 that readers have; shorten it";
     assert_misuse(encoder().begin("a", None, Some(&other(&"x".repeat(256)).unwrap())), message);
     // A dtype with a code of its own, spelled out: the specification or the encoder refuses it.
     for name in ["BF16", ""] {
@@ -154,9 +178,18 @@ fn an_announced_base_must_be_the_one_that_is_pushed() {
 
 #[test]
 fn shapes_that_do_not_fit_are_misuse() {
-    assert_misuse(TensorSpec::new(Dtype::F64, &[1 << 61]), "shape [2305843009213693952] of F64 exceeds 2^64 bytes");
-    assert_misuse(TensorSpec::with_bytes(Dtype::Bf16, &[3], 5), "shape [3] of BF16 does not have 5 bytes");
-    assert_misuse(TensorSpec::new(Dtype::Other("F4".into()), &[2]), "dtype F4 needs an explicit size in bytes");
+    assert_misuse(
+        TensorSpec::new(Dtype::F64, &[1 << 61]),
+        "shape [2305843009213693952] of F64 exceeds 2^64 bytes; check the shape",
+    );
+    assert_misuse(
+        TensorSpec::with_bytes(Dtype::Bf16, &[3], 5),
+        "shape [3] of BF16 does not have 5 bytes; check dtype and shape",
+    );
+    assert_misuse(
+        TensorSpec::new(Dtype::Other("F4".into()), &[2]),
+        "dtype F4 needs an explicit size in bytes; use TensorSpec::with_bytes",
+    );
 }
 
 #[test]
@@ -229,7 +262,7 @@ fn a_writer_that_fails_at_any_byte_is_an_io_error() {
         let mut sink = Sink { room, ..Sink::default() };
         let error = encode(&mut sink).expect_err("a full disk");
         assert_eq!(error.kind(), "io");
-        assert!(error.to_string().ends_with(": no space left"), "{error}");
+        assert!(error.to_string().ends_with(": no space left; make room and try again"), "{error}");
         let source = std::error::Error::source(&error).expect("the cause");
         assert_eq!(source.downcast_ref::<io::Error>().unwrap().kind(), ErrorKind::StorageFull);
     }
@@ -285,13 +318,16 @@ fn a_block_decoder_says_how_it_is_misused() {
     let mut seen = false;
     while let Some(event) = decoder.next_event().unwrap() {
         let pulse::Event::Block(block) = event else { continue };
-        assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4");
+        assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4; give those of range()");
         let mut decoder = block.decode().unwrap();
-        assert_misuse(decoder.apply(&mut [1; 5]), "chunk of 5 elements, but the block has only 4 left");
+        assert_misuse(decoder.apply(&mut [1; 5]), "chunk of 5 elements, but the block has only 4 left; give no more");
         let mut weights = [1; 4];
         decoder.apply(&mut weights).unwrap();
         assert_eq!(tensor_digest(&weights), tensor_digest(&[2; 4]));
-        assert_misuse(decoder.apply_to(&[1], &mut Vec::new()), "chunk of 1 elements, but the block has only 0 left");
+        assert_misuse(
+            decoder.apply_to(&[1], &mut Vec::new()),
+            "chunk of 1 elements, but the block has only 0 left; give no more",
+        );
         seen = true;
     }
     assert!(seen);

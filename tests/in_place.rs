@@ -134,7 +134,10 @@ fn what_does_not_stay_in_place_is_refused() {
     target.insert("d.new".into(), (TensorSpec::new(Dtype::U8, &[3]).unwrap(), vec![1, 2, 3]));
     let mut held = base.clone();
     let error = apply_in_place(&mut muts(&mut held), &patch(&base, &target), Parallel::default()).unwrap_err();
-    assert_eq!(error.to_string(), "tensor 'd.new' is added: only changes can be applied in place");
+    assert_eq!(
+        error.to_string(),
+        "tensor 'd.new' is added: only changes can be applied in place; use apply, or load a snapshot"
+    );
     let mut fewer = base.clone();
     fewer.remove("a.large");
     let patch = patch(&base, &weights(1));
@@ -146,7 +149,7 @@ fn what_does_not_stay_in_place_is_refused() {
 fn tensors_in_memory_have_the_size_of_their_spec() {
     let spec = TensorSpec::new(Dtype::Bf16, &[3]).unwrap();
     let error = TensorRef::new(spec.clone(), &[0; 5]).unwrap_err();
-    assert_eq!(error.to_string(), "5 bytes for a tensor BF16 [3] of 6");
+    assert_eq!(error.to_string(), "5 bytes given for a tensor BF16 [3], expected 6");
     let held = BTreeMap::from([("w".to_string(), TensorRef::new(spec, &[0; 6]).unwrap())]);
     assert!(held.read("w", 2, &mut [0; 4]).is_ok());
     assert!(held.read("w", 2, &mut [0; 5]).is_err());

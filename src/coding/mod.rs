@@ -394,7 +394,7 @@ impl BlockDecoder {
         let elements = (chunk.len() / self.element_bytes) as u64;
         if elements > self.elements - self.done {
             return Err(Error::misuse(format!(
-                "chunk of {elements} elements, but the block has only {} left",
+                "chunk of {elements} elements, but the block has only {} left; give no more",
                 self.elements - self.done
             )));
         }

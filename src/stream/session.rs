@@ -31,7 +31,7 @@ pub(crate) fn check_tensor(name: &str, spec: Option<&TensorSpec>) -> Result<()> 
     let limits = Limits::default();
     let too_long = |what: &str, asked: usize, allowed: u64| {
         Err(Error::misuse(format!(
-            "tensor '{name}': {what} {asked} exceeds {allowed}, and readers would refuse it; shorten it"
+            "tensor '{name}': {what} {asked} exceeds the limit of {allowed} that readers have; shorten it"
         )))
     };
     if name.len() as u64 > limits.name_bytes {

@@ -65,6 +65,13 @@ impl FileRecord {
                 self.name
             ))),
         }
+<<<<<<< ours
+=======
+        Err(Error::misuse(format!(
+            "{:?} is not a legal file name; use a plain name without / \\ : and control characters (SPEC.md §6.6)",
+            self.name
+        )))
+>>>>>>> theirs
     }
 
     pub(crate) fn write(&self) -> Vec<u8> {
