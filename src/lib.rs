@@ -6,14 +6,40 @@
 //! SHA-256 before anybody can use it. The format is specified in `SPEC.md`; the method is that
 //! of PULSE, arXiv 2602.03839.
 //!
+//! # The layers
+//!
+//! Each layer uses only those below it, and you may enter at any:
+//!
+//! ```text
+//!  files        Checkpoint, diff, apply, verify, stat       safetensors files and directories
+//!  memory       TensorSource, diff_tensors, apply_in_place  weights wherever they are
+//! ─────────────────────────── feature `checkpoint`: parallel ──────────────────────────────
+//!  stream       Encoder ───── a patch, any Write/Read ────▶ Decoder, PushDecoder ──▶ Event
+//!  block        BlockEncoder ─────── EncodedBlock ────────▶ Block, BlockDecoder
+//!  bytes        Dtype, TensorSpec, TensorHasher, CheckpointHasher, for_each_step
+//! ```
+//!
 //! # Where to start
 //!
-//! * [`Encoder`] writes a patch to any `Write` from base and target bytes pushed in chunks.
-//! * [`PushDecoder`] is fed bytes as they arrive and gives [`Event`]s; [`Decoder`] does the same
-//!   from any `Read`. A [`Block`] of changes is applied to the weights in place.
-//! * [`Checkpoint`], [`diff()`] and [`apply()`] work on safetensors files and directories, in
-//!   parallel and in bounded memory (feature `checkpoint`, on by default through `cli`).
-//! * [`TensorHasher`] and [`CheckpointHasher`] compute the digests that say that all is right.
+//! **Checkpoints on disk**: [`Checkpoint::open`], then [`diff()`] to make a patch and [`apply()`]
+//! to use one, on all cores and in bounded memory. Outputs appear whole or not at all. See
+//! [`diff()`] for both in ten lines.
+//!
+//! **Weights in memory**: [`diff_tensors`] makes a patch of maps of [`TensorRef`]s, or of whatever
+//! is a [`TensorSource`]; [`apply_in_place`] changes [`TensorMut`]s after it has proved the result.
+//!
+//! **A stream of your own**: an [`Encoder`] is told `begin`, `push`, `end` for each tensor, then
+//! `finish`, and writes to any `Write`. A [`PushDecoder`] is fed bytes as they arrive and gives
+//! [`Event`]s, a [`Decoder`] pulls them from any `Read`; a [`Block`] of changes is applied to the
+//! bytes that it covers, in place. The example below is this layer.
+//!
+//! **Digests**: a [`TensorHasher`] takes the bytes of a tensor, a [`CheckpointHasher`] the digests of
+//! all tensors. Who uses the streaming layer compares them; the layers above do it by themselves.
+//!
+//! Every call returns an [`Error`] that says who has to act: [`Error::Corrupt`] the patch,
+//! [`Error::BaseMismatch`] the base at hand, [`Error::Limit`] this reader's [`Limits`],
+//! [`Error::Misuse`] the caller. The guide in `docs/guide` of the repository goes through trainer
+//! and receiver, chains and anchors; `examples` has programs to start from.
 //!
 //! # Example
 //!
@@ -101,3 +127,14 @@ pub use wire::{MAJOR, MINOR, SIGNATURE};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+// And so do those of the guide.
+#[cfg(all(doctest, feature = "checkpoint"))]
+mod guide {
+    #[doc = include_str!("../docs/guide/trainer.md")]
+    struct Trainer;
+    #[doc = include_str!("../docs/guide/receiver.md")]
+    struct Receiver;
+    #[doc = include_str!("../docs/guide/codings.md")]
+    struct Codings;
+}

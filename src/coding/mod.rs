@@ -319,6 +319,7 @@ impl BlockDecoder {
 
     /// The changes as (element within the block, value); `None` for a contextual block, which says
     /// nothing without its base. A whole block overwrites every element.
+    #[must_use]
     pub fn changes(&self) -> Option<impl Iterator<Item = (u64, Value)> + '_> {
         let (flat, whole) = match &self.body {
             Body::Flat { form, changes, .. } => (Some((form, changes)), None),

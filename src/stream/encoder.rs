@@ -65,6 +65,7 @@ impl Side {
 /// # Ok::<(), pulse::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a patch is complete only after finish()"]
 pub struct Encoder<W: Write> {
     session: Session<W>,
     block_bytes: usize,

@@ -49,6 +49,7 @@ pub struct Decoder<R: Read> {
 impl<R: Read> Decoder<R> {
     /// Starts at the reader's position. Small reads are made: give it a
     /// [`BufReader`](std::io::BufReader) where those are dear and reading ahead does no harm.
+    #[must_use]
     pub fn new(reader: R, limits: Limits) -> Self {
         Decoder { reader, push: PushDecoder::new(limits), chunk: vec![0; CHUNK_BYTES] }
     }
@@ -101,6 +102,7 @@ impl<R: Read> Decoder<R> {
     }
 
     /// Gives back the reader, which stands after the last byte that was read.
+    #[must_use]
     pub fn into_inner(self) -> R {
         self.reader
     }

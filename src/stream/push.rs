@@ -181,6 +181,7 @@ impl PushDecoder {
     }
 
     /// The event that the last feed found, if it found one.
+    #[must_use]
     pub fn event(&mut self) -> Option<Event<'_>> {
         Some(match self.pending.as_ref()? {
             Pending::Header => Event::Header(&self.header),

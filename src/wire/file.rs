@@ -61,17 +61,10 @@ impl FileRecord {
         match is_legal_name(&self.name, self.kind) {
             true => Ok(()),
             false => Err(Error::misuse(format!(
-                "{:?} is not a legal file name; use one without path, reserved characters or reserved words (SPEC.md §6.6)",
+                "{:?} is not a legal file name; use a plain name without / \\ : and control characters (SPEC.md §6.6)",
                 self.name
             ))),
         }
-<<<<<<< ours
-=======
-        Err(Error::misuse(format!(
-            "{:?} is not a legal file name; use a plain name without / \\ : and control characters (SPEC.md §6.6)",
-            self.name
-        )))
->>>>>>> theirs
     }
 
     pub(crate) fn write(&self) -> Vec<u8> {
