@@ -33,7 +33,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```(.*)$")
 LOOSE = re.compile(r"\d[\d.,]*(?:e-?\d+)? ?(?:µs|ms|s|[kMGT]i?B(?:/s)?|bytes/s)(?![\w/])")
-SECONDS = 300
+# Ends what hangs; a first build of an example is part of its block.
+SECONDS = 900
 
 
 class Block:
