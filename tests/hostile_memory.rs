@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use hostile::{bomb, list, patch_of, patch_of_blocks, read, section, tiny_blocks, tiny_sections, tiny_tensors, varint};
 use peak_alloc::PeakAlloc;
-use pulse::{Limits, Result};
+use pulse::Limits;
 
 /// Counts what Rust code allocates; see tests/memory.rs for what zstd takes beside it.
 #[global_allocator]
@@ -216,7 +216,7 @@ fn hostile_headers_cost_a_few_times_their_size() {
     ];
     for (what, json, kind, most) in rows {
         let patch = hostile::with_header(&json);
-        let (peak, result) = peak(|| -> Result<()> {
+        let (peak, result) = peak(|| -> pulse::Result<()> {
             let patch = pulse::PatchFile::from_bytes(patch, &Limits::default())?;
             pulse::verify(&patch, None, None, pulse::Parallel::threads(1))
         });
