@@ -7,6 +7,8 @@ from pathlib import Path
 from pulse_files import Checkpoint
 from pulse_reader import PulseError
 
+KINDS = set("""signature version truncated trailing crc file-digest order unknown-section varint reserved value length name
+    duplicate count stream position digest limit base target checkpoint misuse io""".split())                       # §11
 ROOT = Path(__file__).parent.parent / "testvectors"
 
 def rows(kind):
@@ -40,4 +42,5 @@ def run(command, patch, base, out):
         return Outcome(crash=f"exit status {done.returncode}: {last}")
     if out.exists():
         return Outcome(crash="refused, but there is an output")
-    return Outcome(kind=last.partition(":")[0], said=last)
+    kind = last.partition(":")[0].strip()
+    return Outcome(kind=kind, said=last) if kind in KINDS else Outcome(crash=f"exit status 1, but no kind: {last}")
