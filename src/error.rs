@@ -163,8 +163,7 @@ impl Error {
     kinds! {
         Error::Version { .. } => "version",
         Error::Limit { .. } => "limit",
-        Error::BaseMismatch { .. } => "base",
-        Error::Chain { .. } => "chain",
+        Error::BaseMismatch { .. } | Error::Chain { .. } => "base",
         Error::TargetMismatch { .. } => "target",
         Error::Checkpoint { .. } => "checkpoint",
         Error::Misuse(_) => "misuse",

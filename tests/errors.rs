@@ -270,7 +270,7 @@ fn on_disk() -> Vec<(Error, Error)> {
             Checkpoint::open(&junk).unwrap_err(),
             Error::Checkpoint {
                 path: junk.display().to_string(),
-                what: "5 bytes are too few for a safetensors file".into(),
+                what: "5 bytes are too few for a safetensors file; copy it again".into(),
             },
         ),
     ]
@@ -326,7 +326,7 @@ fn errors_say_where_and_what_to_do() {
     );
     assert_eq!(
         said(&with_payload(2, &[1, 0, 1, 2, 0x21, 4, 0, 9, 4, 2, 1])),
-        "at byte 48, block ('B') section, tensor 'w', block 0: change at element 10 lies past the end of its block of 4 elements"
+        "at byte 48, block ('B') section, tensor 'w', block 0: change at element 10 lies past the end of its block of 4 elements; its writer is at fault: have the patch made again"
     );
     assert_eq!(
         said(&with_payload(0, &[0x0c, 0x80, 8, 40, 41, 0])),

@@ -140,7 +140,7 @@ fn counts_that_nothing_follows_cost_nothing() {
     for (what, patch, kind) in [
         ("metadata", hostile::forge::join(&tiny_sections(0), &metadata), "length"),
         ("dimensions", patch_of(vec![section(b'T', [&[0, 1, b'w', 0, 2][..], &huge].concat())], 1, 0), "limit"),
-        ("name", patch_of(vec![section(b'T', [&[0][..], &huge].concat())], 1, 0), "length"),
+        ("name", patch_of(vec![section(b'T', [&[0][..], &huge].concat())], 1, 0), "limit"),
         ("bytes of a tensor", patch_of_blocks(u64::MAX, vec![], 0), "limit"),
         ("skipped leaves", patch_of_blocks(1 << 40, vec![[&[1][..], &huge, &[1, 1]].concat()], 1), "value"),
         ("changes", patch_of_blocks(1 << 40, vec![[&[1, 0, 1][..], &huge].concat()], 1), "count"),
@@ -184,7 +184,7 @@ fn an_index_of_wrong_names_costs_no_more_than_its_bytes() {
     let crc = crc32fast::hash(&forged[start..]);
     forged.extend(crc.to_le_bytes());
     let (peak, _, error) = cost(&forged, Limits::default());
-    assert_eq!(error, Some("name"));
+    assert_eq!(error, Some("limit"));
     assert!(peak < 3 * (32 << 20), "{peak} bytes");
 }
 

@@ -85,6 +85,6 @@ mod tests {
             status(1_000_000, 4_000_000, 2.0, &ends),
             "1.00 MB of 4.00 MB, 2 of 3 tensors, 500 kB/s, 6.00 s left"
         );
-        assert_eq!(status(4_000_000, 4_000_000, 8.0, &[]), "4.00 MB of 4.00 MB, 500 kB/s, 0.0 ms left");
+        assert_eq!(status(4_000_000, 4_000_000, 8.0, &[]), "4.00 MB of 4.00 MB, 500 kB/s, 0 µs left");
     }
 }
