@@ -92,7 +92,9 @@ impl Packed<'_> {
         if window_bytes(self.bytes).is_some_and(|window| window > 1 << WINDOW_LOG_MAX) {
             return Err(stream("the zstd frame asks for a window of more than 8 MiB".into()));
         }
-        let zstd = |error: std::io::Error| stream(format!("bad zstd frame: {error}"));
+        // libzstd's own words depend on the buffers that frames before have left behind.
+        let zstd =
+            |_| stream("a zstd frame that is damaged, or that asks for a dictionary or too large a window".into());
         DECODER.with_borrow_mut(|slot| {
             let decoder = match slot {
                 Some(decoder) => decoder,
