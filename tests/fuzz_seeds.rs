@@ -1,5 +1,7 @@
 //! The bodies of the fuzz targets over their seeds and over the test vectors.
+#![cfg(feature = "checkpoint")]
 
+#[allow(dead_code)] // The fuzzer uses the rest.
 #[path = "../fuzz/src/lib.rs"]
 mod bodies;
 
@@ -20,25 +22,59 @@ fn run(body: fn(&[u8]), directory: &str) -> usize {
 }
 
 #[test]
-fn decode_seeds_are_refused_or_right() {
-    assert!(run(bodies::decode, "fuzz/seeds/decode") > 0);
-}
-
-#[test]
-fn roundtrip_seeds_come_back() {
+fn any_checkpoints_come_back() {
     assert!(run(bodies::roundtrip, "fuzz/seeds/roundtrip") > 0);
 }
 
 #[test]
-fn chunking_seeds_read_the_same_in_any_chunks() {
-    assert!(run(bodies::chunking, "fuzz/seeds/chunking") > 0);
+fn any_block_is_encoded_as_the_reference_decodes_it() {
+    assert!(run(bodies::encoder, "fuzz/seeds/encoder") > 0);
 }
 
 #[test]
-fn vectors_hold_under_every_body() {
+fn blocks_of_every_dtype_and_coding_decode_as_the_reference_does() {
+    let seeds = bodies::block_seeds();
+    assert!(!seeds.is_empty());
+    for mut seed in seeds {
+        bodies::blocks(&seed);
+        // What is wrong must be wrong for both.
+        for at in 0..seed.len() {
+            seed[at] ^= 1 << (at % 8);
+            bodies::blocks(&seed);
+            seed[at] ^= 1 << (at % 8);
+        }
+    }
+}
+
+#[test]
+fn checkpoints_are_read_as_their_headers_say() {
+    assert!(run(bodies::headers, "testvectors/checkpoints") > 0);
+}
+
+#[test]
+fn vectors_hold_under_every_body_that_reads_patches() {
     for directory in ["testvectors/good", "testvectors/malformed"] {
-        for body in [bodies::decode, bodies::roundtrip, bodies::chunking] {
+        for body in [bodies::decode, bodies::chunking, bodies::apply] {
             assert!(run(body, directory) > 0);
         }
     }
+}
+
+#[test]
+fn changed_sections_are_sealed_again() {
+    let vector = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors/good/spec-example.pulse")).unwrap();
+    let mut changed = 0;
+    for seed in 0..1000 {
+        let mut data = [vector.clone(), vec![0; 1000]].concat();
+        let capacity = data.len();
+        let flip = |bytes: &mut [u8], size: usize, _: usize| {
+            bytes[seed as usize % size.max(1)] ^= 1;
+            size
+        };
+        let size = bodies::mutate::patch(&mut data, vector.len(), capacity, seed, flip);
+        changed += usize::from(data[..size] != vector);
+        bodies::apply(&data[..size]);
+        bodies::decode(&data[..size]);
+    }
+    assert!(changed > 500, "only {changed} were changed");
 }
