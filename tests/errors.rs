@@ -4,6 +4,7 @@
 //! table that gives them out: a new variant fails here until it has a row.
 
 #[path = "fixtures/forge.rs"]
+#[allow(dead_code)] // A part of it is used here.
 mod forge;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,7 @@
 //! Every limit of SPEC.md §10, just inside and just outside, for readers and for the writer.
 
 #[path = "fixtures/forge.rs"]
+#[allow(dead_code)] // A part of it is used here.
 mod forge;
 
 use std::collections::BTreeMap;
