@@ -30,3 +30,26 @@ fn a_damaged_frame_is_the_same_error_after_other_frames() {
     assert_eq!(later, at_first);
     assert!(at_first.contains("values: "), "{at_first}");
 }
+
+/// A block of a frame is not larger than the window of the frame (RFC 8878, 3.1.1.2.4). libzstd looks at that only
+/// where it decodes in steps: a frame that says its content size was decoded at once, and taken.
+#[test]
+fn a_frame_with_a_block_larger_than_its_window_is_refused_with_its_content_size_too() {
+    // Again 127 bytes before the payload; its values are 296 u64 in a frame with a window of 1792 bytes, which has
+    // its head at 28 and goes to the end.
+    let seed = include_bytes!("../fuzz/seeds/blocks/block-larger-than-its-window");
+    let (gaps, frame) = seed[127..].split_at(28 + 1);
+    let (head, frame) = frame.split_at(2);
+    assert_eq!((head, &frame[..6]), (&[0x93, 0x04][..], &[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x06][..]));
+    let mut decoded = block(&[0], &[1]);
+    decoded.changes = 296;
+    // Descriptor: content size in two bytes, 256 less than it is.
+    let size = (296 * 8 - 256u16).to_le_bytes();
+    let with_size = [&frame[..4], &[0x40], &frame[5..6], &size, &frame[6..]].concat();
+    for frame in [frame, &with_size] {
+        let head = frame.len() << 1 | 1;
+        decoded.payload = [gaps, &[head as u8 | 0x80, (head >> 7) as u8], frame].concat();
+        let error = decoded.decode(&Dtype::C64, 300).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), "stream", "{error}");
+    }
+}

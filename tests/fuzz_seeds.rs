@@ -34,6 +34,11 @@ fn any_block_is_encoded_as_the_reference_decodes_it() {
 }
 
 #[test]
+fn blocks_that_a_fuzzer_found_decode_as_the_reference_does() {
+    assert!(run(bodies::blocks, "fuzz/seeds/blocks") > 0);
+}
+
+#[test]
 fn blocks_of_every_dtype_and_coding_decode_as_the_reference_does() {
     let seeds = bodies::block_seeds();
     assert!(!seeds.is_empty());

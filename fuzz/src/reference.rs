@@ -3,6 +3,8 @@
 //! It shares no code with the library. Only the inside of zstd frames is left to libzstd; where a
 //! frame ends and what it asks for is read here.
 
+use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+
 /// Why a block is refused; the words are for a person who compares the two.
 pub type Refused = &'static str;
 
@@ -218,9 +220,23 @@ fn unpack(frame: &[u8], max: u128) -> Result<Vec<u8>, Refused> {
     if !rest.0.is_empty() {
         return Err("stream");
     }
-    // One byte of room too many: a frame that needs it is too long.
-    let room = usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1);
-    zstd::bulk::decompress(frame, room).map_err(|_| "stream")
+    // In steps, the first without room: libzstd compares blocks with the window only if it has no room for all at once.
+    let (mut decoder, mut content) = (Decoder::new().map_err(|_| "stream")?, Vec::new());
+    let mut input = InBuffer::around(frame);
+    let (mut step, mut room) = ([0; 1024], 0);
+    loop {
+        let mut output = OutBuffer::around(&mut step[..std::mem::replace(&mut room, 1024)]);
+        let before = (content.len(), input.pos());
+        let left = decoder.run(&mut input, &mut output).map_err(|_| "stream")?;
+        content.extend_from_slice(output.as_slice());
+        // A frame that is too long is refused by the caller.
+        if left == 0 || content.len() as u128 > max {
+            return Ok(content);
+        }
+        if content.len() == before.0 && input.pos() == before.1 {
+            return Err("stream");
+        }
+    }
 }
 
 /// Turns the base bytes of a block into target bytes (§7, §8.2).

@@ -107,12 +107,16 @@ impl Packed<'_> {
             decoder.reinit().map_err(zstd)?;
             let mut input = InBuffer::around(self.bytes);
             let mut out = Vec::new();
+            // No room at first: with room for all that a frame says to hold, libzstd would decode it at once, and
+            // not compare its blocks with its window.
+            let mut room = false;
             loop {
                 // One byte of room beyond the limit tells a frame that goes on from one that ends.
-                if out.len() == out.capacity() {
-                    let room = max.saturating_add(1) - out.len();
-                    out.reserve_exact(room.min(GROWTH.max(out.len())));
+                if room && out.len() == out.capacity() {
+                    let most = max.saturating_add(1) - out.len();
+                    out.reserve_exact(most.min(GROWTH.max(out.len())));
                 }
+                room = true;
                 let (consumed, produced) = (input.pos(), out.len());
                 let mut output = OutBuffer::around_pos(&mut out, produced);
                 let left = decoder.run(&mut input, &mut output).map_err(zstd)?;
