@@ -483,6 +483,9 @@ def apply(patch, base):
         sizes = [(1, len(data) // dtype.size, len(data)) for dtype, _, data in target.values()]
         counts = [sum(column) for column in zip((0, 0, 0), *sizes)]
         check(counts == patch.target_counts, "count", f"target {counts}, footer {patch.target_counts}")
+        for t in patch.tensors.values():
+            right = t.action not in (REPLACED, DELETED) or tensor_digest(base[t.name][2]) == t.base_digest
+            check(right, "base", f"tensor {t.name!r} of the base")
         return target
     except PulseError as error:
         blame(patch, base, error)
@@ -494,8 +497,6 @@ def check_base(t, old):
     check(same or t.action != PATCHED, "checkpoint", f"tensor {t.name!r} has another dtype, shape or size")
 
 def apply_tensor(t, old, target):
-    if t.action in (REPLACED, DELETED):
-        check(tensor_digest(old) == t.base_digest, "base", f"tensor {t.name!r} of the base")
     if t.action != DELETED:
         new = new_bytes(t, old)
         check(tensor_digest(new) == t.target_digest, "digest", f"tensor {t.name!r} of the target")

@@ -136,7 +136,6 @@ pub(crate) fn make(
         }
         Ok(())
     })?;
-    check_gone(base, patch, parallel)?;
     let footer = patch.footer();
     let (expected, found) = (footer.target, checkpoint.finish()?);
     let at = patch.bytes();
@@ -153,7 +152,7 @@ pub(crate) fn make(
             return Err(Fault::Count { field, expected, found }.at(at));
         }
     }
-    Ok(())
+    check_gone(base, patch, parallel)
 }
 
 /// A run of whole leaves of a target tensor: one block, or bytes that stay.
