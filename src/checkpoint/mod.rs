@@ -15,7 +15,6 @@ mod make;
 mod memory;
 mod output;
 mod patch;
-mod patched;
 mod pieces;
 mod pipeline;
 mod safetensors;

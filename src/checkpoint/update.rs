@@ -7,15 +7,16 @@
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::slice;
 
 use crate::checkpoint::apply::{ApplyReport, OutCompanion, Plan};
+use crate::checkpoint::chain::Chain;
 use crate::checkpoint::diff::{encode_tensors, for_each_chunk, hash_file};
 use crate::checkpoint::disk::{Disk, DiskFile, Sequential};
 use crate::checkpoint::journal::Journal;
 use crate::checkpoint::make::{check_base, make, target_tensors, Output};
 use crate::checkpoint::output::failed;
 use crate::checkpoint::patch::PatchFile;
-use crate::checkpoint::patched::Patched;
 use crate::checkpoint::pipeline::Parallel;
 use crate::checkpoint::source::{Checkpoint, Companion};
 use crate::coding::Coding;
@@ -327,7 +328,7 @@ impl<'a> Update<'a> {
             session.file(&FileRecord { name, kind: FileKind::Companion, source, bytes, sha256 })?;
             for_each_chunk(&before.path, |chunk| session.file_data(chunk))?;
         }
-        let target = Patched { base: self.base, patch: self.patch };
+        let target = Chain::new(slice::from_ref(self.patch))?.on(self.base)?;
         encode_tensors(&mut session, Some(&target), self.base, parallel)?;
         let (mut out, summary) = session.finish()?;
         out.flush().and_then(|()| file.sync()).map_err(failed("writing", &journal.unfinished))?;
