@@ -164,3 +164,26 @@ fn a_wrong_base_is_refused_and_the_tensor_named() {
         place.untouched(|| pulse(&place, &args).failed(&["wrong base", needle, "expected", "found"]));
     }
 }
+
+/// A path need not be UTF-8; JSON has to be.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_path_that_is_not_utf8_is_shown_as_far_as_it_can_be() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = scene();
+    let odd = OsStr::from_bytes(b"\xff.pulse");
+    let run = |args: &[&OsStr]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pulse"));
+        let output = command.current_dir(place.root()).args(args).arg("--json").output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    };
+    let [diff, apply, verify, digest, to, base, target] =
+        ["diff", "apply", "verify", "digest", "-o", "base.safetensors", "target.safetensors"].map(OsStr::new);
+    let patch = run(&[diff, base, target, to, odd]);
+    assert_eq!(patch["patch"], "\u{fffd}.pulse");
+    assert_eq!(run(&[verify, odd])["patch"], "\u{fffd}.pulse");
+    let out = OsStr::from_bytes(b"out\xff");
+    assert_eq!(run(&[apply, base, odd, to, out])["output"], "out\u{fffd}");
+    run(&[digest, out]);
+}

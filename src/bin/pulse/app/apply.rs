@@ -97,7 +97,7 @@ fn done(output: &Path, report: &ApplyReport, started: Instant) -> Outcome {
         ("digest", report.target.to_string()),
     ]);
     let json = json!({
-        "output": output,
+        "output": output.display().to_string(),
         "changes": report.changes,
         "target_bytes": report.target_bytes,
         "files": report.files,

@@ -112,7 +112,7 @@ impl Compose {
             ("target", footer.target.to_string()),
         ]);
         let json = json!({
-            "patch": self.output,
+            "patch": self.output.display().to_string(),
             "patch_bytes": bytes,
             "patches": patches.len(),
             "input_bytes": before,

@@ -275,7 +275,7 @@ impl Diff {
             ("next", format!("at a receiver: pulse apply {base}{} -o OUT", text::shell(&self.output))),
         ]);
         let json = json!({
-            "patch": self.output,
+            "patch": self.output.display().to_string(),
             "patch_bytes": patch_bytes,
             "target_file_bytes": full,
             "changes": footer.changes,

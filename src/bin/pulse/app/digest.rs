@@ -28,7 +28,7 @@ impl Digest {
             let progress = Progress::new(common, "digest", checkpoint.tensor_bytes());
             let digest = checkpoint.digest(progress.parallel())?.to_string();
             text.push_str(&format!("{digest}  {}\n", path.display()));
-            json.push(json!({ "digest": digest, "checkpoint": path }));
+            json.push(json!({ "digest": digest, "checkpoint": path.display().to_string() }));
         }
         Ok(Outcome::new(text, json.into()))
     }

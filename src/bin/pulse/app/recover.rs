@@ -58,7 +58,7 @@ impl Recover {
             Recovery::RolledBack { base, .. } => Some(base.to_string()),
             _ => None,
         };
-        let json = json!({ "checkpoint": self.checkpoint, "recovery": name(&recovery), "base_digest": base });
+        let json = json!({ "checkpoint": self.checkpoint.display().to_string(), "recovery": name(&recovery), "base_digest": base });
         Ok(Outcome::new(text, json))
     }
 }

@@ -66,7 +66,7 @@ impl Revert {
         facts.push(("time", text::seconds(seconds)));
         facts.push(("digest", report.target.to_string()));
         let json = json!({
-            "output": self.output,
+            "output": self.output.display().to_string(),
             "changes": report.changes,
             "base_bytes": report.target_bytes,
             "files": report.files,

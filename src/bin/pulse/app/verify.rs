@@ -48,7 +48,7 @@ impl Verify {
         let text = format!("{}: right ({})\n", self.patch.display(), checked.join(", "));
         let digest = |digest: Option<pulse::Digest>| digest.map(|digest| digest.to_string());
         let json = json!({
-            "patch": self.patch,
+            "patch": self.patch.display().to_string(),
             "checked": checked,
             "sha256": patch.footer().sha256.to_string(),
             "base_digest": digest(patch.footer().base),
