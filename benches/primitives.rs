@@ -5,6 +5,9 @@
 
 #[path = "../examples/scale/adam.rs"]
 mod adam;
+#[allow(dead_code)] // The noise alone.
+#[path = "../src/bin/pulse/app/simulation.rs"]
+mod simulation;
 
 use divan::counter::BytesCount;
 use divan::{black_box, Bencher};

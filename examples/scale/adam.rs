@@ -3,31 +3,13 @@
 //! What `pulse demo` simulates, but each chunk depends on its number alone: no state of the whole
 //! model is ever in memory.
 
+use crate::simulation::Noise;
+
 /// Adam's first moment decays by this per step.
 const BETA1: f32 = 0.9;
 const LEARNING_RATE: f32 = 1e-6;
 /// The spread of weights with 576 inputs, of which one step changes as many as in real training.
 const SCALE: f32 = 1.0 / 24.0;
-
-/// SplitMix64: small, seedable, good enough for noise.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// About normal, mean 0 and variance 1: the sum of four uniform numbers.
-    fn normal(&mut self) -> f32 {
-        let bits = self.next();
-        let sum = (0..4).map(|i| ((bits >> (16 * i)) & 0xffff) as i32).sum::<i32>() - 2 * 0xffff;
-        sum as f32 * (1.0 / 37_837.0)
-    }
-}
 
 /// Bytes of a chunk of so many elements after each of these numbers of steps, which ascend.
 pub fn weights<const N: usize>(chunk: u64, elements: usize, steps: [u32; N]) -> [Vec<u8>; N] {

@@ -10,7 +10,10 @@ mod adam;
 mod measure;
 mod pair;
 mod table;
-// A file of the program, which uses more of it.
+// Files of the program, which uses more of them.
+#[allow(dead_code)]
+#[path = "../../src/bin/pulse/app/simulation.rs"]
+mod simulation;
 #[allow(dead_code)]
 #[path = "../../src/bin/pulse/app/text.rs"]
 mod text;

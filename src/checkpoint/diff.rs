@@ -227,17 +227,14 @@ fn write_files<W: Write>(session: &mut Session<W>, base: Option<&Checkpoint>, ta
     for file in &target.files {
         let header = &file.header.bytes;
         let same = base.and_then(|base| base.file(&file.name)).is_some_and(|base| base.header.bytes == *header);
-        let source = if same { FileSource::Base } else { FileSource::Patch };
-        let (name, bytes) = (file.name.clone(), header.len() as u64);
-        session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes, sha256: Sha::of(&[header]) })?;
         if !same {
             carried += header.len() as u64;
             if carried > CARRIED_HEADERS_MAX {
                 let what = format!("headers of {carried} bytes; readers refuse more than {CARRIED_HEADERS_MAX}; shorten the metadata of the safetensors files");
                 return Err(Error::checkpoint(target.path(), what));
             }
-            header.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk))?;
         }
+        write_header(session, &file.name, header, same)?;
     }
     for companion in &target.companions {
         let (sha256, bytes) = hash_file(&companion.path)?;
@@ -258,6 +255,17 @@ fn write_files<W: Write>(session: &mut Session<W>, base: Option<&Checkpoint>, ta
         }
     }
     Ok(())
+}
+
+/// Writes the record of a tensor file, and its header unless the base has the same.
+pub(crate) fn write_header<W: Write>(session: &mut Session<W>, name: &str, header: &[u8], same: bool) -> Result<()> {
+    let source = if same { FileSource::Base } else { FileSource::Patch };
+    let (name, bytes, sha256) = (name.into(), header.len() as u64, Sha::of(&[header]));
+    session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes, sha256 })?;
+    match same {
+        true => Ok(()),
+        false => header.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk)),
+    }
 }
 
 /// SHA-256 and size of a file.

@@ -11,7 +11,7 @@ use std::slice;
 
 use crate::checkpoint::apply::{ApplyReport, OutCompanion, Plan};
 use crate::checkpoint::chain::Chain;
-use crate::checkpoint::diff::{encode_tensors, for_each_chunk, hash_file};
+use crate::checkpoint::diff::{encode_tensors, for_each_chunk, hash_file, write_header};
 use crate::checkpoint::disk::{Disk, DiskFile, Sequential};
 use crate::checkpoint::journal::Journal;
 use crate::checkpoint::make::{check_base, make, target_tensors, Output};
@@ -20,12 +20,12 @@ use crate::checkpoint::patch::PatchFile;
 use crate::checkpoint::pipeline::Parallel;
 use crate::checkpoint::source::{Checkpoint, Companion};
 use crate::coding::Coding;
-use crate::digest::{Digest, Sha};
+use crate::digest::Digest;
 use crate::element::ValueForm;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::stream::{EncoderOptions, Session};
-use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer, FILE_DATA_BYTES};
+use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer};
 
 /// Metadata of a journal: this key and the name of a companion that the update creates.
 const CREATED: &str = "created:";
@@ -136,12 +136,11 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &PatchFile, parallel: P
     let report = |already| UpdateReport { target: ApplyReport::of(patch, base.file_count()), already, recovery };
 
     let planned = Update::plan(&base, patch).and_then(|update| {
-        let footer = update.write_journal(disk, &journal, parallel)?;
-        Ok((update, footer))
+        let proved = !update.is_done()? && is_right(&update.write_journal(disk, &journal, parallel)?, patch);
+        Ok((update, proved))
     });
     let update = match planned {
-        // The journal leads from the target to the base, so its digests are the other way round.
-        Ok((update, footer)) if is_right(&footer, patch) && !update.is_done()? => update,
+        Ok((update, true)) => update,
         other => {
             disk.remove(&journal.unfinished).map_err(failed("removing", &journal.unfinished))?;
             let update = other.map(|(update, _)| update).or_else(|error| match error {
@@ -170,6 +169,8 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &PatchFile, parallel: P
     Ok(report(false))
 }
 
+/// Whether base and target are the right ones. The journal leads from the target to the base, so
+/// its digests are the other way round.
 fn is_right(journal: &Footer, patch: &PatchFile) -> bool {
     journal.base == Some(patch.footer().target) && Some(journal.target) == patch.footer().base
 }
@@ -312,15 +313,8 @@ impl<'a> Update<'a> {
         let file = disk.create(&journal.unfinished).map_err(failed("creating", &journal.unfinished))?;
         let out = BufWriter::with_capacity(1 << 18, Sequential { file: &file, offset: 0 });
         let mut session = Session::new(out, options)?;
-        for (number, file) in self.base.files.iter().enumerate() {
-            let changed = self.changed_headers().any(|changed| changed == number);
-            let source = if changed { FileSource::Patch } else { FileSource::Base };
-            let (name, bytes) = (file.name.clone(), &file.header.bytes);
-            let sha256 = Sha::of(&[bytes]);
-            session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes: bytes.len() as u64, sha256 })?;
-            if changed {
-                bytes.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk))?;
-            }
+        for (base, target) in self.base.files.iter().zip(&self.plan.files) {
+            write_header(&mut session, &base.name, &base.header.bytes, base.header.bytes == target.header.bytes)?;
         }
         for before in companions.iter().filter_map(|(_, before)| *before) {
             let (sha256, bytes) = hash_file(&before.path)?;

@@ -98,15 +98,7 @@ impl Compose {
             ("composed", format!("{patches_text}{way}")),
             ("tensors", tensors),
             ("changes", format!("{}, {} before", changes(&footer), text::count(changes_before))),
-            (
-                "size",
-                format!(
-                    "{}, {} than the {} before",
-                    text::number(bytes, "byte"),
-                    text::times_smaller(before, bytes),
-                    text::bytes(before)
-                ),
-            ),
+            ("size", text::size(bytes, before, &format!("{} before", text::bytes(before)))),
             ("proved", proved.into()),
             ("time", text::seconds(seconds)),
             ("target", footer.target.to_string()),

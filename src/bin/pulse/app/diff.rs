@@ -259,15 +259,7 @@ impl Diff {
             ("patch", self.output.display().to_string()),
             ("tensors", tensors),
             ("changes", changes(&footer)),
-            (
-                "size",
-                format!(
-                    "{}, {} than the full {}",
-                    text::number(patch_bytes, "byte"),
-                    text::times_smaller(full, patch_bytes),
-                    text::bytes(full)
-                ),
-            ),
+            ("size", text::size(patch_bytes, full, &format!("full {}", text::bytes(full)))),
             ("per change", format!("{bits:.2} bits")),
             ("transfer", format!("{}, {}", transfer(100.0, "100 Mbit/s"), transfer(1000.0, "1 Gbit/s"))),
             ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput as u64))),

@@ -32,7 +32,7 @@ pub struct Simulation {
 }
 
 /// SplitMix64: small, seedable, good enough for noise.
-struct Noise(u64);
+pub struct Noise(pub u64);
 
 impl Noise {
     /// A stream of its own for each purpose, so that results do not depend on threads.
@@ -45,7 +45,7 @@ impl Noise {
         noise
     }
 
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -54,7 +54,7 @@ impl Noise {
     }
 
     /// About normal, mean 0 and variance 1: the sum of four uniform numbers.
-    fn normal(&mut self) -> f32 {
+    pub fn normal(&mut self) -> f32 {
         let bits = self.next();
         let sum = (0..4).map(|i| ((bits >> (16 * i)) & 0xffff) as i32).sum::<i32>() - 2 * 0xffff;
         sum as f32 * (1.0 / 37_837.0)

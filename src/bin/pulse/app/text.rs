@@ -122,6 +122,11 @@ pub fn times_smaller(full: u64, patch: u64) -> String {
     }
 }
 
+/// A size, and how it compares with another one that is described.
+pub fn size(bytes: u64, other: u64, described: &str) -> String {
+    format!("{}, {} than the {described}", number(bytes, "byte"), times_smaller(other, bytes))
+}
+
 /// "label     value" lines.
 pub fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
