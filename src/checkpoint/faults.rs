@@ -12,6 +12,7 @@ use super::disk::{Call, Disk, Watch};
 use super::update::{recover_on, update_on};
 use super::{diff, recover, update, ApplyOptions, Checkpoint, Parallel, PatchFile, Recovery};
 use crate::coding::Coding;
+use crate::element::ValueForm;
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::stream::EncoderOptions;
@@ -458,4 +459,26 @@ fn a_new_checkpoint_appears_whole_or_not_at_all_whatever_fails() {
             assert!(faults > 10, "{faults} operations");
         }
     }
+}
+
+#[test]
+fn the_journal_takes_as_much_room_as_a_flat_patch_that_overwrites() {
+    let scene = Scene::new(false, Coding::Contextual).unwrap();
+    let journal = scene.room.join(".checkpoint.pulse-undo");
+    // The first operation after which there is a journal.
+    sweep(|at| {
+        scene.reset();
+        scene.update(&Faulty::new(at, Fault::Crash(Loss::Nothing))).0 && !journal.exists()
+    });
+    let (bytes, target) = (fs::metadata(&journal).unwrap().len(), scene.room.join("target"));
+    recover(&scene.checkpoint, Parallel::threads(1)).unwrap();
+    restore(&target, &scene.target);
+    let (base, target) = (Checkpoint::open(&scene.checkpoint).unwrap(), Checkpoint::open(&target).unwrap());
+    let options = EncoderOptions::default()
+        .with_coding(Coding::Flat)
+        .with_values(ValueForm::Overwrite)
+        .with_block_leaves(1)
+        .with_steps(Some(41), Some(40));
+    let (patch, _) = diff(Some(&target), &base, Vec::new(), options, Parallel::threads(1)).unwrap();
+    assert_eq!(bytes, patch.len() as u64);
 }

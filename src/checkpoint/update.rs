@@ -64,7 +64,7 @@ pub enum Recovery {
 /// Base and target digests are computed first and an undo journal is written beside the
 /// checkpoint; then what changes is overwritten, read back and compared with the digests. On any
 /// error, the base is put back. After a crash, the next `update` or [`recover`] puts it back. A checkpoint
-/// that is the target already stays as it is. The journal takes about as much room as a flat patch.
+/// that is the target already stays as it is. The journal takes as much room as a flat patch that overwrites.
 ///
 /// Tensors keep their place: a patch that adds, deletes or replaces tensors, or moves them within
 /// their file, is refused; [`apply`](crate::apply()) makes a new checkpoint of it. Linked files
