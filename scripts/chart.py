@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws docs/size-and-time.svg from the table that the example `compare` prints.
 
-cargo run --release --example compare -- --simulate 208 | python3 scripts/chart.py
+cargo run --release -p pulse-tools --bin compare -- --simulate 208 | python3 scripts/chart.py
 python3 scripts/chart.py compare.txt -o chart.svg
 """
 

@@ -176,7 +176,7 @@ def run(path, environment):
 def main():
     named = [Path(name).resolve() for name in sys.argv[1:]]
     files = named or [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
-    subprocess.run(["cargo", "build", "--release", "--quiet", "--bins"], cwd=REPOSITORY, check=True)
+    subprocess.run(["cargo", "build", "--release", "--quiet", "--package", "pulse-cli", "--bins"], cwd=REPOSITORY, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
     with tempfile.TemporaryDirectory(prefix="docs-bin-") as tools:
         # Blocks say `cargo run ...` as a reader in the repository would.

@@ -1,15 +1,13 @@
 //! How the encoder answers misuse and failing writers, and what is left of its file.
 
-mod common;
-
 use std::io::{self, ErrorKind, Read, Write};
 
-use common::checkpoint::Checkpoint;
-use common::{apply, CODINGS};
 use pulse::{
     tensor_digest, Decoder, Digest, Dtype, Encoder, EncoderOptions, Error, FileKind, Limits, Result, TensorSpec,
     LEAF_BYTES,
 };
+use testkit::applier::{apply, CODINGS};
+use testkit::checkpoint::Checkpoint;
 
 fn spec(dtype: Dtype, shape: &[u64]) -> TensorSpec {
     TensorSpec::new(dtype, shape).unwrap()

@@ -3,20 +3,16 @@
 //! Each variant of `Error` and `Fault` has a kind of its own, and `KINDS` lists them from the same
 //! table that gives them out: a new variant fails here until it has a row.
 
-#[path = "fixtures/forge.rs"]
-#[allow(dead_code)] // A part of it is used here.
-mod forge;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-use forge::Section;
 use pulse::{
     tensor_digest, CheckpointHasher, Corrupt, Decoder, Digest, Dtype, Encoder, EncoderOptions, Error, Event, Fault,
     Limits, Result, Tag, TensorSpec,
 };
+use testkit::forge::{self, Section};
 
 /// The example of SPEC.md §12, whose every byte is explained there.
 fn example() -> Vec<u8> {

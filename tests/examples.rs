@@ -1,14 +1,11 @@
 //! The examples as their users run them: real processes, one beside the other.
-#![cfg(feature = "cli")]
-
-mod fixtures;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use fixtures::{stepped, tensor, weights, Files, Place};
+use testkit::files::{stepped, tensor, weights, Files, Place};
 
 /// Builds an example if it is not up to date, in the profile of this test; gives back its path.
 fn example(name: &str) -> PathBuf {

@@ -1,12 +1,12 @@
 //! Peak memory follows the bytes of a patch and the limits of its reader, not what the patch claims.
 
-mod hostile;
-
 use std::sync::{Mutex, MutexGuard};
 
-use hostile::{bomb, list, patch_of, patch_of_blocks, read, section, tiny_blocks, tiny_sections, tiny_tensors, varint};
 use peak_alloc::PeakAlloc;
 use pulse::Limits;
+use testkit::hostile::{
+    bomb, list, patch_of, patch_of_blocks, read, section, tiny_blocks, tiny_sections, tiny_tensors, varint,
+};
 
 /// Counts what Rust code allocates; see tests/memory.rs for what zstd takes beside it.
 #[global_allocator]
@@ -135,10 +135,10 @@ fn counts_that_nothing_follows_cost_nothing() {
     let contextual = |table: Vec<u8>| {
         patch_of_blocks(LARGEST_BLOCK, vec![[&[2, 0, 64][..], &varint(LARGEST_BLOCK), &table].concat()], LARGEST_BLOCK)
     };
-    let mut metadata = hostile::forge::sections(&tiny_sections(0));
+    let mut metadata = testkit::forge::sections(&tiny_sections(0));
     metadata[0].payload = [&[0, 1][..], &huge].concat();
     for (what, patch, kind) in [
-        ("metadata", hostile::forge::join(&tiny_sections(0), &metadata), "length"),
+        ("metadata", testkit::forge::join(&tiny_sections(0), &metadata), "length"),
         ("dimensions", patch_of(vec![section(b'T', [&[0, 1, b'w', 0, 2][..], &huge].concat())], 1, 0), "limit"),
         ("name", patch_of(vec![section(b'T', [&[0][..], &huge].concat())], 1, 0), "limit"),
         ("bytes of a tensor", patch_of_blocks(u64::MAX, vec![], 0), "limit"),
@@ -172,7 +172,7 @@ fn a_contextual_block_holds_no_more_than_its_elements() {
 fn an_index_of_wrong_names_costs_no_more_than_its_bytes() {
     let _alone = alone();
     let patch = tiny_tensors(1, 0);
-    let sections = hostile::forge::sections(&patch);
+    let sections = testkit::forge::sections(&patch);
     let index = &sections[sections.len() - 2].payload;
     let offset = patch.len() - 152 - (2 + index.len() + 4);
     let payload = [&[1, 0][..], &varint(32 << 20), &vec![0xff; 32 << 20], &[0]].concat();
@@ -215,7 +215,7 @@ fn hostile_headers_cost_a_few_times_their_size() {
         ("a million brackets", format!(r#"{{"w":{}"#, "[".repeat(MIB)), Some("checkpoint"), 3.0),
     ];
     for (what, json, kind, most) in rows {
-        let patch = hostile::with_header(&json);
+        let patch = testkit::hostile::with_header(&json);
         let (peak, result) = peak(|| -> pulse::Result<()> {
             let patch = pulse::PatchFile::from_bytes(patch, &Limits::default())?;
             pulse::verify(&patch, None, None, pulse::Parallel::threads(1))

@@ -1,14 +1,12 @@
 //! Work grows with the bytes of a patch and no faster. It is counted in bytes allocated and events
 //! given, never in seconds, so that the bounds hold on any machine.
 
-mod hostile;
-
 use std::alloc::System;
 use std::sync::{Mutex, MutexGuard};
 
-use hostile::{list, tiny_blocks, tiny_sections, tiny_tensors};
 use pulse::Limits;
 use stats_alloc::{Region, StatsAlloc, INSTRUMENTED_SYSTEM};
+use testkit::hostile::{list, tiny_blocks, tiny_sections, tiny_tensors};
 
 #[global_allocator]
 static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -98,7 +96,7 @@ fn headers_four_times_as_large_cost_four_times_as_much() {
     ];
     for (what, json) in cases {
         let [small, large] = [20_000, 80_000].map(|count| {
-            let patch = hostile::with_header(&json(count));
+            let patch = testkit::hostile::with_header(&json(count));
             let patch = pulse::PatchFile::from_bytes(patch, &Limits::default()).unwrap();
             allocated(|| pulse::verify(&patch, None, None, pulse::Parallel::threads(1))).0
         });

@@ -1,5 +1,4 @@
 //! Weights in memory, and a base whose digests are taken on trust.
-#![cfg(feature = "checkpoint")]
 
 use std::collections::BTreeMap;
 

@@ -1,18 +1,14 @@
 //! Every limit of SPEC.md §10, just inside and just outside, for readers and for the writer.
 
-#[path = "fixtures/forge.rs"]
-#[allow(dead_code)] // A part of it is used here.
-mod forge;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use forge::Section;
 use pulse::{
     Coding, Decoder, Dtype, Encoder, EncoderOptions, Error, Event, FileKind, Limits, PushDecoder, Result, Tag,
     TensorSpec, LEAF_BYTES,
 };
+use testkit::forge::{self, Section};
 
 fn u8s(shape: &[u64]) -> TensorSpec {
     TensorSpec::new(Dtype::U8, shape).unwrap()

@@ -1,18 +1,16 @@
 //! Twenty thousand damaged patches of every kind, with every CRC and the SHA-256 put right again: each is refused, or
 //! makes exactly the target. Nothing else ever comes of a patch.
-#![cfg(feature = "checkpoint")]
-
-mod fixtures;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use fixtures::forge::{self, Section};
-use fixtures::{library, stepped, tensor, weights, Files, Place, Tensor};
 use pulse::{
     apply, apply_in_place, verify, Action, ApplyOptions, Checkpoint, EncoderOptions, Error, FileKind, Limits, Parallel,
     PatchFile, TensorMut, TensorSpec,
 };
+use testkit::files::{stepped, tensor, weights, Files, Place, Tensor};
+use testkit::forge::{self, Section};
+use testkit::library;
 
 /// Mutants of each of the eight patches.
 const MUTANTS: usize = 2_500;
@@ -150,7 +148,7 @@ fn cases(place: &Place) -> Vec<Case> {
     let (one, two, three) = (Files::one(&base), Files::one(&target), Files::one(&other));
     let options = step.clone().with_run(Some([7; 16])).with_steps(Some(40), Some(41)).with_metadata("by", "test");
     // Many changes without a pattern in one tensor: whole beats the rest.
-    let noise = [tensor("noise", "U8", &[300], fixtures::noise(9, 300))];
+    let noise = [tensor("noise", "U8", &[300], testkit::files::noise(9, 300))];
     let zeros = [tensor("noise", "U8", &[300], vec![0; 300])];
     vec![
         Case::new(place, "flat-step", Some(&one), &two, options),

@@ -1,14 +1,13 @@
 //! Byte order and numbers beyond 32 bits. Bytes are spelled out here: nothing is compared with what the
 //! machine at hand makes of a number.
 
-mod hostile;
-
-use hostile::{forge, list, patch_of_blocks, varint};
 use pulse::{
     BlockEncoder, CheckpointHasher, Coding, Decoder, Dtype, EncoderOptions, Event, Limits, TensorSpec, Value,
     ValueForm, LEAF_BYTES,
 };
 use sha2::{Digest as _, Sha256};
+use testkit::forge;
+use testkit::hostile::{self, list, patch_of_blocks, varint};
 
 /// One changed element: dtype, its base, its target, the value as it is written, and as a number.
 type Row = (Dtype, &'static [u8], &'static [u8], &'static [u8], Value);

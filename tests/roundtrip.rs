@@ -1,16 +1,14 @@
 //! Arbitrary checkpoints through the encoder and back, however the bytes are cut into chunks.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::checkpoint::{Checkpoint, Tensor};
-use common::{apply, apply_pushed, Trickle, CODINGS};
 use proptest::prelude::*;
 use pulse::{
     count_changes, for_each_step, Coding, Decoder, Dtype, Encoder, EncoderOptions, Event, Limits, Order, Value,
     LEAF_BYTES,
 };
+use testkit::applier::{apply, apply_pushed, Trickle, CODINGS};
+use testkit::checkpoint::{Checkpoint, Tensor};
 
 /// A small generator (splitmix64), so that large tensors cost a test case only a seed.
 #[derive(Debug, Clone)]

@@ -1,17 +1,14 @@
 //! What changed between checkpoints and along a series of them, without a patch.
-#![cfg(feature = "checkpoint")]
-
-mod fixtures;
 
 use std::fs;
 use std::path::PathBuf;
 
-use fixtures::library::{diff, open};
-use fixtures::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
 use pulse::{
     patch_sizes, stat, Action, Coding, Density, EncoderOptions, Error, Kind, PairStat, Parallel, Series, SeriesStat,
     Window,
 };
+use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::library::{diff, open};
 
 /// A checkpoint of one tensor of 100 elements of one byte each, some of which are 1.
 fn ones(place: &Place, name: &str, is_one: impl Fn(usize) -> bool) -> PathBuf {

@@ -1,13 +1,11 @@
 //! Damage of every sort: cut at every byte, one bit flipped at every place, bytes too many.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::checkpoint::Checkpoint;
-use common::{apply, apply_pushed, Trickle};
 use pulse::{Decoder, Event, Limits, PushDecoder, Result};
+use testkit::applier::{apply, apply_pushed, Trickle};
+use testkit::checkpoint::Checkpoint;
 
 /// Small vectors that together hold sections of every kind, blocks in every coding, and flat blocks in
 /// every form, width and kind of stream.

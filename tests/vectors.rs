@@ -1,19 +1,14 @@
 //! The golden files of `testvectors/`: what every reader of the format must accept and refuse.
 
-mod common;
-// The generator is an example; its list of files is compared with what is committed.
-#[allow(dead_code, clippy::duplicate_mod)]
-#[path = "../examples/testvectors/main.rs"]
-mod generator;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::checkpoint::{header_of, Checkpoint};
-use common::{apply, apply_pushed, Applied, Trickle};
 use pulse::{FileKind, FileSource, Result, Tag};
 use serde_json::Value;
+use testkit::applier::{apply, apply_pushed, Applied, Trickle};
+use testkit::checkpoint::{header_of, Checkpoint};
+use testkit::vectors;
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors")
@@ -109,7 +104,7 @@ fn files_are_rebuilt_byte_for_byte() {
                     FileSource::Base => header_of(base.as_deref().expect("a base")),
                 };
                 assert_eq!(header, header_of(&target), "{}", vector.name());
-                assert_eq!(generator::raw::sha256(header), record.sha256, "{}", vector.name());
+                assert_eq!(vectors::raw::sha256(header), record.sha256, "{}", vector.name());
                 rebuilt += 1;
             }
         }
@@ -136,8 +131,8 @@ fn every_malformed_vector_gives_the_kind_of_error_that_the_manifest_names() {
 /// SPEC.md §8.1: each field is checked before the next is read, and all fields before what depends on other sections.
 #[test]
 fn of_several_broken_rules_the_first_in_the_order_of_reading_is_named() {
-    use generator::raw::fields;
-    use generator::sample::{block_of, patch};
+    use testkit::vectors::raw::fields;
+    use testkit::vectors::sample::{block_of, patch};
     let base = Checkpoint::from_file(&read("checkpoints/sample-base.safetensors"));
     let with = |tag, payload| patch().replace(tag, payload).write();
     let keys = fields().u8(0).varint(1).varint(2).string("b").string("").string("a");
@@ -223,7 +218,7 @@ fn names_are_unique_and_hashes_are_those_of_the_files() {
     for vector in vectors("good").iter().chain(&vectors("malformed")) {
         assert!(names.insert(vector.name().to_string()), "{} stands twice", vector.name());
         assert_eq!(
-            Some(&*generator::raw::sha256(&vector.patch()).to_string()),
+            Some(&*vectors::raw::sha256(&vector.patch()).to_string()),
             vector.text("sha256"),
             "{}",
             vector.name()
@@ -235,7 +230,7 @@ fn names_are_unique_and_hashes_are_those_of_the_files() {
 /// Compressed bytes depend on the version of zstd: where Cargo.lock moves on, the generator is run again.
 #[test]
 fn the_generator_writes_what_is_committed() {
-    let generated = generator::files(read);
+    let generated = vectors::files(read);
     let mut committed = BTreeMap::new();
     let mut folders: Vec<String> = ["good", "malformed", "checkpoints"].map(String::from).into();
     while let Some(folder) = folders.pop() {

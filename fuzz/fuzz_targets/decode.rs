@@ -2,8 +2,8 @@
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 
-fuzz_target!(|data: &[u8]| pulse_fuzz::decode(data));
+fuzz_target!(|data: &[u8]| bodies::decode(data));
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    pulse_fuzz::mutate::patch(data, size, max_size, seed, fuzzer_mutate)
+    bodies::mutate::patch(data, size, max_size, seed, fuzzer_mutate)
 });

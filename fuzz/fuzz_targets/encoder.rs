@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| pulse_fuzz::encoder(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::encoder(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| pulse_fuzz::roundtrip(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::roundtrip(data));

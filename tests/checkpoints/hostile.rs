@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use pulse::{Dtype, Encoder, EncoderOptions, Error, Fault, FileKind, Limits, PatchFile, Tag, TensorSpec};
 
-use crate::fixtures::forge::{self, Section};
-use crate::fixtures::library::{apply, diff, every_coding, open_patch, verify};
-use crate::fixtures::{raw, safetensors, stepped, tensor, weights, Files, Place};
+use testkit::files::{raw, safetensors, stepped, tensor, weights, Files, Place};
+use testkit::forge::{self, Section};
+use testkit::library::{apply, diff, every_coding, open_patch, verify};
 
 type File<'a> = (&'a str, FileKind, &'a [u8]);
 

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::fixtures::library::{diff, open_patch};
-use crate::fixtures::{data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
 use crate::rebuilds;
+use testkit::files::{data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::library::{diff, open_patch};
 
 fn model() -> Vec<Tensor> {
     (0..6).map(|i| tensor(&format!("layer.{i}"), "BF16", &[10, 100], weights(i, 1000))).collect()

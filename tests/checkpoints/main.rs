@@ -1,8 +1,4 @@
 //! Whole checkpoints: files and directories to a patch, and back byte for byte.
-#![cfg(feature = "checkpoint")]
-
-#[path = "../fixtures/mod.rs"]
-mod fixtures;
 
 mod hostile;
 mod layouts;
@@ -14,9 +10,9 @@ mod tensors;
 mod updates;
 mod wrong_base;
 
-use fixtures::library::{apply, diff, every_coding, open_patch, verify};
-use fixtures::{Files, Place};
 use pulse::DiffReport;
+use testkit::files::{Files, Place};
+use testkit::library::{apply, diff, every_coding, open_patch, verify};
 
 /// Both ways, and as snapshots: the target comes back byte for byte, and every check passes.
 /// Reports the way from `base` to `target`.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use pulse::{Checkpoint, Error};
 
-use crate::fixtures::library::{apply, diff, open};
-use crate::fixtures::{data, header, raw, safetensors, tensor, Files, Place};
+use testkit::files::{data, header, raw, safetensors, tensor, Files, Place};
+use testkit::library::{apply, diff, open};
 
 /// What opening says; it must be about `path`.
 #[track_caller]

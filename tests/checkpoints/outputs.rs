@@ -5,8 +5,8 @@ use std::path::Path;
 
 use pulse::{write_whole, ApplyOptions, Error, Parallel};
 
-use crate::fixtures::library::{apply, diff, open, open_patch};
-use crate::fixtures::{safetensors, tensor, Files, Place};
+use testkit::files::{safetensors, tensor, Files, Place};
+use testkit::library::{apply, diff, open, open_patch};
 
 /// A place with "base", "target" and the "patch" between them, as files or as directories.
 fn patched(directory: bool) -> (Place, Files) {

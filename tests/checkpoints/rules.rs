@@ -4,9 +4,9 @@ use std::fs;
 
 use pulse::{Dtype, Encoder, EncoderOptions, FileKind, TensorSpec};
 
-use crate::fixtures::forge;
-use crate::fixtures::library::{apply, diff, verify};
-use crate::fixtures::{header, raw, safetensors, tensor, Files, Place, Tensor};
+use testkit::files::{header, raw, safetensors, tensor, Files, Place, Tensor};
+use testkit::forge;
+use testkit::library::{apply, diff, verify};
 
 fn w(bytes: &[u8; 4]) -> Tensor {
     tensor("w", "U8", &[4], *bytes)

@@ -6,8 +6,8 @@ use std::path::Path;
 use pulse::{Dtype, Encoder, EncoderOptions, FileKind, TensorSpec};
 use serde_json::Value;
 
-use crate::fixtures::library::{apply, diff, every_coding, open, verify};
-use crate::fixtures::{data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::files::{data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::library::{apply, diff, every_coding, open, verify};
 
 fn spec(tensor: &Tensor) -> TensorSpec {
     TensorSpec::with_bytes(Dtype::from_name(&tensor.dtype), &tensor.shape, tensor.bytes.len() as u64).unwrap()

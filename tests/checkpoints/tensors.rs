@@ -5,9 +5,9 @@ use std::io::{Seek, SeekFrom, Write};
 
 use pulse::{Action, Dtype, EncoderOptions};
 
-use crate::fixtures::library::{apply, diff, every_coding, open};
-use crate::fixtures::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
 use crate::rebuilds;
+use testkit::files::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::library::{apply, diff, every_coding, open};
 
 /// One tensor for each of these pairs of bit patterns, in a base and a target.
 fn bit_pairs(dtype: &str, width: usize, pairs: &[(u64, u64)]) -> (Tensor, Tensor) {

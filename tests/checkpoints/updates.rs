@@ -5,8 +5,8 @@ use std::path::Path;
 
 use pulse::{recover, update, Checkpoint, EncoderOptions, Error, Parallel, Recovery, UpdateReport};
 
-use crate::fixtures::library::{diff, every_coding, open, open_patch};
-use crate::fixtures::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::files::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::library::{diff, every_coding, open, open_patch};
 
 fn model() -> Vec<Tensor> {
     vec![tensor("a", "BF16", &[300, 300], weights(1, 90_000)), tensor("b", "U8", &[7], noise(2, 7))]
@@ -66,7 +66,7 @@ fn headers_and_companions_of_a_directory_change_too() {
     let files = |tensors: &[Tensor], step: &str| {
         let note = format!(r#""__metadata__":{{"step":"{step}"}}"#);
         let json = header(tensors, &[&note]);
-        raw(&json, &crate::fixtures::data(tensors))
+        raw(&json, &testkit::files::data(tensors))
     };
     let base = Files::many([
         ("model.safetensors", files(&model(), "40")),
@@ -124,7 +124,7 @@ fn what_moves_adds_or_replaces_tensors_is_refused() {
     swapped.reverse();
     let place = scene(&Files::one(&pair), &Files::one(&swapped));
     refused(&place, "checkpoint", &["moves", "-o"]);
-    let longer = raw(&(header(&target(), &[]) + "  "), &crate::fixtures::data(&target()));
+    let longer = raw(&(header(&target(), &[]) + "  "), &testkit::files::data(&target()));
     let place = scene(&Files::one(&model()), &Files::One(longer));
     refused(&place, "checkpoint", &["headers", "-o"]);
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use pulse::{Digest, Error};
 
-use crate::fixtures::library::{apply, diff, every_coding, open, open_patch, verify};
-use crate::fixtures::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::library::{apply, diff, every_coding, open, open_patch, verify};
 
 fn model() -> Vec<Tensor> {
     let mut tensors: Vec<_> = ["a", "b", "c", "d"].map(|name| tensor(name, "BF16", &[30, 40], weights(1, 1200))).into();

@@ -4,9 +4,10 @@ use std::slice::from_ref;
 
 use pulse::{Action, EncoderOptions, Error, Limits, Parallel, PatchFile, TrustedBase, ValueForm};
 
-use crate::fixtures::library::{diff, every_coding, open, open_patch};
-use crate::fixtures::{forge, noise, stepped, tensor, weights, Files};
 use crate::{drifted, eventful, every_dtype, flat, Run};
+use testkit::files::{noise, stepped, tensor, weights, Files};
+use testkit::forge;
+use testkit::library::{diff, every_coding, open, open_patch};
 
 const NO_BASE: [ValueForm; 2] = [ValueForm::Step, ValueForm::Xor];
 

@@ -4,9 +4,9 @@ use std::slice::from_ref;
 
 use pulse::{diff_tensors, Encoder, FileKind, FileSource, Limits, Parallel, PatchFile, ValueForm};
 
-use crate::fixtures::library::open;
-use crate::fixtures::{header, raw, tensor, Files};
 use crate::{flat, Run};
+use testkit::files::{header, raw, tensor, Files};
+use testkit::library::open;
 
 /// A checkpoint with this metadata in its header and these companions.
 fn model(weight: u8, metadata: &str, companions: &[(&str, &str)]) -> Files {
@@ -106,7 +106,7 @@ fn carried_bytes_are_cut_as_diff_cuts_them() {
     encoder.push(&[], &file[file.len() - 4..]).unwrap();
     encoder.end().unwrap();
     let whole = encoder.finish().unwrap().0;
-    let mut sections = crate::fixtures::forge::sections(&whole);
+    let mut sections = testkit::forge::sections(&whole);
     let last = sections.iter().rposition(|section| section.tag == b'd').unwrap();
     let rest = sections.remove(last);
     // The last section was the rest of the text: as two stored ones.
@@ -114,7 +114,7 @@ fn carried_bytes_are_cut_as_diff_cuts_them() {
     for part in rest.chunks(rest.len() / 2 + 1).rev() {
         sections.insert(last, PatchData::stored(part));
     }
-    let recut = crate::fixtures::forge::join(&whole, &sections);
+    let recut = testkit::forge::join(&whole, &sections);
     assert!(recut != whole);
     let recut = PatchFile::from_bytes(recut, &Limits::default()).unwrap();
     let (patch, _) = run.compose(&[recut], None, &pulse::EncoderOptions::default()).unwrap();
@@ -133,7 +133,7 @@ impl PatchData {
         text
     }
 
-    fn stored(bytes: &[u8]) -> crate::fixtures::forge::Section {
+    fn stored(bytes: &[u8]) -> testkit::forge::Section {
         let mut payload = Vec::new();
         let mut head = bytes.len() << 1;
         while head >= 0x80 {
@@ -142,6 +142,6 @@ impl PatchData {
         }
         payload.push(head as u8);
         payload.extend_from_slice(bytes);
-        crate::fixtures::forge::Section { tag: b'd', payload }
+        testkit::forge::Section { tag: b'd', payload }
     }
 }

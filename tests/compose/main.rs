@@ -1,8 +1,4 @@
 //! Patches composed to one, and turned round: the same bytes as a diff of both ends.
-#![cfg(feature = "checkpoint")]
-
-#[path = "../fixtures/mod.rs"]
-mod fixtures;
 
 mod chains;
 mod files;
@@ -11,9 +7,9 @@ mod revert;
 
 use std::path::{Path, PathBuf};
 
-use fixtures::library::{apply, diff, open, open_patch};
-use fixtures::{noise, safetensors, tensor, Files, Place, Tensor};
 use pulse::{Coding, ComposeReport, Dtype, EncoderOptions, Parallel, PatchFile, Result, ValueForm};
+use testkit::files::{noise, safetensors, tensor, Files, Place, Tensor};
+use testkit::library::{apply, diff, open, open_patch};
 
 fn flat(values: ValueForm) -> EncoderOptions {
     EncoderOptions::default().with_coding(Coding::Flat).with_values(values)

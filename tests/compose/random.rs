@@ -9,9 +9,9 @@ use pulse::{
     ValueForm,
 };
 
-use crate::fixtures::library::{every_coding, open};
-use crate::fixtures::{noise, tensor, Files, Place, Tensor};
 use crate::flat;
+use testkit::files::{noise, tensor, Files, Place, Tensor};
+use testkit::library::{every_coding, open};
 
 /// A version of a tensor: dtype and shape of a few, and contents of a few, so that they come back.
 type Version = Option<(u8, u8)>;

@@ -6,9 +6,10 @@ use pulse::{
     invert, ApplyOptions, ApplyReport, Digest, EncoderOptions, Error, Limits, Parallel, PatchFile, Result, ValueForm,
 };
 
-use crate::fixtures::library::{diff, every_coding, open, open_patch};
-use crate::fixtures::{forge, header, noise, raw, stepped, tensor, weights, Files, Place};
 use crate::{drifted, every_dtype, flat};
+use testkit::files::{header, noise, raw, stepped, tensor, weights, Files, Place};
+use testkit::forge;
+use testkit::library::{diff, every_coding, open, open_patch};
 
 /// A place with a base, a target, and the patch between them.
 fn scene(base: &Files, target: &Files, options: &EncoderOptions) -> Place {

@@ -1,0 +1,287 @@
+//! `pulse diff`: two checkpoints to a patch.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use pulse::{
+    write_whole, Action, Checkpoint, Coding, DiffReport, EncoderOptions, Error, Footer, Limits, MappedTensor,
+    PatchFile, Result, TrustedBase, ValueForm,
+};
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{text, Common, Outcome};
+
+/// Write the patch that leads from one checkpoint to another.
+///
+/// BASE and TARGET are a .safetensors file or a directory of them.
+#[derive(Debug, Args)]
+#[command(override_usage = "pulse diff [OPTIONS] BASE TARGET -o PATCH
+       pulse diff [OPTIONS] --snapshot TARGET -o PATCH")]
+#[command(after_help = "Examples:
+  pulse diff step_0040.safetensors step_0041.safetensors -o 41.pulse
+  pulse diff run/step40/ run/step41/ -o 41.pulse --base-step 40 --step 41 --meta trainer=grpo
+  pulse diff --snapshot step_0040.safetensors -o 40.pulse")]
+pub struct Diff {
+    /// The checkpoint that receivers hold.
+    #[arg(value_name = "BASE")]
+    first: PathBuf,
+    /// The checkpoint that they need.
+    #[arg(value_name = "TARGET")]
+    second: Option<PathBuf>,
+    /// Write the patch here.
+    #[arg(long, short, value_name = "PATCH")]
+    output: PathBuf,
+    /// Carry TARGET whole, without a base.
+    #[arg(long)]
+    snapshot: bool,
+    #[command(flatten)]
+    writing: Writing,
+    /// Take the digests of BASE from the patch that produced it instead of hashing BASE again.
+    #[arg(long, value_name = "PREV", conflicts_with = "snapshot")]
+    base_patch: Option<PathBuf>,
+    /// Lineage: the training run, 32 hexadecimal digits.
+    #[arg(long, value_name = "ID", value_parser = parse_run)]
+    run: Option<[u8; 16]>,
+    /// Optimizer step of BASE.
+    #[arg(long, value_name = "N")]
+    base_step: Option<u64>,
+    /// Optimizer step of TARGET.
+    #[arg(long, value_name = "M")]
+    step: Option<u64>,
+    /// Replace PATCH if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+/// How a patch is written, for every command that writes one.
+#[derive(Debug, Args)]
+pub struct Writing {
+    /// How blocks are coded [default: contextual, or flat if --values is given].
+    #[arg(long, value_enum)]
+    coding: Option<CodingArg>,
+    /// How values of flat blocks are expressed [default: step].
+    #[arg(long, value_enum)]
+    values: Option<ValuesArg>,
+    /// A string to keep in the header; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_meta)]
+    meta: Vec<(String, String)>,
+    /// Leaves of 64 KiB in a block.
+    #[arg(long, value_name = "LEAVES", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=64))]
+    block: u64,
+    /// Level of zstd.
+    #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=19))]
+    level: i32,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CodingArg {
+    /// Gaps within exponent classes of the base; smallest.
+    Contextual,
+    /// Readable without the base.
+    Flat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ValuesArg {
+    /// Signed distance in ULPs; smallest.
+    Step,
+    /// Bits that flip.
+    Xor,
+    /// Bits of the target; applying twice does no harm.
+    Overwrite,
+}
+
+fn parse_run(hex: &str) -> Result<[u8; 16], String> {
+    let bytes: Option<Vec<u8>> =
+        hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .filter(|_| hex.len() == 32)
+        .ok_or_else(|| "expected 32 hexadecimal digits".into())
+}
+
+fn parse_meta(pair: &str) -> Result<(String, String), String> {
+    let (key, value) = pair.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.into(), value.into()))
+}
+
+/// The digests of the target of a patch, for the base that it produced.
+fn trusted(previous: &Path, base: Option<&Checkpoint>) -> Result<TrustedBase> {
+    let patch = PatchFile::open(previous, &Limits::default())?;
+    let produced = |tensor: &&MappedTensor| {
+        let found = base.and_then(|base| base.tensor(&tensor.header.name)).map(|found| found.spec());
+        found == tensor.header.spec.as_ref()
+    };
+    match patch.tensors().iter().find(|tensor| !produced(tensor)) {
+        None => Ok(patch.trusted_target()),
+        Some(tensor) => Err(Error::Checkpoint {
+            path: previous.display().to_string(),
+            what: format!("this patch has not produced BASE: tensor '{}' is another one", tensor.header.name),
+        }),
+    }
+}
+
+/// Whether both paths lead to the same file.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Bytes to go through for each tensor of either checkpoint, in the order of their names.
+fn tensor_sizes(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u64> {
+    let mut sizes = BTreeMap::<&str, u64>::new();
+    for (name, tensor) in base.into_iter().chain([target]).flat_map(Checkpoint::tensors) {
+        let size = sizes.entry(name).or_default();
+        *size = tensor.spec().bytes().max(*size);
+    }
+    sizes.into_values().collect()
+}
+
+impl Writing {
+    /// Refuses a value form that would not be used.
+    pub fn check(&self) -> Result<()> {
+        match (self.coding, self.values) {
+            (Some(CodingArg::Contextual), Some(_)) => {
+                Err(Error::Misuse("--values is for flat blocks; contextual ones have steps".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether coding or value form was asked for.
+    pub fn is_chosen(&self) -> bool {
+        self.coding.is_some() || self.values.is_some()
+    }
+
+    pub fn options(&self) -> EncoderOptions {
+        let values = match self.values {
+            None | Some(ValuesArg::Step) => ValueForm::Step,
+            Some(ValuesArg::Xor) => ValueForm::Xor,
+            Some(ValuesArg::Overwrite) => ValueForm::Overwrite,
+        };
+        let coding = match (self.coding, self.values) {
+            (Some(CodingArg::Flat), _) | (None, Some(_)) => Coding::Flat,
+            (Some(CodingArg::Contextual), _) | (None, None) => Coding::Contextual,
+        };
+        let options = EncoderOptions::default()
+            .with_coding(coding)
+            .with_values(values)
+            .with_block_leaves(self.block)
+            .with_level(self.level);
+        self.meta.iter().fold(options, |options, (key, value)| options.with_metadata(key, value))
+    }
+}
+
+/// Tensors of the target by what happened to them, for people and for programs.
+pub fn tensor_counts(counts: &BTreeMap<Action, u64>, footer: &Footer) -> (String, serde_json::Value) {
+    let actions = [Action::Patched, Action::Added, Action::Replaced, Action::Deleted];
+    let number = |action| counts.get(&action).copied().unwrap_or(0);
+    // The footer of a patch that was made without a base repeats what others said.
+    let changed = actions[..3].iter().map(|&action| number(action)).sum();
+    let unchanged = footer.target_tensors.saturating_sub(changed);
+    let mut words: Vec<String> = Vec::new();
+    for action in actions {
+        if number(action) > 0 {
+            words.push(format!("{} {}", text::count(number(action)), action.name()));
+        }
+    }
+    words.push(format!("{} unchanged", text::count(unchanged)));
+    let json = json!({
+        "patched": number(Action::Patched), "added": number(Action::Added),
+        "replaced": number(Action::Replaced), "deleted": number(Action::Deleted), "unchanged": unchanged,
+    });
+    (words.join(", "), json)
+}
+
+/// "1,212 of 65,536 elements (1.849%)".
+pub fn changes(footer: &Footer) -> String {
+    format!(
+        "{} of {} elements ({})",
+        text::count(footer.changes),
+        text::count(footer.target_elements),
+        text::percent(footer.changes, footer.target_elements)
+    )
+}
+
+impl Diff {
+    fn options(&self, base: Option<&Checkpoint>) -> Result<EncoderOptions> {
+        let options = self.writing.options().with_run(self.run).with_steps(self.base_step, self.step);
+        Ok(match &self.base_patch {
+            Some(previous) => options.with_trusted_base(trusted(previous, base)?),
+            None => options,
+        })
+    }
+
+    pub fn run(&self, common: &Common) -> Result<Outcome> {
+        let usage = |what: &str| Err(Error::Misuse(what.into()));
+        let (base, target) = match (self.snapshot, &self.second) {
+            (true, None) => (None, &self.first),
+            (true, Some(_)) => return usage("--snapshot takes one checkpoint: a snapshot has no base"),
+            (false, Some(target)) => (Some(&self.first), target),
+            (false, None) => {
+                return usage("diff takes two checkpoints, BASE and TARGET; use --snapshot for a patch without a base")
+            }
+        };
+        self.writing.check()?;
+        let inputs = [Some(target), base];
+        if inputs.into_iter().flatten().any(|input| same_file(input, &self.output)) {
+            return usage("PATCH is one of the checkpoints; choose another name");
+        }
+        let started = Instant::now();
+        let base = base.map(|path| Checkpoint::open(path)).transpose()?;
+        let target = Checkpoint::open(target)?;
+        let options = self.options(base.as_ref())?;
+        if !common.quiet && !target.left_out().is_empty() {
+            text::note(&format!("not regular files, left out: {}", target.left_out().join(", ")));
+        }
+        let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
+        let report = write_whole(&self.output, self.force, |out| {
+            Ok(pulse::diff(base.as_ref(), &target, out, options, progress.parallel())?.1)
+        })?;
+        drop(progress);
+        Ok(self.outcome(&report, started.elapsed().as_secs_f64()))
+    }
+
+    fn outcome(&self, report: &DiffReport, seconds: f64) -> Outcome {
+        let footer = report.summary.footer;
+        let (patch_bytes, full) = (report.summary.patch_bytes, report.target_file_bytes);
+        let bits = 8.0 * text::ratio(patch_bytes, footer.changes);
+        let (tensors, tensors_json) = tensor_counts(&report.actions, &footer);
+        let throughput = footer.target_bytes as f64 / seconds;
+        let transfer = |megabits, line| {
+            let time = |bytes| text::seconds(text::transfer(bytes, megabits));
+            format!("{} instead of {} at {line}", time(patch_bytes), time(full))
+        };
+        let base = if self.snapshot { String::new() } else { text::shell(&self.first) + " " };
+        let text = text::facts(&[
+            ("patch", self.output.display().to_string()),
+            ("tensors", tensors),
+            ("changes", changes(&footer)),
+            ("size", text::size(patch_bytes, full, &format!("full {}", text::bytes(full)))),
+            ("per change", format!("{bits:.2} bits")),
+            ("transfer", format!("{}, {}", transfer(100.0, "100 Mbit/s"), transfer(1000.0, "1 Gbit/s"))),
+            ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput as u64))),
+            ("target", footer.target.to_string()),
+            ("next", format!("at a receiver: pulse apply {base}{} -o OUT", text::shell(&self.output))),
+        ]);
+        let json = json!({
+            "patch": self.output.display().to_string(),
+            "patch_bytes": patch_bytes,
+            "target_file_bytes": full,
+            "changes": footer.changes,
+            "target_elements": footer.target_elements,
+            "target_bytes": footer.target_bytes,
+            "density": text::ratio(footer.changes, footer.target_elements),
+            "bits_per_change": bits,
+            "tensors": tensors_json,
+            "base_digest": footer.base.map(|digest| digest.to_string()),
+            "target_digest": footer.target.to_string(),
+            "seconds_100_mbit": text::transfers(full, patch_bytes, 100.0),
+            "seconds_1_gbit": text::transfers(full, patch_bytes, 1000.0),
+            "seconds": seconds,
+        });
+        Outcome::new(text, json)
+    }
+}

@@ -1,0 +1,306 @@
+//! The summary: one screen that says what a patch is, how large, and why.
+
+use std::collections::BTreeMap;
+
+use anstyle::{AnsiColor, Style};
+use pulse::{Digest, FileSource, PatchMap};
+
+use super::bytes::Use;
+use super::table::Table;
+use super::tensor::Tensor;
+use super::Report;
+use crate::text;
+
+/// Lines of a screen, less one for the prompt.
+const SCREEN: usize = 23;
+/// Tensors that are named if there is room.
+const TENSORS: usize = 5;
+/// Lines to send patches over: megabits per second and name.
+pub const LINES: [(f64, &str); 3] = [(100.0, "100 Mbit/s"), (1_000.0, "1 Gbit/s"), (10_000.0, "10 Gbit/s")];
+
+const LABEL: Style = Style::new().dimmed();
+
+/// The first digits of a digest: enough to tell checkpoints apart.
+pub fn short(digest: &Digest) -> String {
+    digest.to_string().chars().take(16).collect::<String>() + "…"
+}
+
+/// "step 40, digest 0123…"
+pub fn checkpoint(step: Option<u64>, digest: Option<&Digest>) -> String {
+    let step = step.map(|step| format!("step {step}"));
+    let digest = digest.map(|digest| format!("digest {}", short(digest)));
+    let known: Vec<_> = [step, digest].into_iter().flatten().collect();
+    if known.is_empty() {
+        "not said".into()
+    } else {
+        known.join(", ")
+    }
+}
+
+/// "patch, format 1.0", or what is known of it.
+pub fn kind(map: &PatchMap) -> String {
+    let kind = match &map.header {
+        Some(header) if header.snapshot => "snapshot",
+        Some(_) => "patch",
+        None => "no readable header",
+    };
+    let version = map.version.map(|(major, minor)| format!(", format {major}.{minor}"));
+    format!("{kind}{}", version.unwrap_or_default())
+}
+
+/// "4 patched, 1 added"
+pub fn actions(tensors: &[Tensor<'_>]) -> String {
+    let mut counts = BTreeMap::new();
+    for tensor in tensors {
+        // At most one is broken, and stands last.
+        *counts.entry((!tensor.complete, tensor.action, tensor.state())).or_insert(0) += 1;
+    }
+    let counts = counts.iter().map(|((.., state), count)| format!("{} {state}", text::count(*count)));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
+/// "101 blocks contextual, 3 blocks flat"
+pub fn codings(tensors: &[Tensor<'_>]) -> String {
+    let mut counts = BTreeMap::new();
+    for (name, number) in tensors.iter().flat_map(|tensor| &tensor.blocks) {
+        *counts.entry(*name).or_insert(0) += number;
+    }
+    let all: Vec<_> =
+        counts.iter().map(|(name, number)| format!("{} {name}", text::number(*number, "block"))).collect();
+    if all.is_empty() {
+        "no blocks".into()
+    } else {
+        all.join(", ")
+    }
+}
+
+/// Files that travel along, if there are any.
+pub fn files(map: &PatchMap) -> Option<String> {
+    let carried = |source| map.files.iter().filter(move |file| file.record.source == source);
+    let bytes = carried(FileSource::Patch).map(|file| file.record.bytes).sum();
+    let (kept, sent) = (carried(FileSource::Base).count() as u64, carried(FileSource::Patch).count() as u64);
+    let kept = (kept > 0).then(|| format!("{} as in the base", text::number(kept, "file")));
+    let sent = (sent > 0).then(|| format!("{} carried, {}", text::number(sent, "file"), text::bytes(bytes)));
+    let known: Vec<_> = [kept, sent].into_iter().flatten().collect();
+    (!known.is_empty()).then(|| known.join("; "))
+}
+
+/// What most of the file is, and why: the answer to "why is this so large".
+pub fn why(report: &Report<'_>) -> String {
+    let (map, spent) = (report.map, &report.spent);
+    let sum = |uses: &[Use]| uses.iter().map(|&what| spent.on(what)).sum::<u64>();
+    let changes = sum(&[Use::Positions, Use::Signs, Use::Values, Use::Tables]);
+    let fixed = [Use::Digests, Use::Framing, Use::Index, Use::Header, Use::Footer, Use::Signature];
+    let candidates = [
+        ("changes", changes),
+        ("tensors put whole", spent.on(Use::Whole)),
+        ("files", spent.on(Use::Files)),
+        ("digests, names and framing", sum(&fixed)),
+        ("bytes that cannot be read", sum(&[Use::Unread, Use::Undecoded, Use::Skipped])),
+    ];
+    // The first of equal ones.
+    let (what, bytes) = candidates.into_iter().rev().max_by_key(|(_, bytes)| *bytes).unwrap_or(("nothing", 0));
+    let reason = match what {
+        "changes" => because_of_changes(report, changes),
+        "tensors put whole" if map.header.as_ref().is_some_and(|header| header.snapshot) => {
+            ": a snapshot has all of its target".into()
+        }
+        "tensors put whole" => {
+            let whole: Vec<_> = report.all.iter().filter(|tensor| tensor.spent.on(Use::Whole) > 0).collect();
+            let most = whole.iter().max_by_key(|tensor| tensor.spent.on(Use::Whole)).map_or("", |tensor| tensor.name);
+            match whole.len() {
+                0 | 1 => format!(": {most}"),
+                n => format!(": {n}, the largest is {most}"),
+            }
+        }
+        "files" => {
+            let carried = map.files.iter().filter(|file| file.record.source == FileSource::Patch);
+            let most = carried.max_by_key(|file| file.record.bytes).map_or("", |file| &file.record.name);
+            format!(", the largest is {most}")
+        }
+        "digests, names and framing" => ": there are few changes".into(),
+        _ => String::new(),
+    };
+    format!("{what} ({:.0}%){reason}", 100.0 * text::ratio(bytes, map.file_bytes))
+}
+
+fn because_of_changes(report: &Report<'_>, bytes: u64) -> String {
+    let patched = report.all.iter().filter(|tensor| tensor.spent.on(Use::Whole) == 0);
+    let changes = patched.map(|tensor| tensor.changes).sum();
+    let header = report.map.header.as_ref();
+    let steps = header.and_then(|header| header.target_step?.checked_sub(header.base_step?)).filter(|&steps| steps > 1);
+    let over = steps.map(|steps| format!(" over {} steps", text::count(steps))).unwrap_or_default();
+    let density = match &report.map.footer {
+        Some(footer) => format!("{} of the elements", text::percent(changes, footer.target_elements)),
+        None => text::number(changes, "element"),
+    };
+    format!(": {density}{over}, {:.2} bits each", 8.0 * text::ratio(bytes, changes))
+}
+
+/// How a patch compares with a full copy, once its footer says how large that is.
+pub fn size(map: &PatchMap) -> Option<String> {
+    let footer = map.footer?;
+    let bits = 8.0 * text::ratio(map.file_bytes, footer.changes);
+    let bits = if footer.changes > 0 { format!(", {bits:.2} bits per change") } else { String::new() };
+    let full = text::bytes(footer.target_bytes);
+    Some(format!("{} than {full} of tensors{bits}", text::times_smaller(footer.target_bytes, map.file_bytes)))
+}
+
+/// "26 of 2,500 elements (1.040%)"
+pub fn changes(report: &Report<'_>) -> String {
+    let changes = report.all.iter().map(|tensor| tensor.changes).sum();
+    match &report.map.footer {
+        Some(footer) => {
+            let elements = footer.target_elements;
+            format!(
+                "{} of {} elements ({})",
+                text::count(changes),
+                text::count(elements),
+                text::percent(changes, elements)
+            )
+        }
+        None => format!("{} so far", text::count(changes)),
+    }
+}
+
+/// What was checked.
+pub fn integrity(map: &PatchMap) -> String {
+    let sections = map.sections.values().map(|total| total.count).sum();
+    format!("right: CRC-32 of {}, SHA-256 of the file", text::number(sections, "section"))
+}
+
+/// How long patch and full copy take on each of [`LINES`].
+pub fn transfer(map: &PatchMap) -> Vec<Vec<String>> {
+    let row = |name: &str, bytes| {
+        let times = LINES.iter().map(|(megabits, _)| text::seconds(text::transfer(bytes, *megabits)));
+        [name.to_string()].into_iter().chain(times).collect()
+    };
+    let full = map.footer.map(|footer| row("full copy", footer.target_bytes));
+    [Some(row("patch", map.file_bytes)), full].into_iter().flatten().collect()
+}
+
+/// The screen.
+pub fn screen(report: &Report<'_>, width: Option<usize>) -> String {
+    let Report { map, spent, .. } = report;
+    let mut facts: Vec<(&str, String)> = Vec::new();
+    if let Some(header) = &map.header {
+        let base = map.footer.and_then(|footer| footer.base).or(header.base_digest);
+        if !header.snapshot {
+            facts.push(("from", checkpoint(header.base_step, base.as_ref())));
+        }
+        facts.push(("to", checkpoint(header.target_step, map.footer.map(|footer| footer.target).as_ref())));
+        if let Some(run) = header.run {
+            facts.push(("run", text::hex(&run)));
+        }
+        if !header.metadata.is_empty() {
+            let pairs: Vec<_> = header.metadata.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            facts.push(("metadata", pairs.join(", ")));
+        }
+    }
+    if !report.all.is_empty() {
+        let of = map.footer.map(|footer| format!(" (the target has {})", text::count(footer.target_tensors)));
+        facts.push(("tensors", actions(report.all) + &of.unwrap_or_default()));
+        facts.push(("changes", changes(report)));
+    }
+    facts.extend(size(map).map(|size| ("size", size)));
+    if map.good_bytes > 0 {
+        facts.push(("mostly", why(report)));
+        facts.push(("bytes", spent.largest(5)));
+        facts.push(("coding", codings(report.all)));
+    }
+    facts.extend(files(map).map(|files| ("files", files)));
+    let mut lines = vec![format!("{}: {}, {}", report.path, kind(map), text::number(map.file_bytes, "byte"))];
+    lines[0] = clip(&lines[0], width);
+    let label_width = facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0).max("what to do".len());
+    let mut fact = |label: &str, style: Style, value: &str| {
+        let value = clip(value, width.map(|width| width.saturating_sub(label_width + 2)));
+        lines.push(format!("{LABEL}{label:label_width$}{LABEL:#}  {style}{value}{style:#}"));
+    };
+    for (label, value) in &facts {
+        fact(label, Style::new(), value);
+    }
+    let good = AnsiColor::Green.on_default();
+    let bad = AnsiColor::Red.on_default().bold();
+    match &report.damage {
+        None => fact("integrity", good, &integrity(map)),
+        Some(damage) => {
+            let place = damage.place();
+            let place = if place.is_empty() { place } else { format!(", {place}") };
+            let of = format!("{} of {}", text::count(damage.offset), text::count(map.file_bytes));
+            let room = width.map(|width| width.saturating_sub(label_width + 2));
+            let said = [
+                ("BROKEN", bad, format!("at byte {of}{place}")),
+                ("", Style::new(), damage.message.clone()),
+                ("what to do", Style::new(), damage.advice.clone()),
+            ];
+            for (label, style, what) in said {
+                for (number, line) in wrap(&what, room).iter().enumerate() {
+                    fact(if number == 0 { label } else { "" }, style, line);
+                }
+            }
+        }
+    }
+    let mut head = vec!["time on"];
+    head.extend(LINES.iter().map(|(_, name)| *name));
+    let time = Table::new(&head, transfer(map)).fit(width).text;
+    let mut out = lines.join("\n") + "\n\n" + &time;
+    let used = out.lines().count();
+    out.push_str(&largest(report, width, SCREEN.saturating_sub(used + 3)));
+    out
+}
+
+/// The largest tensors in so many lines, and how to see more.
+fn largest(report: &Report<'_>, width: Option<usize>, room: usize) -> String {
+    let mut tensors: Vec<&Tensor<'_>> = report.all.iter().collect();
+    tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.bytes));
+    let shown = room.min(TENSORS).min(tensors.len());
+    let row = |tensor: &&Tensor<'_>| {
+        vec![
+            tensor.name.into(),
+            text::count(tensor.bytes),
+            text::percent(tensor.bytes, report.map.file_bytes),
+            text::count(tensor.changes),
+            text::percent(tensor.changes, tensor.elements),
+        ]
+    };
+    let rows = tensors.iter().take(shown).map(row).collect();
+    let table = match shown {
+        0 => String::new(),
+        _ => {
+            "\n".to_string()
+                + &Table::new(&["largest tensors", "bytes", "share", "changes", "density"], rows).fit(width).text
+        }
+    };
+    let more = match tensors.len() - shown {
+        0 => String::new(),
+        more => format!("{} more: --tensors; ", text::count(more as u64)),
+    };
+    format!("{table}{LABEL}{more}all bytes: --bytes; as a page: --html FILE{LABEL:#}\n")
+}
+
+/// One line, which ends in an ellipsis if there is no room for all of it.
+fn clip(value: &str, width: Option<usize>) -> String {
+    let value = text::clean(value);
+    match width {
+        Some(width) if value.chars().count() > width => {
+            value.chars().take(width.saturating_sub(1)).collect::<String>() + "…"
+        }
+        _ => value,
+    }
+}
+
+/// Lines of whole words.
+fn wrap(value: &str, width: Option<usize>) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in value.split(' ') {
+        let line = lines.last_mut().filter(|line| {
+            line.is_empty() || width.is_none_or(|width| line.chars().count() + 1 + word.chars().count() <= width)
+        });
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => *line += &format!(" {word}"),
+            None => lines.push(word.into()),
+        }
+    }
+    lines
+}

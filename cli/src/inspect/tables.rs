@@ -1,0 +1,112 @@
+//! The tables behind options: tensors, bytes, files.
+
+use pulse::{FileKind, FileSource, MappedFile};
+
+use super::bytes::Use;
+use super::table::Table;
+use super::tensor::Tensor;
+use super::Report;
+use crate::text;
+
+/// The columns of a table of tensors, from the most important.
+pub const TENSOR_COLUMNS: [&str; 8] =
+    ["tensor", "bytes", "changes", "density", "bits/change", "state", "dtype, shape", "blocks"];
+
+/// The cells of a tensor in [`TENSOR_COLUMNS`].
+pub fn tensor_row(tensor: &Tensor<'_>) -> Vec<String> {
+    vec![
+        tensor.name.into(),
+        text::count(tensor.bytes),
+        text::count(tensor.changes),
+        text::percent(tensor.changes, tensor.elements),
+        format!("{:.2}", tensor.bits_per_change()),
+        tensor.state().into(),
+        tensor.shape(),
+        tensor.codings(),
+    ]
+}
+
+/// All tensors, with what their bytes are for, under the digests of the checkpoints in full.
+pub fn tensors(report: &Report<'_>, width: Option<usize>) -> String {
+    let mut digests = Vec::new();
+    if let Some(footer) = &report.map.footer {
+        digests.extend(footer.base.map(|base| ("base", base.to_string())));
+        digests.push(("target", footer.target.to_string()));
+        digests.push(("sha256", footer.sha256.to_string()));
+    }
+    let digests = text::facts(&digests);
+    let space = if digests.is_empty() { "" } else { "\n" };
+    if report.shown.is_empty() {
+        let all = text::number(report.all.len() as u64, "tensor");
+        let none = match report.filter.map(|filter| &filter.text) {
+            Some(filter) if filter.contains(['*', '?']) => {
+                format!("none of {all} matches '{filter}' from begin to end; try '*{}*'", filter.trim_matches('*'))
+            }
+            Some(filter) => format!("none of {all} has '{filter}' in its name"),
+            None => "no tensors".into(),
+        };
+        return format!("{digests}{space}{}\n", text::clean(&none));
+    }
+    let mut head = TENSOR_COLUMNS.to_vec();
+    head.extend(Use::OF_TENSORS.iter().map(|what| what.name()));
+    let row = |tensor: &&Tensor<'_>| {
+        let uses = Use::OF_TENSORS.iter().map(|what| text::count(tensor.spent.on(*what)));
+        tensor_row(tensor).into_iter().chain(uses).collect()
+    };
+    let rows = report.shown.iter().map(row).collect();
+    format!("{digests}{space}{}", Table::new(&head, rows).fit(width).told())
+}
+
+/// Every byte of the file: by use, and by the kind of section it belongs to.
+pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
+    let map = report.map;
+    let share = |bytes| text::percent(bytes, map.file_bytes);
+    let use_row = |(what, bytes): (Use, u64)| {
+        vec![what.name().into(), text::count(bytes), share(bytes), what.meaning().to_string()]
+    };
+    let mut rows: Vec<Vec<String>> = report.spent.used().map(use_row).collect();
+    rows.push(vec!["file".into(), text::count(report.spent.sum()), share(report.spent.sum()), String::new()]);
+    // Words read better from the left.
+    let widest = rows.iter().map(|row| row[3].len()).max().unwrap_or(0);
+    rows.iter_mut().for_each(|row| row[3] = format!("{:<widest$}", row[3]));
+    let uses = Table::new(&["bytes for", "bytes", "share", ""], rows).fit(width).text;
+
+    let row = |name: String, count: u64, bytes| {
+        let count = if count == 0 { String::new() } else { text::count(count) };
+        vec![name, text::count(bytes), share(bytes), count]
+    };
+    let mut rows = vec![row("signature and version".into(), 0, report.spent.on(Use::Signature))];
+    rows.extend(map.sections.iter().map(|(tag, total)| row(tag.to_string(), total.count, total.bytes)));
+    if report.spent.on(Use::Unread) > 0 {
+        rows.push(row("not readable".into(), 0, report.spent.on(Use::Unread)));
+    }
+    rows.push(row("file".into(), map.sections.values().map(|total| total.count).sum(), map.file_bytes));
+    let sections = Table::new(&["section", "bytes", "share", "count"], rows).fit(width).text;
+    format!("{uses}\n{sections}")
+}
+
+/// The columns of a table of files.
+pub const FILE_COLUMNS: [&str; 4] = ["file", "bytes", "source", "holds"];
+
+/// The cells of a file in [`FILE_COLUMNS`].
+pub fn file_row(file: &MappedFile) -> Vec<String> {
+    let record = &file.record;
+    let name = if record.name.is_empty() { "(the checkpoint)" } else { &record.name };
+    let holds = match record.kind {
+        FileKind::Tensors => "safetensors header",
+        FileKind::Companion => "other file",
+    };
+    let source = match record.source {
+        FileSource::Base => "as in the base",
+        FileSource::Patch => "carried",
+    };
+    vec![name.into(), text::count(record.bytes), source.into(), holds.into()]
+}
+
+/// The files of the target.
+pub fn files(report: &Report<'_>, width: Option<usize>) -> String {
+    if report.map.files.is_empty() {
+        return "no files: the patch was made from tensors alone\n".into();
+    }
+    Table::new(&FILE_COLUMNS, report.map.files.iter().map(file_row).collect()).fit(width).told()
+}

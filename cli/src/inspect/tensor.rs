@@ -1,0 +1,107 @@
+//! A tensor of a patch, with all that is counted of it.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use pulse::{Action, Digest, MappedTensor, TensorSpec};
+
+use super::bytes::Spent;
+use crate::layers::{Measured, Other};
+use crate::text;
+
+pub struct Tensor<'a> {
+    pub name: &'a str,
+    pub spec: Option<&'a TensorSpec>,
+    pub action: Action,
+    /// Whether the file holds all of it.
+    pub complete: bool,
+    /// Changes found in the blocks, which a broken file may have without a trailer.
+    pub changes: u64,
+    pub elements: u64,
+    pub bytes: u64,
+    /// Codings of the blocks and how many use each.
+    pub blocks: BTreeMap<&'static str, u64>,
+    pub spent: Spent,
+    pub base: Option<Digest>,
+    pub target: Option<Digest>,
+}
+
+/// Order of the tensors; numbers from the largest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    Name,
+    Bytes,
+    Changes,
+    Density,
+}
+
+impl<'a> Tensor<'a> {
+    pub fn new(mapped: &'a MappedTensor) -> Self {
+        let mut blocks = BTreeMap::new();
+        for block in &mapped.blocks {
+            *blocks.entry(block.coding().name()).or_default() += 1;
+        }
+        let spec = mapped.header.spec.as_ref();
+        Tensor {
+            name: &mapped.header.name,
+            spec,
+            action: mapped.header.action,
+            complete: mapped.end.is_some(),
+            changes: mapped.blocks.iter().map(|block| block.changes()).sum(),
+            elements: spec.map_or(0, TensorSpec::elements),
+            bytes: mapped.bytes,
+            blocks,
+            spent: Spent::on_tensor(mapped),
+            base: mapped.end.and_then(|end| end.base),
+            target: mapped.end.and_then(|end| end.target),
+        }
+    }
+
+    pub fn density(&self) -> f64 {
+        text::ratio(self.changes, self.elements)
+    }
+
+    pub fn bits_per_change(&self) -> f64 {
+        8.0 * text::ratio(self.bytes, self.changes)
+    }
+
+    /// What happens to it, or that the file breaks within it.
+    pub fn state(&self) -> &'static str {
+        if self.complete {
+            self.action.name()
+        } else {
+            "broken"
+        }
+    }
+
+    /// "contextual 3, flat 1"
+    pub fn codings(&self) -> String {
+        self.blocks.iter().map(|(name, number)| format!("{name} {number}")).collect::<Vec<_>>().join(", ")
+    }
+
+    pub fn shape(&self) -> String {
+        self.spec.map_or("-".into(), ToString::to_string)
+    }
+
+    pub fn measured(&self) -> Measured<'a> {
+        let other = match self.action {
+            _ if !self.complete => Some(Other::Broken),
+            Action::Patched => None,
+            Action::Added => Some(Other::Added),
+            Action::Replaced => Some(Other::Replaced),
+            Action::Deleted => Some(Other::Deleted),
+        };
+        Measured { name: self.name, changes: self.changes, elements: self.elements, other }
+    }
+}
+
+/// Puts tensors in order; those that are equal keep the order of the file.
+pub fn sort(tensors: &mut [&Tensor<'_>], by: Sort) {
+    match by {
+        Sort::Name => tensors.sort_by_key(|tensor| tensor.name),
+        Sort::Bytes => tensors.sort_by_key(|tensor| Reverse(tensor.bytes)),
+        Sort::Changes => tensors.sort_by_key(|tensor| Reverse(tensor.changes)),
+        Sort::Density => tensors.sort_by(|a, b| b.density().total_cmp(&a.density())),
+    }
+}

@@ -1,0 +1,313 @@
+//! What each command prints and does when all is well.
+
+use std::fs;
+
+use serde_json::{json, Value};
+
+use crate::{assert_keys, model, pulse, scene, target};
+use testkit::files::{noise, safetensors, tensor, Files, Place};
+
+/// The value of a "label   value" line.
+#[track_caller]
+pub fn fact<'a>(out: &'a str, label: &str) -> &'a str {
+    let line = out.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix("  "));
+    line.unwrap_or_else(|| panic!("no '{label}' in:\n{out}")).trim()
+}
+
+fn digest_of(place: &Place, name: &str) -> String {
+    pulse(place, &["digest", name]).done()[..64].to_string()
+}
+
+#[test]
+fn diff_says_what_changed_and_what_it_costs() {
+    let place = scene();
+    let args = ["diff", "base.safetensors", "target.safetensors", "-o", "new.pulse"];
+    let out = pulse(&place, &args).done();
+    assert_eq!(fact(&out, "patch"), "new.pulse");
+    assert_eq!(fact(&out, "tensors"), "2 patched, 0 unchanged");
+    assert_eq!(fact(&out, "changes"), "26 of 2,500 elements (1.040%)");
+    assert_eq!(fact(&out, "target"), digest_of(&place, "target.safetensors"));
+    let bytes = fs::metadata(place.path("new.pulse")).unwrap().len();
+    assert!(fact(&out, "size").starts_with(&format!("{bytes} bytes, ")), "{out}");
+    assert!(fs::read(place.path("new.pulse")).unwrap() == fs::read(place.path("41.pulse")).unwrap());
+
+    let json = pulse(&place, &[&args[..4], &["json.pulse", "--json"]].concat()).json();
+    assert_keys(
+        &json,
+        &[
+            "patch",
+            "patch_bytes",
+            "target_file_bytes",
+            "changes",
+            "target_elements",
+            "target_bytes",
+            "density",
+            "bits_per_change",
+            "tensors",
+            "base_digest",
+            "target_digest",
+            "seconds_100_mbit",
+            "seconds_1_gbit",
+            "seconds",
+        ],
+    );
+    assert_eq!(
+        (&json["patch"], &json["changes"], &json["density"]),
+        (&json!("json.pulse"), &json!(26), &json!(0.0104))
+    );
+    assert_eq!(json["tensors"], json!({"patched": 2, "added": 0, "replaced": 0, "deleted": 0, "unchanged": 0}));
+    assert_eq!(json["base_digest"], digest_of(&place, "base.safetensors"));
+    assert_eq!(json["patch_bytes"], bytes);
+    assert_eq!(json["seconds_100_mbit"]["patch"], 8e-8 * bytes as f64);
+}
+
+#[test]
+fn diff_says_what_to_do_next_in_words_that_a_shell_takes() {
+    let place = scene();
+    for name in ["new.pulse", "two words.pulse", "-dash.pulse", "it's.pulse"] {
+        let output = format!("--output={name}");
+        let out = pulse(&place, &["diff", "base.safetensors", "target.safetensors", &output]).done();
+        let next = fact(&out, "next").strip_prefix("at a receiver: ").expect("where to run it");
+        let words = next.strip_prefix("pulse ").expect("a command").replace("OUT", "'next.safetensors'");
+        let script = format!("'{}' {words} --force", env!("CARGO_BIN_EXE_pulse"));
+        if cfg!(unix) {
+            let mut shell = std::process::Command::new("sh");
+            let done = shell.current_dir(place.root()).args(["-c", &script]).output().unwrap();
+            assert!(done.status.success(), "{script}: {done:?}");
+        }
+    }
+    let out = pulse(&place, &["diff", "--snapshot", "target.safetensors", "-o", "s.pulse"]).done();
+    assert_eq!(fact(&out, "next"), "at a receiver: pulse apply s.pulse -o OUT");
+}
+
+#[test]
+fn apply_rebuilds_the_target_byte_for_byte() {
+    let place = scene();
+    let out = pulse(&place, &["apply", "base.safetensors", "41.pulse", "-o", "out.safetensors"]).done();
+    Files::read(&place.path("out.safetensors")).assert_same(&Files::one(&target()));
+    assert_eq!(fact(&out, "output"), "out.safetensors");
+    assert_eq!(fact(&out, "changes"), "26");
+    assert_eq!(fact(&out, "digest"), digest_of(&place, "target.safetensors"));
+    assert!(fact(&out, "verified").starts_with("5.00 kB in 1 file"), "{out}");
+
+    let json = pulse(&place, &["apply", "base.safetensors", "41.pulse", "-o", "json.safetensors", "--json"]).json();
+    assert_keys(&json, &["output", "changes", "target_bytes", "files", "target_digest", "seconds"]);
+    assert_eq!((&json["target_bytes"], &json["files"]), (&json!(5000), &json!(1)));
+}
+
+#[test]
+fn every_coding_and_value_form_rebuilds() {
+    let place = scene();
+    let mut patches = Vec::new();
+    for options in [
+        &["--coding", "contextual"][..],
+        &["--coding", "flat"],
+        &["--coding", "flat", "--values", "step"],
+        &["--coding", "flat", "--values", "xor"],
+        &["--coding", "flat", "--values", "overwrite", "--block", "1", "--level", "19", "--threads", "3"],
+    ] {
+        let diff = ["diff", "base.safetensors", "target.safetensors", "--force", "-o", "new.pulse"];
+        pulse(&place, &[&diff, options].concat()).done();
+        pulse(&place, &["apply", "base.safetensors", "new.pulse", "--force", "-o", "out"]).done();
+        Files::read(&place.path("out")).assert_same(&Files::one(&target()));
+        patches.push(fs::read(place.path("new.pulse")).unwrap());
+    }
+    assert!(patches[1] == patches[2], "flat is not step");
+    assert!(patches[0] != patches[1] && patches[2] != patches[3] && patches[3] != patches[4]);
+    assert!(patches[0] == fs::read(place.path("41.pulse")).unwrap(), "contextual is not the default");
+}
+
+#[test]
+fn directories_and_snapshots_go_the_same_way() {
+    let place = Place::new();
+    let directory = |seed| {
+        let shards = [tensor("a", "U8", &[100], noise(seed, 100)), tensor("b", "F32", &[5], noise(seed, 20))];
+        Files::many([
+            ("model-1.safetensors", safetensors(&shards[..1])),
+            ("model-2.safetensors", safetensors(&shards[1..])),
+            ("config.json", format!("{{\"seed\":{seed}}}").into()),
+        ])
+    };
+    place.put("base", &directory(1));
+    place.put("target", &directory(2));
+    pulse(&place, &["diff", "base/", "target", "-o", "41.pulse"]).done();
+    let out = pulse(&place, &["apply", "base", "41.pulse", "-o", "out/"]).done();
+    assert!(fact(&out, "verified").ends_with("in 3 files"), "{out}");
+    Files::read(&place.path("out")).assert_same(&directory(2));
+
+    pulse(&place, &["diff", "--snapshot", "target", "-o", "snapshot.pulse"]).done();
+    pulse(&place, &["apply", "snapshot.pulse", "-o", "anew"]).done();
+    Files::read(&place.path("anew")).assert_same(&directory(2));
+    // A base does no harm, and is not looked at.
+    pulse(&place, &["apply", "base", "snapshot.pulse", "-o", "beside"]).done();
+    Files::read(&place.path("beside")).assert_same(&directory(2));
+}
+
+#[test]
+fn what_is_left_out_of_a_directory_is_noted() {
+    let place = scene();
+    place.put("model", &Files::many([("model.safetensors", safetensors(&model()))]));
+    fs::create_dir(place.path("model/logs")).unwrap();
+    let run = pulse(&place, &["diff", "--snapshot", "model", "-o", "snapshot.pulse"]);
+    assert_eq!(run.code, Some(0));
+    assert!(run.err.starts_with("note: ") && run.err.contains("logs"), "{}", run.err);
+    let quiet = pulse(&place, &["diff", "--snapshot", "model", "-o", "quiet.pulse", "--quiet"]);
+    assert_eq!(quiet.done(), "");
+}
+
+#[test]
+fn verify_says_what_it_checked() {
+    let place = scene();
+    for (options, checked) in [
+        (&[][..], &["structure", "crc", "sha256"][..]),
+        (&["--base", "base.safetensors"], &["structure", "crc", "sha256", "result", "base"]),
+        (&["--target", "target.safetensors"], &["structure", "crc", "sha256", "target"]),
+        (
+            &["--base", "base.safetensors", "--target", "target.safetensors"],
+            &["structure", "crc", "sha256", "result", "base", "target"],
+        ),
+    ] {
+        let args = [&["verify", "41.pulse"], options].concat();
+        assert_eq!(pulse(&place, &args).done(), format!("41.pulse: right ({})\n", checked.join(", ")));
+        let json = pulse(&place, &[&args[..], &["--json"]].concat()).json();
+        assert_keys(&json, &["patch", "checked", "sha256", "base_digest", "target_digest"]);
+        assert_eq!((&json["patch"], &json["checked"]), (&json!("41.pulse"), &json!(checked)));
+        assert_eq!(json["target_digest"], digest_of(&place, "target.safetensors"));
+    }
+    pulse(&place, &["verify", "41.pulse", "--base", "target.safetensors"]).failed(&["wrong base"]);
+    pulse(&place, &["verify", "41.pulse", "--target", "base.safetensors"]).failed(&["not the target", "'a'"]);
+}
+
+#[test]
+fn digest_prints_as_sha256sum_prints() {
+    let place = scene();
+    place.put("directory", &Files::many([("any.safetensors", safetensors(&target()))]));
+    let out = pulse(&place, &["digest", "base.safetensors", "target.safetensors", "directory"]).done();
+    let lines: Vec<_> = out.lines().map(|line| line.split_once("  ").unwrap()).collect();
+    let names: Vec<_> = lines.iter().map(|line| line.1).collect();
+    assert_eq!(names, ["base.safetensors", "target.safetensors", "directory"]);
+    assert!(lines.iter().all(|line| line.0.len() == 64 && line.0.bytes().all(|byte| byte.is_ascii_hexdigit())));
+    assert_eq!(lines[1].0, lines[2].0);
+    assert_ne!(lines[0].0, lines[1].0);
+    let json = pulse(&place, &["digest", "base.safetensors", "--json"]).json();
+    assert_eq!(json, json!([{ "digest": lines[0].0, "checkpoint": "base.safetensors" }]));
+}
+
+#[test]
+fn stat_counts_every_change_once() {
+    let place = scene();
+    let mut other = target();
+    other.push(tensor("new", "U8", &[10], [0; 10]));
+    place.put("other.safetensors", &Files::one(&other));
+    let sum = |steps: &Value| steps.as_array().unwrap().iter().map(|step| step[1].as_u64().unwrap()).sum::<u64>();
+    // A new tensor of 10 elements is carried whole: there is nothing to compare it with.
+    for (name, changes, whole) in [("target", 26, 0), ("other", 26, 10), ("base", 0, 0)] {
+        let name = format!("{name}.safetensors");
+        let json = pulse(&place, &["stat", "base.safetensors", &name, "--json"]).json();
+        assert_eq!((json["changes"].as_u64(), sum(&json["steps"])), (Some(changes), changes));
+        let tensors = json["tensors"].as_array().unwrap();
+        let of = |key: &str| tensors.iter().map(|tensor| tensor[key].as_u64().unwrap()).sum::<u64>();
+        assert_eq!((of("changes"), json["elements"].as_u64()), (changes + whole, Some(of("elements") - whole)));
+        assert_keys(&tensors[0], &["name", "dtype", "shape", "action", "changes", "elements", "density"]);
+
+        // The rows of the histogram are the same changes again.
+        let out = pulse(&place, &["stat", "base.safetensors", &name]).done();
+        let histogram = out.lines().skip_while(|line| !line.starts_with("step, ULPs")).skip(1);
+        let number =
+            |line: &str| line.split("  ").filter(|cell| !cell.is_empty()).nth(1).unwrap().trim().parse::<u64>();
+        assert_eq!(histogram.map(|line| number(line).unwrap()).sum::<u64>(), changes);
+        assert!(fact(&out, "changes").starts_with(&format!("{changes} of ")));
+    }
+}
+
+#[test]
+fn what_diff_was_told_stands_in_the_header() {
+    let place = scene();
+    let run = "00112233445566778899aabbccddeeff";
+    let told = ["--run", run, "--base-step", "40", "--step", "41", "--meta", "a=1", "--meta", "b=x=y", "--block", "2"];
+    let diff = ["diff", "base.safetensors", "target.safetensors", "-o", "told.pulse"];
+    pulse(&place, &[&diff[..], &told].concat()).done();
+    let header = &pulse(&place, &["inspect", "told.pulse", "--json"]).json()["header"];
+    assert_eq!((&header["run"], &header["base_step"], &header["target_step"]), (&json!(run), &json!(40), &json!(41)));
+    assert_eq!((&header["metadata"], &header["block_leaves"]), (&json!({"a": "1", "b": "x=y"}), &json!(2)));
+}
+
+#[test]
+fn demo_synchronises_a_model_and_says_so() {
+    let place = Place::new();
+    let run = place.untouched(|| pulse(&place, &["demo", "--megabytes", "1", "--steps", "1"]));
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    assert!(run.out.contains("0 to 1") && run.out.contains("verified bit for bit"), "{}", run.out);
+    let json = pulse(&place, &["demo", "--megabytes", "1", "--steps", "2", "--json"]).json();
+    let steps = json.as_array().unwrap();
+    assert_eq!(steps.len(), 2);
+    for (number, step) in steps.iter().enumerate() {
+        assert_eq!(step["step"], number as u64 + 1);
+        assert!(step["patch_bytes"].as_u64() < step["full_bytes"].as_u64(), "{step}");
+        assert!(step["changes"].as_u64().unwrap() > 0);
+    }
+}
+
+#[test]
+fn demo_keeps_its_checkpoints_and_patches_if_asked() {
+    let place = Place::new();
+    let demo = ["demo", "--megabytes", "1", "--steps", "2", "--keep", "run"];
+    pulse(&place, &[&demo[..], &["--json"]].concat()).json();
+    let kept: Vec<_> = place.contents().into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(kept, ["run", "1.pulse", "2.pulse", "step_0.safetensors", "step_1.safetensors", "step_2.safetensors"]);
+    pulse(&place, &["verify", "run/2.pulse", "--base", "run/step_1.safetensors"]).done();
+    // The simulation is the same every time, and nothing is overwritten by a second.
+    place.untouched(|| {
+        let again = pulse(&place, &[&demo[..], &["--json"]].concat());
+        again.failed(&["run", "new"]);
+    });
+}
+
+#[test]
+fn completions_and_man_pages_name_every_command_and_option() {
+    let place = Place::new();
+    let written = pulse(&place, &["generate", "completions", "made/completions"]).done();
+    let scripts: Vec<_> = written.lines().collect();
+    assert_eq!(scripts.len(), 10);
+    for script in scripts {
+        let text = fs::read_to_string(place.path(script)).unwrap();
+        assert!(text.contains("--threads") || text.contains("threads"), "{script}");
+        if !script.contains("inspect") {
+            for word in ["diff", "apply", "base-patch", "snapshot"] {
+                assert!(text.contains(word), "{script} without {word}");
+            }
+        }
+    }
+
+    let pages = pulse(&place, &["generate", "man", "made/man", "--json"]).json();
+    let pages: Vec<_> = pages.as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
+    let page = |name: &str| {
+        assert!(pages.contains(&name), "{name} not in {pages:?}");
+        fs::read_to_string(place.path(name)).unwrap()
+    };
+    assert!(page("made/man/pulse.1").contains("pulse\\-diff(1)"));
+    assert!(page("made/man/pulse-diff.1").contains(".SH EXAMPLES"));
+    assert!(page("made/man/pulse-inspect.1").contains("\\-\\-json"));
+    // Both are for packagers: the help of others does not speak of them.
+    assert!(!pulse(&place, &["--help"]).done().contains("generate"));
+    assert!(!pages.contains(&"made/man/pulse-generate.1"));
+    // Generated again, they are replaced by the same.
+    place.untouched(|| pulse(&place, &["generate", "man", "made/man"]).done());
+}
+
+#[test]
+fn diff_takes_the_digests_of_a_base_from_the_patch_that_produced_it() {
+    let place = scene();
+    pulse(&place, &["diff", "target.safetensors", "base.safetensors", "-o", "prev.pulse"]).done();
+    let diff = ["diff", "base.safetensors", "target.safetensors"];
+    pulse(&place, &[&diff[..], &["-o", "new.pulse", "--base-patch", "prev.pulse"]].concat()).done();
+    let verify = ["verify", "new.pulse", "--base", "base.safetensors", "--target", "target.safetensors"];
+    pulse(&place, &verify).done();
+    let header = &pulse(&place, &["inspect", "new.pulse", "--json"]).json()["header"];
+    assert_eq!(header["base_digest"], digest_of(&place, "base.safetensors"));
+    // A patch that has not produced the base makes one that does not verify: never a wrong model.
+    pulse(&place, &[&diff[..], &["-o", "bad.pulse", "--base-patch", "41.pulse"]].concat()).done();
+    let run = pulse(&place, &["verify", "bad.pulse", "--base", "base.safetensors"]);
+    assert_eq!(run.code, Some(1), "{}", run.out);
+    assert!(run.err.contains("wrong base"), "{}", run.err);
+}

@@ -1,0 +1,189 @@
+//! Help, wrong usage, and failures: what is said where, and the exit status.
+
+use std::fs;
+
+use crate::{pulse, pulse_inspect, scene, target};
+use testkit::files::{tensor, Files, Place};
+
+const COMMANDS: [&str; 9] = ["diff", "apply", "compose", "revert", "verify", "inspect", "digest", "stat", "demo"];
+
+#[test]
+fn help_shows_examples_that_are_right_usage() {
+    let place = Place::new();
+    for command in COMMANDS {
+        let help = pulse(&place, &[command, "--help"]).done();
+        assert_eq!(pulse(&place, &["help", command]).done(), help);
+        let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("no examples for {command}"));
+        let examples: Vec<_> = examples.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        assert!(!examples.is_empty());
+        for example in examples {
+            let words: Vec<_> = example.split_whitespace().collect();
+            assert!(matches!(words[..], ["pulse", found, ..] if found == command) || words[0] == "pulse-inspect");
+            // Without the files of the example all that can be wrong is that they are not there.
+            match (words[0], command) {
+                (_, "demo") => {}
+                ("pulse-inspect", _) => pulse_inspect(&place, &words[1..]).failed(&["No such file"]),
+                _ => pulse(&place, &words[1..]).failed(&["No such file"]),
+            }
+        }
+    }
+}
+
+#[test]
+fn help_names_every_command() {
+    let place = Place::new();
+    let help = pulse(&place, &["--help"]).done();
+    assert!(COMMANDS.iter().all(|command| help.contains(command)), "{help}");
+    assert!(help.contains("Exit status"), "{help}");
+    assert_eq!(pulse(&place, &["--version"]).done(), format!("pulse {}\n", env!("CARGO_PKG_VERSION")));
+    pulse(&place, &[]).misused(&["Usage:"]);
+}
+
+#[test]
+fn wrong_usage_ends_with_two_and_writes_nothing() {
+    let place = scene();
+    let diff =
+        |more: &[&'static str]| [&["diff", "base.safetensors", "target.safetensors", "-o", "out"], more].concat();
+    for (args, needle) in [
+        (vec!["frobnicate"], "frobnicate"),
+        (diff(&["--frobnicate"]), "--frobnicate"),
+        (diff(&["third.safetensors"]), "third.safetensors"),
+        (diff(&["--run", "0011"]), "32 hexadecimal digits"),
+        (diff(&["--run", "zz112233445566778899aabbccddeeff"]), "32 hexadecimal digits"),
+        (diff(&["--run", "+0112233445566778899aabbccddeef\u{e9}"]), "32 hexadecimal digits"),
+        (diff(&["--meta", "key"]), "KEY=VALUE"),
+        (diff(&["--step", "-1"]), "-1"),
+        (diff(&["--block", "0"]), "1..=64"),
+        (diff(&["--block", "65"]), "1..=64"),
+        (diff(&["--level", "20"]), "1..=19"),
+        (diff(&["--coding", "best"]), "flat"),
+        (diff(&["--values", "best"]), "overwrite"),
+        (diff(&["--quiet", "--json"]), "--json"),
+        (diff(&["--snapshot"]), "--snapshot"),
+        (vec!["diff", "base.safetensors", "target.safetensors"], "--output"),
+        (vec!["diff", "base.safetensors", "-o", "out"], "--snapshot"),
+        (vec!["diff", "--snapshot", "base.safetensors", "--base-step", "1", "-o", "out"], "base step"),
+        (vec!["apply", "base.safetensors", "41.pulse"], "--output"),
+        (vec!["apply", "41.pulse", "-o", "out"], "base"),
+        (vec!["apply", "base.safetensors", "41.pulse", "42.pulse", "-o", "out"], "42.pulse"),
+        (vec!["compose", "-o", "out"], "PATCH"),
+        (vec!["compose", "41.pulse"], "--output"),
+        (vec!["compose", "41.pulse", "-o", "41.pulse", "--force"], "one of the inputs"),
+        (vec!["compose", "41.pulse", "-o", "out", "--values", "xor"], "--base"),
+        (vec!["compose", "41.pulse", "-o", "out"], "--base"),
+        (vec!["revert", "target.safetensors", "-o", "out"], "PATCH"),
+        (vec!["revert", "target.safetensors", "41.pulse"], "--output"),
+        (vec!["revert", "target.safetensors", "41.pulse", "-o", "out"], "keep the base"),
+        (vec!["verify"], "PATCH"),
+        (vec!["inspect"], "PATCH"),
+        (vec!["digest"], "CHECKPOINT"),
+        (vec!["stat", "base.safetensors"], "TARGET"),
+        (vec!["demo", "--megabytes", "0"], "--megabytes"),
+        (vec!["demo", "--steps", "0"], "--steps"),
+    ] {
+        place.untouched(|| pulse(&place, &args).misused(&[needle]));
+    }
+}
+
+#[test]
+fn failures_end_with_one_and_name_the_file() {
+    let place = scene();
+    place.put_bytes("notes.txt", b"no checkpoint, no patch");
+    for (args, needles) in [
+        (&["diff", "nowhere", "target.safetensors", "-o", "out"][..], &["nowhere", "No such file"][..]),
+        (&["diff", "base.safetensors", "notes.txt", "-o", "out"], &["notes.txt"]),
+        (&["diff", "base.safetensors", "target.safetensors", "-o", "no/such/out"], &["no/such/out"]),
+        (&["apply", "base.safetensors", "nowhere", "-o", "out"], &["nowhere", "No such file"]),
+        (&["apply", "nowhere", "41.pulse", "-o", "out"], &["nowhere", "No such file"]),
+        (&["apply", "base.safetensors", "notes.txt", "-o", "out"], &["not a .pulse file"]),
+        (&["apply", "41.pulse", "base.safetensors", "-o", "out"], &["not a .pulse file"]),
+        (&["apply", "base.safetensors", "41.pulse", "-o", "no/such/out"], &["no/such/out"]),
+        (&["compose", "41.pulse", "nowhere", "-o", "out"], &["nowhere", "No such file"]),
+        (&["compose", "41.pulse", "notes.txt", "-o", "out"], &["notes.txt", "not a .pulse file"]),
+        (&["compose", "41.pulse", "41.pulse", "-o", "out"], &["41.pulse does not follow 41.pulse", "digest"]),
+        (&["compose", "41.pulse", "--base", "notes.txt", "-o", "out"], &["notes.txt"]),
+        (&["revert", "target.safetensors", "notes.txt", "-o", "out"], &["notes.txt", "not a .pulse file"]),
+        (&["revert", "nowhere", "41.pulse", "-o", "out"], &["nowhere", "No such file"]),
+        (&["verify", "notes.txt"], &["not a .pulse file"]),
+        (&["verify", "41.pulse", "--base", "notes.txt"], &["notes.txt"]),
+        (&["digest", "base.safetensors", "nowhere"], &["nowhere"]),
+        (&["stat", "base.safetensors", "notes.txt"], &["notes.txt"]),
+        (&["inspect", "nowhere"], &["nowhere"]),
+    ] {
+        place.untouched(|| pulse(&place, args).failed(needles));
+        // Asked for JSON, a failure still prints no half of it.
+        place.untouched(|| pulse(&place, &[args, &["--json"]].concat()).failed(needles));
+    }
+}
+
+#[test]
+fn a_damaged_patch_is_named_with_the_place_of_the_damage() {
+    let place = scene();
+    let good = fs::read(place.path("41.pulse")).unwrap();
+    place.put_bytes("bad.pulse", &good[..good.len() - 7]);
+    for args in [
+        &["apply", "base.safetensors", "bad.pulse", "-o", "out"][..],
+        &["verify", "bad.pulse", "--base", "base.safetensors"],
+    ] {
+        pulse(&place, args).failed(&["bad.pulse", "at byte", "cut short"]);
+    }
+}
+
+#[test]
+fn an_output_that_exists_is_refused_without_force() {
+    let place = scene();
+    place.put_bytes("out", b"mine");
+    let diff = ["diff", "base.safetensors", "target.safetensors", "-o", "out"];
+    let apply = ["apply", "base.safetensors", "41.pulse", "-o", "out"];
+    for args in [diff, apply] {
+        place.untouched(|| pulse(&place, &args).failed(&["out", "--force"]));
+    }
+    pulse(&place, &[&diff[..], &["--force"]].concat()).done();
+    assert!(fs::read(place.path("out")).unwrap() == fs::read(place.path("41.pulse")).unwrap());
+    pulse(&place, &[&apply[..], &["--force"]].concat()).done();
+    Files::read(&place.path("out")).assert_same(&Files::one(&target()));
+    fs::create_dir(place.path("directory")).unwrap();
+    place.untouched(|| {
+        pulse(&place, &["apply", "base.safetensors", "41.pulse", "--force", "-o", "directory"]).failed(&["directory"]);
+        pulse(&place, &["diff", "base.safetensors", "target.safetensors", "--force", "-o", "directory"])
+            .failed(&["directory"]);
+    });
+}
+
+#[test]
+fn a_wrong_base_is_refused_and_the_tensor_named() {
+    let place = scene();
+    let mut wrong = crate::model();
+    wrong[1].bytes[7] ^= 1;
+    place.put("wrong.safetensors", &Files::one(&wrong));
+    place.put("other.safetensors", &Files::one(&[tensor("w", "U8", &[1], *b"x")]));
+    for (base, needle) in
+        [("wrong.safetensors", "'b'"), ("target.safetensors", "'a'"), ("other.safetensors", "wrong base")]
+    {
+        let args = ["apply", base, "41.pulse", "-o", "out"];
+        place.untouched(|| pulse(&place, &args).failed(&["wrong base", needle, "expected", "found"]));
+    }
+}
+
+/// A path need not be UTF-8; JSON has to be.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_path_that_is_not_utf8_is_shown_as_far_as_it_can_be() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = scene();
+    let odd = OsStr::from_bytes(b"\xff.pulse");
+    let run = |args: &[&OsStr]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pulse"));
+        let output = command.current_dir(place.root()).args(args).arg("--json").output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    };
+    let [diff, apply, verify, digest, to, base, target] =
+        ["diff", "apply", "verify", "digest", "-o", "base.safetensors", "target.safetensors"].map(OsStr::new);
+    let patch = run(&[diff, base, target, to, odd]);
+    assert_eq!(patch["patch"], "\u{fffd}.pulse");
+    assert_eq!(run(&[verify, odd])["patch"], "\u{fffd}.pulse");
+    let out = OsStr::from_bytes(b"out\xff");
+    assert_eq!(run(&[apply, base, odd, to, out])["output"], "out\u{fffd}");
+    run(&[digest, out]);
+}

@@ -1,0 +1,153 @@
+//! Any bytes through the decoders.
+
+use std::io::{self, ErrorKind, Read};
+
+use pulse::{verify, Coding, Decoder, Event, Parallel, PatchFile, PushDecoder, Result};
+
+use super::limits;
+use testkit::forge;
+
+/// Blocks beyond this size are not applied: time is better spent on others.
+const APPLIED_MAX: u64 = 1 << 18;
+
+/// The bytes as they are and sealed, or only once if they are.
+fn variants(data: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let sealed = forge::sealed(data);
+    let plain = (sealed != data).then(|| data.to_vec());
+    plain.into_iter().chain([sealed])
+}
+
+/// Any bytes, under small limits: an error or a patch of which every block can be applied, by the streaming decoder
+/// and as a file in memory.
+pub fn decode(data: &[u8]) {
+    for data in variants(data) {
+        let read = read(&data);
+        if let Err(error) = &read {
+            assert!(!error.kind().is_empty() && !error.to_string().is_empty());
+        }
+        match (PatchFile::from_bytes(data, &limits()), read) {
+            (Ok(patch), Ok(blocks)) => {
+                if !patch.header().snapshot {
+                    // Looks at the blocks that need no base.
+                    let verified = verify(&patch, None, None, Parallel::threads(1));
+                    assert!(verified.is_ok() == blocks.is_ok(), "{verified:?}, but {blocks:?}");
+                }
+            }
+            (Err(one), Err(other)) => assert_eq!(one.to_string(), other.to_string()),
+            (one, other) => panic!("in memory: {:?}; streaming: {other:?}", one.map(|patch| patch.bytes())),
+        }
+    }
+}
+
+/// Reads a patch to its end; gives back the first error of a block, which does not end the reading.
+fn read(data: &[u8]) -> Result<Result<()>> {
+    let mut decoder = Decoder::new(data, limits());
+    let mut blocks = Ok(());
+    while let Some(event) = decoder.next_event()? {
+        if let Event::Block(block) = event {
+            blocks = blocks.and(check(&block));
+        }
+    }
+    decoder.finish()?;
+    Ok(blocks)
+}
+
+fn check(block: &pulse::Block<'_>) -> Result<()> {
+    let decoded = block.decode();
+    let bytes = block.range().end - block.range().start;
+    if bytes <= APPLIED_MAX {
+        let base: Vec<u8> = (0..bytes as u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+        let mut target = base.clone();
+        let applied = block.apply(&mut target);
+        match block.coding() {
+            // These are known to be right before they see a base.
+            Coding::Flat | Coding::Whole => assert_eq!(applied.is_ok(), decoded.is_ok()),
+            _ => assert!(applied.is_err() || decoded.is_ok()),
+        }
+        assert!(decoded.is_ok() || target == base, "a corrupt block changed its base");
+    }
+    if let Some(changes) = decoded?.changes() {
+        let mut count = 0;
+        for (element, _) in changes {
+            assert!(element < block.elements());
+            count += 1;
+        }
+        assert!(count == block.changes() || block.coding() == Coding::Whole);
+    }
+    Ok(())
+}
+
+/// Any bytes: events and errors are the same however the bytes arrive.
+pub fn chunking(data: &[u8]) {
+    for data in variants(data) {
+        let data = &data[..];
+        let whole = pull(data);
+        assert_eq!(push(data, data.len().max(1)), push(data, 1));
+        for chunk in [1, 3, 1000] {
+            assert_eq!(pull(Interrupted { data, chunk, now: false }), whole);
+        }
+        // A push decoder leaves what follows the footer; to the pull decoder it is an error.
+        let (events, error) = push(data, 7);
+        assert_eq!(events, whole.0);
+        match whole.1.as_deref() {
+            Some(trailing) if trailing.contains("bytes follow the footer") => assert_eq!(error, None),
+            other => assert_eq!(error.as_deref(), other),
+        }
+    }
+}
+
+/// Events in words, and the error that ended them.
+type Story = (Vec<String>, Option<String>);
+
+fn tell(event: &Event<'_>) -> String {
+    match event {
+        Event::Block(block) => format!("{:?} {:?} {}", block.range(), block.coding(), block.payload_bytes()),
+        Event::FileData(bytes) => format!("{} {:08x}", bytes.len(), crc32fast::hash(bytes)),
+        other => format!("{other:?}"),
+    }
+}
+
+fn pull(data: impl Read) -> Story {
+    let mut decoder = Decoder::new(data, limits());
+    let mut events = Vec::new();
+    loop {
+        match decoder.next_event() {
+            Ok(Some(event)) => events.push(tell(&event)),
+            Ok(None) => return (events, decoder.finish().err().map(|error| error.to_string())),
+            Err(error) => return (events, Some(error.to_string())),
+        }
+    }
+}
+
+fn push(data: &[u8], chunk: usize) -> Story {
+    let mut decoder = PushDecoder::new(limits());
+    let mut events = Vec::new();
+    for mut bytes in data.chunks(chunk) {
+        while !bytes.is_empty() && !decoder.is_done() {
+            match decoder.feed(bytes) {
+                Ok(taken) => bytes = &bytes[taken..],
+                Err(error) => return (events, Some(error.to_string())),
+            }
+            events.extend(decoder.event().map(|event| tell(&event)));
+        }
+    }
+    (events, decoder.finish().err().map(|error| error.to_string()))
+}
+
+/// A reader that gives a few bytes, and every other time none.
+struct Interrupted<'a> {
+    data: &'a [u8],
+    chunk: usize,
+    now: bool,
+}
+
+impl Read for Interrupted<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.now = !self.now;
+        if self.now {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let most = out.len().min(self.chunk);
+        self.data.read(&mut out[..most])
+    }
+}

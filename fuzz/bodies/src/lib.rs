@@ -1,0 +1,32 @@
+//! What the fuzz targets do with their bytes. `fuzz/run` runs them; docs/FUZZING.md says what each of them promises.
+//! `tests/fuzz_seeds.rs` runs the same over their seeds.
+//!
+//! A fuzzer does not guess a CRC or a SHA-256. So that the code behind them is reached, targets that read patches
+//! seal them first: all sums are put right. The library itself checks them always.
+
+mod apply;
+mod blocks;
+mod decode;
+mod headers;
+pub mod mutate;
+mod receiver;
+mod reference;
+mod roundtrip;
+
+pub use apply::apply;
+pub use blocks::{blocks, encoder, seeds as block_seeds};
+pub use decode::{chunking, decode};
+pub use headers::headers;
+pub use roundtrip::roundtrip;
+
+/// Limits that keep a run short; the patches of `testvectors/` are within them.
+fn limits() -> pulse::Limits {
+    pulse::Limits::default()
+        .with_section_bytes(1 << 20)
+        .with_block_leaves(32)
+        .with_name_bytes(512)
+        .with_metadata_bytes(4096)
+        .with_tensors(100)
+        .with_files(20)
+        .with_rank(8)
+}

@@ -1,0 +1,83 @@
+//! The bodies of the fuzz targets over their seeds and over the test vectors.
+
+use std::fs;
+use std::path::Path;
+
+/// Runs a body over every file of a directory; gives back how many there were.
+fn run(body: fn(&[u8]), directory: &str) -> usize {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let mut paths: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // A checkpoint of the vectors may be a directory.
+    paths.retain(|path| path.is_file());
+    paths.sort();
+    for path in &paths {
+        // Shown if the body panics.
+        println!("{}", path.display());
+        body(&fs::read(path).unwrap());
+    }
+    paths.len()
+}
+
+#[test]
+fn any_checkpoints_come_back() {
+    assert!(run(bodies::roundtrip, "../seeds/roundtrip") > 0);
+}
+
+#[test]
+fn any_block_is_encoded_as_the_reference_decodes_it() {
+    assert!(run(bodies::encoder, "../seeds/encoder") > 0);
+}
+
+#[test]
+fn blocks_that_a_fuzzer_found_decode_as_the_reference_does() {
+    assert!(run(bodies::blocks, "../seeds/blocks") > 0);
+}
+
+#[test]
+fn blocks_of_every_dtype_and_coding_decode_as_the_reference_does() {
+    let seeds = bodies::block_seeds();
+    assert!(!seeds.is_empty());
+    for mut seed in seeds {
+        bodies::blocks(&seed);
+        // What is wrong must be wrong for both.
+        for at in 0..seed.len() {
+            seed[at] ^= 1 << (at % 8);
+            bodies::blocks(&seed);
+            seed[at] ^= 1 << (at % 8);
+        }
+    }
+}
+
+#[test]
+fn checkpoints_are_read_as_their_headers_say() {
+    assert!(run(bodies::headers, "../../testvectors/checkpoints") > 0);
+}
+
+#[test]
+fn vectors_hold_under_every_body_that_reads_patches() {
+    for directory in ["../../testvectors/good", "../../testvectors/malformed"] {
+        for body in [bodies::decode, bodies::chunking, bodies::apply] {
+            assert!(run(body, directory) > 0);
+        }
+    }
+}
+
+#[test]
+fn changed_sections_are_sealed_again() {
+    let vector =
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testvectors/good/spec-example.pulse")).unwrap();
+    let mut changed = 0;
+    for seed in 0..1000 {
+        let mut data = [vector.clone(), vec![0; 1000]].concat();
+        let capacity = data.len();
+        let flip = |bytes: &mut [u8], size: usize, _: usize| {
+            bytes[seed as usize % size.max(1)] ^= 1;
+            size
+        };
+        let size = bodies::mutate::patch(&mut data, vector.len(), capacity, seed, flip);
+        changed += usize::from(data[..size] != vector);
+        bodies::apply(&data[..size]);
+        bodies::decode(&data[..size]);
+    }
+    assert!(changed > 500, "only {changed} were changed");
+}

@@ -1,8 +1,0 @@
-//! The `pulse` program.
-#![forbid(unsafe_code)]
-
-mod app;
-
-fn main() -> std::process::ExitCode {
-    app::main(std::env::args_os())
-}

@@ -1,0 +1,149 @@
+//! Flat blocks in every width, most of which the encoder would not choose.
+
+use pulse::{Dtype, Tag, ValueForm};
+
+use super::good::{File, Good};
+use super::raw::{fields, zstd_frame, Fields, Raw};
+use super::sample::{self, block_of, digest_in, FLAT, FORM, PATCHED};
+use crate::checkpoint::{Checkpoint, Tensor};
+
+/// Wire code of U64, whose elements hold values of every width.
+const U64: u8 = 17;
+const ELEMENTS: u64 = 16;
+/// Elements 2, 3 and 9 change.
+const GAPS: [u64; 3] = [2, 0, 5];
+const CHANGED: [usize; 3] = [2, 3, 9];
+
+/// Name of a width, its bytes (none for varints), and values that need it.
+struct Width {
+    name: &'static str,
+    bytes: Option<usize>,
+    values: [u64; 3],
+}
+
+const fn width(name: &'static str, bytes: Option<usize>, values: [u64; 3]) -> Width {
+    Width { name, bytes, values }
+}
+
+/// In the order of their codes; gaps have the first four.
+const WIDTHS: [Width; 5] = [
+    width("varint", None, [1, 0x80, u64::MAX]),
+    width("u8", Some(1), [1, 2, 0xff]),
+    width("u16", Some(2), [1, 0x100, 0xffff]),
+    width("u32", Some(4), [2, 0x1_0000, 0xffff_ffff]),
+    width("u64", Some(8), [3, 1 << 32, u64::MAX]),
+];
+
+fn write(width: &Width, numbers: &[u64]) -> Vec<u8> {
+    match width.bytes {
+        None => numbers.iter().fold(fields(), |fields, &number| fields.varint(number)).0,
+        Some(bytes) => numbers.iter().flat_map(|number| number.to_le_bytes()[..bytes].to_vec()).collect(),
+    }
+}
+
+/// The target element, computed here once more: U64 needs no mapping to numeric order.
+fn target(form: ValueForm, base: u64, value: u64) -> u64 {
+    match form {
+        ValueForm::Step if value.is_multiple_of(2) => base.wrapping_add(value / 2),
+        ValueForm::Step => base.wrapping_sub(value / 2 + 1),
+        ValueForm::Xor => base ^ value,
+        ValueForm::Overwrite => value,
+    }
+}
+
+/// One tensor for each pair of widths, with streams stored and as zstd frames.
+pub fn every_width(form: ValueForm) -> Good {
+    let (form_code, vector, target_name) = match form {
+        ValueForm::Step => (0, "flat-step", "flat-step-target"),
+        ValueForm::Xor => (1, "flat-xor", "flat-xor-target"),
+        ValueForm::Overwrite => (2, "flat-overwrite", "flat-overwrite-target"),
+    };
+    let elements: Vec<u64> = (0..ELEMENTS).map(|i| i * 0x1111_1111_1111_1111).collect();
+    let tensor = |elements: &[u64]| Tensor::new(Dtype::U64, &[ELEMENTS], elements);
+    let (mut old, mut new) = (Checkpoint::default(), Checkpoint::default());
+    let mut blocks = Vec::new();
+    for (gap_code, gap) in WIDTHS.iter().enumerate().take(4) {
+        for (value_code, value) in WIDTHS.iter().enumerate() {
+            let mut changed = elements.clone();
+            for (at, &value) in CHANGED.iter().zip(&value.values) {
+                changed[*at] = target(form, changed[*at], value);
+            }
+            for (packing, pack) in [("stored", None), ("zstd", Some(zstd_frame as fn(&[u8]) -> Vec<u8>))] {
+                let name = format!("{} gaps, {} values, {packing}", gap.name, value.name);
+                let form_byte = (gap_code | form_code << 3 | value_code << 5) as u8;
+                let payload = [write(gap, &GAPS), write(value, &value.values)].iter().fold(
+                    fields().u8(form_byte),
+                    |fields, bytes| match pack {
+                        None => fields.stored(bytes),
+                        Some(pack) => fields.frame(&pack(bytes)),
+                    },
+                );
+                old.tensors.insert(name.clone(), tensor(&elements));
+                new.tensors.insert(name.clone(), tensor(&changed));
+                blocks.push((name, payload));
+            }
+        }
+    }
+    let mut footer = sample::footer(3 * blocks.len() as u64, Some(&old), &new);
+    footer.tensors = blocks.len() as u64;
+    let mut raw = Raw::new(sample::header(), footer);
+    for (name, payload) in blocks {
+        let trailer = fields().varint(3).digest(digest_in(&old, &name)).digest(digest_in(&new, &name));
+        raw = raw
+            .add_tensor(&name, fields().name(0, &name).spec(PATCHED, U64, &[ELEMENTS]))
+            .add(Tag::BLOCK, fields().block(FLAT, 0, 1, 3).bytes(&payload.0))
+            .add(Tag::TENSOR_END, trailer);
+    }
+    Good {
+        name: vector.into(),
+        rules: "R5 R54 R55",
+        shows: "One value form in every gap width and value width, streams stored and as zstd frames.",
+        base: Some(File::new("flat-base", &old)),
+        target: File::new(target_name, &new),
+        patch: raw.write(),
+    }
+}
+
+/// A zstd frame of one raw block. `head` is the frame header: descriptor, then what it announces.
+fn frame(head: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let block_head = (bytes.len() as u32) << 3 | 1;
+    [&[0x28, 0xb5, 0x2f, 0xfd], head, &block_head.to_le_bytes()[..3], bytes].concat()
+}
+
+/// A frame that tells its content size in four bytes, after the window.
+pub fn frame_with_content_size(window: u8, size: u32, bytes: &[u8]) -> Vec<u8> {
+    frame(&[&[0x80, window], &size.to_le_bytes()[..]].concat(), bytes)
+}
+
+/// A frame that names a dictionary in one byte, after the window.
+pub fn frame_with_dictionary(dictionary: u8, bytes: &[u8]) -> Vec<u8> {
+    frame(&[1, 0, dictionary], bytes)
+}
+
+/// The sample's block with its gaps in a frame that asks for this window: the exponent above 10 in
+/// the high 5 bits.
+pub fn block_with_window(window: u8) -> Fields {
+    block_of(2, fields().u8(FORM).frame(&frame(&[0, window], &[1, 1])).stored(&[2, 3]))
+}
+
+pub fn largest_window() -> Good {
+    Good {
+        name: "window-8-mib".into(),
+        rules: "R52",
+        shows: "A zstd frame that asks for a window of 8 MiB, the largest that a reader must accept.",
+        base: Some(File::new("sample-base", &sample::base())),
+        target: File::new("sample-target", &sample::target()),
+        patch: sample::patch().replace(Tag::BLOCK, block_with_window(13 << 3)).write(),
+    }
+}
+
+pub fn no_dictionary() -> Good {
+    let payload = fields().u8(FORM).frame(&frame_with_dictionary(0, &[1, 1])).stored(&[2, 3]);
+    Good {
+        name: "dictionary-0".into(),
+        rules: "R51",
+        shows: "A zstd frame that names dictionary 0, which stands for none.",
+        patch: sample::patch().replace(Tag::BLOCK, block_of(2, payload)).write(),
+        ..largest_window()
+    }
+}

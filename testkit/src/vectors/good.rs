@@ -1,0 +1,445 @@
+//! Vectors that every reader must decode, and apply bit for bit.
+
+use pulse::{Coding, Dtype, Encoder, EncoderOptions, FileKind, Tag, ValueForm};
+
+use super::contextual;
+use super::flat;
+use super::raw::{fields, sha256, Fields, Raw};
+use super::sample::{self, WHOLE};
+use crate::checkpoint::{header_of, Checkpoint, Tensor};
+
+/// A checkpoint of the directory `checkpoints`: a safetensors file, alone or in a directory.
+#[derive(Clone)]
+pub struct File {
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+    /// The files beside it, if the checkpoint is a directory.
+    pub companions: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl File {
+    pub fn new(name: &'static str, checkpoint: &Checkpoint) -> File {
+        File::of_bytes(name, checkpoint.to_file())
+    }
+
+    pub fn of_bytes(name: &'static str, bytes: Vec<u8>) -> File {
+        File { name, bytes, companions: Vec::new() }
+    }
+
+    /// Where the checkpoint is, and its files.
+    pub fn files(&self) -> (String, Vec<(String, &[u8])>) {
+        let path = format!("checkpoints/{}", self.name);
+        if self.companions.is_empty() {
+            let path = format!("{path}.safetensors");
+            return (path.clone(), vec![(path, &self.bytes)]);
+        }
+        let companions = self.companions.iter().map(|(name, bytes)| (*name, bytes));
+        let all = companions.chain([("model.safetensors", &self.bytes)]);
+        let files = all.map(|(name, bytes)| (format!("{path}/{name}"), bytes.as_slice())).collect();
+        (path, files)
+    }
+
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::from_file(&self.bytes)
+    }
+}
+
+pub struct Good {
+    pub name: String,
+    /// Numbers of the requirements of SPEC.md that it is about.
+    pub rules: &'static str,
+    pub shows: &'static str,
+    pub base: Option<File>,
+    pub target: File,
+    pub patch: Vec<u8>,
+}
+
+type Options = fn() -> EncoderOptions;
+
+/// The generic codings; vectors that depend on the coding are made once for each row.
+const CODINGS: [(&str, Options); 2] = [("flat", flat_options), ("contextual", contextual_options)];
+
+/// What the vectors that do not depend on the coding are made with.
+fn flat_options() -> EncoderOptions {
+    EncoderOptions::default().with_coding(Coding::Flat)
+}
+
+fn contextual_options() -> EncoderOptions {
+    EncoderOptions::default().with_coding(Coding::Contextual)
+}
+
+pub fn vectors(real: [File; 2]) -> Vec<Good> {
+    let mut all = vec![
+        spec_example(),
+        empty(),
+        unchanged(),
+        smallest(),
+        zeros_and_nans(),
+        actions(),
+        shapes(),
+        snapshot(),
+        names(),
+    ];
+    all.extend([ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite].map(encoded_form));
+    all.extend([ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite].map(flat::every_width));
+    all.extend([
+        flat::largest_window(),
+        flat::no_dictionary(),
+        whole_in_patched(),
+        full_header(),
+        skippable(),
+        minor_version(),
+    ]);
+    all.extend(contextual::vectors());
+    all.extend([files_carried(), files_kept(), files_of_a_directory()]);
+    for (coding, options) in CODINGS {
+        all.extend([dtypes(coding, options()), real_slice(coding, options(), &real)]);
+        all.extend([1, 2].map(|leaves| blocks(coding, options().with_block_leaves(leaves))));
+    }
+    all
+}
+
+/// Pushes one tensor, whole.
+fn push(encoder: &mut Encoder<Vec<u8>>, name: &str, base: Option<&Tensor>, target: Option<&Tensor>) {
+    let bytes = |side: Option<&Tensor>| side.map_or(Vec::new(), |tensor| tensor.bytes.clone());
+    encoder.begin(name, base.map(|tensor| &tensor.spec), target.map(|tensor| &tensor.spec)).expect("a legal tensor");
+    encoder.push(&bytes(base), &bytes(target)).expect("bytes of the tensor");
+    encoder.end().expect("all bytes of the tensor");
+}
+
+/// Encodes two checkpoints; `files` says what comes before the tensors.
+fn encode_with(
+    options: EncoderOptions,
+    base: Option<&Checkpoint>,
+    target: &Checkpoint,
+    files: impl FnOnce(&mut Encoder<Vec<u8>>) -> pulse::Result<()>,
+) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::new(), options).expect("legal options");
+    files(&mut encoder).expect("legal files");
+    let empty = Checkpoint::default();
+    let base = base.unwrap_or(&empty);
+    let only_base = base.tensors.keys().filter(|name| !target.tensors.contains_key(*name));
+    for name in target.tensors.keys().chain(only_base) {
+        push(&mut encoder, name, base.tensors.get(name), target.tensors.get(name));
+    }
+    encoder.finish().expect("a finished patch").0
+}
+
+fn encode(options: EncoderOptions, base: &Checkpoint, target: &Checkpoint) -> Vec<u8> {
+    encode_with(options, Some(base), target, |_| Ok(()))
+}
+
+/// A vector made by the encoder from two checkpoints.
+fn encoded(
+    name: impl Into<String>,
+    rules: &'static str,
+    shows: &'static str,
+    options: EncoderOptions,
+    [base, target]: [(&'static str, &Checkpoint); 2],
+) -> Good {
+    let patch = encode(options, base.1, target.1);
+    let [base, target] = [base, target].map(|(name, checkpoint)| File::new(name, checkpoint));
+    Good { name: name.into(), rules, shows, base: Some(base), target, patch }
+}
+
+fn empty() -> Good {
+    let none = ("empty", &Checkpoint::default());
+    encoded("empty", "R19", "Two checkpoints without tensors: header, empty index, footer.", flat_options(), [none; 2])
+}
+
+fn unchanged() -> Good {
+    let shows = "Equal checkpoints: unchanged tensors leave no trace, but count in the footer.";
+    encoded("unchanged", "R38 R70", shows, flat_options(), [("sample-base", &sample::base()); 2])
+}
+
+fn smallest() -> Good {
+    let (base, target) = (File::new("sample-base", &sample::base()), File::new("sample-target", &sample::target()));
+    let shows = "One BF16 tensor with the steps +1 and -2; the malformed vectors are made from this patch.";
+    Good {
+        name: "smallest".into(),
+        rules: "R26 R68 R69 R78",
+        shows,
+        base: Some(base),
+        target,
+        patch: sample::patch().write(),
+    }
+}
+
+fn spec_example() -> Good {
+    let tensor = |elements: &[u64; 4]| [("w", Tensor::new(Dtype::Bf16, &[2, 2], elements))].into();
+    let (base, target) = (tensor(&[0x3f80, 0xc000, 0x0000, 0x4049]), tensor(&[0x3f81, 0xc000, 0x8000, 0x4049]));
+    let files = [("spec-base", &base), ("spec-target", &target)];
+    let options = flat_options().with_block_leaves(1).with_steps(Some(40), Some(41));
+    encoded("spec-example", "R26", "The example of SPEC.md §12.", options, files)
+}
+
+/// The bits of two elements change in a tensor of every dtype.
+fn dtypes(coding: &str, options: EncoderOptions) -> Good {
+    let (mut base, mut target) = (Checkpoint::default(), Checkpoint::default());
+    for (seed, dtype) in Dtype::known().enumerate() {
+        let mut elements: Vec<u64> =
+            (1..7).map(|i| (i * 37 + seed as u64).wrapping_mul(0x0123_4567_89ab_cdef)).collect();
+        let name = format!("tensor of {dtype}");
+        base.tensors.insert(name.clone(), Tensor::new(dtype.clone(), &[2, 3], &elements));
+        elements[1] = elements[1].wrapping_add(1);
+        elements[4] ^= 1 << (8 * dtype.element_bytes() - 1);
+        target.tensors.insert(name, Tensor::new(dtype, &[2, 3], &elements));
+    }
+    let packed = |bytes| Tensor::from_bytes(Dtype::Other("F4".into()), &[2, 4], bytes);
+    base.tensors.insert("two elements in a byte".into(), packed(vec![0x12, 0x34, 0x56, 0x78]));
+    target.tensors.insert("two elements in a byte".into(), packed(vec![0x12, 0x34, 0x57, 0x78]));
+    let shows = "One step up and one flip of the sign bit in every dtype; F4, which has no code, travels as bytes.";
+    encoded(format!("dtypes-{coding}"), "R30 R31", shows, options, [("dtypes-base", &base), ("dtypes-target", &target)])
+}
+
+fn zeros_and_nans() -> Good {
+    let six = |dtype, elements: [u64; 6]| Tensor::new(dtype, &[6], &elements);
+    // Both zeros, NaN payload, NaN sign, infinity to NaN, smallest denormal to its negative.
+    let base = [
+        ("bf16", six(Dtype::Bf16, [0x0000, 0x8000, 0x7fc0, 0xffc0, 0x7f80, 0x0001])),
+        ("f32", six(Dtype::F32, [0, 0x8000_0000, 0x7fc0_0000, 0xffc0_0000, 0x7f80_0000, 1])),
+        ("f8", six(Dtype::F8E4M3, [0x00, 0x80, 0x7f, 0xff, 0x7e, 0x01])),
+    ];
+    let target = [
+        ("bf16", six(Dtype::Bf16, [0x8000, 0x0000, 0x7fc1, 0x7fc0, 0x7f81, 0x8001])),
+        ("f32", six(Dtype::F32, [0x8000_0000, 0, 0x7fc0_0001, 0x7fc0_0000, 0x7f80_0001, 0x8000_0001])),
+        ("f8", six(Dtype::F8E4M3, [0x80, 0x00, 0xff, 0x7f, 0x7f, 0x81])),
+    ];
+    let files = [("zeros-base", &base.into()), ("zeros-target", &target.into())];
+    let shows = "Zeros change sign, NaNs change payload and sign, infinity becomes NaN: bits are all that counts.";
+    encoded("zeros-and-nans", "R36", shows, flat_options(), files)
+}
+
+/// The same changes as step, xor and overwrite.
+fn encoded_form(form: ValueForm) -> Good {
+    let (name, shows) = match form {
+        ValueForm::Step => ("form-step", "Values as steps, in widths that the encoder chose."),
+        ValueForm::Xor => ("form-xor", "The changes of form-step as exclusive or."),
+        ValueForm::Overwrite => ("form-overwrite", "The changes of form-step as new bits."),
+    };
+    let tensor = |of: fn(u64) -> u64| Tensor::new(Dtype::F32, &[600], &(0..600).map(of).collect::<Vec<_>>());
+    let base = [("w", tensor(|i| 0x3f80_0000 + i * 0x101))].into();
+    let target = [("w", tensor(|i| 0x3f80_0000 + i * 0x101 - u64::from(i % 7 == 3) * (1 + i % 5)))].into();
+    encoded(name, "R54", shows, flat_options().with_values(form), [("form-base", &base), ("form-target", &target)])
+}
+
+fn actions() -> Good {
+    let row = |shape: &[u64], dtype| Tensor::new(dtype, shape, &[1, 2, 3, 4, 5, 6]);
+    let base = [
+        ("deleted", row(&[6], Dtype::I16)),
+        ("reshaped", row(&[2, 3], Dtype::I32)),
+        ("retyped", row(&[6], Dtype::I64)),
+        ("same", row(&[6], Dtype::U8)),
+        ("shrunk to nothing", row(&[6], Dtype::U16)),
+    ];
+    let target = [
+        ("added", row(&[6], Dtype::F32)),
+        ("reshaped", row(&[3, 2], Dtype::I32)),
+        ("retyped", row(&[6], Dtype::U64)),
+        ("same", row(&[6], Dtype::U8)),
+        ("shrunk to nothing", Tensor::new(Dtype::U16, &[0], &[])),
+    ];
+    let files = [("actions-base", &base.into()), ("actions-target", &target.into())];
+    let shows = "Tensors are added, deleted, reshaped and retyped; a replaced one may have no blocks.";
+    encoded("actions", "R35 R39", shows, flat_options(), files)
+}
+
+fn shapes() -> Good {
+    let base = [
+        ("scalar", Tensor::new(Dtype::F32, &[], &[0x3f80_0000])),
+        ("rank 6", Tensor::new(Dtype::U8, &[1, 2, 1, 2, 1, 1], &[1, 2, 3, 4])),
+        ("no elements", Tensor::new(Dtype::F64, &[3, 0, 1 << 40], &[])),
+    ];
+    let target = [
+        ("scalar", Tensor::new(Dtype::F32, &[], &[0x3f80_0001])),
+        ("rank 6", Tensor::new(Dtype::U8, &[1, 2, 1, 2, 1, 1], &[1, 2, 3, 5])),
+        ("no elements", Tensor::new(Dtype::F64, &[3, 0, 1 << 40], &[])),
+        ("new and empty", Tensor::new(Dtype::Bf16, &[1 << 40, 1 << 40, 0], &[])),
+        ("new scalar", Tensor::new(Dtype::I64, &[], &[u64::MAX])),
+    ];
+    let files = [("shapes-base", &base.into()), ("shapes-target", &target.into())];
+    encoded("shapes", "R32", "Rank 0, rank 6, and tensors without elements.", flat_options(), files)
+}
+
+fn snapshot() -> Good {
+    let target = dtypes("", flat_options()).target;
+    let patch = encode_with(EncoderOptions::snapshot(), None, &target.checkpoint(), |_| Ok(()));
+    let shows = "A patch without base: a tensor of every dtype, put whole in byte planes.";
+    Good { name: "snapshot".into(), rules: "R24 R25 R59", shows, base: None, target, patch }
+}
+
+fn names() -> Good {
+    let tensor = |bits| Tensor::new(Dtype::U8, &[1], &[bits]);
+    let long = "n".repeat(300);
+    let names = [
+        "model.layers.9.mlp.up_proj.weight",
+        "model.layers.10.mlp.up_proj.weight",
+        "model.layers.10.mlp.up_proj.weight.scale",
+        "model.layers.10.mlp",
+        "",
+        // The first of the two bytes is the same: names share bytes, not characters.
+        "é",
+        "è",
+        &long,
+    ];
+    let (mut base, mut target) = (Checkpoint::default(), Checkpoint::default());
+    let mut encoder = Encoder::new(Vec::new(), flat_options()).expect("legal options");
+    for name in names {
+        base.tensors.insert(name.into(), tensor(1));
+        target.tensors.insert(name.into(), tensor(2));
+        push(&mut encoder, name, Some(&tensor(1)), Some(&tensor(2)));
+    }
+    let patch = encoder.finish().expect("a finished patch").0;
+    let shows = "Tensors in no particular order, whose names share bytes with the name before; one is empty.";
+    let (base, target) = (File::new("names-base", &base), File::new("names-target", &target));
+    Good { name: "names".into(), rules: "R10", shows, base: Some(base), target, patch }
+}
+
+fn whole_in_patched() -> Good {
+    let good = smallest();
+    let planes = fields().block(WHOLE, 0, 1, 2).stored(&[0x80, 0x81, 0x80, 0x01]).stored(&[0x3f, 0x3f, 0xbf, 0x80]);
+    let patch = sample::patch().replace(Tag::BLOCK, planes).write();
+    let shows = "The patch of smallest with its block in the whole coding, which a patched tensor may have too.";
+    Good { name: "whole-in-patched".into(), rules: "R5 R59", shows, patch, ..good }
+}
+
+fn full_header() -> Good {
+    let options = flat_options()
+        .with_run(Some(*b"0123456789abcdef"))
+        .with_steps(Some(40), Some(300))
+        .with_base_digest(Some(sample::base().digest()))
+        .with_metadata("", "an empty key")
+        .with_metadata("trainer", "écrit")
+        .with_metadata("value", "");
+    let files = [("sample-base", &sample::base()), ("sample-target", &sample::target())];
+    encoded(
+        "full-header",
+        "R27 R28 R29",
+        "Every field of the header: run, steps, base digest, metadata.",
+        options,
+        files,
+    )
+}
+
+/// Sections that a reader does not know, wherever they may stand.
+fn with_unknown_sections(raw: Raw) -> Raw {
+    let unknown = |bytes: &[u8]| fields().bytes(bytes);
+    raw.add_before(Tag::TENSOR, Tag(b'x'), unknown(b""))
+        .add_before(Tag::BLOCK, Tag(b'q'), unknown(b"between tensor header and block"))
+        .add_before(Tag::TENSOR_END, Tag(b'z'), unknown(&[0; 300]))
+        .add(Tag(b'x'), unknown(b"after the last tensor"))
+        .add(Tag(b'x'), unknown(b"twice"))
+}
+
+fn skippable() -> Good {
+    let good = smallest();
+    let header = header_of(&good.target.bytes);
+    let (first, rest) = header.split_at(20);
+    let record = fields().u8(2).string("").varint(header.len() as u64).digest(sha256(header));
+    let raw = sample::patch()
+        .add_before(Tag::TENSOR, Tag::FILE, record)
+        .add_before(Tag::TENSOR, Tag(b'y'), fields().bytes(b"between a file and its data"))
+        .add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(first))
+        .add_before(Tag::TENSOR, Tag(b'y'), Fields::default())
+        .add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(rest));
+    let shows = "Unknown sections with lower-case tags in every place between header and index.";
+    let patch = with_unknown_sections(raw).write();
+    Good { name: "skippable".into(), rules: "R3 R20", shows, patch, ..good }
+}
+
+fn minor_version() -> Good {
+    let mut raw = with_unknown_sections(sample::patch());
+    raw.prelude[9] = 7;
+    let shows = "Format version 1.7: a reader of 1.0 takes it, as it knows every critical section.";
+    Good { name: "minor-version".into(), rules: "R2", shows, patch: raw.write(), ..smallest() }
+}
+
+fn files_carried() -> Good {
+    let (base, target) = (sample::base(), sample::target());
+    // Tensors in another order than in the base, metadata, spaces for alignment.
+    let json = r#"{"__metadata__":{"step":"41"}, "w":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}, "old":{"dtype":"U8","shape":[2],"data_offsets":[8,10]}}   "#;
+    let header = [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat();
+    let file = [&header[..], &target.tensors["w"].bytes, &target.tensors["old"].bytes].concat();
+    let patch =
+        encode_with(flat_options(), Some(&base), &target, |encoder| encoder.carry_file("", FileKind::Tensors, &header));
+    let shows = "The header of the target's safetensors file travels, so that the file can be rebuilt byte for byte.";
+    let target = File::of_bytes("carried-target", file);
+    Good {
+        name: "files-carried".into(),
+        rules: "R71 R72 R75 R76 R77",
+        shows,
+        base: Some(File::new("sample-base", &base)),
+        target,
+        patch,
+    }
+}
+
+fn files_kept() -> Good {
+    let good = smallest();
+    let patch = encode_with(flat_options(), Some(&sample::base()), &sample::target(), |encoder| {
+        encoder.keep_file("", FileKind::Tensors, header_of(&good.target.bytes))
+    });
+    let shows = "The header of the target's safetensors file is the one of the base, and is only named.";
+    Good { name: "files-kept".into(), rules: "R74 R75", shows, patch, ..good }
+}
+
+fn files_of_a_directory() -> Good {
+    let good = smallest();
+    // One byte more than a data section holds.
+    let large = vec![b'a'; (1 << 20) + 1];
+    let tokenizer = || ("tokenizer.json", b"{}".to_vec());
+    let base = File {
+        companions: vec![tokenizer(), ("notes.txt", b"not in the target".to_vec())],
+        ..File::new("directory-base", &sample::base())
+    };
+    let target = File {
+        companions: vec![tokenizer(), ("empty.txt", Vec::new()), ("large.txt", large.clone())],
+        ..File::new("directory-target", &sample::target())
+    };
+    let patch = encode_with(flat_options(), Some(&sample::base()), &sample::target(), |encoder| {
+        encoder.keep_file("model.safetensors", FileKind::Tensors, header_of(&good.target.bytes))?;
+        encoder.keep_file("tokenizer.json", FileKind::Companion, b"{}")?;
+        encoder.carry_file("empty.txt", FileKind::Companion, b"")?;
+        encoder.carry_file("large.txt", FileKind::Companion, &large)
+    });
+    let shows =
+        "A directory: files kept, an empty file, one in two data sections, and one that is not listed and so goes.";
+    Good {
+        name: "files-of-a-directory".into(),
+        rules: "R42 R43 R44 R71 R72 R73 R77",
+        shows,
+        base: Some(base),
+        target,
+        patch,
+    }
+}
+
+/// Three leaves and a few elements: a lone change far out, an unchanged leaf, many changes, a short leaf.
+fn blocks(coding: &str, options: EncoderOptions) -> Good {
+    const LEAF: u64 = 32 * 1024;
+    let elements = 3 * LEAF + 7;
+    let changed = |i: u64| i == 20_000 || (2 * LEAF..3 * LEAF).contains(&i) && i.is_multiple_of(3) || i == elements - 1;
+    let tensor = |step: u64| {
+        let bits: Vec<u64> = (0..elements).map(|i| 0x3f80 + u64::from(changed(i)) * step).collect();
+        [("w", Tensor::new(Dtype::Bf16, &[elements], &bits))].into()
+    };
+    let shows = match options.block_leaves {
+        1 => "Blocks of one leaf, with an unchanged leaf skipped and a short last block.",
+        _ => "The changes of the vector with blocks of one leaf, in blocks of two.",
+    };
+    let name = format!("blocks-of-{}-{coding}", options.block_leaves);
+    encoded(name, "R5 R33", shows, options, [("blocks-base", &tensor(0)), ("blocks-target", &tensor(1))])
+}
+
+fn real_slice(coding: &str, options: EncoderOptions, [base, target]: &[File; 2]) -> Good {
+    let patch = encode(options, &base.checkpoint(), &target.checkpoint());
+    let shows = "64 Ki elements of a matrix of an encoder model, eight optimizer steps apart.";
+    Good {
+        name: format!("real-{coding}"),
+        rules: "R68",
+        shows,
+        base: Some(base.clone()),
+        target: target.clone(),
+        patch,
+    }
+}

@@ -1,0 +1,251 @@
+//! Index, footer and digests; and bases that are not the right one.
+
+use pulse::{Digest, Tag};
+
+use super::{row, Malformed};
+use crate::vectors::good::File;
+use crate::vectors::raw::{fields, right_index, Footer};
+use crate::vectors::sample::{
+    addition, base, deletion, digest_in, patch, replacement, snapshot, target, ADDED, BF16, PATCHED, U8,
+};
+
+/// Index, footer, and digests.
+pub fn ends() -> Vec<Malformed> {
+    let wrong_target = fields().varint(2).digest(digest_in(&base(), "w")).digest(Digest([7; 32]));
+    vec![
+        row("index-count", "count", "R40", "The index lists no tensor.", patch().index(|_| fields().varint(0))),
+        row(
+            "index-name",
+            "name",
+            "R40",
+            "The index names another tensor.",
+            patch().index(|entries| right_index(&[("v".into(), entries[0].1)])),
+        ),
+        row(
+            "index-offset",
+            "count",
+            "R40",
+            "The index gives a wrong offset.",
+            patch().index(|entries| right_index(&[("w".into(), entries[0].1 + 1)])),
+        ),
+        row(
+            "index-short",
+            "length",
+            "R6",
+            "The index ends within an entry.",
+            patch().index(|_| fields().varint(1).name(0, "w")),
+        ),
+        row(
+            "index-long",
+            "length",
+            "R6",
+            "A byte follows the last entry of the index.",
+            patch().index(|entries| right_index(entries).u8(0)),
+        ),
+        row(
+            "footer-reserved-flag",
+            "reserved",
+            "R45",
+            "Bit 1 of the footer flags is set.",
+            patch().footer(|footer| footer.flags |= 2),
+        ),
+        row(
+            "footer-absent-base",
+            "reserved",
+            "R45",
+            "The base digest of a snapshot is not zero.",
+            snapshot().footer(|footer| footer.base = Digest([7; 32])),
+        ),
+        row(
+            "footer-tensors",
+            "count",
+            "R46",
+            "The footer counts two tensors.",
+            patch().footer(|footer| footer.tensors += 1),
+        ),
+        row(
+            "footer-changes",
+            "count",
+            "R46",
+            "The footer counts three changes.",
+            patch().footer(|footer| footer.changes += 1),
+        ),
+        row(
+            "footer-index-offset",
+            "count",
+            "R46",
+            "The footer gives a wrong offset of the index.",
+            patch().footer(|footer| footer.index_offset += 1),
+        ),
+        row(
+            "footer-target-tensors",
+            "count",
+            "R70",
+            "The target has fewer tensors than the footer says.",
+            patch().footer(|footer| footer.target_tensors += 1),
+        ),
+        row(
+            "footer-target-elements",
+            "count",
+            "R70",
+            "The target has fewer elements than the footer says.",
+            patch().footer(|footer| footer.target_elements += 1),
+        ),
+        row(
+            "footer-target-bytes",
+            "count",
+            "R70",
+            "The target has fewer bytes than the footer says.",
+            patch().footer(|footer| footer.target_bytes += 1),
+        ),
+        row(
+            "footer-no-base",
+            "count",
+            "R25",
+            "A patch that is no snapshot has no base digest.",
+            patch().footer(|footer| (footer.flags, footer.base) = (0, Digest([0; 32]))),
+        ),
+        row(
+            "footer-snapshot-base",
+            "count",
+            "R25",
+            "A snapshot has a base digest.",
+            snapshot().footer(|footer| footer.flags = 1),
+        ),
+        row(
+            "footer-long",
+            "length",
+            "R6",
+            "The footer has a field too many.",
+            patch().footer(|footer| footer.excess = vec![0; 8]),
+        ),
+        row(
+            "footer-short",
+            "length",
+            "R6",
+            "The footer is 32 bytes long.",
+            patch().replace(Tag::FOOTER, fields().bytes(&[0; 32])),
+        ),
+        row(
+            "base-digest-differs",
+            "digest",
+            "R29",
+            "Header and footer name different base digests.",
+            patch()
+                .replace(Tag::HEADER, fields().u8(16).varint(1).digest(base().digest()).varint(0))
+                .footer(|footer| footer.base = Digest([7; 32])),
+        ),
+        row(
+            "target-tensor-digest",
+            "digest",
+            "R68",
+            "The patched tensor does not have the digest of its trailer.",
+            patch().replace(Tag::TENSOR_END, wrong_target),
+        ),
+        row(
+            "target-digest",
+            "digest",
+            "R69",
+            "The target does not have the digest of the footer.",
+            patch().footer(|footer| footer.target = Digest([7; 32])),
+        ),
+    ]
+}
+
+/// Patches of another base, and patches that contradict the base that they name.
+pub fn bases() -> Vec<Malformed> {
+    let other_base: fn(&mut Footer) = |footer| footer.base = Digest([7; 32]);
+    let missing = patch()
+        .replace(Tag::TENSOR, fields().name(0, "v").spec(PATCHED, BF16, &[4]))
+        .index(|entries| right_index(&[("v".into(), entries[0].1)]));
+    let reshaped = patch().replace(Tag::TENSOR, fields().name(0, "w").spec(PATCHED, BF16, &[2, 2]));
+    let added = addition()
+        .replace(Tag::TENSOR, fields().name(0, "old").spec(ADDED, U8, &[2]))
+        .index(|entries| right_index(&[("old".into(), entries[0].1)]));
+    let other = |tensor: &str| {
+        let mut other = base();
+        other.tensors.get_mut(tensor).expect("a tensor").bytes[0] ^= 1;
+        other
+    };
+    vec![
+        row(
+            "base-tensor-missing",
+            "base",
+            "R63",
+            "Another base, which has the tensor that is patched.",
+            missing.footer(other_base),
+        ),
+        row(
+            "base-tensor-shape",
+            "base",
+            "R63",
+            "Another base, whose tensor has another shape.",
+            reshaped.clone().footer(other_base),
+        ),
+        row(
+            "base-tensor-added",
+            "base",
+            "R63",
+            "Another base, which does not have the tensor that is added.",
+            added.clone().footer(other_base),
+        ),
+        Malformed {
+            base: File::new("other-base-w", &other("w")),
+            ..row(
+                "base-tensor",
+                "base",
+                "R63",
+                "Another base, which differs in an element that is not changed.",
+                patch(),
+            )
+        },
+        Malformed {
+            base: File::new("other-base-old", &other("old")),
+            ..row(
+                "base-digest",
+                "base",
+                "R63",
+                "Another base, which differs in a tensor that is not in the patch.",
+                patch(),
+            )
+        },
+        Malformed {
+            base: File::new("other-base-old", &other("old")),
+            ..row(
+                "base-of-deleted",
+                "base",
+                "R94",
+                "Another base, which differs in the tensor that is deleted.",
+                deletion(),
+            )
+        },
+        Malformed {
+            base: File::new("other-base-old", &other("old")),
+            ..row(
+                "base-of-replaced",
+                "base",
+                "R94",
+                "Another base, which differs in the tensor that is replaced.",
+                replacement(),
+            )
+        },
+        Malformed {
+            base: File::new("sample-target", &target()),
+            ..row("base-applied-twice", "base", "R63", "The target as base: the patch was applied before.", patch())
+        },
+        row(
+            "checkpoint-tensor-shape",
+            "checkpoint",
+            "R63",
+            "The right base, whose tensor has another shape.",
+            reshaped,
+        ),
+        row(
+            "checkpoint-tensor-added",
+            "checkpoint",
+            "R63",
+            "The right base, which has the tensor that is added.",
+            added,
+        ),
+    ]
+}

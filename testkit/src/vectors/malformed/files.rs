@@ -1,0 +1,97 @@
+//! File records and their data.
+
+use pulse::{Digest, Tag};
+
+use super::{row, Malformed};
+use crate::vectors::raw::{fields, sha256, zstd_frame, Fields, Raw};
+use crate::vectors::sample::{patch, snapshot};
+
+/// Record of the companion `notes.txt` that holds "notes".
+pub fn record(bytes: u64) -> Fields {
+    fields().u8(3).string("notes.txt").varint(bytes).digest(sha256(b"notes"))
+}
+
+pub fn with_file(record: Fields, data: &[&[u8]]) -> Raw {
+    let raw = patch().add_before(Tag::TENSOR, Tag::FILE, record);
+    data.iter().fold(raw, |raw, data| raw.add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(data)))
+}
+
+pub fn files() -> Vec<Malformed> {
+    let kept =
+        |flags: u8, name: &[u8]| with_file(fields().u8(flags).string(name).varint(0).digest(Digest([0; 32])), &[]);
+    vec![
+        row("file-reserved-flag", "reserved", "R41", "Bit 2 of the file flags is set.", kept(4, b"a")),
+        row("file-name-parent", "name", "R42", "A file name leaves the directory.", kept(1, b"..")),
+        row("file-name-slash", "name", "R42", "A file name has a slash.", kept(1, b"../a")),
+        row("file-name-drive", "name", "R42", "A file name has a colon.", kept(1, b"C:a")),
+        row("file-name-control", "name", "R42", "A file name has a control character.", kept(1, b"a\0")),
+        row("file-name-backslash", "name", "R42", "A file name has a backslash.", kept(1, b"a\\b")),
+        row(
+            "file-name-c1-control",
+            "name",
+            "R42",
+            "A file name has the control character U+0085.",
+            kept(1, "a\u{85}".as_bytes()),
+        ),
+        row("file-name-256", "name", "R42", "A file name has 256 bytes.", kept(1, &[b'a'; 256])),
+        row("file-name-utf-8", "name", "R8", "A file name is not UTF-8.", kept(1, b"\xff")),
+        row("file-name-empty", "name", "R42", "A companion has no name.", kept(1, b"")),
+        row(
+            "file-twice",
+            "duplicate",
+            "R23",
+            "A file name stands twice.",
+            with_file(record(5), &[b"notes"]).add_before(Tag::TENSOR, Tag::FILE, record(5)),
+        ),
+        row(
+            "file-digest-wrong",
+            "digest",
+            "R44",
+            "The file data does not have the SHA-256 of its record.",
+            with_file(record(5), &[b"Notes"]),
+        ),
+        row(
+            "file-data-too-long",
+            "stream",
+            "R43",
+            "A data section holds more than the file.",
+            with_file(record(5), &[b"notes!"]),
+        ),
+        row(
+            "file-data-over-1-mib",
+            "stream",
+            "R43",
+            "A data section holds 1 MiB and one byte.",
+            with_file(record((1 << 20) + 1), &[]).add_before(
+                Tag::TENSOR,
+                Tag::FILE_DATA,
+                fields().frame(&zstd_frame(&vec![0; (1 << 20) + 1])),
+            ),
+        ),
+        row(
+            "file-data-empty",
+            "value",
+            "R43",
+            "A data section holds no bytes.",
+            with_file(record(5), &[b"", b"notes"]),
+        ),
+        row(
+            "file-data-excess",
+            "length",
+            "R6",
+            "A byte follows the stream of a data section.",
+            with_file(record(5), &[]).add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(b"notes").u8(0)),
+        ),
+        row(
+            "file-snapshot-from-base",
+            "value",
+            "R24",
+            "A file of a snapshot comes from the base.",
+            snapshot().add_before(
+                Tag::TENSOR,
+                Tag::FILE,
+                fields().u8(1).string("notes.txt").varint(5).digest(sha256(b"notes")),
+            ),
+        ),
+    ]
+}

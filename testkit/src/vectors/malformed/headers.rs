@@ -1,0 +1,92 @@
+//! The header of the file.
+
+use pulse::Tag;
+
+use super::{row, Malformed};
+use crate::vectors::raw::{fields, Fields};
+use crate::vectors::sample::{base, header, patch};
+
+pub fn headers() -> Vec<Malformed> {
+    let with = |header: Fields| patch().replace(Tag::HEADER, header);
+    vec![
+        row(
+            "header-reserved-flag",
+            "reserved",
+            "R27",
+            "Bit 5 of the header flags is set.",
+            with(fields().u8(0x20).varint(1).varint(0)),
+        ),
+        row(
+            "header-snapshot-with-base-step",
+            "value",
+            "R25",
+            "A snapshot names a base step.",
+            with(fields().u8(1 | 4).varint(1).varint(40).varint(0)),
+        ),
+        row(
+            "header-snapshot-with-base-digest",
+            "value",
+            "R25",
+            "A snapshot names a base digest.",
+            with(fields().u8(1 | 16).varint(1).digest(base().digest()).varint(0)),
+        ),
+        row("header-block-size-0", "value", "R27", "The block size is 0.", with(fields().u8(0).varint(0).varint(0))),
+        row(
+            "header-block-size-1025",
+            "value",
+            "R27 R82",
+            "The block size is 1025 leaves.",
+            with(fields().u8(0).varint(1025).varint(0)),
+        ),
+        row(
+            "header-block-size-limit",
+            "limit",
+            "R81",
+            "The block size is 1024 leaves: legal, but beyond the default limit of 64.",
+            with(fields().u8(0).varint(1024).varint(0)),
+        ),
+        row(
+            "header-varint",
+            "varint",
+            "R7",
+            "The block size is not in its shortest form.",
+            with(fields().u8(0).bytes(&[0x81, 0x00]).varint(0)),
+        ),
+        row(
+            "header-short",
+            "length",
+            "R6",
+            "The header ends in the middle of the run.",
+            with(fields().u8(2).varint(1).bytes(b"0123")),
+        ),
+        row("header-long", "length", "R6", "A byte follows the metadata.", with(header().u8(0))),
+        row(
+            "header-metadata-count",
+            "length",
+            "R6",
+            "More metadata is announced than there is.",
+            with(fields().u8(0).varint(1).varint(u64::MAX).string("a").string("b")),
+        ),
+        row(
+            "header-metadata-key-twice",
+            "duplicate",
+            "R28",
+            "A metadata key stands twice.",
+            with(fields().u8(0).varint(1).varint(2).string("a").string("1").string("a").string("2")),
+        ),
+        row(
+            "header-metadata-order",
+            "duplicate",
+            "R28",
+            "Metadata keys are not in ascending order.",
+            with(fields().u8(0).varint(1).varint(2).string("b").string("1").string("a").string("2")),
+        ),
+        row(
+            "header-metadata-utf-8",
+            "name",
+            "R8",
+            "A metadata value is not UTF-8.",
+            with(fields().u8(0).varint(1).varint(1).string("a").string(b"\xff")),
+        ),
+    ]
+}

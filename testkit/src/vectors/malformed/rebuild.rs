@@ -1,0 +1,201 @@
+//! Files that cannot be rebuilt: patches whose tensors are right, and only §9 of SPEC.md is broken.
+
+use pulse::Tag;
+
+use super::files::record;
+use super::{row, Malformed};
+use crate::checkpoint::header_of;
+use crate::vectors::good::File;
+use crate::vectors::raw::{fields, sha256, zstd_frame, Fields, Raw};
+use crate::vectors::sample::{base, patch, target};
+
+/// Flags of a safetensors file whose header the patch carries, or the base has.
+const CARRIED: u8 = 2;
+const KEPT: u8 = 0;
+/// Flags of a companion that the base has.
+const KEPT_COMPANION: u8 = 1;
+
+fn file(flags: u8, name: &str, described: &[u8]) -> Fields {
+    fields().u8(flags).string(name).varint(described.len() as u64).digest(sha256(described))
+}
+
+/// The sample's patch with file sections, and the data of those that are carried.
+fn with_files(files: &[(u8, &str, &[u8])]) -> Raw {
+    let section = |raw: Raw, tag, payload| raw.add_before(Tag::TENSOR, tag, payload);
+    files.iter().fold(patch(), |raw, &(flags, name, described)| {
+        let raw = section(raw, Tag::FILE, file(flags, name, described));
+        match flags & CARRIED {
+            0 => raw,
+            _ => section(raw, Tag::FILE_DATA, fields().stored(described)),
+        }
+    })
+}
+
+/// A safetensors header with this JSON.
+fn header(json: &str) -> Vec<u8> {
+    [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
+}
+
+const OLD: &str = r#""old":{"dtype":"U8","shape":[2],"data_offsets":[8,10]}"#;
+const W: &str = r#""w":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}"#;
+
+/// A patch that carries a header with this JSON for its only file.
+fn json(name: &'static str, rules: &'static str, shows: &'static str, json: &str) -> Malformed {
+    row(name, "checkpoint", rules, shows, with_files(&[(CARRIED, "", &header(json))]))
+}
+
+/// Two carried headers, each within the bound, of one byte too many together: zeros, in frames of 1 MiB.
+fn too_many_header_bytes() -> Raw {
+    [("a.safetensors", 100_000_000), ("b.safetensors", 9)].into_iter().fold(patch(), |raw, (name, bytes)| {
+        let zeros = vec![0; bytes];
+        let raw = raw.add_before(Tag::TENSOR, Tag::FILE, file(CARRIED, name, &zeros));
+        zeros
+            .chunks(1 << 20)
+            .fold(raw, |raw, part| raw.add_before(Tag::TENSOR, Tag::FILE_DATA, fields().frame(&zstd_frame(part))))
+    })
+}
+
+pub fn rebuild() -> Vec<Malformed> {
+    let right = target().to_file();
+    let right = header_of(&right);
+    let cut = &header(&format!("{{{W},{OLD}}}"))[..20];
+    let in_directory = File { companions: vec![("notes.txt", b"notes".to_vec())], ..File::new("notes-base", &base()) };
+    vec![
+        row(
+            "rebuild-kept-header",
+            "checkpoint",
+            "R71 R74",
+            "The base has another header than the one to keep.",
+            with_files(&[(KEPT, "", &header(&format!("{{{W},{OLD}}} ")))]),
+        ),
+        row(
+            "rebuild-kept-companion",
+            "checkpoint",
+            "R71 R74",
+            "The base has no companion of the name to keep.",
+            with_files(&[(CARRIED, "model.safetensors", right), (KEPT_COMPANION, "notes.txt", b"notes")]),
+        ),
+        Malformed {
+            base: in_directory.clone(),
+            ..row(
+                "rebuild-kept-companion-differs",
+                "checkpoint",
+                "R71 R74",
+                "The companion to keep has other bytes in the base.",
+                with_files(&[(CARRIED, "model.safetensors", right), (KEPT_COMPANION, "notes.txt", b"Notes")]),
+            )
+        },
+        row(
+            "rebuild-empty-name-and-companion",
+            "checkpoint",
+            "R75",
+            "A file without a name stands next to another.",
+            with_files(&[(CARRIED, "", right)]).add_before(Tag::TENSOR, Tag::FILE, record(5)).add_before(
+                Tag::TENSOR,
+                Tag::FILE_DATA,
+                fields().stored(b"notes"),
+            ),
+        ),
+        Malformed {
+            base: in_directory,
+            ..row(
+                "rebuild-file-of-directory",
+                "checkpoint",
+                "R75",
+                "The header to keep is that of a single file, but the base is a directory.",
+                with_files(&[(KEPT, "", right)]),
+            )
+        },
+        row(
+            "rebuild-directory-of-file",
+            "checkpoint",
+            "R74 R75",
+            "The header to keep is that of a file with a name, but the base is a single file.",
+            with_files(&[(KEPT, "model.safetensors", right)]),
+        ),
+        row(
+            "rebuild-header-length",
+            "checkpoint",
+            "R76",
+            "The length field of a header says more than there is.",
+            with_files(&[(CARRIED, "", cut)]),
+        ),
+        row(
+            "rebuild-header-seven-bytes",
+            "checkpoint",
+            "R76",
+            "A header is too short for its length field.",
+            with_files(&[(CARRIED, "", &[0; 7])]),
+        ),
+        json("rebuild-json-array", "R76", "The JSON of a header is an array.", "[]"),
+        json("rebuild-json-space-first", "R76", "A space stands before the JSON.", &format!(" {{{W},{OLD}}}")),
+        json("rebuild-json-more", "R76", "A character follows the JSON.", &format!("{{{W},{OLD}}}}}")),
+        json("rebuild-json-key-twice", "R76", "A tensor stands twice in the JSON.", &format!("{{{W},{OLD},{OLD}}}")),
+        json(
+            "rebuild-json-metadata",
+            "R76",
+            "A value of __metadata__ is no string.",
+            &format!(r#"{{"__metadata__":{{"step":41}},{W},{OLD}}}"#),
+        ),
+        json(
+            "rebuild-json-no-offsets",
+            "R76",
+            "A tensor has no data_offsets.",
+            &format!(r#"{{{W},"old":{{"dtype":"U8","shape":[2]}}}}"#),
+        ),
+        json(
+            "rebuild-json-hole",
+            "R76",
+            "A byte of the file belongs to no tensor.",
+            &format!(r#"{{{W},"old":{{"dtype":"U8","shape":[2],"data_offsets":[9,11]}}}}"#),
+        ),
+        json(
+            "rebuild-json-overlap",
+            "R76",
+            "Two tensors share a byte of the file.",
+            &format!(r#"{{{W},"old":{{"dtype":"U8","shape":[2],"data_offsets":[7,9]}}}}"#),
+        ),
+        json(
+            "rebuild-json-size",
+            "R76",
+            "A tensor of two bytes has room for three.",
+            &format!(r#"{{{W},"old":{{"dtype":"U8","shape":[2],"data_offsets":[8,11]}}}}"#),
+        ),
+        json("rebuild-tensor-missing", "R77", "A tensor of the target is in no header.", &format!("{{{W}}}")),
+        json(
+            "rebuild-tensor-unknown",
+            "R77",
+            "A header lists a tensor that the target does not have.",
+            &format!(r#"{{{W},{OLD},"new":{{"dtype":"U8","shape":[0],"data_offsets":[10,10]}}}}"#),
+        ),
+        json(
+            "rebuild-tensor-shape",
+            "R77",
+            "A header gives a tensor another shape than it has.",
+            &format!(r#"{{{W},"old":{{"dtype":"U8","shape":[2,1],"data_offsets":[8,10]}}}}"#),
+        ),
+        json(
+            "rebuild-tensor-dtype",
+            "R77",
+            "A header gives a tensor another dtype than it has.",
+            &format!(r#"{{{W},"old":{{"dtype":"I8","shape":[2],"data_offsets":[8,10]}}}}"#),
+        ),
+        row(
+            "rebuild-tensor-twice",
+            "checkpoint",
+            "R77",
+            "Two headers list the same tensor.",
+            with_files(&[
+                (CARRIED, "a.safetensors", right),
+                (CARRIED, "b.safetensors", &header(r#"{"old":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#)),
+            ]),
+        ),
+        row(
+            "rebuild-headers-too-large",
+            "checkpoint",
+            "R80",
+            "Two headers have 100,000,009 bytes together; their zeros take a few thousand bytes in the patch.",
+            too_many_header_bytes(),
+        ),
+    ]
+}

@@ -1,0 +1,137 @@
+//! The inner loops, each alone, on one block of BF16 weights under Adam.
+//!
+//! `cargo bench -p pulse-tools`, or `… -- contextual` for some of them. Codes and varints are private:
+//! they show in the codings that they are made of.
+
+use divan::counter::BytesCount;
+use divan::{black_box, Bencher};
+use pulse::{
+    count_changes, tensor_digest, BlockEncoder, CheckpointHasher, Coding, Dtype, EncodedBlock, Encoder, EncoderOptions,
+    TensorSpec, LEAF_BYTES,
+};
+use pulse_tools::adam;
+use sha2::{Digest, Sha256};
+
+/// A block of the default size.
+const ELEMENTS: usize = 16 * LEAF_BYTES;
+const BYTES: usize = 2 * ELEMENTS;
+
+/// About how many elements change. The least is what one step of training leaves behind.
+const DENSITIES: [&str; 2] = ["0.5%", "3%"];
+
+fn main() {
+    divan::main();
+}
+
+/// Base and target, after so many optimizer steps as make this density.
+fn pair(density: &str) -> [Vec<u8>; 2] {
+    let steps = match density {
+        "0%" => 0,
+        "0.5%" => 1,
+        _ => 8,
+    };
+    adam::weights(1, ELEMENTS, [0, steps])
+}
+
+fn flat() -> EncoderOptions {
+    EncoderOptions::default().with_coding(Coding::Flat)
+}
+
+fn encoded(options: &EncoderOptions, base: &[u8], target: &[u8]) -> EncodedBlock {
+    let block = BlockEncoder::new(options).encode(&Dtype::Bf16, base, target);
+    block.expect("both are whole elements").expect("something changed")
+}
+
+#[divan::bench(args = ["0%", "0.5%", "3%"])]
+fn compare(bencher: Bencher, density: &str) {
+    let [base, target] = pair(density);
+    bencher.counter(BytesCount::new(BYTES)).bench(|| count_changes(2, black_box(&base), black_box(&target)));
+}
+
+fn encode(bencher: Bencher, density: &str, options: &EncoderOptions) {
+    let [base, target] = pair(density);
+    let mut encoder = BlockEncoder::new(options);
+    bencher.counter(BytesCount::new(BYTES)).bench_local(|| encoder.encode(&Dtype::Bf16, &base, &target));
+}
+
+/// Parsing counts: a receiver does both once for each block.
+fn decode(bencher: Bencher, base: &[u8], block: &EncodedBlock, coding: Coding) {
+    assert_eq!(block.coding, coding);
+    // Applying is in place, so every round needs bytes of its own.
+    bencher.counter(BytesCount::new(BYTES)).with_inputs(|| base.to_vec()).bench_local_refs(|weights| {
+        block.decode(&Dtype::Bf16, ELEMENTS as u64).and_then(|mut decoder| decoder.apply(weights))
+    });
+}
+
+#[divan::bench(args = DENSITIES)]
+fn contextual_encode(bencher: Bencher, density: &str) {
+    encode(bencher, density, &EncoderOptions::default());
+}
+
+#[divan::bench(args = DENSITIES)]
+fn contextual_decode(bencher: Bencher, density: &str) {
+    let [base, target] = pair(density);
+    decode(bencher, &base, &encoded(&EncoderOptions::default(), &base, &target), Coding::Contextual);
+}
+
+#[divan::bench(args = DENSITIES)]
+fn flat_encode(bencher: Bencher, density: &str) {
+    encode(bencher, density, &flat());
+}
+
+#[divan::bench(args = DENSITIES)]
+fn flat_decode(bencher: Bencher, density: &str) {
+    let [base, target] = pair(density);
+    decode(bencher, &base, &encoded(&flat(), &base, &target), Coding::Flat);
+}
+
+/// A new tensor: byte planes, zstd frames, and digests on top, which only a patch as a whole has.
+#[divan::bench]
+fn whole_encode(bencher: Bencher) {
+    let [weights, _] = pair("0%");
+    let spec = TensorSpec::new(Dtype::Bf16, &[ELEMENTS as u64]).expect("a small tensor");
+    bencher.counter(BytesCount::new(BYTES)).bench(|| {
+        let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot())?;
+        encoder.begin("weight", None, Some(&spec))?;
+        encoder.push(&[], &weights)?;
+        encoder.end()?;
+        encoder.finish()
+    });
+}
+
+#[divan::bench]
+fn whole_decode(bencher: Bencher) {
+    // No coding of changes beats whole where all elements change.
+    let ([weights, _], zeros) = (pair("0%"), vec![0; BYTES]);
+    decode(bencher, &zeros, &encoded(&EncoderOptions::default(), &zeros, &weights), Coding::Whole);
+}
+
+/// Many leaves at a time …
+#[divan::bench]
+fn leaves(bencher: Bencher) {
+    let [weights, _] = pair("0%");
+    bencher.counter(BytesCount::new(BYTES)).bench(|| tensor_digest(black_box(&weights)));
+}
+
+/// … against one message, a single chain of dependent rounds.
+#[divan::bench]
+fn one_message(bencher: Bencher) {
+    let [weights, _] = pair("0%");
+    bencher.counter(BytesCount::new(BYTES)).bench(|| Sha256::digest(black_box(&weights)));
+}
+
+/// The same bytes in tensors of a block, a leaf, and a quarter of one, where lanes stay empty.
+#[divan::bench(args = [BYTES, LEAF_BYTES, LEAF_BYTES / 4])]
+fn checkpoint(bencher: Bencher, tensor_bytes: usize) {
+    let [weights, _] = pair("0%");
+    let spec = TensorSpec::new(Dtype::Bf16, &[tensor_bytes as u64 / 2]).expect("a small tensor");
+    let weights = weights.repeat(8);
+    let names: Vec<String> = (0..weights.len() / tensor_bytes).map(|i| format!("model.layers.{i:05}.weight")).collect();
+    bencher.counter(BytesCount::new(weights.len())).bench(|| {
+        let mut hasher = CheckpointHasher::new();
+        for (name, bytes) in names.iter().zip(weights.chunks_exact(tensor_bytes)) {
+            hasher.add(name, &spec, tensor_digest(black_box(bytes)));
+        }
+        hasher.finish()
+    });
+}

@@ -1,0 +1,71 @@
+//! Applies a patch: the command that conformance/README.md asks of a reader, with this library.
+//!
+//! `cargo run -p pulse-tools --bin conformance -- PATCH [--base BASE] --out OUT`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use pulse::{ApplyOptions, Checkpoint, Decoder, Error, Event, Limits, Parallel, PatchFile, Result};
+
+const USAGE: &str = "usage: conformance PATCH [--base BASE] --out OUT";
+
+struct Arguments {
+    patch: PathBuf,
+    base: Option<PathBuf>,
+    out: PathBuf,
+}
+
+fn arguments() -> Option<Arguments> {
+    let (mut patch, mut base, mut out) = (None, None, None);
+    let mut words = std::env::args_os().skip(1);
+    while let Some(word) = words.next() {
+        let place = match word.to_str() {
+            Some("--base") => &mut base,
+            Some("--out") => &mut out,
+            _ => {
+                patch = Some(word.into());
+                continue;
+            }
+        };
+        *place = Some(words.next()?.into());
+    }
+    Some(Arguments { patch: patch?, base, out: out? })
+}
+
+/// Unpacks every block where it stands, so that the first rule that the file breaks is the one to be named.
+/// `PatchFile` leaves blocks for later.
+fn check_from_first_byte_to_last(patch: &[u8]) -> Result<()> {
+    let mut decoder = Decoder::new(patch, Limits::default());
+    while let Some(event) = decoder.next_event()? {
+        if let Event::Block(block) = event {
+            block.decode()?;
+        }
+    }
+    decoder.finish().map(|_| ())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| Error::Io { context: format!("reading {}", path.display()), source })
+}
+
+fn apply(arguments: &Arguments) -> Result<()> {
+    let patch = read(&arguments.patch)?;
+    check_from_first_byte_to_last(&patch)?;
+    let patch = PatchFile::from_bytes(patch, &Limits::default())?;
+    let base = arguments.base.as_deref().map(Checkpoint::open).transpose()?;
+    pulse::apply(base.as_ref(), &patch, &arguments.out, ApplyOptions::default(), Parallel::threads(1)).map(|_| ())
+}
+
+fn main() -> ExitCode {
+    let Some(arguments) = arguments() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match apply(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {}", error.kind(), error.to_string().replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The in-memory path of a process that holds the weights: `diff_tensors` and `apply_in_place` at
+//! one thread and at all of them, and one-thread SHA-256 over the same bytes, in one run.
+//!
+//! `cargo run --release -p pulse-tools --bin memory [-- MEGABYTES]`
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use pulse::{
+    apply_in_place, diff_tensors, Checkpoint, EncoderOptions, Limits, Parallel, PatchFile, TensorMut, TensorRef,
+    TensorSpec,
+};
+use pulse_cli::simulation::Simulation;
+use sha2::{Digest, Sha256};
+
+/// Name, dtype and shape, and bytes of each tensor.
+type Weights = Vec<(String, TensorSpec, Vec<u8>)>;
+
+const ROUNDS: usize = 7;
+
+fn load(checkpoint: &Checkpoint) -> pulse::Result<Weights> {
+    let read = |(name, tensor): (&str, &pulse::CheckpointTensor)| {
+        let mut bytes = vec![0; usize::try_from(tensor.spec().bytes()).unwrap_or(0)];
+        checkpoint.read_at(tensor, 0, &mut bytes)?;
+        Ok((name.to_string(), tensor.spec().clone(), bytes))
+    };
+    checkpoint.tensors().map(read).collect()
+}
+
+fn refs(weights: &Weights) -> pulse::Result<BTreeMap<String, TensorRef<'_>>> {
+    weights.iter().map(|(name, spec, bytes)| Ok((name.clone(), TensorRef::new(spec.clone(), bytes)?))).collect()
+}
+
+fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let started = Instant::now();
+    let value = work();
+    (started.elapsed().as_secs_f64(), value)
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let megabytes: usize = std::env::args().nth(1).map_or(Ok(512), |text| text.parse())?;
+    let dir = tempfile::tempdir()?;
+    let path = |name: &str| dir.path().join(name);
+    let mut simulation = Simulation::new(megabytes * 500_000, 1e-6, 1);
+    simulation.save(&path("base"))?;
+    (0..4).for_each(|_| simulation.step());
+    simulation.save(&path("target"))?;
+    let (base, target) = (load(&Checkpoint::open(&path("base"))?)?, load(&Checkpoint::open(&path("target"))?)?);
+    drop(simulation);
+    let bytes: usize = target.iter().map(|weight| weight.2.len()).sum();
+
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    // One round after the other, so that a change in the machine's speed touches all figures.
+    let mut times = BTreeMap::<String, Vec<f64>>::new();
+    for _ in 0..ROUNDS {
+        let (sha, _) = seconds(|| target.iter().map(|weight| Sha256::digest(&weight.2)[0]).max());
+        times.entry("SHA-256, 1 thread".into()).or_default().push(sha);
+        for threads in [1, all] {
+            let parallel = Parallel::threads(threads);
+            let (from, to) = (refs(&base)?, refs(&target)?);
+            let (diff, patch) =
+                seconds(|| diff_tensors(Some(&from), &to, Vec::new(), EncoderOptions::default(), parallel));
+            times.entry(format!("diff_tensors, {threads} threads")).or_default().push(diff);
+            let patch = PatchFile::from_bytes(patch?.0, &Limits::default())?;
+            let mut weights = base.clone();
+            let mut held = BTreeMap::new();
+            for (name, spec, bytes) in &mut weights {
+                held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
+            }
+            let (apply, report) = seconds(|| apply_in_place(&mut held, &patch, parallel));
+            report?;
+            times.entry(format!("apply_in_place, {threads} threads")).or_default().push(apply);
+            assert!(weights == target, "the weights are the target's, bit for bit");
+        }
+    }
+    println!("{} MB of BF16 weights in memory, median of {ROUNDS} rounds", bytes / 1_000_000);
+    let sha = median(times["SHA-256, 1 thread"].clone());
+    for (what, times) in &times {
+        let time = median(times.clone());
+        println!("{what:28} {time:7.3} s  {:6.2} GB/s  {:5.2} x SHA-256", bytes as f64 / time / 1e9, time / sha);
+    }
+    for what in ["diff_tensors", "apply_in_place"] {
+        let time = |threads| median(times[&format!("{what}, {threads} threads")].clone());
+        println!("{what}: {all} threads are {:.2} times as fast as 1", time(1) / time(all));
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! The program on checkpoints of some size: time, memory, and how both grow.
+//!
+//! `cargo run --release -p pulse-tools --bin scale [-- --gib 0.25,1,4 --dir DIR]`
+//!
+//! Every command runs as a process of its own, as users run it, several times. Beside it, in each
+//! round, run the two things that nothing could beat: hashing the target with one-thread SHA-256, and
+//! copying it. Ratios are medians over rounds; they carry over to other machines, seconds do not.
+
+mod measure;
+mod pair;
+mod table;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use pulse_cli::text;
+
+use pair::{Layout, Pair};
+use table::Table;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Measure `pulse` on checkpoints of some size.
+#[derive(Parser)]
+struct Options {
+    /// Sizes of one checkpoint.
+    #[arg(long, value_name = "GIB", value_delimiter = ',', default_value = "0.25,1")]
+    gib: Vec<f64>,
+    /// Where the checkpoints go, three at a time [default: /dev/shm, or a temporary directory if there is none]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Rounds after the first, which counts apart.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: usize,
+    /// Leave out the case of many small tensors.
+    #[arg(long)]
+    no_many: bool,
+}
+
+/// Bytes of a tensor where size is the question, and where the number of tensors is.
+const LARGE: usize = 8 << 20;
+const SMALL: Layout = Layout { tensors: 40_000, tensor_bytes: 16 << 10 };
+
+/// A checkpoint pair, the program, and what it may be asked to do.
+struct Case<'a> {
+    pair: Pair,
+    program: &'a Path,
+    label: String,
+    rounds: usize,
+    /// `pulse diff` can be told what made the base.
+    base_patch: bool,
+}
+
+impl Case<'_> {
+    /// Arguments of each command, and the file that it leaves.
+    fn commands(&self) -> Vec<(&'static str, Vec<OsString>, Option<PathBuf>)> {
+        let [base, target, out] = ["base", "target", "out"].map(|name| self.pair.path(name).into_os_string());
+        let [patch, again] = ["step", "again"].map(|name| self.pair.patch(name).into_os_string());
+        let before = self.pair.patch("before").into_os_string();
+        let diff = |patch: &OsString| -> Vec<OsString> {
+            vec!["diff".into(), base.clone(), target.clone(), "-o".into(), patch.clone()]
+        };
+        let mut commands = vec![("diff", diff(&patch), Some(patch.clone()))];
+        if self.base_patch {
+            let mut known = diff(&again);
+            known.extend(["--base-patch".into(), before]);
+            commands.push(("diff --base-patch", known, Some(again)));
+        }
+        let apply = vec!["apply".into(), base.clone(), patch.clone(), "-o".into(), out.clone()];
+        let verify = vec!["verify".into(), patch, "--base".into(), base, "--target".into(), target];
+        commands.push(("apply", apply, Some(out)));
+        commands.push(("verify", verify, None));
+        commands.into_iter().map(|(name, arguments, left)| (name, arguments, left.map(PathBuf::from))).collect()
+    }
+
+    /// The patch that made the base. What it was made of is needed no more.
+    fn prepare(&self) -> Result<()> {
+        let before = self.pair.path("before");
+        if self.base_patch {
+            let files = [before.clone(), self.pair.path("base")].map(PathBuf::into_os_string);
+            let patch = self.pair.patch("before").into_os_string();
+            let arguments = [vec!["diff".into()], files.into(), vec!["-o".into(), patch]].concat();
+            measure::program(self.program, &arguments)?;
+        }
+        Ok(pair::remove(&before)?)
+    }
+
+    fn run(&self, table: &mut Table) -> Result<()> {
+        self.prepare()?;
+        let (target, copied) = (self.pair.path("target"), self.pair.path("out"));
+        let commands = self.commands();
+        let mut runs = vec![Vec::new(); 2 + 2 * commands.len()];
+        for _ in 0..=self.rounds {
+            runs[0].push(measure::sha(&target)?);
+            // Whoever writes a file pays for its memory, so that it must be new each time.
+            runs[1].push(measure::copy(&target, &copied)?);
+            pair::remove(&copied)?;
+            let mut next = 2;
+            for (_, arguments, left) in &commands {
+                for threads in ["1", "2"] {
+                    left.iter().try_for_each(|file| pair::remove(file))?;
+                    let threads = ["--quiet", "--threads", threads].map(OsString::from);
+                    runs[next].push(measure::program(self.program, &[arguments, &threads[..]].concat())?);
+                    next += 1;
+                }
+            }
+            // The copy of the next round needs the room.
+            pair::remove(&copied)?;
+        }
+        let names = commands.iter().flat_map(|(name, ..)| [(*name, "1"), (*name, "2")]);
+        for ((name, threads), these) in [("sha2", "1"), ("copy", "1")].into_iter().chain(names).zip(&runs) {
+            table.add(&self.label, name, threads, self.pair.layout.bytes(), these, [&runs[0], &runs[1]]);
+        }
+        Ok(())
+    }
+
+    /// What the patch is, from `pulse inspect`.
+    fn describe(&self) -> Result<String> {
+        let patch = self.pair.patch("step").into_os_string();
+        let map = measure::json(self.program, &["inspect".into(), patch, "--json".into()])?;
+        Ok(table::describe(&self.label, &map))
+    }
+}
+
+/// Bytes that are free for files in a directory.
+fn free(dir: &Path) -> Option<u64> {
+    let output = Command::new("df").arg("-Pk").arg(dir).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let kib = text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()?;
+    // What a memory-backed directory promises may be more than there is.
+    let memory = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| dir.starts_with("/dev/shm"));
+    let available = memory.and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.trim().strip_suffix(" kB")?;
+        line.parse::<u64>().ok()
+    });
+    Some(1024 * available.map_or(kib, |available| available.min(kib)))
+}
+
+/// Measures a layout if there is room for it.
+fn case(options: &Options, program: &Path, dir: &Path, label: String, layout: Layout, table: &mut Table) -> Result<()> {
+    // Three checkpoints at a time, patches, and the memory of the program.
+    let needed = 3 * layout.bytes() + layout.bytes() / 4 + (512 << 20);
+    if let Some(free) = free(dir).filter(|&free| free < needed) {
+        let [needed, free] = [needed, free].map(text::bytes);
+        text::note(&format!("{label} is left out: it needs {needed}, and {} has {free}", dir.display()));
+        return Ok(());
+    }
+    text::note(&format!("{label}: making checkpoints {} optimizer steps apart in {}", pair::STEPS, dir.display()));
+    let help = Command::new(program).args(["diff", "--help"]).output()?;
+    let base_patch = String::from_utf8_lossy(&help.stdout).contains("--base-patch");
+    let pair = Pair::create(dir, layout)?;
+    let case = Case { pair, program, label, rounds: options.rounds, base_patch };
+    case.run(table)?;
+    table.notes.push(case.describe()?);
+    Ok(())
+}
+
+fn run(options: &Options) -> Result<()> {
+    let beside = std::env::current_exe()?;
+    let beside = beside.parent().and_then(Path::parent).ok_or("this program is in no directory")?;
+    let program = beside.join("pulse").with_extension(std::env::consts::EXE_EXTENSION);
+    if !program.exists() {
+        return Err(format!("{} is missing: run `cargo build --release` first", program.display()).into());
+    }
+    let shm = PathBuf::from("/dev/shm");
+    let dir = options.dir.clone().unwrap_or(if shm.is_dir() { shm } else { std::env::temp_dir() });
+    let mut table = Table::default();
+    for gib in &options.gib {
+        let layout = Layout { tensors: (gib * 128.0).ceil() as usize, tensor_bytes: LARGE };
+        case(options, &program, &dir, format!("{gib} GiB"), layout, &mut table)?;
+    }
+    if !options.no_many {
+        let one = Layout { tensors: 1, tensor_bytes: SMALL.bytes() as usize };
+        let labels = ["1 tensor".to_string(), format!("{} tensors", text::count(SMALL.tensors as u64))];
+        for (label, layout) in labels.iter().zip([one, SMALL]) {
+            case(options, &program, &dir, label.clone(), layout, &mut table)?;
+        }
+        table.compare(&labels[1], &labels[0]);
+    }
+    text::print(&table.text())?;
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            text::complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}

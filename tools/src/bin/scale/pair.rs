@@ -1,0 +1,94 @@
+//! Checkpoints on disk, three of them some optimizer steps apart.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use pulse_tools::adam;
+
+/// Optimizer steps from each checkpoint to the next. About 3% of the elements change.
+pub const STEPS: u32 = 8;
+/// Elements made at a time by one thread.
+const CHUNK: usize = 1 << 20;
+
+/// The tensors of a checkpoint, all of one size.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    pub tensors: usize,
+    pub tensor_bytes: usize,
+}
+
+impl Layout {
+    pub fn bytes(&self) -> u64 {
+        self.tensors as u64 * self.tensor_bytes as u64
+    }
+
+    /// What comes before the tensors in a safetensors file.
+    fn header(&self) -> Vec<u8> {
+        let rows = self.tensor_bytes / 2 / 1024;
+        let tensor = |i: usize| {
+            let begin = i * self.tensor_bytes;
+            let end = begin + self.tensor_bytes;
+            format!(r#""layers.{i:05}.weight":{{"dtype":"BF16","shape":[{rows},1024],"data_offsets":[{begin},{end}]}}"#)
+        };
+        let tensors: Vec<String> = (0..self.tensors).map(tensor).collect();
+        let mut json = format!("{{{}}}", tensors.join(","));
+        json.push_str(&" ".repeat(json.len().next_multiple_of(8) - json.len()));
+        [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
+    }
+}
+
+/// Files in a directory, which takes them along when it goes.
+pub struct Pair {
+    pub dir: tempfile::TempDir,
+    pub layout: Layout,
+}
+
+impl Pair {
+    /// Writes `before`, `base` and `target`.
+    pub fn create(dir: &Path, layout: Layout) -> io::Result<Pair> {
+        let pair = Pair { dir: tempfile::tempdir_in(dir)?, layout };
+        let mut files = Vec::new();
+        for name in ["before", "base", "target"] {
+            files.push(File::create(pair.path(name))?);
+        }
+        let header = layout.header();
+        files.iter_mut().try_for_each(|file| file.write_all(&header))?;
+
+        let elements = layout.bytes() / 2;
+        let chunks: Vec<u64> = (0..elements.div_ceil(CHUNK as u64)).collect();
+        let make = |chunk: u64| {
+            let size = (elements - chunk * CHUNK as u64).min(CHUNK as u64);
+            adam::weights(chunk, size as usize, [0, STEPS, 2 * STEPS])
+        };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        for chunks in chunks.chunks(cores) {
+            let made: Vec<[Vec<u8>; 3]> = thread::scope(|scope| {
+                let workers: Vec<_> = chunks.iter().map(|&chunk| scope.spawn(move || make(chunk))).collect();
+                workers.into_iter().map(|worker| worker.join().expect("making weights cannot fail")).collect()
+            });
+            for weights in made {
+                files.iter_mut().zip(weights).try_for_each(|(file, bytes)| file.write_all(&bytes))?;
+            }
+        }
+        Ok(pair)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name).with_extension("safetensors")
+    }
+
+    /// A patch of this name.
+    pub fn patch(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name).with_extension("pulse")
+    }
+}
+
+/// Removes a file if it is there.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
