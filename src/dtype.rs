@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::element::Order;
+use crate::word::Order;
 
 /// Type of the elements of a tensor.
 ///

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::digest::Digest;
-use crate::wire::Tag;
+use crate::tag::Tag;
 
 /// Result of every fallible operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

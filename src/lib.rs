@@ -87,41 +87,68 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod bits;
-#[cfg(feature = "checkpoint")]
-mod checkpoint;
-mod coding;
+// Ground: values and errors.
 mod digest;
-mod dtype;
-mod element;
 mod error;
 mod limits;
+mod tag;
+// Bytes.
+mod bits;
+mod packed;
 mod parse;
-mod stream;
 mod varint;
+// Elements.
+mod changes;
+mod dtype;
+mod hash;
+mod word;
+// Blocks, sections, streams.
+mod coding;
+mod stream;
 mod wire;
+// Patches and checkpoints, in parallel.
+#[cfg(feature = "checkpoint")]
+mod chain;
+#[cfg(feature = "checkpoint")]
+mod checkpoint;
+#[cfg(feature = "checkpoint")]
+mod disk;
+#[cfg(feature = "checkpoint")]
+mod measure;
+#[cfg(feature = "checkpoint")]
+mod patch;
+#[cfg(feature = "checkpoint")]
+mod tensors;
+#[cfg(feature = "checkpoint")]
+mod update;
 
 #[cfg(feature = "checkpoint")]
-pub use checkpoint::{
-    apply, apply_in_place, compose, diff, diff_tensors, invert, recover, revert, stat, update, verify, write_whole,
-    ApplyOptions, ApplyReport, Checkpoint, CheckpointTensor, ComposeReport, DiffReport, MappedBlock, MappedFile,
-    MappedTensor, Parallel, PatchFile, PatchMap, Recovery, SectionTotal, TensorMut, TensorRef, TensorSource,
-    TensorStat, UpdateReport,
+pub use chain::{compose, invert, revert, ComposeReport};
+pub use changes::{count_changes, for_each_step};
+#[cfg(feature = "checkpoint")]
+pub use checkpoint::{apply, diff, verify, ApplyOptions, Checkpoint, CheckpointTensor};
+pub use coding::{Account, BlockDecoder, BlockEncoder, Coding, EncodedBlock, Value};
+pub use digest::{Digest, ParseDigestError};
+#[cfg(feature = "checkpoint")]
+pub use disk::staged::write_whole;
+pub use dtype::{Dtype, TensorSpec};
+pub use error::{Corrupt, Error, Fault, Result};
+pub use hash::{leaf_digest, tensor_digest, CheckpointHasher, TensorHasher, LEAF_BYTES};
+pub use limits::Limits;
+#[cfg(feature = "checkpoint")]
+pub use measure::*;
+#[cfg(feature = "checkpoint")]
+pub use patch::{MappedBlock, MappedFile, MappedTensor, PatchFile, PatchMap, SectionTotal};
+pub use stream::{Block, Decoder, Encoder, EncoderOptions, Event, PushDecoder, Section, Summary, TrustedBase};
+#[cfg(feature = "checkpoint")]
+pub use tensors::{
+    apply_in_place, diff_tensors, ApplyReport, DiffReport, Parallel, TensorMut, TensorRef, TensorSource,
 };
 #[cfg(feature = "checkpoint")]
-pub use checkpoint::{
-    module_of, patch_sizes, Density, Kind, ModuleStat, PairStat, PatchSizes, Series, SeriesCheckpoint, SeriesPair,
-    SeriesStat, SeriesWindow, TensorTotal, Window,
-};
-pub use coding::{Account, BlockDecoder, BlockEncoder, Coding, EncodedBlock, Value};
-pub use digest::{leaf_digest, tensor_digest, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};
-pub use dtype::{Dtype, TensorSpec};
-pub use element::{count_changes, for_each_step, Order, ValueForm};
-pub use error::{Corrupt, Error, Fault, Result};
-pub use limits::Limits;
-pub use stream::{Block, Decoder, Encoder, EncoderOptions, Event, PushDecoder, Section, Summary, TrustedBase};
+pub use update::{recover, update, Recovery, UpdateReport};
 pub use wire::{Action, FileKind, FileRecord, FileSource, Footer, Header, Tag, TensorEnd, TensorHeader};
 pub use wire::{MAJOR, MINOR, SIGNATURE};
+pub use word::{Order, ValueForm};
 
 // The examples of README.md compile and run as tests.
 #[cfg(doctest)]

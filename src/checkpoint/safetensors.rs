@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::checkpoint::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile};
 use crate::dtype::{Dtype, TensorSpec};
 use crate::error::{Error, Result};
 

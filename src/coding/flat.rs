@@ -1,10 +1,12 @@
 //! The flat coding: gaps and values as two packed streams; decodes without the base (SPEC.md §7.3).
 
-use crate::coding::{packed, Account};
-use crate::element::{Changes, ValueForm};
+use crate::changes::Changes;
+use crate::coding::Account;
 use crate::error::Fault;
+use crate::packed;
 use crate::parse::{self, Bad, Parse};
 use crate::varint;
+use crate::word::ValueForm;
 
 /// How gaps or values are written: LEB128, or fixed at 1, 2, 4 or 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Byte plane `p` holds byte `p` of every element. The high bytes of floats compress well, the
 //! low ones hardly: apart, each stream gets what it deserves.
 
-use crate::coding::packed;
+use crate::packed;
 use crate::parse::{self, Bad};
 
 /// Writes the payload: one packed stream for each byte of an element.

@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use crate::coding;
-use crate::digest::{Sha, LEAF_BYTES};
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
+use crate::hash::{Sha, LEAF_BYTES};
 use crate::stream::session::Session;
 use crate::stream::{EncoderOptions, Summary};
 use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};

@@ -5,7 +5,8 @@ use std::ops::Range;
 use crate::coding::{BlockDecoder, Coding};
 use crate::dtype::{Dtype, TensorSpec};
 use crate::error::{Corrupt, Error, Fault, Result};
-use crate::wire::{FileRecord, Footer, Header, Tag, TensorEnd, TensorHeader};
+use crate::tag::Tag;
+use crate::wire::{FileRecord, Footer, Header, TensorEnd, TensorHeader};
 
 /// What a decoder found, in the order of the file.
 #[derive(Debug)]

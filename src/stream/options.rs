@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::coding::{Choice, Coding};
-use crate::digest::{Digest, LEAF_BYTES};
-use crate::element::ValueForm;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::hash::LEAF_BYTES;
 use crate::limits::Limits;
 use crate::wire::Header;
+use crate::word::ValueForm;
 
 /// Digests of a base that are known from the patch that produced it, so that a trainer hashes each
 /// checkpoint once in its life. A wrong one makes a patch that no receiver accepts, never a

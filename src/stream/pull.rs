@@ -4,8 +4,7 @@ use std::io::{ErrorKind, Read};
 
 use crate::error::{Error, Fault, Result};
 use crate::limits::Limits;
-use crate::stream::event::{Event, Section};
-use crate::stream::push::PushDecoder;
+use crate::stream::{Event, PushDecoder, Section};
 
 /// Most bytes that are asked of the reader at once.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -5,15 +5,17 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::coding::Coding;
-use crate::digest::{Digest, Sha, LEAF_BYTES};
+use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Corrupt, Error, Fault, Result};
+use crate::hash::{Sha, LEAF_BYTES};
 use crate::limits::{self, Limits, Used};
 use crate::parse::{self, Bad, Parse};
 use crate::stream::event::{Block, Event, Extent, Place, Section};
+use crate::tag::Tag;
 use crate::varint;
 use crate::wire::{
-    self, index, Action, BlockHeader, FileRecord, FileSource, Footer, Header, IndexEntry, Tag, TensorEnd, TensorHeader,
+    self, index, Action, BlockHeader, FileRecord, FileSource, Footer, Header, IndexEntry, TensorEnd, TensorHeader,
 };
 
 /// No payload is larger, whatever the limit: with its framing it must be one allocation, which on a

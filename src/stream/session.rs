@@ -8,9 +8,10 @@ use std::io::Write;
 use std::mem;
 
 use crate::coding::EncodedBlock;
-use crate::digest::{CheckpointHasher, Digest, TensorHasher};
+use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Fault, Result};
+use crate::hash::{CheckpointHasher, TensorHasher};
 use crate::limits::{Limits, Used};
 use crate::stream::writer::{PatchWriter, Totals};
 use crate::stream::EncoderOptions;

@@ -3,13 +3,15 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use crate::coding::{self, EncodedBlock};
-use crate::digest::{Digest, Sha};
+use crate::coding::EncodedBlock;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::hash::Sha;
 use crate::limits::Limits;
+use crate::packed;
 use crate::stream::Summary;
-use crate::wire::index;
-use crate::wire::{self, BlockHeader, FileRecord, Footer, Header, IndexEntry, Tag, TensorEnd, TensorHeader};
+use crate::tag::Tag;
+use crate::wire::{self, index, BlockHeader, FileRecord, Footer, Header, IndexEntry, TensorEnd, TensorHeader};
 
 /// What the writer cannot know by itself when it closes the file.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +92,7 @@ impl<W: Write> PatchWriter<W> {
     pub fn file_data(&mut self, bytes: &[u8], level: i32) -> Result<()> {
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
-        coding::put_packed(&mut payload, bytes, level);
+        packed::put(&mut payload, bytes, level);
         self.section(Tag::FILE_DATA, &payload)?;
         self.payload = payload;
         Ok(())

@@ -1,9 +1,10 @@
 //! File records and their data: what is needed to rebuild the target's files (SPEC.md §6.6).
 
-use crate::coding::{parse_packed, Packed};
 use crate::digest::Digest;
 use crate::error::{Error, Fault, Result};
 use crate::limits::Limits;
+use crate::packed;
+use crate::packed::Packed;
 use crate::parse::{self, Parse};
 use crate::varint;
 use crate::wire::{parse_string, put_digest, put_string};
@@ -102,7 +103,7 @@ impl FileRecord {
 
 /// Reads a data section: one packed stream.
 pub(crate) fn parse_file_data(i: &[u8]) -> Parse<'_, Packed<'_>> {
-    parse_packed(i, "file data")
+    packed::parse(i, "file data")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod header;
 pub(crate) mod index;
 mod tensor;
 
+pub use crate::tag::Tag;
 pub(crate) use block::BlockHeader;
 #[cfg(feature = "checkpoint")]
 pub(crate) use file::is_file_name;
@@ -17,8 +18,6 @@ pub(crate) use footer::FOOTER_DIGEST_BYTES;
 pub use header::Header;
 pub(crate) use index::IndexEntry;
 pub use tensor::{Action, TensorEnd, TensorHeader};
-
-use std::fmt;
 
 use byteorder::{WriteBytesExt, LE};
 
@@ -40,58 +39,6 @@ pub(crate) const PRELUDE_BYTES: usize = SIGNATURE.len() + 2;
 pub(crate) const SECTION_BYTES_MIN: usize = 6;
 /// Bytes of the CRC-32 that closes a section.
 pub(crate) const CRC_BYTES: usize = 4;
-
-/// Tag of a section: an ASCII letter, upper case if the section is critical, lower case if a
-/// reader that does not know it may skip it (SPEC.md §3.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag(pub u8);
-
-impl Tag {
-    /// Header of the file.
-    pub const HEADER: Tag = Tag(b'H');
-    /// A file of the checkpoint.
-    pub const FILE: Tag = Tag(b'l');
-    /// Bytes of the file record before.
-    pub const FILE_DATA: Tag = Tag(b'd');
-    /// Begin of a tensor.
-    pub const TENSOR: Tag = Tag(b'T');
-    /// Changes of a block.
-    pub const BLOCK: Tag = Tag(b'B');
-    /// End of a tensor.
-    pub const TENSOR_END: Tag = Tag(b'E');
-    /// Names and offsets of all tensors.
-    pub const INDEX: Tag = Tag(b'I');
-    /// End of the file.
-    pub const FOOTER: Tag = Tag(b'F');
-
-    /// Whether a reader that does not know the section may skip it.
-    #[must_use]
-    pub fn is_skippable(self) -> bool {
-        self.0.is_ascii_lowercase()
-    }
-
-    /// What the section is, for people.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Tag::HEADER => "header",
-            Tag::FILE => "file",
-            Tag::FILE_DATA => "file data",
-            Tag::TENSOR => "tensor header",
-            Tag::BLOCK => "block",
-            Tag::TENSOR_END => "tensor trailer",
-            Tag::INDEX => "index",
-            Tag::FOOTER => "footer",
-            _ => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ('{}')", self.name(), self.0.escape_ascii())
-    }
-}
 
 /// Writes a section, CRC included, at the end of `out`.
 pub(crate) fn put_section(out: &mut Vec<u8>, tag: Tag, payload: &[u8]) {

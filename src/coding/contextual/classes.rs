@@ -1,7 +1,8 @@
 //! Classes: the exponent of the base element, clamped to a range that suits the block.
 
 use super::{magnitude, LANES};
-use crate::element::{Changes, Order, Word};
+use crate::changes::Changes;
+use crate::word::{Order, Word};
 
 /// Most classes of a block.
 pub(crate) const CLASSES_MAX: usize = 32;

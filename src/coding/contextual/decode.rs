@@ -6,9 +6,9 @@ use super::table::{self, ClassTable, Coded, RAW_GAP_BITS};
 use super::TILE;
 use crate::bits::{BadBits, BitReader};
 use crate::coding::Account;
-use crate::element::{at_width, Order, ValueForm, Word};
 use crate::error::Fault;
 use crate::parse::{self, Bad};
+use crate::word::{at_width, Order, ValueForm, Word};
 
 /// The place of a class that has no more changes: further than any block reaches.
 const NEVER: u32 = u32::MAX;

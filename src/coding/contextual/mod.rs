@@ -11,7 +11,8 @@ mod table;
 pub(crate) use decode::Walk;
 
 use crate::bits::{rice_bits, BitWriter};
-use crate::element::{Changes, Order, Word};
+use crate::changes::Changes;
+use crate::word::{Order, Word};
 use classes::Classes;
 use table::{ClassTable, Coded, Table, RAW_GAP_BITS};
 

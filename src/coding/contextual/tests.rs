@@ -1,8 +1,9 @@
 //! The contextual coding against itself, at every width and density.
 
 use super::*;
-use crate::element::{at_width, ValueForm};
-use crate::{Dtype, Fault};
+use crate::dtype::Dtype;
+use crate::error::Fault;
+use crate::word::{at_width, ValueForm};
 
 /// Encodes, decodes in chunks, compares; gives back the payload.
 fn round_trip(dtype: &Dtype, base: &[u8], target: &[u8]) -> Vec<u8> {
@@ -30,7 +31,7 @@ fn apply_chunk<W: Word>(walk: &mut Walk, chunk: &mut [u8]) {
 
 /// Noise from digests: even, and the same everywhere.
 fn noise(bytes: usize) -> Vec<u8> {
-    (0u32..).flat_map(|i| crate::digest::leaf_digest(&i.to_le_bytes()).0).take(bytes).collect()
+    (0u32..).flat_map(|i| crate::hash::leaf_digest(&i.to_le_bytes()).0).take(bytes).collect()
 }
 
 #[test]

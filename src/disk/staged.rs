@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-use crate::checkpoint::disk::{Call, Disk, DiskFile};
+use crate::disk::{Call, Disk, DiskFile};
 use crate::error::{Error, Result};
 
 /// Prefix of the temporary siblings; a killed process may leave one behind.

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::apply::ApplyReport;
-use crate::checkpoint::make::{explain, make, target_tensors};
-use crate::checkpoint::patch::{MappedTensor, PatchFile};
-use crate::checkpoint::pieces::{Groups, PIECE_BYTES};
-use crate::checkpoint::pipeline::{ordered, Parallel};
-use crate::checkpoint::tensors::{TensorMut, TensorSource};
 use crate::error::{Error, Result};
+use crate::patch::{MappedTensor, PatchFile};
+use crate::tensors::parallel::ordered;
+use crate::tensors::pieces::{Groups, PIECE_BYTES};
+use crate::tensors::target::{explain, make, target_tensors};
+use crate::tensors::{ApplyReport, Parallel, TensorMut, TensorSource};
 use crate::wire::Action;
 
 /// Turns weights in memory from the base into the target of `patch`, in parallel and without a

@@ -2,15 +2,39 @@
 
 use std::collections::HashSet;
 
-use crate::checkpoint::disk::DiskFile;
-use crate::checkpoint::patch::{MappedTensor, PatchFile};
-use crate::checkpoint::pieces::{digests, digests_of, leaves_of_all, Groups, PIECE_BYTES};
-use crate::checkpoint::pipeline::{ordered, Parallel};
-use crate::checkpoint::tensors::TensorSource;
-use crate::digest::{CheckpointHasher, Digest, TensorHasher};
+use crate::digest::Digest;
+use crate::disk::DiskFile;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Fault, Result};
+use crate::hash::{CheckpointHasher, TensorHasher};
+use crate::patch::{MappedTensor, PatchFile};
+use crate::tensors::parallel::ordered;
+use crate::tensors::pieces::{digests, digests_of, leaves_of_all, Groups, PIECE_BYTES};
+use crate::tensors::{Parallel, TensorSource};
 use crate::wire::Action;
+use crate::wire::Footer;
+
+/// What was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApplyReport {
+    /// Digest of the result, which is that of the target.
+    pub target: Digest,
+    /// Tensor bytes of the result.
+    pub target_bytes: u64,
+    /// Elements that changed.
+    pub changes: u64,
+    /// Files of the result.
+    pub files: u64,
+}
+
+impl ApplyReport {
+    /// Of a patch whose target was made and proved.
+    pub(crate) fn of(patch: &PatchFile, files: u64) -> Self {
+        let Footer { target, target_bytes, changes, .. } = *patch.footer();
+        ApplyReport { target, target_bytes, changes, files }
+    }
+}
 
 /// A tensor of the target and what it is made of.
 #[derive(Debug)]

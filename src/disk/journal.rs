@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::disk::{Call, Disk};
-use crate::checkpoint::output::{failed, parent};
+use crate::disk::staged::{failed, parent};
+use crate::disk::{Call, Disk};
 use crate::error::{Error, Result};
 
 /// Where the journal of a checkpoint is.

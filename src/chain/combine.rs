@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use crate::checkpoint::chain::{overlapping, Chain, Link, Outcome, Story, Version};
-use crate::checkpoint::pieces::{for_each_piece, leaves_of_all, Pair, Piece};
-use crate::checkpoint::pipeline::Parallel;
-use crate::checkpoint::tensors::TensorSource;
+use crate::chain::chain::{overlapping, Chain, Link, Outcome, Story, Version};
+use crate::changes::Changes;
 use crate::coding::{self, EncodedBlock};
-use crate::digest::{Digest, TensorHasher, LEAF_BYTES};
+use crate::digest::Digest;
 use crate::dtype::TensorSpec;
-use crate::element::{Changes, ValueForm};
 use crate::error::{Error, Fault, Result};
+use crate::hash::{TensorHasher, LEAF_BYTES};
 use crate::stream::{EncoderOptions, Session};
+use crate::tensors::pieces::{for_each_piece, leaves_of_all, Pair, Piece};
+use crate::tensors::{Parallel, TensorSource};
 use crate::wire::{Action, TensorHeader};
+use crate::word::ValueForm;
 
 /// Which way the changes of a chain are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

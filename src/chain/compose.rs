@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use crate::checkpoint::apply::check_carried;
-use crate::checkpoint::chain::Chain;
-use crate::checkpoint::diff::{encode_tensors, hash_file};
-use crate::checkpoint::join::{join_tensors, Way};
-use crate::checkpoint::make::check_base;
-use crate::checkpoint::patch::{MappedFile, PatchFile};
-use crate::checkpoint::pipeline::Parallel;
+use crate::chain::chain::Chain;
+use crate::chain::combine::{join_tensors, Way};
+use crate::checkpoint::files::hash_file;
+use crate::checkpoint::plan::check_carried;
 use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
-use crate::checkpoint::source::Checkpoint;
-use crate::checkpoint::tensors::TensorSource;
+use crate::checkpoint::Checkpoint;
 use crate::coding::Coding;
-use crate::digest::Sha;
 use crate::error::{Error, Fault, Result};
+use crate::hash::Sha;
+use crate::patch::{MappedFile, PatchFile};
 use crate::stream::{EncoderOptions, Session, Summary, Totals};
+use crate::tensors::diff::encode_tensors;
+use crate::tensors::target::check_base;
+use crate::tensors::{Parallel, TensorSource};
 use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
 
 /// What a composition gave.

@@ -7,15 +7,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::apply::apply_on;
-use super::disk::{Call, Disk, Watch};
 use super::update::{recover_on, update_on};
-use super::{diff, recover, update, ApplyOptions, Checkpoint, Parallel, PatchFile, Recovery};
+use super::{recover, update, Recovery};
+use crate::checkpoint::apply::apply_on;
+use crate::checkpoint::{diff, ApplyOptions, Checkpoint};
 use crate::coding::Coding;
-use crate::element::ValueForm;
+use crate::disk::{Call, Disk, Watch};
 use crate::error::Result;
 use crate::limits::Limits;
+use crate::patch::PatchFile;
 use crate::stream::EncoderOptions;
+use crate::tensors::Parallel;
+use crate::word::ValueForm;
 
 /// What happens at the chosen operation.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::pipeline::Parallel;
-use crate::checkpoint::source::Checkpoint;
-use crate::checkpoint::stat::{patch_sizes, stat, PairStat, PatchSizes, TensorStat};
+use crate::checkpoint::Checkpoint;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
+use crate::measure::{patch_sizes, stat, PairStat, PatchSizes, TensorStat};
+use crate::tensors::Parallel;
 use crate::wire::Action;
 
 /// Pairs of checkpoints that are equally many checkpoints apart.

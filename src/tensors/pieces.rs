@@ -1,11 +1,12 @@
 //! How tensors are cut for parallel work: into pieces of whole leaves, and small pieces into groups.
 
-use crate::checkpoint::pipeline::{ordered, Parallel};
-use crate::checkpoint::source::Checkpoint;
-use crate::checkpoint::tensors::{read_parts, Part, TensorSource};
-use crate::digest::{digest_leaves, CheckpointHasher, Digest, TensorHasher, LEAF_BYTES};
+use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::Result;
+use crate::hash::{digest_leaves, CheckpointHasher, TensorHasher, LEAF_BYTES};
+use crate::tensors::parallel::ordered;
+use crate::tensors::source::{read_parts, Part};
+use crate::tensors::{Parallel, TensorSource};
 
 /// Bytes of a piece where there are no blocks to follow.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
@@ -203,14 +204,4 @@ pub(crate) fn digests(
         },
     )?;
     checkpoint.finish()
-}
-
-impl Checkpoint {
-    /// The checkpoint digest (SPEC.md §5).
-    ///
-    /// # Errors
-    /// [`Error::Io`](crate::Error::Io).
-    pub fn digest(&self, parallel: Parallel<'_>) -> Result<Digest> {
-        digests(self, parallel, |_, _, _| {})
-    }
 }

@@ -6,11 +6,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::checkpoint::disk::Disk;
-use crate::checkpoint::journal::Journal;
 use crate::checkpoint::safetensors::TensorFile;
+use crate::digest::Digest;
+use crate::disk::journal::Journal;
+use crate::disk::Disk;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
+use crate::tensors::pieces::digests;
+use crate::tensors::source::no_tensor;
+use crate::tensors::Parallel;
+use crate::tensors::TensorSource;
 
 const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
@@ -246,6 +251,35 @@ impl Checkpoint {
     /// The companion of this name.
     pub(crate) fn companion(&self, name: &str) -> Option<&Companion> {
         self.companions.iter().find(|companion| companion.name == name)
+    }
+}
+
+impl Checkpoint {
+    /// The checkpoint digest (SPEC.md §5).
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io).
+    pub fn digest(&self, parallel: Parallel<'_>) -> Result<Digest> {
+        digests(self, parallel, |_, _, _| {})
+    }
+}
+
+impl TensorSource for Checkpoint {
+    fn describe(&self) -> String {
+        self.path().display().to_string()
+    }
+
+    fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
+        Checkpoint::tensors(self).map(|(name, tensor)| (name, tensor.spec())).collect()
+    }
+
+    fn spec(&self, name: &str) -> Option<&TensorSpec> {
+        self.tensor(name).map(|tensor| tensor.spec())
+    }
+
+    fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
+        let tensor = self.tensor(name).ok_or_else(|| no_tensor(name))?;
+        self.read_at(tensor, start, buffer)
     }
 }
 

@@ -3,19 +3,18 @@
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use crate::checkpoint::apply::{apply, ApplyOptions, ApplyReport};
-use crate::checkpoint::chain::Chain;
-use crate::checkpoint::disk::Disk;
-use crate::checkpoint::join::{join_tensors, Way};
-use crate::checkpoint::output::temporary_file;
-use crate::checkpoint::patch::PatchFile;
-use crate::checkpoint::pipeline::Parallel;
-use crate::checkpoint::source::Checkpoint;
+use crate::chain::chain::Chain;
+use crate::chain::combine::{join_tensors, Way};
+use crate::checkpoint::{apply, ApplyOptions, Checkpoint};
 use crate::coding::Coding;
+use crate::disk::staged::temporary_file;
+use crate::disk::Disk;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Fault, Result};
 use crate::limits::Limits;
+use crate::patch::PatchFile;
 use crate::stream::{EncoderOptions, Session, Summary, Totals};
+use crate::tensors::{ApplyReport, Parallel};
 use crate::wire::Action;
 
 /// Turns a patch round: the result leads from its target to its base, and needs neither to be made.

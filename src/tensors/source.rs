@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::source::Checkpoint;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 
@@ -32,26 +31,7 @@ pub trait TensorSource: Sync {
     }
 }
 
-impl TensorSource for Checkpoint {
-    fn describe(&self) -> String {
-        self.path().display().to_string()
-    }
-
-    fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
-        Checkpoint::tensors(self).map(|(name, tensor)| (name, tensor.spec())).collect()
-    }
-
-    fn spec(&self, name: &str) -> Option<&TensorSpec> {
-        self.tensor(name).map(|tensor| tensor.spec())
-    }
-
-    fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
-        let tensor = self.tensor(name).ok_or_else(|| no_tensor(name))?;
-        self.read_at(tensor, start, buffer)
-    }
-}
-
-fn no_tensor(name: &str) -> Error {
+pub(crate) fn no_tensor(name: &str) -> Error {
     Error::misuse(format!(
         "there is no tensor '{name}', or it ends before the bytes asked for; ask for what tensors() names"
     ))

@@ -9,23 +9,26 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::slice;
 
-use crate::checkpoint::apply::{ApplyReport, OutCompanion, Plan};
-use crate::checkpoint::chain::Chain;
-use crate::checkpoint::diff::{encode_tensors, for_each_chunk, hash_file, write_header};
-use crate::checkpoint::disk::{Disk, DiskFile, Sequential};
-use crate::checkpoint::journal::Journal;
-use crate::checkpoint::make::{check_base, make, target_tensors, Output};
-use crate::checkpoint::output::failed;
-use crate::checkpoint::patch::PatchFile;
-use crate::checkpoint::pipeline::Parallel;
-use crate::checkpoint::source::{Checkpoint, Companion};
+use crate::chain::chain::Chain;
+use crate::checkpoint::checkpoint::Companion;
+use crate::checkpoint::files::{for_each_chunk, hash_file, write_header};
+use crate::checkpoint::plan::{OutCompanion, Plan};
+use crate::checkpoint::safetensors::TensorFile;
+use crate::checkpoint::Checkpoint;
 use crate::coding::Coding;
 use crate::digest::Digest;
-use crate::element::ValueForm;
+use crate::disk::journal::Journal;
+use crate::disk::staged::failed;
+use crate::disk::{Disk, DiskFile, Sequential};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::patch::PatchFile;
 use crate::stream::{EncoderOptions, Session};
+use crate::tensors::diff::encode_tensors;
+use crate::tensors::target::{check_base, make, target_tensors, Output};
+use crate::tensors::{ApplyReport, Parallel};
 use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer};
+use crate::word::ValueForm;
 
 /// Metadata of a journal: this key and the name of a companion that the update creates.
 const CREATED: &str = "created:";
@@ -367,9 +370,7 @@ fn forget(disk: &Disk, journal: &Journal) -> Result<()> {
 }
 
 fn open_files(checkpoint: &Checkpoint, disk: &Disk) -> Result<Vec<DiskFile>> {
-    let open = |file: &super::safetensors::TensorFile| {
-        disk.open_to_change(file.path()).map_err(failed("opening for writing", file.path()))
-    };
+    let open = |file: &TensorFile| disk.open_to_change(file.path()).map_err(failed("opening for writing", file.path()));
     checkpoint.files.iter().map(open).collect()
 }
 

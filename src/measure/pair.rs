@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-use crate::checkpoint::diff::diff;
-use crate::checkpoint::kind::{module_of, Kind};
-use crate::checkpoint::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIECE_BYTES};
-use crate::checkpoint::pipeline::Parallel;
-use crate::checkpoint::source::Checkpoint;
+use crate::changes::for_each_step;
+use crate::checkpoint::{diff, Checkpoint};
 use crate::coding::Coding;
 use crate::dtype::TensorSpec;
-use crate::element::for_each_step;
 use crate::error::Result;
+use crate::measure::{module_of, Kind};
 use crate::stream::{tensor_header, EncoderOptions};
+use crate::tensors::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIECE_BYTES};
+use crate::tensors::Parallel;
 use crate::wire::Action;
 
 /// Changes among elements.

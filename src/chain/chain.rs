@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::checkpoint::make::base_problem;
-use crate::checkpoint::patch::{MappedBlock, MappedFile, MappedTensor, PatchFile};
-use crate::checkpoint::tensors::TensorSource;
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
+use crate::patch::{MappedBlock, MappedFile, MappedTensor, PatchFile};
+use crate::tensors::target::base_problem;
+use crate::tensors::TensorSource;
 use crate::wire::{Action, FileRecord, FileSource, TensorHeader};
 
 /// A tensor between two patches.

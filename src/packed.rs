@@ -164,7 +164,7 @@ mod tests {
             (vec![1, 2, 3], false),
             (vec![7; 10_000], true),
             ((0..200_000u32).map(|i| (i / 1000) as u8).collect(), true),
-            ((0..2000u32).flat_map(|i| crate::digest::leaf_digest(&i.to_le_bytes()).0).collect(), false),
+            ((0..2000u32).flat_map(|i| crate::hash::leaf_digest(&i.to_le_bytes()).0).collect(), false),
         ] {
             let mut stream = Vec::new();
             put(&mut stream, &bytes, 1);

@@ -1,0 +1,9 @@
+//! Patches that follow one another: composed into one, or undone.
+
+pub(crate) mod chain;
+mod combine;
+mod compose;
+mod invert;
+
+pub use compose::{compose, ComposeReport};
+pub use invert::{invert, revert};

@@ -1,0 +1,91 @@
+//! The files of a checkpoint as records of a patch.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
+use crate::checkpoint::Checkpoint;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::hash::Sha;
+use crate::stream::Session;
+use crate::wire::{FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
+
+/// Writes a record for each file of the target, and the bytes that the base does not have.
+pub(crate) fn write_files<W: Write>(
+    session: &mut Session<W>,
+    base: Option<&Checkpoint>,
+    target: &Checkpoint,
+) -> Result<()> {
+    let mut carried = 0;
+    for file in &target.files {
+        let header = &file.header.bytes;
+        let same = base.and_then(|base| base.file(&file.name)).is_some_and(|base| base.header.bytes == *header);
+        if !same {
+            carried += header.len() as u64;
+            if carried > CARRIED_HEADERS_MAX {
+                let what = format!("headers of {carried} bytes; readers refuse more than {CARRIED_HEADERS_MAX}; shorten the metadata of the safetensors files");
+                return Err(Error::checkpoint(target.path(), what));
+            }
+        }
+        write_header(session, &file.name, header, same)?;
+    }
+    for companion in &target.companions {
+        let (sha256, bytes) = hash_file(&companion.path)?;
+        let same = match base.and_then(|base| base.companion(&companion.name)) {
+            Some(base) => base.bytes == bytes && hash_file(&base.path)?.0 == sha256,
+            None => false,
+        };
+        let source = if same { FileSource::Base } else { FileSource::Patch };
+        let name = companion.name.clone();
+        session.file(&FileRecord { name, kind: FileKind::Companion, source, bytes, sha256 })?;
+        if !same {
+            let read = for_each_chunk(&companion.path, |chunk| session.file_data(chunk))?;
+            if read != bytes {
+                let what =
+                    format!("{read} bytes, but there were {bytes} a moment ago; do not change it while diff runs");
+                return Err(Error::checkpoint(&companion.path, what));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the record of a tensor file, and its header unless the base has the same.
+pub(crate) fn write_header<W: Write>(session: &mut Session<W>, name: &str, header: &[u8], same: bool) -> Result<()> {
+    let source = if same { FileSource::Base } else { FileSource::Patch };
+    let (name, bytes, sha256) = (name.into(), header.len() as u64, Sha::of(&[header]));
+    session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes, sha256 })?;
+    match same {
+        true => Ok(()),
+        false => header.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk)),
+    }
+}
+
+/// SHA-256 and size of a file.
+pub(crate) fn hash_file(path: &Path) -> Result<(Digest, u64)> {
+    let mut sha = Sha::default();
+    let bytes = for_each_chunk(path, |chunk| {
+        sha.update(chunk);
+        Ok(())
+    })?;
+    Ok((sha.finish(), bytes))
+}
+
+/// Reads a file in chunks that fit a data section; gives back its size.
+pub(crate) fn for_each_chunk(path: &Path, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+    let io = |error| Error::io(format!("reading {}", path.display()), error);
+    let mut file = File::open(path).map_err(io)?;
+    let mut chunk = Vec::with_capacity(FILE_DATA_BYTES);
+    let mut bytes = 0;
+    loop {
+        chunk.clear();
+        (&mut file).take(FILE_DATA_BYTES as u64).read_to_end(&mut chunk).map_err(io)?;
+        if chunk.is_empty() {
+            return Ok(bytes);
+        }
+        bytes += chunk.len() as u64;
+        found(&chunk)?;
+    }
+}

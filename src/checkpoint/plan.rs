@@ -1,0 +1,242 @@
+//! What is needed to make the files of a target, known before the first byte is written.
+
+use std::path::Path;
+
+use crate::checkpoint::apply::source;
+use crate::checkpoint::checkpoint::INDEX_SUFFIX;
+use crate::checkpoint::files::for_each_chunk;
+use crate::checkpoint::safetensors::{FileHeader, FileTensor, TensorFile, CARRIED_HEADERS_MAX};
+use crate::checkpoint::Checkpoint;
+use crate::digest::Digest;
+use crate::disk::staged::Staged;
+use crate::disk::DiskFile;
+use crate::error::{Error, Fault, Result};
+use crate::hash::Sha;
+use crate::patch::{MappedFile, PatchFile};
+use crate::tensors::target::{base_problem, target_tensors, OutTensor};
+use crate::wire::{FileKind, FileRecord, FileSource};
+
+/// A safetensors file of the target.
+#[derive(Debug)]
+pub(crate) struct OutFile {
+    pub name: String,
+    pub header: FileHeader,
+}
+
+/// A companion of the target.
+#[derive(Debug)]
+pub(crate) enum OutCompanion<'a> {
+    Carried(&'a MappedFile),
+    /// Path in the base, and what it must be.
+    Copied(&'a Path, &'a FileRecord),
+    /// The patch says nothing of files: the base's companions are kept.
+    Kept(&'a str, &'a Path),
+}
+
+/// All that is needed to make the target, in the order of its files.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub is_directory: bool,
+    pub files: Vec<OutFile>,
+    pub tensors: Vec<OutTensor<'a>>,
+    pub companions: Vec<OutCompanion<'a>>,
+}
+
+impl<'a> Plan<'a> {
+    pub fn new(base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<Self> {
+        let mut plan = Plan { is_directory: false, files: Vec::new(), tensors: Vec::new(), companions: Vec::new() };
+        let target = target_tensors(source(base), patch)?;
+        if !patch.files().is_empty() {
+            plan.files_of_patch(base, patch)?;
+        } else if let Some(base) = base.filter(|base| {
+            base.tensors()
+                .map(|(name, tensor)| (name, tensor.spec()))
+                .eq(target.iter().map(|tensor| (tensor.name, tensor.spec)))
+        }) {
+            plan.files_of_base(base);
+        } else {
+            let header = FileHeader::canonical(target.iter().map(|tensor| (tensor.name, tensor.spec)))?;
+            plan.is_directory = base.is_some_and(|base| base.is_directory);
+            let name = if plan.is_directory { "model.safetensors" } else { "" };
+            plan.files.push(OutFile { name: name.into(), header });
+            // An index file would name the files of before.
+            let kept =
+                base.iter().flat_map(|base| &base.companions).filter(|found| !found.name.ends_with(INDEX_SUFFIX));
+            plan.companions = kept.map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
+        }
+        plan.assign(target, patch)?;
+        Ok(plan)
+    }
+
+    /// Files as the patch describes them.
+    fn files_of_patch(&mut self, base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<()> {
+        self.is_directory = patch.files().iter().any(|file| !file.record.name.is_empty());
+        if self.is_directory && patch.files().iter().any(|file| file.record.name.is_empty()) {
+            return Err(wrong_files(patch, "one file has no name, but the checkpoint has several"));
+        }
+        let mut carried = 0u64;
+        for file in patch.files() {
+            let record = &file.record;
+            match (record.kind, record.source) {
+                (FileKind::Tensors, source) => {
+                    let bytes = match source {
+                        FileSource::Patch => {
+                            // Together, not one by one: packed, a header costs next to nothing.
+                            carried = carried.saturating_add(record.bytes);
+                            if carried > CARRIED_HEADERS_MAX {
+                                let what =
+                                    format!("headers of {carried} bytes; at most {CARRIED_HEADERS_MAX} are allowed");
+                                return Err(wrong_files(patch, what));
+                            }
+                            let mut bytes = Vec::new();
+                            patch.for_each_data(file, |data| {
+                                bytes.extend_from_slice(data);
+                                Ok(())
+                            })?;
+                            check_carried(record, Sha::of(&[&bytes]))?;
+                            bytes
+                        }
+                        FileSource::Base => base_header(base, record)?.to_vec(),
+                    };
+                    let header = FileHeader::parse(patch.path(), bytes, None)?;
+                    self.files.push(OutFile { name: record.name.clone(), header });
+                }
+                (FileKind::Companion, FileSource::Patch) => self.companions.push(OutCompanion::Carried(file)),
+                (FileKind::Companion, FileSource::Base) => {
+                    let found =
+                        base.and_then(|base| base.companion(&record.name)).filter(|found| found.bytes == record.bytes);
+                    let path = found.map(|found| found.path.as_path()).ok_or_else(|| missing_file(base, record))?;
+                    self.companions.push(OutCompanion::Copied(path, record));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn files_of_base(&mut self, base: &'a Checkpoint) {
+        self.is_directory = base.is_directory;
+        let out = |file: &TensorFile| OutFile { name: file.name.clone(), header: file.header.clone() };
+        self.files = base.files.iter().map(out).collect();
+        self.companions = base.companions.iter().map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
+    }
+
+    /// Gives each tensor its place in the files; both must name the same tensors.
+    fn assign(&mut self, target: Vec<OutTensor<'a>>, patch: &PatchFile) -> Result<()> {
+        let mut places = std::collections::HashMap::new();
+        for (number, file) in self.files.iter().enumerate() {
+            for FileTensor { name, spec, offset } in &file.header.tensors {
+                if places.insert(name.as_str(), (spec, number, *offset)).is_some() {
+                    return Err(wrong_files(patch, format!("tensor '{name}' is in two files")));
+                }
+            }
+        }
+        for mut tensor in target {
+            match places.remove(tensor.name) {
+                Some((spec, file, offset)) if spec == tensor.spec => (tensor.file, tensor.offset) = (file, offset),
+                Some((spec, ..)) => {
+                    return Err(wrong_files(
+                        patch,
+                        format!("tensor '{}' is {} but its file says {spec}", tensor.name, tensor.spec),
+                    ))
+                }
+                None => return Err(wrong_files(patch, format!("tensor '{}' is in no file", tensor.name))),
+            }
+            self.tensors.push(tensor);
+        }
+        if let Some(name) = places.keys().min() {
+            return Err(wrong_files(patch, format!("tensor '{name}' is in a file but not in the target")));
+        }
+        Ok(())
+    }
+
+    pub fn write_companions(&self, patch: &PatchFile, staged: &Staged, files: &mut Vec<DiskFile>) -> Result<()> {
+        for companion in &self.companions {
+            let created = staged.create(companion.name(), 0)?;
+            companion.copy_to(&created, patch)?;
+            files.push(created);
+        }
+        Ok(())
+    }
+
+    pub fn check_companions(&self, patch: &PatchFile) -> Result<()> {
+        self.companions.iter().try_for_each(|companion| companion.for_each_chunk(patch, |_| Ok(())))
+    }
+}
+
+fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
+    let what = format!(
+        "'{}' is not as the patch expects it ({} bytes, SHA-256 {}). The same tensors saved anew can have another header: use the base that the patch was made from, with all of its files",
+        record.name, record.bytes, record.sha256
+    );
+    base_problem(source(base), what)
+}
+
+fn wrong_files(patch: &PatchFile, what: impl Into<String>) -> Error {
+    Error::checkpoint(
+        patch.path(),
+        format!("the files that the patch describes do not fit its tensors: {}", what.into()),
+    )
+}
+
+/// Checks carried bytes once more: the patch was read before, and may have changed since.
+pub(crate) fn check_carried(record: &FileRecord, found: Digest) -> Result<()> {
+    let expected = record.sha256;
+    match expected == found {
+        true => Ok(()),
+        false => Err(Fault::Digest { field: "SHA-256 of a carried file", expected, found }.at(0)),
+    }
+}
+
+/// The header of the base's file of the same name, if it is the recorded one.
+fn base_header<'a>(base: Option<&'a Checkpoint>, record: &FileRecord) -> Result<&'a [u8]> {
+    base.and_then(|base| base.file(&record.name))
+        .map(|file| file.header.bytes.as_slice())
+        .filter(|bytes| bytes.len() as u64 == record.bytes && Sha::of(&[bytes]) == record.sha256)
+        .ok_or_else(|| missing_file(base, record))
+}
+
+impl OutCompanion<'_> {
+    pub fn name(&self) -> &str {
+        match self {
+            OutCompanion::Carried(file) => &file.record.name,
+            OutCompanion::Copied(_, record) => &record.name,
+            OutCompanion::Kept(name, _) => name,
+        }
+    }
+
+    /// Reads the companion chunk by chunk and checks that it is the recorded one.
+    pub fn for_each_chunk(&self, patch: &PatchFile, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        match self {
+            OutCompanion::Carried(file) => {
+                let mut sha = Sha::default();
+                patch.for_each_data(file, |chunk| {
+                    sha.update(chunk);
+                    found(chunk)
+                })?;
+                check_carried(&file.record, sha.finish())
+            }
+            OutCompanion::Kept(_, path) => for_each_chunk(path, found).map(|_| ()),
+            OutCompanion::Copied(path, record) => {
+                let mut sha = Sha::default();
+                for_each_chunk(path, |chunk| {
+                    sha.update(chunk);
+                    found(chunk)
+                })?;
+                if sha.finish() != record.sha256 {
+                    let what = "is not the file that the patch was made with; restore it from the base of the patch";
+                    return Err(Error::checkpoint(path, what));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub fn copy_to(&self, file: &DiskFile, patch: &PatchFile) -> Result<()> {
+        let mut offset = 0;
+        self.for_each_chunk(patch, |chunk| {
+            file.write_all_at(chunk, offset).map_err(|error| Error::io(format!("writing {}", self.name()), error))?;
+            offset += chunk.len() as u64;
+            Ok(())
+        })
+    }
+}

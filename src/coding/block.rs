@@ -1,0 +1,175 @@
+//! The changes of one block to a payload, in the smallest coding that is allowed.
+
+use crate::changes::Changes;
+use crate::coding::{contextual, flat, whole, BlockDecoder, Coding};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::hash::LEAF_BYTES;
+use crate::stream::EncoderOptions;
+use crate::word::{at_width, Order, ValueForm, Word};
+
+/// What an encoder may choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// The richest coding allowed: with `Flat`, every block is flat.
+    pub coding: Coding,
+    pub values: ValueForm,
+    pub level: i32,
+}
+
+/// The changes of one block in the smallest coding that was allowed, without any container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EncodedBlock {
+    /// How the changes are written.
+    pub coding: Coding,
+    /// Number of elements that change.
+    pub changes: u64,
+    /// The payload of the coding (SPEC.md §7).
+    pub payload: Vec<u8>,
+}
+
+impl EncodedBlock {
+    /// Makes the block, which has so many elements of this dtype, ready to be applied.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the payload breaks a rule of its coding; [`Error::Misuse`] for more
+    /// elements than a block can have.
+    pub fn decode(&self, dtype: &Dtype, elements: u64) -> Result<BlockDecoder> {
+        if elements.saturating_mul(dtype.element_bytes() as u64) > BLOCK_BYTES_MAX as u64 {
+            return Err(Error::misuse(format!(
+                "{elements} elements of {dtype} are no block: at most 64 MiB; cut the tensor into blocks"
+            )));
+        }
+        let len = self.payload.len();
+        BlockDecoder::new(dtype, self.coding, elements, self.changes, &self.payload, len as u64)
+            .map_err(|bad| bad.fault.at((len - bad.rest) as u64))
+    }
+}
+
+/// Encodes single blocks without a container: for those who frame and verify them by other means.
+///
+/// ```
+/// use pulse::{BlockEncoder, Dtype, EncoderOptions};
+/// let mut encoder = BlockEncoder::new(&EncoderOptions::default());
+/// let (base, target) = ([0x80, 0x3f, 0, 0], [0x81, 0x3f, 0, 0]);
+/// let block = encoder.encode(&Dtype::Bf16, &base, &target)?.expect("something changed");
+/// let mut weights = base;
+/// block.decode(&Dtype::Bf16, 2)?.apply(&mut weights)?;
+/// assert_eq!(weights, target);
+/// # Ok::<(), pulse::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct BlockEncoder {
+    choice: Choice,
+    scratch: Scratch,
+}
+
+/// Largest block that the format knows.
+pub(crate) const BLOCK_BYTES_MAX: usize = 1024 * LEAF_BYTES;
+
+impl BlockEncoder {
+    /// An encoder with the coding, value form and zstd level of these options.
+    #[must_use]
+    pub fn new(options: &EncoderOptions) -> Self {
+        BlockEncoder { choice: options.choice(), scratch: Scratch::default() }
+    }
+
+    /// Encodes the changes from `base` to `target`; `None` if there are none.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if the slices differ in length, cut an element, or exceed 64 MiB.
+    pub fn encode(&mut self, dtype: &Dtype, base: &[u8], target: &[u8]) -> Result<Option<EncodedBlock>> {
+        let whole = target.len().is_multiple_of(dtype.element_bytes());
+        if base.len() != target.len() || !whole || target.len() > BLOCK_BYTES_MAX {
+            let (base, target) = (base.len(), target.len());
+            return Err(Error::misuse(format!("{base} base and {target} target bytes of {dtype} are no block; give as many of each, whole elements, at most 64 MiB")));
+        }
+        Ok(encode(dtype, self.choice, base, target, &mut self.scratch))
+    }
+}
+
+/// Space that an encoder keeps from block to block.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    changes: Changes,
+    sorted: contextual::Sorted,
+}
+
+/// Blocks with at most so many changes are coded flat as well: a table may cost more than it saves.
+const FEW_CHANGES: usize = 64;
+
+/// Whether most gaps are as long as the gap before: zstd then finds what no Rice code can.
+fn is_regular(changes: &Changes) -> bool {
+    let repeats = changes.elements.windows(3).filter(|three| three[1] - three[0] == three[2] - three[1]);
+    repeats.count() > changes.elements.len() / 2
+}
+
+/// Encodes the changes from `base` to `target`, which have the same length; `None` if there are none.
+pub(crate) fn encode(
+    dtype: &Dtype,
+    choice: Choice,
+    base: &[u8],
+    target: &[u8],
+    scratch: &mut Scratch,
+) -> Option<EncodedBlock> {
+    let (element_bytes, order) = (dtype.element_bytes(), dtype.order());
+    let Scratch { changes, sorted } = scratch;
+    let form = if choice.coding == Coding::Flat { choice.values } else { ValueForm::Step };
+    changes.collect(element_bytes, order, form, base, target);
+    let count = changes.elements.len();
+    if count == 0 {
+        return None;
+    }
+    let block = |coding, payload| EncodedBlock { coding, changes: count as u64, payload };
+    if choice.coding == Coding::Flat {
+        return Some(block(Coding::Flat, flat::encode(changes, form, choice.level)));
+    }
+    let contextual = at_width!(element_bytes, contextual_encode(order, base, changes, sorted));
+    // The others are tried only where they can win. Flat: few changes, changes at regular places,
+    // or hardly any gain so far.
+    let try_flat = count <= FEW_CHANGES || contextual.len() > target.len() / 4 || is_regular(changes);
+    let mut best = block(Coding::Contextual, contextual);
+    if try_flat {
+        changes.collect(element_bytes, order, choice.values, base, target);
+        let payload = flat::encode(changes, choice.values, choice.level);
+        if payload.len() < best.payload.len() {
+            best = block(Coding::Flat, payload);
+        }
+    }
+    if best.payload.len() > target.len() / 2 {
+        let payload = whole::encode(target, element_bytes, choice.level);
+        if payload.len() < best.payload.len() {
+            best = block(Coding::Whole, payload);
+        }
+    }
+    Some(best)
+}
+
+/// Encodes changes that are known already as a flat block; `None` if there are none.
+#[cfg(feature = "checkpoint")]
+pub(crate) fn encode_flat(changes: &Changes, form: ValueForm, level: i32) -> Option<EncodedBlock> {
+    let count = changes.elements.len() as u64;
+    let block = || EncodedBlock { coding: Coding::Flat, changes: count, payload: flat::encode(changes, form, level) };
+    (count > 0).then(block)
+}
+
+// at_width! takes a plain name.
+fn contextual_encode<W: Word>(
+    order: Order,
+    base: &[u8],
+    changes: &Changes,
+    sorted: &mut contextual::Sorted,
+) -> Vec<u8> {
+    contextual::encode::<W>(order, base, changes, sorted)
+}
+
+/// Encodes a block that has no base.
+pub(crate) fn encode_whole(dtype: &Dtype, choice: Choice, target: &[u8]) -> EncodedBlock {
+    let element_bytes = dtype.element_bytes();
+    EncodedBlock {
+        coding: Coding::Whole,
+        changes: (target.len() / element_bytes) as u64,
+        payload: whole::encode(target, element_bytes, choice.level),
+    }
+}

@@ -1,0 +1,13 @@
+//! Writing to disk so that nothing is lost: file operations that a test can fail, staging, journals.
+
+mod file;
+#[cfg(feature = "checkpoint")]
+pub(crate) mod journal;
+#[cfg(feature = "checkpoint")]
+pub(crate) mod staged;
+
+#[cfg(test)]
+pub(crate) use file::Watch;
+#[cfg(feature = "checkpoint")]
+pub(crate) use file::{Call, Sequential};
+pub(crate) use file::{Disk, DiskFile};

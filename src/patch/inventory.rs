@@ -1,0 +1,201 @@
+//! All that a patch holds, and where: read in one pass.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::Range;
+
+use crate::coding::{Account, Coding};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::stream::{Block, Decoder, Event, Extent};
+use crate::tag::Tag;
+use crate::wire::{FileRecord, Footer, Header, TensorEnd, TensorHeader};
+
+/// A file record and where its data stands in the patch.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct MappedFile {
+    /// The record.
+    pub record: FileRecord,
+    /// Payloads of its data sections, as byte ranges of the patch.
+    pub(crate) data: Vec<Range<u64>>,
+}
+
+/// A block and where its payload stands in the patch.
+#[derive(Debug, Clone)]
+pub struct MappedBlock {
+    pub(crate) extent: Extent,
+    pub(crate) payload: Range<u64>,
+    // Boxed: a file can have millions of blocks, and only an inspection asks for this.
+    account: Option<Box<Account>>,
+}
+
+impl MappedBlock {
+    /// How the changes are written.
+    #[must_use]
+    pub fn coding(&self) -> Coding {
+        self.extent.coding
+    }
+
+    /// The bytes of the tensor that the block covers.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.extent.start..self.extent.end()
+    }
+
+    /// Number of elements that change.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.extent.changes
+    }
+
+    /// Where the bits of the payload go, if [`PatchFile::inspect`] read it and it can be decoded.
+    #[must_use]
+    pub fn account(&self) -> Option<Account> {
+        self.account.as_deref().copied()
+    }
+
+    /// Encoded size in bytes, without framing.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload.end - self.payload.start
+    }
+}
+
+/// A tensor of the patch.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct MappedTensor {
+    /// Name, action, dtype and shape.
+    pub header: TensorHeader,
+    /// Blocks in order.
+    pub blocks: Vec<MappedBlock>,
+    /// The trailer; absent if the file broke off before it.
+    pub end: Option<TensorEnd>,
+    /// Bytes of all sections of the tensor.
+    pub bytes: u64,
+}
+
+/// Sections of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct SectionTotal {
+    /// How many.
+    pub count: u64,
+    /// Their bytes, framing included.
+    pub bytes: u64,
+}
+
+/// All that a patch file says, read in one pass. A damaged file is mapped as far as it goes.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct PatchMap {
+    /// Size of the file.
+    pub file_bytes: u64,
+    /// Major and minor version, if they were reached.
+    pub version: Option<(u8, u8)>,
+    /// Bytes from the begin of the file that were read and found right.
+    pub good_bytes: u64,
+    /// The header, if it was reached.
+    pub header: Option<Header>,
+    /// Files of the target.
+    pub files: Vec<MappedFile>,
+    /// Tensors in the order of the file.
+    pub tensors: Vec<MappedTensor>,
+    /// The footer, if the file is right to the end.
+    pub footer: Option<Footer>,
+    /// Every section that was read, by kind. With the 10 bytes of signature and version they
+    /// make up `good_bytes`.
+    pub sections: BTreeMap<Tag, SectionTotal>,
+    /// How often each step occurs in the blocks that have steps, if [`PatchFile::inspect`] read
+    /// them. Steps beyond ±[`STEP_MAX`](Self::STEP_MAX) are counted there.
+    pub steps: BTreeMap<i64, u64>,
+    /// Why reading ended before the end, or else what is wrong with the first block that
+    /// [`PatchFile::inspect`] could not decode; `None` if the file is right.
+    pub error: Option<Error>,
+}
+
+impl PatchMap {
+    /// The largest step that [`steps`](Self::steps) tells from greater ones: a bound for its memory.
+    pub const STEP_MAX: i64 = 1 << 16;
+
+    pub(super) fn scan(&mut self, patch: &mut dyn Read, limits: &Limits, detail: bool) -> Result<()> {
+        let mut decoder = Decoder::new(patch, limits.clone());
+        let result = self.read(&mut decoder, detail);
+        self.version = decoder.push_decoder().version();
+        self.good_bytes = decoder.push_decoder().offset();
+        result?;
+        decoder.finish().map(|_| ())?;
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    /// What a block says without its base; an error is kept, and reading goes on.
+    fn decode(&mut self, block: &Block<'_>) -> Option<Account> {
+        match block.decode() {
+            Ok(decoded) => {
+                for step in decoded.steps().into_iter().flatten() {
+                    *self.steps.entry(step.clamp(-Self::STEP_MAX, Self::STEP_MAX)).or_default() += 1;
+                }
+                Some(decoded.account())
+            }
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    fn read(&mut self, decoder: &mut Decoder<&mut dyn Read>, detail: bool) -> Result<()> {
+        loop {
+            // Taken apart at once: the event borrows the decoder, which knows where it stands.
+            enum Found {
+                Header(Header),
+                File(FileRecord),
+                FileData,
+                Tensor(TensorHeader),
+                Block(Extent, Option<Account>),
+                TensorEnd(TensorEnd),
+                End(Footer),
+                Other,
+            }
+            let Some(event) = decoder.next_event()? else { return Ok(()) };
+            let found = match event {
+                Event::Header(header) => Found::Header(header.clone()),
+                Event::File(record) => Found::File(record.clone()),
+                Event::FileData(_) => Found::FileData,
+                Event::Tensor(header) => Found::Tensor(header.clone()),
+                Event::Block(block) => {
+                    let account = if detail { self.decode(&block) } else { None };
+                    Found::Block(block.extent(), account)
+                }
+                Event::TensorEnd(end) => Found::TensorEnd(*end),
+                Event::End(footer) => Found::End(*footer),
+                Event::Index | Event::Skipped(_) => Found::Other,
+            };
+            let payload = decoder.push_decoder().payload();
+            let Some(section) = decoder.section() else { continue };
+            let total = self.sections.entry(section.tag).or_default();
+            total.count += 1;
+            total.bytes += section.bytes;
+            if matches!(found, Found::Block(..) | Found::TensorEnd(_)) {
+                if let Some(tensor) = self.tensors.last_mut() {
+                    tensor.bytes += section.bytes;
+                }
+            }
+            match (found, self.tensors.last_mut(), self.files.last_mut()) {
+                (Found::Header(header), ..) => self.header = Some(header),
+                (Found::File(record), ..) => self.files.push(MappedFile { record, data: Vec::new() }),
+                (Found::FileData, _, Some(file)) => file.data.push(payload),
+                (Found::Tensor(header), ..) => {
+                    self.tensors.push(MappedTensor { header, blocks: Vec::new(), end: None, bytes: section.bytes });
+                }
+                (Found::Block(extent, account), Some(tensor), _) => {
+                    tensor.blocks.push(MappedBlock { extent, payload, account: account.map(Box::new) });
+                }
+                (Found::TensorEnd(end), Some(tensor), _) => tensor.end = Some(end),
+                (Found::End(footer), ..) => self.footer = Some(footer),
+                _ => {}
+            }
+        }
+    }
+}

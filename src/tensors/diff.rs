@@ -1,0 +1,168 @@
+//! Two sets of tensors to a patch.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use crate::coding::{self, EncodedBlock};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::hash::{digest_leaves, LEAF_BYTES};
+use crate::stream::{EncoderOptions, Session, Summary};
+use crate::tensors::pieces::{for_each_piece, pairs, Buffers, Pair, Piece};
+use crate::tensors::{Parallel, TensorSource};
+use crate::wire::Action;
+
+/// What a diff found.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DiffReport {
+    /// Size, totals and digests of the patch.
+    pub summary: Summary,
+    /// Tensors by what happens to them; those that are not counted here did not change.
+    pub actions: BTreeMap<Action, u64>,
+    /// Size of the target's files: what a full copy would transfer.
+    pub target_file_bytes: u64,
+}
+
+/// Writes the patch that leads from `base` to `target`, which may be anywhere: in memory, or where
+/// a [`TensorSource`] of the caller has them. It carries tensors only, no files.
+///
+/// # Errors
+/// As [`diff`].
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use pulse::{diff_tensors, Dtype, EncoderOptions, Parallel, TensorRef, TensorSpec};
+/// let spec = TensorSpec::new(Dtype::U8, &[3])?;
+/// let base = BTreeMap::from([("w".to_string(), TensorRef::new(spec.clone(), b"abc")?)]);
+/// let target = BTreeMap::from([("w".to_string(), TensorRef::new(spec, b"abd")?)]);
+/// let options = EncoderOptions::default();
+/// let (patch, report) = diff_tensors(Some(&base), &target, Vec::new(), options, Parallel::default())?;
+/// assert_eq!(report.summary.footer.changes, 1);
+/// # Ok::<(), pulse::Error>(())
+/// ```
+pub fn diff_tensors<W: Write>(
+    base: Option<&dyn TensorSource>,
+    target: &dyn TensorSource,
+    out: W,
+    options: EncoderOptions,
+    parallel: Parallel<'_>,
+) -> Result<(W, DiffReport)> {
+    let options = EncoderOptions { snapshot: base.is_none(), ..options };
+    let mut session = Session::new(out, options)?;
+    let actions = encode_tensors(&mut session, base, target, parallel)?;
+    let (out, summary) = session.finish()?;
+    Ok((out, DiffReport { summary, actions, target_file_bytes: summary.footer.target_bytes }))
+}
+
+/// Encodes all tensors in parallel and tells the session of them in the order of their names.
+pub(crate) fn encode_tensors<W: Write>(
+    session: &mut Session<W>,
+    base: Option<&dyn TensorSource>,
+    target: &dyn TensorSource,
+    parallel: Parallel<'_>,
+) -> Result<BTreeMap<Action, u64>> {
+    let options = session.options.clone();
+    let pairs = pairs(base, Some(target));
+    let mut actions = BTreeMap::new();
+    let work = |own: &mut Encoding, group: &[Piece<'_>]| own.encode(group, base, target, &options);
+    for_each_piece(&pairs, options.block_bytes(), parallel, Encoding::default, work, |piece, done: Encoded| {
+        if piece.first {
+            session.begin(piece.pair.name, piece.pair.base, piece.pair.target)?;
+        }
+        let open = session.open()?;
+        done.base_leaves.iter().for_each(|leaf| open.base.push_leaf(leaf));
+        done.target_leaves.iter().for_each(|leaf| open.target.push_leaf(leaf));
+        if !done.target_leaves.is_empty() {
+            session.block(done.target_leaves.len() as u64, done.block.as_ref())?;
+        }
+        if piece.last {
+            let outcome = session.end()?;
+            if outcome.written {
+                *actions.entry(outcome.action).or_default() += 1;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(actions)
+}
+
+/// What a thread keeps while it encodes pieces.
+#[derive(Debug, Default)]
+struct Encoding {
+    buffers: Buffers,
+    scratch: coding::Scratch,
+}
+
+/// What became of a piece.
+#[derive(Debug)]
+struct Encoded {
+    /// Empty if the digest of the base tensor is taken on trust.
+    base_leaves: Vec<Digest>,
+    target_leaves: Vec<Digest>,
+    /// Absent if nothing changed, or if there is no target.
+    block: Option<EncodedBlock>,
+}
+
+impl Encoding {
+    fn encode(
+        &mut self,
+        group: &[Piece<'_>],
+        base: Option<&dyn TensorSource>,
+        target: &dyn TensorSource,
+        options: &EncoderOptions,
+    ) -> Result<Vec<Encoded>> {
+        let (bases, targets) = self.buffers.read(group, base, Some(target))?;
+        // All leaves of the group are hashed in one batch.
+        let mut batch = Batch::default();
+        let mut encoded = Vec::with_capacity(group.len());
+        for ((piece, base), target) in group.iter().zip(bases).zip(targets) {
+            let Pair { name, base: base_spec, target: target_spec } = piece.pair;
+            let block = match (base_spec, target_spec) {
+                (_, None) => None,
+                (Some(base_spec), Some(spec)) if base_spec == spec => {
+                    coding::encode(spec.dtype(), options.choice(), base, target, &mut self.scratch)
+                }
+                (_, Some(_)) if target.is_empty() => None,
+                (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), options.choice(), target)),
+            };
+            let trusted = options.trusted_digest(name).is_some();
+            encoded.push((batch.add(base, target, trusted), block));
+        }
+        let digests = digest_leaves(&batch.leaves);
+        let at = |places: Vec<usize>| places.into_iter().map(|place| digests[place]).collect();
+        let finish = |((base, target), block): ((Vec<usize>, Vec<usize>), _)| Encoded {
+            base_leaves: at(base),
+            target_leaves: at(target),
+            block,
+        };
+        Ok(encoded.into_iter().map(finish).collect())
+    }
+}
+
+/// Leaves to hash at once.
+#[derive(Debug, Default)]
+struct Batch<'a> {
+    leaves: Vec<&'a [u8]>,
+}
+
+impl<'a> Batch<'a> {
+    /// Adds the leaves of both sides; gives back where in the batch those of each are. A target
+    /// leaf that equals its base leaf has the same digest and is not hashed again.
+    fn add(&mut self, base: &'a [u8], target: &'a [u8], base_trusted: bool) -> (Vec<usize>, Vec<usize>) {
+        let first = self.leaves.len();
+        if !base_trusted {
+            self.leaves.extend(base.chunks(LEAF_BYTES));
+        }
+        let end = self.leaves.len();
+        let mut places = Vec::with_capacity(target.len().div_ceil(LEAF_BYTES));
+        for (number, leaf) in target.chunks(LEAF_BYTES).enumerate() {
+            let same = self.leaves[first..end].get(number) == Some(&leaf);
+            places.push(if same { first + number } else { self.leaves.len() });
+            if !same {
+                self.leaves.push(leaf);
+            }
+        }
+        ((first..end).collect(), places)
+    }
+}
