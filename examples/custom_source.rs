@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use pulse::{
-    apply_in_place, diff_tensors, Dtype, EncoderOptions, Error, Limits, Parallel, PatchFile, Result, TensorMut,
-    TensorRef, TensorSource, TensorSpec,
-};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::stream::EncoderOptions;
+use pulse::tensors::{apply_in_place, diff_tensors, Parallel, TensorMut, TensorRef, TensorSource};
+use pulse::{Error, Limits, Patch, Result};
 
 /// FP32 masters, seen as the BF16 tensors that they round to.
 struct Masters {
@@ -66,7 +66,7 @@ fn main() -> Result<()> {
     println!("{} of {} elements changed: {} bytes", footer.changes, footer.target_elements, patch.len());
 
     // The receiver.
-    let patch = PatchFile::from_bytes(patch, &Limits::default())?;
+    let patch = Patch::from_bytes(patch, &Limits::default())?;
     let mut weights = BTreeMap::from([("layer.weight".to_string(), TensorMut::new(spec, &mut held)?)]);
     apply_in_place(&mut weights, &patch, Parallel::default())?;
 

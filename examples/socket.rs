@@ -13,7 +13,10 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use pulse::{Action, Block, Checkpoint, EncoderOptions, Event, FileSource, Footer, Limits, Parallel, PushDecoder};
+use pulse::stream::{Block, EncoderOptions};
+use pulse::tensors::Parallel;
+use pulse::wire::{Action, FileSource, Footer};
+use pulse::{Checkpoint, Event, Limits, PushDecoder};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -24,7 +27,8 @@ fn send(base: &Path, target: &Path, address: &str) -> Result<()> {
     println!("listening on {}", listener.local_addr()?);
     let out = BufWriter::new(listener.accept()?.0);
     // Anything that is `Write` will do: nothing is written twice, and the encoder never seeks.
-    let (mut out, report) = pulse::diff(Some(&base), &target, out, EncoderOptions::default(), Parallel::default())?;
+    let (mut out, report) =
+        pulse::checkpoint::diff(Some(&base), &target, out, EncoderOptions::default(), Parallel::default())?;
     out.flush()?;
     println!("sent {} bytes for {} changes", report.summary.patch_bytes, report.summary.footer.changes);
     Ok(())
@@ -72,7 +76,7 @@ impl Weights {
             }
             Event::Block(block) => self.apply(block)?,
             Event::End(footer) => return Ok(Some(*footer)),
-            // To stay short, this example changes tensors and nothing else; `pulse::apply` does it all.
+            // To stay short, this example changes tensors and nothing else; `pulse::checkpoint::apply` does it all.
             Event::Tensor(_) => return Err("the patch adds, replaces or deletes a tensor".into()),
             Event::File(record) if record.source == FileSource::Patch => {
                 return Err("the headers of the two files differ".into());

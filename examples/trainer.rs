@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pulse::{
-    diff_tensors, write_whole, Dtype, EncoderOptions, Limits, Parallel, PatchFile, TensorRef, TensorSource, TensorSpec,
-    TrustedBase,
-};
+use pulse::checkpoint::write_whole;
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::stream::{EncoderOptions, TrustedBase};
+use pulse::tensors::{diff_tensors, Parallel, TensorRef, TensorSource};
+use pulse::{Limits, Patch};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -106,7 +107,7 @@ impl Publisher {
 
         // Read back, so that what is on the disk is known to be right; this gives the digests of
         // the tensors that changed. Those of the others stay what they were.
-        let written = PatchFile::open(&path, &Limits::default())?.trusted_target();
+        let written = Patch::open(&path, &Limits::default())?.trusted_target();
         self.trusted.checkpoint = written.checkpoint;
         self.trusted.tensors.extend(written.tensors);
 

@@ -17,52 +17,6 @@ impl Changes {
         self.values.clear();
         at_width!(bytes, collect(self, order, form, base, target));
     }
-
-    /// Turns the changes round, which must not be of the form overwrite.
-    #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // encoders see one step at a time
-    pub fn invert(&mut self, bytes: usize, form: ValueForm) {
-        at_width!(bytes, invert(self, form));
-    }
-
-    /// These changes and then those, as one. Elements that come back to where they were vanish.
-    #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // encoders see one step at a time
-    pub fn join(&self, then: &Changes, bytes: usize, form: ValueForm) -> Changes {
-        at_width!(bytes, join(self, then, form))
-    }
-}
-
-fn invert<W: Word>(changes: &mut Changes, form: ValueForm) {
-    for value in &mut changes.values {
-        *value = form.invert(W::narrow(*value)).widen();
-    }
-}
-
-fn join<W: Word>(first: &Changes, second: &Changes, form: ValueForm) -> Changes {
-    let mut joined = Changes::default();
-    let mut put = |element: u32, value: u64| {
-        joined.elements.push(element);
-        joined.values.push(value);
-    };
-    let (mut a, mut b) = (0, 0);
-    while let (Some(&left), Some(&right)) = (first.elements.get(a), second.elements.get(b)) {
-        if left < right {
-            put(left, first.values[a]);
-        } else if right < left {
-            put(right, second.values[b]);
-        } else {
-            let value = form.join(W::narrow(first.values[a]), W::narrow(second.values[b])).widen();
-            if value != 0 || form == ValueForm::Overwrite {
-                put(left, value);
-            }
-        }
-        a += usize::from(left <= right);
-        b += usize::from(right <= left);
-    }
-    for (changes, from) in [(first, a), (second, b)] {
-        joined.elements.extend_from_slice(&changes.elements[from..]);
-        joined.values.extend_from_slice(&changes.values[from..]);
-    }
-    joined
 }
 
 /// 64-bit words compared at once. Which of them differ is written down without a branch: where a
@@ -114,7 +68,7 @@ fn collect<W: Word>(changes: &mut Changes, order: Order, form: ValueForm, base: 
 /// Number of elements whose bits differ between two slices of the same length.
 ///
 /// ```
-/// use pulse::count_changes;
+/// use pulse::changes::count_changes;
 /// assert_eq!(count_changes(2, &[0, 0, 1, 0], &[0, 0x80, 1, 0]), 1); // 0.0 against -0.0
 /// ```
 #[must_use]
@@ -133,7 +87,7 @@ pub fn count_changes(element_bytes: usize, base: &[u8], target: &[u8]) -> u64 {
 /// ```
 /// let mut steps = Vec::new();
 /// let (base, target) = (0x3f80u16.to_le_bytes(), 0x3f7eu16.to_le_bytes());
-/// pulse::for_each_step(&pulse::Dtype::Bf16, &base, &target, |step| steps.push(step));
+/// pulse::changes::for_each_step(&pulse::dtype::Dtype::Bf16, &base, &target, |step| steps.push(step));
 /// assert_eq!(steps, [-2]);
 /// ```
 pub fn for_each_step(dtype: &Dtype, base: &[u8], target: &[u8], mut found: impl FnMut(i64)) {
@@ -148,21 +102,6 @@ pub fn for_each_step(dtype: &Dtype, base: &[u8], target: &[u8], mut found: impl 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn joined_changes_are_in_order_and_those_undone_are_gone() {
-        let changes = |pairs: &[(u32, u64)]| Changes {
-            elements: pairs.iter().map(|pair| pair.0).collect(),
-            values: pairs.iter().map(|pair| pair.1).collect(),
-        };
-        // Steps +1, -1, +2 at 1, 4, 9; then +1, +1, +1 at 0, 4, 9: the element 4 is back.
-        let (first, second) = (changes(&[(1, 2), (4, 1), (9, 4)]), changes(&[(0, 2), (4, 2), (9, 2)]));
-        let joined = first.join(&second, 2, ValueForm::Step);
-        assert_eq!((joined.elements, joined.values), (vec![0, 1, 9], vec![2, 2, 6]));
-        let overwritten = first.join(&second, 2, ValueForm::Overwrite);
-        assert_eq!((overwritten.elements, overwritten.values), (vec![0, 1, 4, 9], vec![2, 2, 2, 2]));
-        assert!(first.join(&first, 2, ValueForm::Xor).elements.is_empty());
-    }
 
     #[test]
     fn changes_are_found_at_any_alignment_of_the_stride() {

@@ -6,8 +6,8 @@ use std::str::FromStr;
 /// A SHA-256 value.
 ///
 /// ```
-/// let digest: pulse::Digest = "00".repeat(32).parse().unwrap();
-/// assert_eq!(digest, pulse::Digest([0; 32]));
+/// let digest: pulse::hash::Digest = "00".repeat(32).parse().unwrap();
+/// assert_eq!(digest, pulse::hash::Digest([0; 32]));
 /// assert_eq!(digest.to_string().len(), 64);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

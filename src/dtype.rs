@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::word::Order;
+pub use crate::word::Order;
 
 /// Type of the elements of a tensor.
 ///
@@ -10,7 +10,7 @@ use crate::word::Order;
 /// (sub-byte types, types of the future) is [`Other`](Dtype::Other): its tensors travel as bytes.
 ///
 /// ```
-/// use pulse::Dtype;
+/// use pulse::dtype::Dtype;
 /// assert_eq!(Dtype::from_name("BF16"), Dtype::Bf16);
 /// assert_eq!(Dtype::Bf16.element_bytes(), 2);
 /// assert_eq!(Dtype::from_name("F4").element_bytes(), 1); // travels as bytes
@@ -125,8 +125,8 @@ impl Dtype {
     /// The value of an element for people, from its bits. `None` where there is no number to show.
     ///
     /// ```
-    /// assert_eq!(pulse::Dtype::Bf16.display(0x3f80), Some("1".to_string()));
-    /// assert_eq!(pulse::Dtype::I8.display(0xff), Some("-1".to_string()));
+    /// assert_eq!(pulse::dtype::Dtype::Bf16.display(0x3f80), Some("1".to_string()));
+    /// assert_eq!(pulse::dtype::Dtype::I8.display(0xff), Some("-1".to_string()));
     /// ```
     #[must_use]
     pub fn display(&self, bits: u64) -> Option<String> {
@@ -160,7 +160,7 @@ impl fmt::Display for Dtype {
 /// What a tensor is, apart from its name and its bytes.
 ///
 /// ```
-/// use pulse::{Dtype, TensorSpec};
+/// use pulse::dtype::{Dtype, TensorSpec};
 /// let spec = TensorSpec::new(Dtype::Bf16, &[3, 4])?;
 /// assert_eq!((spec.bytes(), spec.elements()), (24, 12));
 /// assert_eq!(TensorSpec::new(Dtype::F32, &[])?.elements(), 1); // rank 0 is one scalar

@@ -151,7 +151,7 @@ impl Error {
     }
 
     /// A checkpoint file or directory that cannot be used.
-    #[cfg(feature = "checkpoint")]
+    #[cfg(feature = "parallel")]
     pub(crate) fn checkpoint(path: &std::path::Path, what: impl Into<String>) -> Self {
         Error::Checkpoint { path: path.display().to_string(), what: what.into() }
     }
@@ -394,7 +394,7 @@ impl Fault {
     }
 
     /// Places the fault in a result rather than in the file.
-    #[cfg(feature = "checkpoint")]
+    #[cfg(feature = "parallel")]
     pub(crate) fn in_tensor(self, name: &str) -> Error {
         let place = Corrupt { offset: 0, section: None, tensor: Some(name.into()), block: None, fault: self };
         Error::Corrupt(Box::new(place))

@@ -3,7 +3,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::digest::Digest;
+pub use crate::digest::{Digest, ParseDigestError};
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 
@@ -59,7 +59,7 @@ pub(crate) fn leaf_digests(bytes: &[u8]) -> Vec<Digest> {
 /// Digest of a tensor from chunks of any size, or from the digests of its leaves.
 ///
 /// ```
-/// use pulse::{tensor_digest, TensorHasher};
+/// use pulse::hash::{TensorHasher, tensor_digest};
 /// let bytes = vec![1u8; 100_000];
 /// let mut hasher = TensorHasher::new();
 /// for chunk in bytes.chunks(777) {
@@ -147,7 +147,8 @@ pub fn tensor_digest(bytes: &[u8]) -> Digest {
 /// Digest of a checkpoint from its tensors, which may be added in any order.
 ///
 /// ```
-/// use pulse::{tensor_digest, CheckpointHasher, Dtype, TensorSpec};
+/// use pulse::dtype::{Dtype, TensorSpec};
+/// use pulse::hash::{CheckpointHasher, tensor_digest};
 /// let spec = TensorSpec::new(Dtype::U8, &[3])?;
 /// let (mut ab, mut ba) = (CheckpointHasher::new(), CheckpointHasher::new());
 /// ab.add("a", &spec, tensor_digest(b"xyz"));
@@ -248,7 +249,7 @@ mod tests {
             hasher.add(name, &TensorSpec::new(dtype, shape).unwrap(), tensor_digest(&[0; 8]));
             hasher.finish().unwrap()
         };
-        use crate::Dtype::{Bf16, F16};
+        use crate::dtype::Dtype::{Bf16, F16};
         let all =
             [digest("a", Bf16, &[4]), digest("b", Bf16, &[4]), digest("a", F16, &[4]), digest("a", Bf16, &[2, 2])];
         for (i, a) in all.iter().enumerate() {

@@ -46,7 +46,10 @@
 //! A trainer sends one tensor to a receiver that holds the base:
 //!
 //! ```
-//! use pulse::{tensor_digest, Decoder, Dtype, Encoder, EncoderOptions, Event, Limits, TensorSpec};
+//! use pulse::{Decoder, Encoder, Event, Limits};
+//! use pulse::dtype::{Dtype, TensorSpec};
+//! use pulse::hash::tensor_digest;
+//! use pulse::stream::EncoderOptions;
 //!
 //! let base: Vec<u8> = (0..1000u16).flat_map(|i| (0x3c00 + i).to_le_bytes()).collect();
 //! let mut target = base.clone();
@@ -89,7 +92,7 @@
 
 // Ground: values and errors.
 mod digest;
-mod error;
+pub mod error;
 mod limits;
 mod tag;
 // Bytes.
@@ -98,57 +101,40 @@ mod packed;
 mod parse;
 mod varint;
 // Elements.
-mod changes;
-mod dtype;
-mod hash;
+pub mod changes;
+pub mod dtype;
+pub mod hash;
 mod word;
 // Blocks, sections, streams.
-mod coding;
-mod stream;
-mod wire;
-// Patches and checkpoints, in parallel.
-#[cfg(feature = "checkpoint")]
-mod chain;
-#[cfg(feature = "checkpoint")]
-mod checkpoint;
-#[cfg(feature = "checkpoint")]
+pub mod coding;
+pub mod stream;
+pub mod wire;
+// Patches and tensors, in parallel.
+#[cfg(feature = "parallel")]
+#[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // patches are read, and nothing is written
 mod disk;
+#[cfg(feature = "parallel")]
+#[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // files are for checkpoints
+pub mod patch;
+#[cfg(feature = "parallel")]
+pub mod tensors;
+// Checkpoints in files.
 #[cfg(feature = "checkpoint")]
-mod measure;
+pub mod chain;
 #[cfg(feature = "checkpoint")]
-mod patch;
+pub mod checkpoint;
 #[cfg(feature = "checkpoint")]
-mod tensors;
+pub mod measure;
 #[cfg(feature = "checkpoint")]
-mod update;
+pub mod update;
 
 #[cfg(feature = "checkpoint")]
-pub use chain::{compose, invert, revert, ComposeReport};
-pub use changes::{count_changes, for_each_step};
-#[cfg(feature = "checkpoint")]
-pub use checkpoint::{apply, diff, verify, ApplyOptions, Checkpoint, CheckpointTensor};
-pub use coding::{Account, BlockDecoder, BlockEncoder, Coding, EncodedBlock, Value};
-pub use digest::{Digest, ParseDigestError};
-#[cfg(feature = "checkpoint")]
-pub use disk::staged::write_whole;
-pub use dtype::{Dtype, TensorSpec};
-pub use error::{Corrupt, Error, Fault, Result};
-pub use hash::{leaf_digest, tensor_digest, CheckpointHasher, TensorHasher, LEAF_BYTES};
+pub use checkpoint::Checkpoint;
+pub use error::{Error, Result};
 pub use limits::Limits;
-#[cfg(feature = "checkpoint")]
-pub use measure::*;
-#[cfg(feature = "checkpoint")]
-pub use patch::{MappedBlock, MappedFile, MappedTensor, PatchFile, PatchMap, SectionTotal};
-pub use stream::{Block, Decoder, Encoder, EncoderOptions, Event, PushDecoder, Section, Summary, TrustedBase};
-#[cfg(feature = "checkpoint")]
-pub use tensors::{
-    apply_in_place, diff_tensors, ApplyReport, DiffReport, Parallel, TensorMut, TensorRef, TensorSource,
-};
-#[cfg(feature = "checkpoint")]
-pub use update::{recover, update, Recovery, UpdateReport};
-pub use wire::{Action, FileKind, FileRecord, FileSource, Footer, Header, Tag, TensorEnd, TensorHeader};
-pub use wire::{MAJOR, MINOR, SIGNATURE};
-pub use word::{Order, ValueForm};
+#[cfg(feature = "parallel")]
+pub use patch::Patch;
+pub use stream::{Decoder, Encoder, Event, PushDecoder};
 
 // The examples of README.md compile and run as tests.
 #[cfg(doctest)]

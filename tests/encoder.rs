@@ -2,10 +2,11 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 
-use pulse::{
-    tensor_digest, Decoder, Digest, Dtype, Encoder, EncoderOptions, Error, FileKind, Limits, Result, TensorSpec,
-    LEAF_BYTES,
-};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::{tensor_digest, Digest, LEAF_BYTES};
+use pulse::stream::EncoderOptions;
+use pulse::wire::FileKind;
+use pulse::{Decoder, Encoder, Error, Limits, Result};
 use testkit::applier::{apply, CODINGS};
 use testkit::checkpoint::Checkpoint;
 

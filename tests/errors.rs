@@ -8,10 +8,12 @@ use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-use pulse::{
-    tensor_digest, CheckpointHasher, Corrupt, Decoder, Digest, Dtype, Encoder, EncoderOptions, Error, Event, Fault,
-    Limits, Result, Tag, TensorSpec,
-};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::error::{Corrupt, Fault};
+use pulse::hash::{tensor_digest, CheckpointHasher, Digest};
+use pulse::stream::EncoderOptions;
+use pulse::wire::Tag;
+use pulse::{Decoder, Encoder, Error, Event, Limits, Result};
 use testkit::forge::{self, Section};
 
 /// The example of SPEC.md §12, whose every byte is explained there.
@@ -231,7 +233,8 @@ fn wrong_base() -> Error {
 /// The kinds that only checkpoints on disk can give.
 #[cfg(feature = "checkpoint")]
 fn on_disk() -> Vec<(Error, Error)> {
-    use pulse::{Checkpoint, Parallel, PatchFile};
+    use pulse::tensors::Parallel;
+    use pulse::{Checkpoint, Patch};
 
     let place = tempfile::tempdir().unwrap();
     let put = |name: &str, bytes: &[u8]| {
@@ -245,10 +248,12 @@ fn on_disk() -> Vec<(Error, Error)> {
     };
     let (base, target, other) = (checkpoint("base", b"abcd"), checkpoint("target", b"abce"), checkpoint("x", b"abcf"));
     let diff = |base, target| {
-        pulse::diff(Some(base), target, Vec::new(), EncoderOptions::default(), Parallel::threads(1)).unwrap().0
+        pulse::checkpoint::diff(Some(base), target, Vec::new(), EncoderOptions::default(), Parallel::threads(1))
+            .unwrap()
+            .0
     };
-    let patch = PatchFile::from_bytes(diff(&base, &target), &Limits::default()).unwrap();
-    let verify = |base, target| pulse::verify(&patch, base, target, Parallel::threads(1)).unwrap_err();
+    let patch = Patch::from_bytes(diff(&base, &target), &Limits::default()).unwrap();
+    let verify = |base, target| pulse::checkpoint::verify(&patch, base, target, Parallel::threads(1)).unwrap_err();
     let junk = put("junk", b"short");
     vec![
         (

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use pulse::{
-    apply_in_place, diff_tensors, tensor_digest, Dtype, Encoder, EncoderOptions, Error, Limits, Parallel, PatchFile,
-    TensorMut, TensorRef, TensorSource, TensorSpec,
-};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::tensor_digest;
+use pulse::stream::EncoderOptions;
+use pulse::tensors::{apply_in_place, diff_tensors, Parallel, TensorMut, TensorRef, TensorSource};
+use pulse::{Encoder, Error, Limits, Patch};
 
 type Weights = BTreeMap<String, (TensorSpec, Vec<u8>)>;
 
@@ -48,12 +49,12 @@ fn patch_bytes(base: &Weights, target: &Weights, options: EncoderOptions, thread
     diff_tensors(Some(&from), &to, Vec::new(), options, Parallel::threads(threads)).unwrap().0
 }
 
-fn patch(base: &Weights, target: &Weights) -> PatchFile {
+fn patch(base: &Weights, target: &Weights) -> Patch {
     open(patch_bytes(base, target, EncoderOptions::default(), 2))
 }
 
-fn open(bytes: Vec<u8>) -> PatchFile {
-    PatchFile::from_bytes(bytes, &Limits::default()).unwrap()
+fn open(bytes: Vec<u8>) -> Patch {
+    Patch::from_bytes(bytes, &Limits::default()).unwrap()
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use pulse::{
-    Coding, Decoder, Dtype, Encoder, EncoderOptions, Error, Event, FileKind, Limits, PushDecoder, Result, Tag,
-    TensorSpec, LEAF_BYTES,
-};
+use pulse::coding::Coding;
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::LEAF_BYTES;
+use pulse::stream::EncoderOptions;
+use pulse::wire::{FileKind, Tag};
+use pulse::{Decoder, Encoder, Error, Event, Limits, PushDecoder, Result};
 use testkit::forge::{self, Section};
 
 fn u8s(shape: &[u64]) -> TensorSpec {
@@ -97,7 +99,7 @@ fn pushed(patch: &[u8], limits: &Limits) -> Result<()> {
 
 #[cfg(feature = "checkpoint")]
 fn opened(patch: &[u8], limits: &Limits) -> Result<()> {
-    pulse::PatchFile::from_bytes(patch.to_vec(), limits).map(|_| ())
+    pulse::Patch::from_bytes(patch.to_vec(), limits).map(|_| ())
 }
 
 #[cfg(not(feature = "checkpoint"))]

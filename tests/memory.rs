@@ -8,10 +8,11 @@ use std::sync::Mutex;
 use std::thread;
 
 use peak_alloc::PeakAlloc;
-use pulse::{
-    BlockDecoder, CheckpointHasher, Decoder, Digest, Dtype, Encoder, EncoderOptions, Event, Limits, PushDecoder,
-    TensorHasher, TensorSpec,
-};
+use pulse::coding::BlockDecoder;
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::{CheckpointHasher, Digest, TensorHasher};
+use pulse::stream::EncoderOptions;
+use pulse::{Decoder, Encoder, Event, Limits, PushDecoder};
 
 /// Counts what Rust code allocates. The contexts of zstd come from C: a few MB for each thread, by
 /// the window that a frame may ask for.

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use pulse::{
-    apply, apply_in_place, verify, Action, ApplyOptions, Checkpoint, EncoderOptions, Error, FileKind, Limits, Parallel,
-    PatchFile, TensorMut, TensorSpec,
-};
+use pulse::checkpoint::{apply, verify, ApplyOptions};
+use pulse::dtype::TensorSpec;
+use pulse::stream::EncoderOptions;
+use pulse::tensors::{apply_in_place, Parallel, TensorMut};
+use pulse::wire::{Action, FileKind};
+use pulse::{Checkpoint, Error, Limits, Patch};
 use testkit::files::{stepped, tensor, weights, Files, Place, Tensor};
 use testkit::forge::{self, Section};
 use testkit::library;
@@ -49,7 +51,7 @@ fn read(checkpoint: &Checkpoint) -> Weights {
 }
 
 /// Every tensor of an output. Files are found by what the patch calls them: a mutant may call them anything.
-fn written(out: &Path, patch: &PatchFile) -> Weights {
+fn written(out: &Path, patch: &Patch) -> Weights {
     let records = patch.files().iter().map(|file| &file.record);
     let names: Vec<&str> =
         records.filter(|record| record.kind == FileKind::Tensors).map(|record| &*record.name).collect();
@@ -79,7 +81,7 @@ impl Case {
 
     /// Applies a mutant to the base: to weights in memory if it only changes tensors, else to files.
     fn attempt(&self, mutant: &[u8], out: &Path) -> Result<(), Error> {
-        let patch = PatchFile::from_bytes(mutant.to_vec(), &Limits::default())?;
+        let patch = Patch::from_bytes(mutant.to_vec(), &Limits::default())?;
         let only_changes = patch.tensors().iter().all(|tensor| tensor.header.action == Action::Patched);
         if let (true, Some(base)) = (only_changes && patch.files().is_empty(), &self.base) {
             let before = read(base);

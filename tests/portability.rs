@@ -1,10 +1,11 @@
 //! Byte order and numbers beyond 32 bits. Bytes are spelled out here: nothing is compared with what the
 //! machine at hand makes of a number.
 
-use pulse::{
-    BlockEncoder, CheckpointHasher, Coding, Decoder, Dtype, EncoderOptions, Event, Limits, TensorSpec, Value,
-    ValueForm, LEAF_BYTES,
-};
+use pulse::coding::{BlockEncoder, Coding, Value, ValueForm};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::{CheckpointHasher, LEAF_BYTES};
+use pulse::stream::EncoderOptions;
+use pulse::{Decoder, Event, Limits};
 use sha2::{Digest as _, Sha256};
 use testkit::forge;
 use testkit::hostile::{self, list, patch_of_blocks, varint};
@@ -60,7 +61,7 @@ fn elements_and_values_are_little_endian() {
 fn fields_of_digests_are_little_endian() {
     let spec = TensorSpec::new(Dtype::U8, &[0, 0x0102_0304_0506_0708]).unwrap();
     let mut hasher = CheckpointHasher::new();
-    let empty = pulse::tensor_digest(b"");
+    let empty = pulse::hash::tensor_digest(b"");
     hasher.add("name", &spec, empty);
     let fields = [
         &[2][..],

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use pulse::{
-    count_changes, for_each_step, Coding, Decoder, Dtype, Encoder, EncoderOptions, Event, Limits, Order, Value,
-    LEAF_BYTES,
-};
+use pulse::changes::{count_changes, for_each_step};
+use pulse::coding::{Coding, Value};
+use pulse::dtype::{Dtype, Order};
+use pulse::hash::LEAF_BYTES;
+use pulse::stream::EncoderOptions;
+use pulse::{Decoder, Encoder, Event, Limits};
 use testkit::applier::{apply, apply_pushed, Trickle, CODINGS};
 use testkit::checkpoint::{Checkpoint, Tensor};
 
@@ -242,7 +244,7 @@ fn check_blocks(patch: &[u8], base: &Checkpoint, target: &Checkpoint, mut random
                     bytes: vec![0; header.spec.as_ref().unwrap().bytes() as usize],
                     ..target.tensors[&header.name].clone()
                 };
-                let base = if header.action.is_put() { zeros } else { base.tensors[&header.name].clone() };
+                let base = if header.action.is_whole() { zeros } else { base.tensors[&header.name].clone() };
                 open = Some((base.bytes, &target.tensors[&header.name].bytes));
             }
             Event::Block(block) => {

@@ -1,7 +1,9 @@
 //! Contextual blocks are smaller than flat ones and than XOR with zstd, at other dtypes and
 //! densities than those it was made for.
 
-use pulse::{BlockEncoder, Coding, Dtype, EncoderOptions, ValueForm};
+use pulse::coding::{BlockEncoder, Coding, ValueForm};
+use pulse::dtype::Dtype;
+use pulse::stream::EncoderOptions;
 
 /// Numbers from 0 to 1, the same everywhere.
 struct Dice(u64);

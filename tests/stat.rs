@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use pulse::{
-    patch_sizes, stat, Action, Coding, Density, EncoderOptions, Error, Kind, PairStat, Parallel, Series, SeriesStat,
-    Window,
-};
+use pulse::coding::Coding;
+use pulse::measure::{patch_sizes, stat, Density, Kind, PairStat, Series, SeriesStat, Window};
+use pulse::stream::EncoderOptions;
+use pulse::tensors::Parallel;
+use pulse::wire::Action;
+use pulse::Error;
 use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
 use testkit::library::{diff, open};
 
@@ -30,7 +32,7 @@ fn measure(paths: &[PathBuf], sizes: bool) -> SeriesStat {
 /// Length, number of windows, and densities in per cent: mean, least, greatest.
 fn rows(stat: &SeriesStat) -> Vec<(usize, usize, [f64; 3])> {
     let percent = |ratio: Option<f64>| (100.0 * ratio.unwrap() * 1e6).round() / 1e6;
-    let row = |window: &pulse::SeriesWindow| {
+    let row = |window: &pulse::measure::SeriesWindow| {
         (window.window.length, window.pairs.len(), [window.mean(), window.min(), window.max()].map(percent))
     };
     stat.windows.iter().map(row).collect()

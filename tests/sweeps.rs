@@ -76,8 +76,8 @@ fn patches() -> Vec<(&'static str, Vec<u8>)> {
 /// A snapshot that carries files: the sample's tensors and a text.
 fn snapshot_with_files() -> Vec<u8> {
     let target = Checkpoint::from_file(&read("checkpoints/sample-target.safetensors"));
-    let mut encoder = pulse::Encoder::new(Vec::new(), pulse::EncoderOptions::snapshot()).unwrap();
-    encoder.carry_file("notes.txt", pulse::FileKind::Companion, b"a few notes").unwrap();
+    let mut encoder = pulse::Encoder::new(Vec::new(), pulse::stream::EncoderOptions::snapshot()).unwrap();
+    encoder.carry_file("notes.txt", pulse::wire::FileKind::Companion, b"a few notes").unwrap();
     for (name, tensor) in &target.tensors {
         encoder.begin(name, None, Some(&tensor.spec)).unwrap();
         encoder.push(&[], &tensor.bytes).unwrap();

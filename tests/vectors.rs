@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pulse::{FileKind, FileSource, Result, Tag};
+use pulse::wire::{FileKind, FileSource, Tag};
+use pulse::Result;
 use serde_json::Value;
 use testkit::applier::{apply, apply_pushed, Applied, Trickle};
 use testkit::checkpoint::{header_of, Checkpoint};
@@ -253,14 +254,16 @@ fn the_generator_writes_what_is_committed() {
 #[cfg(feature = "checkpoint")]
 mod on_disk {
     use super::*;
-    use pulse::{ApplyOptions, Limits, Parallel, PatchFile};
+    use pulse::checkpoint::ApplyOptions;
+    use pulse::tensors::Parallel;
+    use pulse::{Limits, Patch};
 
     fn open(vector: &Vector, key: &str) -> Option<pulse::Checkpoint> {
         vector.text(key).map(|path| pulse::Checkpoint::open(&directory().join(path)).expect("a checkpoint"))
     }
 
-    fn patch(vector: &Vector) -> Result<PatchFile> {
-        PatchFile::open(&directory().join(vector.text("file").expect("a file")), &Limits::default())
+    fn patch(vector: &Vector) -> Result<Patch> {
+        Patch::open(&directory().join(vector.text("file").expect("a file")), &Limits::default())
     }
 
     #[test]
@@ -268,7 +271,7 @@ mod on_disk {
         for vector in vectors("good") {
             let (base, target) = (open(&vector, "base"), open(&vector, "target"));
             let patch = patch(&vector).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
-            pulse::verify(&patch, base.as_ref(), target.as_ref(), Parallel::default())
+            pulse::checkpoint::verify(&patch, base.as_ref(), target.as_ref(), Parallel::default())
                 .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
         }
     }
@@ -291,8 +294,14 @@ mod on_disk {
         for vector in vectors("good").into_iter().filter(|vector| vector.0["exact"] == true) {
             let out = temporary.path().join(vector.name());
             let patch = patch(&vector).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
-            pulse::apply(open(&vector, "base").as_ref(), &patch, &out, ApplyOptions::default(), Parallel::default())
-                .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
+            pulse::checkpoint::apply(
+                open(&vector, "base").as_ref(),
+                &patch,
+                &out,
+                ApplyOptions::default(),
+                Parallel::default(),
+            )
+            .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
             let target = directory().join(vector.text("target").expect("a target"));
             assert!(files_of(&out) == files_of(&target), "{}", vector.name());
         }
@@ -303,8 +312,8 @@ mod on_disk {
         let mut wrong = Vec::new();
         for vector in vectors("malformed") {
             let base = open(&vector, "base");
-            let verified =
-                patch(&vector).and_then(|patch| pulse::verify(&patch, base.as_ref(), None, Parallel::default()));
+            let verified = patch(&vector)
+                .and_then(|patch| pulse::checkpoint::verify(&patch, base.as_ref(), None, Parallel::default()));
             let found = verified.as_ref().map_or_else(|error| error.kind(), |()| "none");
             if Some(found) != vector.text("error") {
                 wrong.push(format!("{}: found {found}: {:?}", vector.name(), verified.err()));
@@ -321,7 +330,7 @@ mod on_disk {
             let base = open(&vector, "base");
             let out = directory.path().join(vector.name());
             let applied = patch(&vector).and_then(|patch| {
-                pulse::apply(base.as_ref(), &patch, &out, ApplyOptions::default(), Parallel::default())
+                pulse::checkpoint::apply(base.as_ref(), &patch, &out, ApplyOptions::default(), Parallel::default())
             });
             assert!(applied.is_err(), "{}", vector.name());
         }

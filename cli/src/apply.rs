@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use pulse::{ApplyOptions, ApplyReport, Checkpoint, Limits, PatchFile, Result, UpdateReport};
+use pulse::checkpoint::ApplyOptions;
+use pulse::tensors::ApplyReport;
+use pulse::update::UpdateReport;
+use pulse::{Checkpoint, Limits, Patch, Result};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -51,20 +54,20 @@ impl Apply {
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
-        let patch = PatchFile::open(self.patch(), &Limits::default())?;
+        let patch = Patch::open(self.patch(), &Limits::default())?;
         match &self.output {
             Some(output) => {
                 let base = self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes);
                 let options = ApplyOptions::default().with_replace(self.force);
-                let report = pulse::apply(base.as_ref(), &patch, output, options, progress.parallel())?;
+                let report = pulse::checkpoint::apply(base.as_ref(), &patch, output, options, progress.parallel())?;
                 drop(progress);
                 Ok(done(output, &report, started))
             }
             None => {
                 // Proved, changed, and read back.
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes.saturating_mul(3));
-                let report = pulse::update(&self.first, &patch, progress.parallel())?;
+                let report = pulse::update::update(&self.first, &patch, progress.parallel())?;
                 drop(progress);
                 Ok(self.updated(&report, started))
             }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use pulse::{write_whole, Checkpoint, ComposeReport, Error, Limits, PatchFile, Result};
+use pulse::chain::ComposeReport;
+use pulse::checkpoint::write_whole;
+use pulse::{Checkpoint, Error, Limits, Patch, Result};
 use serde_json::json;
 
 use super::diff::{changes, same_file, tensor_counts, Writing};
@@ -39,8 +41,8 @@ pub struct Compose {
 }
 
 /// Opens a patch; what is wrong in it names it, for there are several.
-fn open(path: &Path) -> Result<PatchFile> {
-    PatchFile::open(path, &Limits::default()).map_err(|error| match error {
+fn open(path: &Path) -> Result<Patch> {
+    Patch::open(path, &Limits::default()).map_err(|error| match error {
         Error::Corrupt(_) | Error::Limit { .. } | Error::Version { .. } => {
             Error::Checkpoint { path: path.display().to_string(), what: error.to_string() }
         }
@@ -65,13 +67,13 @@ impl Compose {
         let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
         let progress = Progress::new(common, "compose", patches.last().map_or(0, |last| last.footer().target_bytes));
         let report = write_whole(&self.output, self.force, |out| {
-            Ok(pulse::compose(&patches, base.as_ref(), out, self.writing.options(), progress.parallel())?.1)
+            Ok(pulse::chain::compose(&patches, base.as_ref(), out, self.writing.options(), progress.parallel())?.1)
         })?;
         drop(progress);
         Ok(self.outcome(&report, &patches, started.elapsed().as_secs_f64()))
     }
 
-    fn outcome(&self, report: &ComposeReport, patches: &[PatchFile], seconds: f64) -> Outcome {
+    fn outcome(&self, report: &ComposeReport, patches: &[Patch], seconds: f64) -> Outcome {
         let footer = report.summary.footer;
         let (bytes, before) = (report.summary.patch_bytes, report.input_bytes);
         let changes_before = patches.iter().map(|patch| patch.footer().changes).fold(0, u64::saturating_add);

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use pulse::{write_whole, ApplyOptions, Checkpoint, EncoderOptions, Error, Limits, PatchFile, Result};
+use pulse::checkpoint::{write_whole, ApplyOptions};
+use pulse::stream::EncoderOptions;
+use pulse::{Checkpoint, Error, Limits, Patch, Result};
 use serde_json::json;
 
 use super::simulation::Simulation;
@@ -84,27 +86,28 @@ impl Demo {
 
 /// One step from trainer to receiver: everything that both sides would do.
 fn sync(common: &Common, step: u64, dir: &Path, [base, target, patch_path]: [&PathBuf; 3]) -> Result<Sync> {
-    let parallel = pulse::Parallel::threads(common.threads);
+    let parallel = pulse::tensors::Parallel::threads(common.threads);
     let out = dir.join("received.safetensors");
 
     let started = Instant::now();
     let (base, target) = (Checkpoint::open(base)?, Checkpoint::open(target)?);
     let options = EncoderOptions::default().with_steps(Some(step - 1), Some(step));
-    let report =
-        write_whole(patch_path, true, |file| Ok(pulse::diff(Some(&base), &target, file, options, parallel)?.1))?;
+    let report = write_whole(patch_path, true, |file| {
+        Ok(pulse::checkpoint::diff(Some(&base), &target, file, options, parallel)?.1)
+    })?;
     let diff = started.elapsed().as_secs_f64();
 
-    let map = PatchFile::map(patch_path, &Limits::default())?;
+    let map = Patch::map(patch_path, &Limits::default())?;
     if let Some(error) = map.error {
         return Err(error);
     }
 
     let started = Instant::now();
-    let patch = PatchFile::open(patch_path, &Limits::default())?;
-    pulse::apply(Some(&base), &patch, &out, ApplyOptions::default().with_replace(true), parallel)?;
+    let patch = Patch::open(patch_path, &Limits::default())?;
+    pulse::checkpoint::apply(Some(&base), &patch, &out, ApplyOptions::default().with_replace(true), parallel)?;
     let apply = started.elapsed().as_secs_f64();
 
-    pulse::verify(&patch, None, Some(&Checkpoint::open(&out)?), parallel)?;
+    pulse::checkpoint::verify(&patch, None, Some(&Checkpoint::open(&out)?), parallel)?;
     let footer = report.summary.footer;
     Ok(Sync {
         step,

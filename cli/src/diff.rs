@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use pulse::{
-    write_whole, Action, Checkpoint, Coding, DiffReport, EncoderOptions, Error, Footer, Limits, MappedTensor,
-    PatchFile, Result, TrustedBase, ValueForm,
-};
+use pulse::checkpoint::write_whole;
+use pulse::coding::{Coding, ValueForm};
+use pulse::patch::TensorEntry;
+use pulse::stream::{EncoderOptions, TrustedBase};
+use pulse::tensors::DiffReport;
+use pulse::wire::{Action, Footer};
+use pulse::{Checkpoint, Error, Limits, Patch, Result};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -110,8 +113,8 @@ fn parse_meta(pair: &str) -> Result<(String, String), String> {
 
 /// The digests of the target of a patch, for the base that it produced.
 fn trusted(previous: &Path, base: Option<&Checkpoint>) -> Result<TrustedBase> {
-    let patch = PatchFile::open(previous, &Limits::default())?;
-    let produced = |tensor: &&MappedTensor| {
+    let patch = Patch::open(previous, &Limits::default())?;
+    let produced = |tensor: &&TensorEntry| {
         let found = base.and_then(|base| base.tensor(&tensor.header.name)).map(|found| found.spec());
         found == tensor.header.spec.as_ref()
     };
@@ -238,7 +241,7 @@ impl Diff {
         }
         let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
         let report = write_whole(&self.output, self.force, |out| {
-            Ok(pulse::diff(base.as_ref(), &target, out, options, progress.parallel())?.1)
+            Ok(pulse::checkpoint::diff(base.as_ref(), &target, out, options, progress.parallel())?.1)
         })?;
         drop(progress);
         Ok(self.outcome(&report, started.elapsed().as_secs_f64()))

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use pulse::{write_whole, Error, Result};
+use pulse::checkpoint::write_whole;
+use pulse::{Error, Result};
 use serde_json::json;
 
 use super::{inspect, Cli, Common, Outcome};

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use pulse::Parallel;
+use pulse::tensors::Parallel;
 
 use super::{text, Common};
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use pulse::{ApplyOptions, Checkpoint, FileKind, FileRecord, FileSource, Limits, PatchFile, Result};
+use pulse::checkpoint::ApplyOptions;
+use pulse::wire::{FileKind, FileRecord, FileSource};
+use pulse::{Checkpoint, Limits, Patch, Result};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -46,11 +48,11 @@ fn described(record: &FileRecord) -> String {
 impl Revert {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
-        let patch = PatchFile::open(&self.patch, &Limits::default())?;
+        let patch = Patch::open(&self.patch, &Limits::default())?;
         let target = Checkpoint::open(&self.target)?;
         let progress = Progress::new(common, "revert", patch.footer().target_bytes);
         let options = ApplyOptions::default().with_replace(self.force);
-        let report = pulse::revert(&target, &patch, &self.output, options, progress.parallel())?;
+        let report = pulse::chain::revert(&target, &patch, &self.output, options, progress.parallel())?;
         drop(progress);
         let seconds = started.elapsed().as_secs_f64();
         let carried = patch.files().iter().map(|file| &file.record).filter(|file| file.source == FileSource::Patch);

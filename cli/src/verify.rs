@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::{Checkpoint, Limits, PatchFile, Result};
+use pulse::{Checkpoint, Limits, Patch, Result};
 use serde_json::json;
 
 use super::progress::Progress;
@@ -29,11 +29,11 @@ pub struct Verify {
 
 impl Verify {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let patch = PatchFile::open(&self.patch, &Limits::default())?;
+        let patch = Patch::open(&self.patch, &Limits::default())?;
         let open = |path: &Option<PathBuf>| path.as_deref().map(Checkpoint::open).transpose();
         let (base, target) = (open(&self.base)?, open(&self.target)?);
         let progress = Progress::new(common, "verify", patch.footer().target_bytes);
-        pulse::verify(&patch, base.as_ref(), target.as_ref(), progress.parallel())?;
+        pulse::checkpoint::verify(&patch, base.as_ref(), target.as_ref(), progress.parallel())?;
         drop(progress);
         let mut checked = vec!["structure", "crc", "sha256"];
         if patch.header().snapshot || base.is_some() {
@@ -46,7 +46,7 @@ impl Verify {
             checked.push("target");
         }
         let text = format!("{}: right ({})\n", self.patch.display(), checked.join(", "));
-        let digest = |digest: Option<pulse::Digest>| digest.map(|digest| digest.to_string());
+        let digest = |digest: Option<pulse::hash::Digest>| digest.map(|digest| digest.to_string());
         let json = json!({
             "patch": self.patch.display().to_string(),
             "checked": checked,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pulse::EncoderOptions;
+use pulse::stream::EncoderOptions;
 use testkit::files::{noise, stepped, tensor, weights, Files, Place};
 use testkit::library::diff;
 

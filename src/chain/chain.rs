@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
-use crate::patch::{MappedBlock, MappedFile, MappedTensor, PatchFile};
+use crate::patch::{BlockEntry, FileEntry, Patch, TensorEntry};
 use crate::tensors::target::base_problem;
 use crate::tensors::TensorSource;
 use crate::wire::{Action, FileRecord, FileSource, TensorHeader};
@@ -23,13 +23,13 @@ pub(crate) struct Version<'a> {
 /// A tensor of one patch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Link<'a> {
-    pub patch: &'a PatchFile,
-    pub tensor: &'a MappedTensor,
+    pub patch: &'a Patch,
+    pub tensor: &'a TensorEntry,
 }
 
 /// What the patches of a chain do to one tensor.
 #[derive(Debug)]
-pub(crate) struct Story<'a> {
+pub(crate) struct TensorHistory<'a> {
     /// Before the first patch that has the tensor, and after the last; `None` where there is none.
     pub base: Option<Version<'a>>,
     pub target: Option<Version<'a>>,
@@ -41,7 +41,7 @@ pub(crate) struct Story<'a> {
 
 /// What a chain does to a tensor as a whole, as a diff of its ends would say it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Outcome<'a> {
+pub(crate) enum Effect<'a> {
     Unchanged,
     Patched(&'a TensorSpec),
     /// Added or replaced.
@@ -49,16 +49,16 @@ pub(crate) enum Outcome<'a> {
     Deleted,
 }
 
-impl<'a> Story<'a> {
+impl<'a> TensorHistory<'a> {
     fn new(link: Link<'a>) -> Result<Self> {
         let header = &link.tensor.header;
         let spec = header.spec.as_ref().filter(|_| header.action == Action::Patched);
         let base = digests(link)?.0.map(|digest| Version { spec, digest });
-        Ok(Story { base, target: base, first: header, links: Vec::new() })
+        Ok(TensorHistory { base, target: base, first: header, links: Vec::new() })
     }
 
     /// Takes the next link; `before` is the patch before it.
-    fn follow(&mut self, before: &PatchFile, link: Link<'a>) -> Result<()> {
+    fn follow(&mut self, before: &Patch, link: Link<'a>) -> Result<()> {
         let TensorHeader { name, action, spec } = &link.tensor.header;
         let (base, target) = digests(link)?;
         let broken = |what: String| broken(before, link.patch, format!("tensor '{name}' {what}"));
@@ -84,26 +84,26 @@ impl<'a> Story<'a> {
     }
 
     /// Whether the target does not depend on the bytes of the base.
-    pub fn is_put(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.links.first().is_some_and(|link| link.tensor.header.action != Action::Patched)
     }
 
     /// What became of the tensor, if that can be told without the base; otherwise why not.
-    pub fn outcome(&self) -> Result<Outcome<'a>, &'static str> {
+    pub fn effect(&self) -> Result<Effect<'a>, &'static str> {
         let target = self.target.and_then(|target| Some((target.spec?, target.digest)));
         let (base, (spec, digest)) = match (self.base, target) {
-            (None, None) => return Ok(Outcome::Unchanged),
-            (None, Some((spec, _))) => return Ok(Outcome::Put(Action::Added, spec)),
-            (Some(_), None) => return Ok(Outcome::Deleted),
+            (None, None) => return Ok(Effect::Unchanged),
+            (None, Some((spec, _))) => return Ok(Effect::Put(Action::Added, spec)),
+            (Some(_), None) => return Ok(Effect::Deleted),
             (Some(base), Some(target)) => (base, target),
         };
         match base.spec {
-            Some(old) if old == spec && base.digest == digest => Ok(Outcome::Unchanged),
-            Some(old) if old == spec && self.is_put() => Err("comes back with its old dtype and shape"),
-            Some(old) if old == spec => Ok(Outcome::Patched(spec)),
-            Some(_) => Ok(Outcome::Put(Action::Replaced, spec)),
+            Some(old) if old == spec && base.digest == digest => Ok(Effect::Unchanged),
+            Some(old) if old == spec && self.is_whole() => Err("comes back with its old dtype and shape"),
+            Some(old) if old == spec => Ok(Effect::Patched(spec)),
+            Some(_) => Ok(Effect::Put(Action::Replaced, spec)),
             // All that is known of the base is that it was not what the first patch made of it.
-            None if self.first.spec.as_ref() == Some(spec) => Ok(Outcome::Put(Action::Replaced, spec)),
+            None if self.first.spec.as_ref() == Some(spec) => Ok(Effect::Put(Action::Replaced, spec)),
             None => Err("may have come back with its old dtype and shape"),
         }
     }
@@ -116,13 +116,13 @@ fn digests(link: Link<'_>) -> Result<(Option<Digest>, Option<Digest>)> {
     Ok((end.base, end.target))
 }
 
-fn broken(before: &PatchFile, patch: &PatchFile, what: String) -> Error {
-    let path = |patch: &PatchFile| patch.path().display().to_string();
+fn broken(before: &Patch, patch: &Patch, what: String) -> Error {
+    let path = |patch: &Patch| patch.path().display().to_string();
     Error::Chain { before: path(before), patch: path(patch), what }
 }
 
 /// Blocks that have bytes of the range.
-pub(crate) fn overlapping(blocks: &[MappedBlock], range: &Range<u64>) -> Range<usize> {
+pub(crate) fn overlapping(blocks: &[BlockEntry], range: &Range<u64>) -> Range<usize> {
     let first = blocks.partition_point(|block| block.range().end <= range.start);
     let end = blocks.partition_point(|block| block.range().start < range.end);
     first..end.max(first)
@@ -133,17 +133,17 @@ pub(crate) fn overlapping(blocks: &[MappedBlock], range: &Range<u64>) -> Range<u
 /// As a [`TensorSource`] it is the target of the last one: every tensor if it stands on a base or
 /// starts with a snapshot, otherwise those that were put whole on the way.
 pub(crate) struct Chain<'a> {
-    patches: &'a [PatchFile],
-    first: &'a PatchFile,
-    last: &'a PatchFile,
+    patches: &'a [Patch],
+    first: &'a Patch,
+    last: &'a Patch,
     base: Option<&'a dyn TensorSource>,
-    pub stories: BTreeMap<&'a str, Story<'a>>,
+    pub histories: BTreeMap<&'a str, TensorHistory<'a>>,
 }
 
 impl<'a> Chain<'a> {
     /// Checks that each patch follows the one before it: by the digests of the checkpoints, of each
     /// tensor, and of the files.
-    pub fn new(patches: &'a [PatchFile]) -> Result<Self> {
+    pub fn new(patches: &'a [Patch]) -> Result<Self> {
         let (Some(first), Some(last)) = (patches.first(), patches.last()) else {
             return Err(Error::misuse("no patch to compose"));
         };
@@ -157,7 +157,7 @@ impl<'a> Chain<'a> {
             };
             return Err(broken(before, patch, what));
         }
-        let mut chain = Chain { patches, first, last, base: None, stories: BTreeMap::new() };
+        let mut chain = Chain { patches, first, last, base: None, histories: BTreeMap::new() };
         let mut before = first;
         for patch in patches {
             for tensor in patch.tensors() {
@@ -169,26 +169,26 @@ impl<'a> Chain<'a> {
         Ok(chain)
     }
 
-    fn follow(&mut self, before: &PatchFile, link: Link<'a>) -> Result<()> {
+    fn follow(&mut self, before: &Patch, link: Link<'a>) -> Result<()> {
         let name = link.tensor.header.name.as_str();
-        if let Some(story) = self.stories.get_mut(name) {
-            return story.follow(before, link);
+        if let Some(history) = self.histories.get_mut(name) {
+            return history.follow(before, link);
         }
-        let mut story = Story::new(link)?;
+        let mut history = TensorHistory::new(link)?;
         if self.first.header().snapshot {
             // What the snapshot does not have is not there.
-            story.base = None;
-            story.target = None;
+            history.base = None;
+            history.target = None;
         }
-        story.follow(before, link)?;
-        self.stories.insert(name, story);
+        history.follow(before, link)?;
+        self.histories.insert(name, history);
         Ok(())
     }
 
     /// The chain on its base, which must have the tensors that the first patches expect.
     pub fn on(mut self, base: &'a dyn TensorSource) -> Result<Self> {
-        for (name, story) in &self.stories {
-            let what = match (base.spec(name), story.base) {
+        for (name, history) in &self.histories {
+            let what = match (base.spec(name), history.base) {
                 (None, Some(_)) => format!("there is no tensor '{name}', but the patches start from one"),
                 (Some(_), None) => format!("there is a tensor '{name}', but the patches add it"),
                 (Some(found), Some(Version { spec: Some(expected), .. })) if found != expected => {
@@ -202,20 +202,20 @@ impl<'a> Chain<'a> {
         Ok(self)
     }
 
-    pub fn first(&self) -> &'a PatchFile {
+    pub fn first(&self) -> &'a Patch {
         self.first
     }
 
-    pub fn last(&self) -> &'a PatchFile {
+    pub fn last(&self) -> &'a Patch {
         self.last
     }
 
-    pub fn patches(&self) -> &'a [PatchFile] {
+    pub fn patches(&self) -> &'a [Patch] {
         self.patches
     }
 
     /// The patch that carries this file of the last target, and where; `None` if it is the base's.
-    pub fn carried(&self, record: &FileRecord) -> Option<(&'a PatchFile, &'a MappedFile)> {
+    pub fn carried(&self, record: &FileRecord) -> Option<(&'a Patch, &'a FileEntry)> {
         let found = self.patches.iter().rev().map(|patch| Some((patch, same_file(patch, record)?)));
         found.map_while(|found| found).find(|(_, file)| file.record.source == FileSource::Patch)
     }
@@ -227,26 +227,26 @@ impl<'a> Chain<'a> {
 }
 
 /// The file with this name and these bytes in the target of a patch.
-fn same_file<'a>(patch: &'a PatchFile, record: &FileRecord) -> Option<&'a MappedFile> {
+fn same_file<'a>(patch: &'a Patch, record: &FileRecord) -> Option<&'a FileEntry> {
     let key = |record: &FileRecord| (record.kind, record.bytes, record.sha256);
     patch.files().iter().find(|file| file.record.name == record.name && key(&file.record) == key(record))
 }
 
 /// Checks that the files that a patch takes from its base are in the target before it.
-fn check_files(before: &PatchFile, patch: &PatchFile) -> Result<()> {
+fn check_files(before: &Patch, patch: &Patch) -> Result<()> {
     if before.files().is_empty() != patch.files().is_empty() {
-        let says = |patch: &PatchFile| if patch.files().is_empty() { "no files" } else { "files" };
+        let says = |patch: &Patch| if patch.files().is_empty() { "no files" } else { "files" };
         let what = format!("it describes {}, and the one before it {}", says(patch), says(before));
         return Err(broken(before, patch, what));
     }
-    let missing = |file: &&MappedFile| {
+    let missing = |file: &&FileEntry| {
         file.record.source == FileSource::Base
             && !std::ptr::eq(before, patch)
             && same_file(before, &file.record).is_none()
     };
     match patch.files().iter().find(missing) {
         None => Ok(()),
-        Some(MappedFile { record, .. }) => {
+        Some(FileEntry { record, .. }) => {
             let what = format!(
                 "it takes the file '{}' ({} bytes, SHA-256 {}) from its base, and the target before it has another",
                 record.name, record.bytes, record.sha256
@@ -263,33 +263,33 @@ impl TensorSource for Chain<'_> {
 
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         let kept = self.base.iter().flat_map(|base| base.tensors());
-        let kept = kept.filter(|(name, _)| !self.stories.contains_key(name));
-        let made = self.stories.iter().filter_map(|(name, story)| Some((*name, story.target?.spec?)));
+        let kept = kept.filter(|(name, _)| !self.histories.contains_key(name));
+        let made = self.histories.iter().filter_map(|(name, history)| Some((*name, history.target?.spec?)));
         let mut tensors: Vec<_> = kept.chain(made).collect();
         tensors.sort_unstable_by_key(|(name, _)| *name);
         tensors
     }
 
     fn spec(&self, name: &str) -> Option<&TensorSpec> {
-        match self.stories.get(name) {
-            Some(story) => story.target?.spec,
+        match self.histories.get(name) {
+            Some(history) => history.target?.spec,
             None => self.base?.spec(name),
         }
     }
 
     fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
         let missing = || Error::misuse(format!("the bytes of tensor '{name}' are not at hand"));
-        let Some(story) = self.stories.get(name) else {
+        let Some(history) = self.histories.get(name) else {
             return self.base.ok_or_else(missing)?.read(name, start, buffer);
         };
-        let spec = story.target.and_then(|target| target.spec).ok_or_else(missing)?;
+        let spec = history.target.and_then(|target| target.spec).ok_or_else(missing)?;
         let end = start.checked_add(buffer.len() as u64).filter(|&end| end <= spec.bytes());
         let end = end.ok_or_else(|| Error::misuse(format!("beyond the end of tensor '{name}'")))?;
 
         // From the last link back: a block is made whole, so what lies beneath must cover it.
         let mut hull = start..end;
-        let mut runs = Vec::with_capacity(story.links.len());
-        for Link { tensor, .. } in story.links.iter().rev() {
+        let mut runs = Vec::with_capacity(history.links.len());
+        for Link { tensor, .. } in history.links.iter().rev() {
             let run = overlapping(&tensor.blocks, &hull);
             for block in &tensor.blocks[run.clone()] {
                 hull = hull.start.min(block.range().start)..hull.end.max(block.range().end);
@@ -305,11 +305,11 @@ impl TensorSource for Chain<'_> {
                 wider.as_mut_slice()
             }
         };
-        if !story.is_put() {
+        if !history.is_whole() {
             self.base.ok_or_else(missing)?.read(name, hull.start, bytes)?;
         }
         let mut payload = Vec::new();
-        for (Link { patch, tensor }, run) in story.links.iter().zip(runs.into_iter().rev()) {
+        for (Link { patch, tensor }, run) in history.links.iter().zip(runs.into_iter().rev()) {
             for number in run {
                 let range = tensor.blocks[number].range();
                 // Within the hull, whose bytes are in memory.
@@ -325,7 +325,7 @@ impl TensorSource for Chain<'_> {
     }
 
     fn slice(&self, name: &str, start: u64, bytes: usize) -> Option<&[u8]> {
-        match self.stories.contains_key(name) {
+        match self.histories.contains_key(name) {
             true => None,
             false => self.base?.slice(name, start, bytes),
         }

@@ -1,9 +1,9 @@
-//! A patch made of patches alone: flat changes joined or turned round, without any checkpoint.
+//! A patch made of patches alone: flat changes combined or turned round, without any checkpoint.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use crate::chain::chain::{overlapping, Chain, Link, Outcome, Story, Version};
+use crate::chain::chain::{overlapping, Chain, Effect, Link, TensorHistory, Version};
 use crate::changes::Changes;
 use crate::coding::{self, EncodedBlock};
 use crate::digest::Digest;
@@ -16,27 +16,27 @@ use crate::tensors::{Parallel, TensorSource};
 use crate::wire::{Action, TensorHeader};
 use crate::word::ValueForm;
 
-/// Which way the changes of a chain are written.
+/// Which direction the changes of a chain are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     /// From the base of the first patch to the target of the last.
     Forward,
-    /// The other way.
+    /// The other direction.
     Back,
 }
 
-impl Way {
-    /// The tensor does not go this way without a checkpoint.
+impl Direction {
+    /// The tensor does not go this direction without a checkpoint.
     fn refuse(self, link: Link<'_>, why: &str) -> Error {
         let (patch, name) = (link.patch.path().display(), &link.tensor.header.name);
         let what = match self {
-            Way::Forward => {
+            Direction::Forward => {
                 "without the base, only flat changes of one value form, step or xor, can be composed: \
                  give the base of the first patch (--base)"
             }
-            Way::Back => {
+            Direction::Back => {
                 "only flat changes, as steps or xor, and added tensors lead back: keep the base, or make \
-                 a patch for the way back (pulse diff TARGET BASE)"
+                 a patch for the direction back (pulse diff TARGET BASE)"
             }
         };
         Error::misuse(format!("{patch}: tensor '{name}' {why}; {what}"))
@@ -44,7 +44,7 @@ impl Way {
 }
 
 /// A tensor of the new patch.
-struct Joined<'a> {
+struct Combined<'a> {
     header: TensorHeader,
     base: Option<Digest>,
     target: Option<Digest>,
@@ -52,58 +52,59 @@ struct Joined<'a> {
     pair: Pair<'a>,
 }
 
-impl<'a> Joined<'a> {
+impl<'a> Combined<'a> {
     /// `None` if the tensor is not in the new patch.
-    fn new(name: &'a str, story: &Story<'a>, way: Way) -> Result<Option<Self>> {
-        let last = || story.links.last().copied().ok_or_else(|| Error::misuse("a tensor without a patch"));
-        let outcome = match story.outcome() {
+    fn new(name: &'a str, history: &TensorHistory<'a>, direction: Direction) -> Result<Option<Self>> {
+        let last = || history.links.last().copied().ok_or_else(|| Error::misuse("a tensor without a patch"));
+        let outcome = match history.effect() {
             Ok(outcome) => outcome,
-            Err(why) => return Err(way.refuse(last()?, why)),
+            Err(why) => return Err(direction.refuse(last()?, why)),
         };
-        let (action, base_spec, spec) = match (outcome, way) {
-            (Outcome::Unchanged, _) => return Ok(None),
-            (Outcome::Patched(spec), _) => (Action::Patched, Some(spec), Some(spec)),
-            (Outcome::Put(action, spec), Way::Forward) => (action, None, Some(spec)),
-            (Outcome::Put(Action::Added, _), Way::Back) | (Outcome::Deleted, Way::Forward) => {
+        let (action, base_spec, spec) = match (outcome, direction) {
+            (Effect::Unchanged, _) => return Ok(None),
+            (Effect::Patched(spec), _) => (Action::Patched, Some(spec), Some(spec)),
+            (Effect::Put(action, spec), Direction::Forward) => (action, None, Some(spec)),
+            (Effect::Put(Action::Added, _), Direction::Back) | (Effect::Deleted, Direction::Forward) => {
                 (Action::Deleted, None, None)
             }
-            (Outcome::Put(..), Way::Back) => return Err(way.refuse(last()?, "is replaced")),
-            (Outcome::Deleted, Way::Back) => return Err(way.refuse(last()?, "is deleted")),
+            (Effect::Put(..), Direction::Back) => return Err(direction.refuse(last()?, "is replaced")),
+            (Effect::Deleted, Direction::Back) => return Err(direction.refuse(last()?, "is deleted")),
         };
         let digest = |side: Option<Version<'_>>| side.map(|side| side.digest);
-        let (base, target) = match way {
-            Way::Forward => (digest(story.base), digest(story.target)),
-            Way::Back => (digest(story.target), digest(story.base)),
+        let (base, target) = match direction {
+            Direction::Forward => (digest(history.base), digest(history.target)),
+            Direction::Back => (digest(history.target), digest(history.base)),
         };
         let header = TensorHeader { name: name.into(), action, spec: spec.cloned() };
-        Ok(Some(Joined { header, base, target, pair: Pair { name, base: base_spec, target: spec } }))
+        Ok(Some(Combined { header, base, target, pair: Pair { name, base: base_spec, target: spec } }))
     }
 }
 
 /// Writes the tensors of a chain without a base, each with the digests that the patches name.
-pub(crate) fn join_tensors<W: Write>(
+pub(crate) fn combine_tensors<W: Write>(
     session: &mut Session<W>,
     chain: &Chain<'_>,
-    way: Way,
+    direction: Direction,
     parallel: Parallel<'_>,
 ) -> Result<BTreeMap<Action, u64>> {
-    let joined = chain.stories.iter().map(|(name, story)| Joined::new(name, story, way));
-    let joined: Vec<Joined<'_>> = joined.filter_map(Result::transpose).collect::<Result<_>>()?;
-    let pairs: Vec<Pair<'_>> = joined.iter().map(|joined| joined.pair).collect();
-    let joining = Joining { chain, way, form: form_of(chain, &pairs, way)?, options: session.options.clone() };
+    let combined = chain.histories.iter().map(|(name, history)| Combined::new(name, history, direction));
+    let combined: Vec<Combined<'_>> = combined.filter_map(Result::transpose).collect::<Result<_>>()?;
+    let pairs: Vec<Pair<'_>> = combined.iter().map(|combined| combined.pair).collect();
+    let combining =
+        Combining { chain, direction, form: form_of(chain, &pairs, direction)?, options: session.options.clone() };
 
     let mut actions = BTreeMap::new();
-    let mut tensors = joined.iter();
+    let mut tensors = combined.iter();
     let mut open = None;
     let mut hasher = TensorHasher::new();
     let work = |payload: &mut Vec<u8>, group: &[Piece<'_>]| {
-        group.iter().map(|piece| joining.piece(piece, payload)).collect::<Result<Vec<_>>>()
+        group.iter().map(|piece| combining.piece(piece, payload)).collect::<Result<Vec<_>>>()
     };
-    for_each_piece(&pairs, joining.piece_bytes(), parallel, Vec::new, work, |piece, done| {
+    for_each_piece(&pairs, combining.piece_bytes(), parallel, Vec::new, work, |piece, done| {
         if piece.first {
             open = tensors.next();
         }
-        let Some(Joined { header, base, target, pair }) = open else { return Ok(()) };
+        let Some(Combined { header, base, target, pair }) = open else { return Ok(()) };
         if piece.first {
             session.begin_as(header.clone(), None)?;
         }
@@ -135,22 +136,27 @@ pub(crate) fn join_tensors<W: Write>(
 }
 
 /// The form of the first flat block: all others must have the same.
-fn form_of(chain: &Chain<'_>, pairs: &[Pair<'_>], way: Way) -> Result<ValueForm> {
+fn form_of(chain: &Chain<'_>, pairs: &[Pair<'_>], direction: Direction) -> Result<ValueForm> {
     let patched = pairs.iter().filter(|pair| pair.base.is_some());
-    let mut links = patched.filter_map(|pair| chain.stories.get(pair.name)).flat_map(|story| &story.links);
+    let mut links = patched.filter_map(|pair| chain.histories.get(pair.name)).flat_map(|history| &history.links);
     match links.find(|link| !link.tensor.blocks.is_empty()) {
         None => Ok(ValueForm::default()),
-        Some(&link) => Ok(flat_block(link, 0, way, &mut Vec::new())?.0),
+        Some(&link) => Ok(flat_block(link, 0, direction, &mut Vec::new())?.0),
     }
 }
 
 /// The changes of a block, and the form of their values.
-fn flat_block(link: Link<'_>, number: usize, way: Way, payload: &mut Vec<u8>) -> Result<(ValueForm, Changes)> {
+fn flat_block(
+    link: Link<'_>,
+    number: usize,
+    direction: Direction,
+    payload: &mut Vec<u8>,
+) -> Result<(ValueForm, Changes)> {
     let Link { patch, tensor } = link;
     match patch.decode_block(tensor, number, payload)?.into_flat() {
-        Some((ValueForm::Overwrite, _)) => Err(way.refuse(link, "is overwritten, whatever it was before")),
+        Some((ValueForm::Overwrite, _)) => Err(direction.refuse(link, "is overwritten, whatever it was before")),
         Some(flat) => Ok(flat),
-        None => Err(way.refuse(link, &format!("has {} blocks", tensor.blocks[number].coding().name()))),
+        None => Err(direction.refuse(link, &format!("has {} blocks", tensor.blocks[number].coding().name()))),
     }
 }
 
@@ -162,14 +168,14 @@ struct Done {
     leaves: Vec<Digest>,
 }
 
-struct Joining<'a> {
+struct Combining<'a> {
     chain: &'a Chain<'a>,
-    way: Way,
+    direction: Direction,
     form: ValueForm,
     options: EncoderOptions,
 }
 
-impl Joining<'_> {
+impl Combining<'_> {
     /// Whole blocks of the new patch, about as large as the largest of the old ones: so none of
     /// those is decoded more than a few times.
     fn piece_bytes(&self) -> usize {
@@ -213,18 +219,18 @@ impl Joining<'_> {
         Ok(Done { blocks, leaves: Vec::new() })
     }
 
-    /// The changes of all patches within a piece, joined and turned the right way.
+    /// The changes of all patches within a piece, combined and turned the right direction.
     fn changes(&self, piece: &Piece<'_>, spec: &TensorSpec, payload: &mut Vec<u8>) -> Result<Changes> {
         let width = spec.dtype().element_bytes();
         let range = piece.start..piece.start + piece.target_bytes as u64;
         let elements = range.start / width as u64..range.end / width as u64;
-        let mut joined = Changes::default();
-        for &link in self.chain.stories.get(piece.pair.name).iter().flat_map(|story| &story.links) {
+        let mut combined = Changes::default();
+        for &link in self.chain.histories.get(piece.pair.name).iter().flat_map(|history| &history.links) {
             let mut found = Changes::default();
             for number in overlapping(&link.tensor.blocks, &range) {
-                let (form, changes) = flat_block(link, number, self.way, payload)?;
+                let (form, changes) = flat_block(link, number, self.direction, payload)?;
                 if form != self.form {
-                    return Err(self.way.refuse(link, "has values of another form than the tensors before it"));
+                    return Err(self.direction.refuse(link, "has values of another form than the tensors before it"));
                 }
                 let first = link.tensor.blocks[number].range().start / width as u64;
                 for (element, value) in changes.elements.iter().zip(changes.values) {
@@ -235,11 +241,11 @@ impl Joining<'_> {
                     }
                 }
             }
-            joined = joined.join(&found, width, self.form);
+            combined = combined.combine(&found, width, self.form);
         }
-        if self.way == Way::Back {
-            joined.invert(width, self.form);
+        if self.direction == Direction::Back {
+            combined.invert(width, self.form);
         }
-        Ok(joined)
+        Ok(combined)
     }
 }

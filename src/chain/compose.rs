@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use crate::chain::chain::Chain;
-use crate::chain::combine::{join_tensors, Way};
+use crate::chain::combine::{combine_tensors, Direction};
 use crate::checkpoint::files::hash_file;
 use crate::checkpoint::plan::check_carried;
 use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::coding::Coding;
 use crate::error::{Error, Fault, Result};
 use crate::hash::Sha;
-use crate::patch::{MappedFile, PatchFile};
+use crate::patch::{FileEntry, Patch};
 use crate::stream::{EncoderOptions, Session, Summary, Totals};
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::target::check_base;
@@ -56,8 +56,14 @@ pub struct ComposeReport {
 ///
 /// ```
 /// use std::collections::BTreeMap;
-/// use pulse::{compose, diff_tensors, Coding, Dtype, EncoderOptions, Limits, Parallel, PatchFile};
-/// use pulse::{TensorRef, TensorSpec};
+/// use pulse::{Limits, Patch};
+/// use pulse::chain::compose;
+/// use pulse::coding::Coding;
+/// use pulse::dtype::Dtype;
+/// use pulse::stream::EncoderOptions;
+/// use pulse::tensors::{Parallel, diff_tensors};
+/// use pulse::dtype::TensorSpec;
+/// use pulse::tensors::TensorRef;
 /// let options = EncoderOptions::default().with_coding(Coding::Flat);
 /// let diff = |base: &[u8; 3], target: &[u8; 3]| {
 ///     let weights = |bytes| -> pulse::Result<_> {
@@ -67,15 +73,15 @@ pub struct ComposeReport {
 ///     diff_tensors(Some(&base), &target, Vec::new(), options.clone(), Parallel::default())
 /// };
 /// let steps = [diff(b"abc", b"abd")?.0, diff(b"abd", b"bbe")?.0, diff(b"bbe", b"abe")?.0];
-/// let patches: Vec<PatchFile> =
-///     steps.into_iter().map(|step| PatchFile::from_bytes(step, &Limits::default())).collect::<pulse::Result<_>>()?;
+/// let patches: Vec<Patch> =
+///     steps.into_iter().map(|step| Patch::from_bytes(step, &Limits::default())).collect::<pulse::Result<_>>()?;
 /// let (patch, report) = compose(&patches, None, Vec::new(), options.clone(), Parallel::default())?;
 /// assert_eq!(report.summary.footer.changes, 1);
 /// assert_eq!(patch, diff(b"abc", b"abe")?.0);
 /// # Ok::<(), pulse::Error>(())
 /// ```
 pub fn compose<W: Write>(
-    patches: &[PatchFile],
+    patches: &[Patch],
     base: Option<&Checkpoint>,
     out: W,
     options: EncoderOptions,
@@ -95,7 +101,7 @@ pub fn compose<W: Write>(
         true => make(session, chain, base, parallel)?,
         false => join(session, &chain, parallel)?,
     };
-    let input_bytes = patches.iter().map(PatchFile::bytes).sum();
+    let input_bytes = patches.iter().map(Patch::bytes).sum();
     Ok((out, ComposeReport { summary, actions, input_bytes, proved }))
 }
 
@@ -156,7 +162,7 @@ fn make<W: Write>(
 /// Joins the changes of the patches, of which no base is at hand.
 fn join<W: Write>(mut session: Session<W>, chain: &Chain<'_>, parallel: Parallel<'_>) -> Result<Written<W>> {
     write_files(&mut session, chain, None)?;
-    let actions = join_tensors(&mut session, chain, Way::Forward, parallel)?;
+    let actions = combine_tensors(&mut session, chain, Direction::Forward, parallel)?;
     let (first, last) = (chain.first().footer(), chain.last().footer());
     let (out, summary) = session.finish_as(Totals {
         target_tensors: last.target_tensors,
@@ -171,7 +177,7 @@ fn join<W: Write>(mut session: Session<W>, chain: &Chain<'_>, parallel: Parallel
 /// Writes a record for each file of the last target, and the bytes that the base does not have.
 fn write_files<W: Write>(session: &mut Session<W>, chain: &Chain<'_>, base: Option<&Checkpoint>) -> Result<()> {
     let mut headers = 0u64;
-    for MappedFile { record, .. } in chain.last().files() {
+    for FileEntry { record, .. } in chain.last().files() {
         let carried = match chain.base_has(record) || in_base(base, record)? {
             true => None,
             false => chain.carried(record),
@@ -207,7 +213,7 @@ fn in_base(base: Option<&Checkpoint>, record: &FileRecord) -> Result<bool> {
 }
 
 /// Copies the data of a file, in sections as large as `diff` makes them.
-fn carry<W: Write>(session: &mut Session<W>, patch: &PatchFile, file: &MappedFile) -> Result<()> {
+fn carry<W: Write>(session: &mut Session<W>, patch: &Patch, file: &FileEntry) -> Result<()> {
     let (mut sha, mut section) = (Sha::default(), Vec::new());
     patch.for_each_data(file, |mut data| {
         sha.update(data);

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use crate::chain::chain::Chain;
-use crate::chain::combine::{join_tensors, Way};
+use crate::chain::combine::{combine_tensors, Direction};
 use crate::checkpoint::{apply, ApplyOptions, Checkpoint};
 use crate::coding::Coding;
 use crate::disk::staged::temporary_file;
@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Fault, Result};
 use crate::limits::Limits;
-use crate::patch::PatchFile;
+use crate::patch::Patch;
 use crate::stream::{EncoderOptions, Session, Summary, Totals};
 use crate::tensors::{ApplyReport, Parallel};
 use crate::wire::Action;
@@ -30,21 +30,27 @@ use crate::wire::Action;
 ///
 /// ```
 /// use std::collections::BTreeMap;
-/// use pulse::{diff_tensors, invert, Coding, Dtype, EncoderOptions, Limits, Parallel, PatchFile};
-/// use pulse::{TensorRef, TensorSpec};
+/// use pulse::{Limits, Patch};
+/// use pulse::chain::invert;
+/// use pulse::coding::Coding;
+/// use pulse::dtype::Dtype;
+/// use pulse::stream::EncoderOptions;
+/// use pulse::tensors::{Parallel, diff_tensors};
+/// use pulse::dtype::TensorSpec;
+/// use pulse::tensors::TensorRef;
 /// let spec = TensorSpec::new(Dtype::U8, &[3])?;
 /// let base = BTreeMap::from([("w".to_string(), TensorRef::new(spec.clone(), b"abc")?)]);
 /// let target = BTreeMap::from([("w".to_string(), TensorRef::new(spec, b"abd")?)]);
 /// let options = EncoderOptions::default().with_coding(Coding::Flat);
 /// let diff = |base, target| diff_tensors(Some(base), target, Vec::new(), options.clone(), Parallel::default());
 ///
-/// let patch = PatchFile::from_bytes(diff(&base, &target)?.0, &Limits::default())?;
+/// let patch = Patch::from_bytes(diff(&base, &target)?.0, &Limits::default())?;
 /// let (back, _) = invert(&patch, Vec::new(), options.clone(), Parallel::default())?;
 /// assert_eq!(back, diff(&target, &base)?.0);
 /// # Ok::<(), pulse::Error>(())
 /// ```
 pub fn invert<W: Write>(
-    patch: &PatchFile,
+    patch: &Patch,
     out: W,
     options: EncoderOptions,
     parallel: Parallel<'_>,
@@ -64,7 +70,7 @@ pub fn invert<W: Write>(
     };
     let mut session = Session::new(out, options)?;
     let chain = Chain::new(std::slice::from_ref(patch))?;
-    join_tensors(&mut session, &chain, Way::Back, parallel)?;
+    combine_tensors(&mut session, &chain, Direction::Back, parallel)?;
 
     // The base lacks what was added, and nothing was deleted: that would not have come this far.
     let added = || {
@@ -103,19 +109,24 @@ pub fn invert<W: Write>(
 /// #     path
 /// # };
 /// # let (base, target, out) = (write("base", b"abc"), write("target", b"abd"), dir.path().join("out"));
-/// use pulse::{diff, revert, Checkpoint, Coding, EncoderOptions, Limits, Parallel, PatchFile};
+/// use pulse::{Checkpoint, Limits, Patch};
+/// use pulse::chain::revert;
+/// use pulse::checkpoint::diff;
+/// use pulse::coding::Coding;
+/// use pulse::stream::EncoderOptions;
+/// use pulse::tensors::Parallel;
 /// let (base, target) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?);
 /// let options = EncoderOptions::default().with_coding(Coding::Flat);
 /// let (patch, _) = diff(Some(&base), &target, Vec::new(), options, Parallel::default())?;
 ///
-/// let patch = PatchFile::from_bytes(patch, &Limits::default())?;
+/// let patch = Patch::from_bytes(patch, &Limits::default())?;
 /// revert(&target, &patch, &out, Default::default(), Parallel::default())?;
 /// assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(base.path()).unwrap());
 /// # Ok::<(), pulse::Error>(())
 /// ```
 pub fn revert(
     target: &Checkpoint,
-    patch: &PatchFile,
+    patch: &Patch,
     out: &Path,
     options: ApplyOptions,
     parallel: Parallel<'_>,
@@ -128,7 +139,7 @@ pub fn revert(
     let silent = Parallel::threads(parallel.count());
     let out_file = BufWriter::with_capacity(1 << 18, file.as_file());
     invert(patch, out_file, EncoderOptions::default().with_block_leaves(leaves), silent)?;
-    let inverse = PatchFile::open(file.path(), &limits)?;
+    let inverse = Patch::open(file.path(), &limits)?;
     apply(Some(target), &inverse, out, options, parallel).map_err(|error| match error {
         // The base of the way back is the target of the patch.
         Error::BaseMismatch { tensor, expected, found } => Error::TargetMismatch { tensor, expected, found },

@@ -1,6 +1,7 @@
 //! Patches that follow one another: composed into one, or undone.
 
 pub(crate) mod chain;
+mod changes;
 mod combine;
 mod compose;
 mod invert;

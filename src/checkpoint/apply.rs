@@ -7,8 +7,8 @@ use crate::checkpoint::Checkpoint;
 use crate::disk::staged::Staged;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::patch::PatchFile;
-use crate::tensors::target::{explain, make, Output};
+use crate::patch::Patch;
+use crate::tensors::target::{build, explain, Output};
 use crate::tensors::ApplyReport;
 use crate::tensors::{Parallel, TensorSource};
 
@@ -42,7 +42,7 @@ impl ApplyOptions {
 /// See [`diff`](crate::diff) for an example.
 pub fn apply(
     base: Option<&Checkpoint>,
-    patch: &PatchFile,
+    patch: &Patch,
     out: &Path,
     options: ApplyOptions,
     parallel: Parallel<'_>,
@@ -53,7 +53,7 @@ pub fn apply(
 pub(crate) fn apply_on(
     disk: &Disk,
     base: Option<&Checkpoint>,
-    patch: &PatchFile,
+    patch: &Patch,
     out: &Path,
     options: ApplyOptions,
     parallel: Parallel<'_>,
@@ -73,7 +73,7 @@ pub(crate) fn apply_on(
         files.push(created);
     }
     let output = Output { files: &files, in_place: false };
-    let made = make(&plan.tensors, source(base), patch, Some(output), parallel)
+    let made = build(&plan.tensors, source(base), patch, Some(output), parallel)
         .and_then(|()| plan.write_companions(patch, &staged, &mut files));
     explain(source(base), patch, parallel, made)?;
     staged.commit(&files)?;
@@ -86,7 +86,7 @@ pub(crate) fn source(base: Option<&Checkpoint>) -> Option<&dyn TensorSource> {
 }
 
 /// The base to use: none for a snapshot, and one for everything else.
-fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &PatchFile) -> Result<Option<&'a Checkpoint>> {
+fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &Patch) -> Result<Option<&'a Checkpoint>> {
     match base {
         _ if patch.header().snapshot => Ok(None),
         None => Err(Error::misuse(format!(

@@ -26,14 +26,17 @@ use crate::tensors::{Parallel, TensorSource};
 /// #     path
 /// # };
 /// # let (base, target, out) = (write("base", b"abc"), write("target", b"abd"), dir.path().join("out"));
-/// use pulse::{apply, diff, Checkpoint, EncoderOptions, Limits, Parallel, PatchFile};
+/// use pulse::{Checkpoint, Limits, Patch};
+/// use pulse::checkpoint::{apply, diff};
+/// use pulse::stream::EncoderOptions;
+/// use pulse::tensors::Parallel;
 /// let (base, target) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?);
 /// let patch_path = dir.path().join("step.pulse");
 /// let file = std::fs::File::create(&patch_path).unwrap();
 /// let (_, report) = diff(Some(&base), &target, file, EncoderOptions::default(), Parallel::default())?;
 /// assert_eq!(report.summary.footer.changes, 1);
 ///
-/// let patch = PatchFile::open(&patch_path, &Limits::default())?;
+/// let patch = Patch::open(&patch_path, &Limits::default())?;
 /// apply(Some(&base), &patch, &out, Default::default(), Parallel::default())?;
 /// assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(target.path()).unwrap());
 /// # Ok::<(), pulse::Error>(())

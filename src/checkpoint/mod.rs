@@ -8,6 +8,7 @@ pub(crate) mod plan;
 pub(crate) mod safetensors;
 mod verify;
 
+pub use crate::disk::staged::write_whole;
 pub use apply::{apply, ApplyOptions};
 pub use checkpoint::{Checkpoint, CheckpointTensor};
 pub use diff::diff;

@@ -12,7 +12,7 @@ use crate::disk::staged::Staged;
 use crate::disk::DiskFile;
 use crate::error::{Error, Fault, Result};
 use crate::hash::Sha;
-use crate::patch::{MappedFile, PatchFile};
+use crate::patch::{FileEntry, Patch};
 use crate::tensors::target::{base_problem, target_tensors, OutTensor};
 use crate::wire::{FileKind, FileRecord, FileSource};
 
@@ -26,7 +26,7 @@ pub(crate) struct OutFile {
 /// A companion of the target.
 #[derive(Debug)]
 pub(crate) enum OutCompanion<'a> {
-    Carried(&'a MappedFile),
+    Carried(&'a FileEntry),
     /// Path in the base, and what it must be.
     Copied(&'a Path, &'a FileRecord),
     /// The patch says nothing of files: the base's companions are kept.
@@ -43,7 +43,7 @@ pub(crate) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub fn new(base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<Self> {
+    pub fn new(base: Option<&'a Checkpoint>, patch: &'a Patch) -> Result<Self> {
         let mut plan = Plan { is_directory: false, files: Vec::new(), tensors: Vec::new(), companions: Vec::new() };
         let target = target_tensors(source(base), patch)?;
         if !patch.files().is_empty() {
@@ -69,7 +69,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Files as the patch describes them.
-    fn files_of_patch(&mut self, base: Option<&'a Checkpoint>, patch: &'a PatchFile) -> Result<()> {
+    fn files_of_patch(&mut self, base: Option<&'a Checkpoint>, patch: &'a Patch) -> Result<()> {
         self.is_directory = patch.files().iter().any(|file| !file.record.name.is_empty());
         if self.is_directory && patch.files().iter().any(|file| file.record.name.is_empty()) {
             return Err(wrong_files(patch, "one file has no name, but the checkpoint has several"));
@@ -121,7 +121,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Gives each tensor its place in the files; both must name the same tensors.
-    fn assign(&mut self, target: Vec<OutTensor<'a>>, patch: &PatchFile) -> Result<()> {
+    fn assign(&mut self, target: Vec<OutTensor<'a>>, patch: &Patch) -> Result<()> {
         let mut places = std::collections::HashMap::new();
         for (number, file) in self.files.iter().enumerate() {
             for FileTensor { name, spec, offset } in &file.header.tensors {
@@ -149,7 +149,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    pub fn write_companions(&self, patch: &PatchFile, staged: &Staged, files: &mut Vec<DiskFile>) -> Result<()> {
+    pub fn write_companions(&self, patch: &Patch, staged: &Staged, files: &mut Vec<DiskFile>) -> Result<()> {
         for companion in &self.companions {
             let created = staged.create(companion.name(), 0)?;
             companion.copy_to(&created, patch)?;
@@ -158,7 +158,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    pub fn check_companions(&self, patch: &PatchFile) -> Result<()> {
+    pub fn check_companions(&self, patch: &Patch) -> Result<()> {
         self.companions.iter().try_for_each(|companion| companion.for_each_chunk(patch, |_| Ok(())))
     }
 }
@@ -171,7 +171,7 @@ fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
     base_problem(source(base), what)
 }
 
-fn wrong_files(patch: &PatchFile, what: impl Into<String>) -> Error {
+fn wrong_files(patch: &Patch, what: impl Into<String>) -> Error {
     Error::checkpoint(
         patch.path(),
         format!("the files that the patch describes do not fit its tensors: {}", what.into()),
@@ -205,7 +205,7 @@ impl OutCompanion<'_> {
     }
 
     /// Reads the companion chunk by chunk and checks that it is the recorded one.
-    pub fn for_each_chunk(&self, patch: &PatchFile, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub fn for_each_chunk(&self, patch: &Patch, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match self {
             OutCompanion::Carried(file) => {
                 let mut sha = Sha::default();
@@ -231,7 +231,7 @@ impl OutCompanion<'_> {
         }
     }
 
-    pub fn copy_to(&self, file: &DiskFile, patch: &PatchFile) -> Result<()> {
+    pub fn copy_to(&self, file: &DiskFile, patch: &Patch) -> Result<()> {
         let mut offset = 0;
         self.for_each_chunk(patch, |chunk| {
             file.write_all_at(chunk, offset).map_err(|error| Error::io(format!("writing {}", self.name()), error))?;

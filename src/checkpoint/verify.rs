@@ -4,11 +4,11 @@ use crate::checkpoint::apply::source;
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::patch::PatchFile;
-use crate::tensors::target::{check_base, differing_tensor, explain, make};
+use crate::patch::Patch;
+use crate::tensors::target::{build, check_base, differing_tensor, explain};
 use crate::tensors::Parallel;
 
-/// Checks a patch beyond what [`PatchFile::open`] has checked, without writing anything.
+/// Checks a patch beyond what [`Patch::open`] has checked, without writing anything.
 ///
 /// Payloads that need no base are decoded. With a base, its digest is compared, the target is made
 /// in memory, block by block, and its digests compared. With a target, its digests are compared with those of the patch.
@@ -16,7 +16,7 @@ use crate::tensors::Parallel;
 /// # Errors
 /// As [`apply`].
 pub fn verify(
-    patch: &PatchFile,
+    patch: &Patch,
     base: Option<&Checkpoint>,
     target: Option<&Checkpoint>,
     parallel: Parallel<'_>,
@@ -32,12 +32,12 @@ pub fn verify(
             check_base(base, patch, parallel)?;
             let base = Some(base);
             let plan = explain(source(base), patch, parallel, Plan::new(base, patch))?;
-            let made = make(&plan.tensors, source(base), patch, None, parallel);
+            let made = build(&plan.tensors, source(base), patch, None, parallel);
             explain(source(base), patch, parallel, made.and_then(|()| plan.check_companions(patch)))?;
         }
         _ if patch.header().snapshot => {
             let plan = Plan::new(None, patch)?;
-            make(&plan.tensors, None, patch, None, parallel)?;
+            build(&plan.tensors, None, patch, None, parallel)?;
         }
         _ => {
             let mut payload = Vec::new();

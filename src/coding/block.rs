@@ -50,7 +50,9 @@ impl EncodedBlock {
 /// Encodes single blocks without a container: for those who frame and verify them by other means.
 ///
 /// ```
-/// use pulse::{BlockEncoder, Dtype, EncoderOptions};
+/// use pulse::coding::BlockEncoder;
+/// use pulse::dtype::Dtype;
+/// use pulse::stream::EncoderOptions;
 /// let mut encoder = BlockEncoder::new(&EncoderOptions::default());
 /// let (base, target) = ([0x80, 0x3f, 0, 0], [0x81, 0x3f, 0, 0]);
 /// let block = encoder.encode(&Dtype::Bf16, &base, &target)?.expect("something changed");

@@ -22,7 +22,7 @@ pub enum Value {
 /// Where the bits of a payload go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Account {
+pub struct PayloadBits {
     /// Which elements change: gaps.
     pub positions: u64,
     /// Signs of the steps, where they are apart.
@@ -33,8 +33,8 @@ pub struct Account {
     pub tables: u64,
 }
 
-impl std::ops::AddAssign for Account {
-    fn add_assign(&mut self, other: Account) {
+impl std::ops::AddAssign for PayloadBits {
+    fn add_assign(&mut self, other: PayloadBits) {
         self.positions += other.positions;
         self.signs += other.signs;
         self.values += other.values;
@@ -54,7 +54,7 @@ pub struct BlockDecoder {
     /// Elements of the block, and how many of them were done.
     elements: u64,
     done: u64,
-    account: Account,
+    account: PayloadBits,
     body: Body,
     /// Bytes of an element that a chunk cut in two, for `apply_to`.
     cut: Vec<u8>,
@@ -80,7 +80,7 @@ impl BlockDecoder {
     ) -> Result<Self, Bad> {
         let element_bytes = dtype.element_bytes();
         let bits = payload.len() as u64 * 8;
-        let mut account = Account::default();
+        let mut account = PayloadBits::default();
         let body = match coding {
             Coding::Whole => {
                 account.values = bits;
@@ -145,7 +145,9 @@ impl BlockDecoder {
     /// if the block has no steps but whole bytes, or bits to flip or set.
     ///
     /// ```
-    /// use pulse::{BlockEncoder, Dtype, EncoderOptions};
+    /// use pulse::coding::BlockEncoder;
+    /// use pulse::dtype::Dtype;
+    /// use pulse::stream::EncoderOptions;
     /// let (base, target) = ([0x80, 0x3f, 0, 0], [0x81, 0x3f, 0, 0]);
     /// let block = BlockEncoder::new(&EncoderOptions::default()).encode(&Dtype::Bf16, &base, &target)?;
     /// let decoder = block.expect("something changed").decode(&Dtype::Bf16, 2)?;
@@ -224,7 +226,7 @@ impl BlockDecoder {
 
     /// Where the bits of the payload go; they sum up to its size.
     #[must_use]
-    pub fn account(&self) -> Account {
+    pub fn account(&self) -> PayloadBits {
         self.account
     }
 

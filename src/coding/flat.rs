@@ -1,7 +1,7 @@
 //! The flat coding: gaps and values as two packed streams; decodes without the base (SPEC.md §7.3).
 
 use crate::changes::Changes;
-use crate::coding::Account;
+use crate::coding::PayloadBits;
 use crate::error::Fault;
 use crate::packed;
 use crate::parse::{self, Bad, Parse};
@@ -144,11 +144,16 @@ pub(crate) fn decode(
     element_bytes: usize,
     elements: u64,
     changes: u64,
-) -> Result<(ValueForm, Changes, Account), Bad> {
+) -> Result<(ValueForm, Changes, PayloadBits), Bad> {
     parse::all(payload, "flat payload", |i| streams(i, element_bytes, elements, changes))
 }
 
-fn streams(i: &[u8], element_bytes: usize, elements: u64, changes: u64) -> Parse<'_, (ValueForm, Changes, Account)> {
+fn streams(
+    i: &[u8],
+    element_bytes: usize,
+    elements: u64,
+    changes: u64,
+) -> Parse<'_, (ValueForm, Changes, PayloadBits)> {
     let (rest, form_byte) = parse::u8(i, "form")?;
     let (gap_code, form_code, value_code) = (form_byte & 7, form_byte >> 3 & 3, form_byte >> 5);
     parse::check(i, gap_code <= 3, "gap width", u64::from(gap_code), "0 to 3")?;
@@ -160,7 +165,7 @@ fn streams(i: &[u8], element_bytes: usize, elements: u64, changes: u64) -> Parse
     let (rest, gaps) = numbers(rest, "gaps", gap_code, changes)?;
     let positions = bits_before(rest) - tables;
     let (rest, values) = numbers(rest, "values", value_code, changes)?;
-    let account = Account { positions, signs: 0, values: bits_before(rest) - positions - tables, tables };
+    let account = PayloadBits { positions, signs: 0, values: bits_before(rest) - positions - tables, tables };
     match join(gaps, values, form, element_bytes, elements, changes) {
         Ok(changes) => Ok((rest, (form, changes, account))),
         Err(fault) => parse::fail(rest, fault),

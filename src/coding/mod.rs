@@ -13,7 +13,9 @@ mod whole;
 pub(crate) use block::encode_flat;
 pub(crate) use block::{encode, encode_whole, Choice, Scratch};
 pub use block::{BlockEncoder, EncodedBlock};
-pub use decoder::{Account, BlockDecoder, Value};
+pub use decoder::{BlockDecoder, PayloadBits, Value};
+
+pub use crate::word::ValueForm;
 
 use crate::error::Fault;
 

@@ -72,7 +72,9 @@ fn persist(file: NamedTempFile, path: &Path, replace: bool, disk: &Disk) -> Resu
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let path = dir.path().join("step.pulse");
-/// use pulse::{write_whole, Encoder, EncoderOptions};
+/// use pulse::Encoder;
+/// use pulse::checkpoint::write_whole;
+/// use pulse::stream::EncoderOptions;
 /// write_whole(&path, false, |file| Ok(Encoder::new(file, EncoderOptions::default())?.finish()?.1))?;
 /// assert!(path.exists());
 /// # Ok::<(), pulse::Error>(())

@@ -49,7 +49,7 @@ impl Kind {
     /// The kind that a tensor's name suggests. A guess from words, good enough to group by.
     ///
     /// ```
-    /// use pulse::Kind;
+    /// use pulse::measure::Kind;
     /// assert_eq!(Kind::of("model.layers.7.self_attn.q_proj.weight"), Kind::Attention);
     /// assert_eq!(Kind::of("model.layers.7.self_attn.q_proj.bias"), Kind::Bias);
     /// assert_eq!(Kind::of("encoder.layer.0.output.LayerNorm.bias"), Kind::Norm);
@@ -97,7 +97,7 @@ impl Kind {
 /// of all layers that do the same have in common.
 ///
 /// ```
-/// assert_eq!(pulse::module_of("model.layers.7.self_attn.q_proj.weight"), "model.layers.*.self_attn.q_proj");
+/// assert_eq!(pulse::measure::module_of("model.layers.7.self_attn.q_proj.weight"), "model.layers.*.self_attn.q_proj");
 /// ```
 #[must_use]
 pub fn module_of(name: &str) -> String {

@@ -27,7 +27,7 @@ impl Density {
     /// Changes / elements, between 0 and 1; `None` if nothing was compared.
     ///
     /// ```
-    /// use pulse::Density;
+    /// use pulse::measure::Density;
     /// assert_eq!(Density { changes: 1, elements: 4 }.ratio(), Some(0.25));
     /// assert_eq!(Density::default().ratio(), None);
     /// ```
@@ -94,7 +94,9 @@ fn counted_at(step: i64) -> i64 {
 /// #     path
 /// # };
 /// # let (base, target) = (write("base", b"abc"), write("target", b"abe"));
-/// use pulse::{stat, Checkpoint, PairStat, Parallel};
+/// use pulse::Checkpoint;
+/// use pulse::measure::{PairStat, stat};
+/// use pulse::tensors::Parallel;
 /// let stats = stat(&Checkpoint::open(&base)?, &Checkpoint::open(&target)?, Parallel::default())?;
 /// assert_eq!((stats[0].changes, stats[0].steps[&2]), (1, 1));
 /// assert_eq!(PairStat::of(&stats).density.ratio(), Some(1.0 / 3.0));
@@ -119,7 +121,7 @@ pub fn stat(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> R
         let Some(spec) = target.or(base) else { return Ok(()) };
         if piece.first {
             let action = tensor_header(name, base, target)?.action;
-            let changes = if action.is_put() { spec.elements() } else { 0 };
+            let changes = if action.is_whole() { spec.elements() } else { 0 };
             stats.push(TensorStat {
                 name: name.into(),
                 action: Some(action),

@@ -28,7 +28,7 @@ impl Window {
     /// of length 1.
     ///
     /// ```
-    /// use pulse::Window;
+    /// use pulse::measure::Window;
     /// let lengths = |checkpoints| Window::all(checkpoints).iter().map(|window| window.length).collect::<Vec<_>>();
     /// assert_eq!(lengths(2), [1]);
     /// assert_eq!(lengths(4), [1, 2, 3]);

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
 
-use crate::coding::{Account, Coding};
+use crate::coding::{Coding, PayloadBits};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::stream::{Block, Decoder, Event, Extent};
 use crate::tag::Tag;
-use crate::wire::{FileRecord, Footer, Header, TensorEnd, TensorHeader};
+use crate::wire::{FileRecord, Footer, Header, TensorHeader, TensorTrailer};
 
 /// A file record and where its data stands in the patch.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct MappedFile {
+pub struct FileEntry {
     /// The record.
     pub record: FileRecord,
     /// Payloads of its data sections, as byte ranges of the patch.
@@ -23,14 +23,14 @@ pub struct MappedFile {
 
 /// A block and where its payload stands in the patch.
 #[derive(Debug, Clone)]
-pub struct MappedBlock {
+pub struct BlockEntry {
     pub(crate) extent: Extent,
     pub(crate) payload: Range<u64>,
     // Boxed: a file can have millions of blocks, and only an inspection asks for this.
-    account: Option<Box<Account>>,
+    account: Option<Box<PayloadBits>>,
 }
 
-impl MappedBlock {
+impl BlockEntry {
     /// How the changes are written.
     #[must_use]
     pub fn coding(&self) -> Coding {
@@ -49,9 +49,9 @@ impl MappedBlock {
         self.extent.changes
     }
 
-    /// Where the bits of the payload go, if [`PatchFile::inspect`] read it and it can be decoded.
+    /// Where the bits of the payload go, if [`Patch::inspect`] read it and it can be decoded.
     #[must_use]
-    pub fn account(&self) -> Option<Account> {
+    pub fn account(&self) -> Option<PayloadBits> {
         self.account.as_deref().copied()
     }
 
@@ -65,13 +65,13 @@ impl MappedBlock {
 /// A tensor of the patch.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct MappedTensor {
+pub struct TensorEntry {
     /// Name, action, dtype and shape.
     pub header: TensorHeader,
     /// Blocks in order.
-    pub blocks: Vec<MappedBlock>,
+    pub blocks: Vec<BlockEntry>,
     /// The trailer; absent if the file broke off before it.
-    pub end: Option<TensorEnd>,
+    pub end: Option<TensorTrailer>,
     /// Bytes of all sections of the tensor.
     pub bytes: u64,
 }
@@ -89,7 +89,7 @@ pub struct SectionTotal {
 /// All that a patch file says, read in one pass. A damaged file is mapped as far as it goes.
 #[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct PatchMap {
+pub struct Inventory {
     /// Size of the file.
     pub file_bytes: u64,
     /// Major and minor version, if they were reached.
@@ -99,23 +99,23 @@ pub struct PatchMap {
     /// The header, if it was reached.
     pub header: Option<Header>,
     /// Files of the target.
-    pub files: Vec<MappedFile>,
+    pub files: Vec<FileEntry>,
     /// Tensors in the order of the file.
-    pub tensors: Vec<MappedTensor>,
+    pub tensors: Vec<TensorEntry>,
     /// The footer, if the file is right to the end.
     pub footer: Option<Footer>,
     /// Every section that was read, by kind. With the 10 bytes of signature and version they
     /// make up `good_bytes`.
     pub sections: BTreeMap<Tag, SectionTotal>,
-    /// How often each step occurs in the blocks that have steps, if [`PatchFile::inspect`] read
+    /// How often each step occurs in the blocks that have steps, if [`Patch::inspect`] read
     /// them. Steps beyond ±[`STEP_MAX`](Self::STEP_MAX) are counted there.
     pub steps: BTreeMap<i64, u64>,
     /// Why reading ended before the end, or else what is wrong with the first block that
-    /// [`PatchFile::inspect`] could not decode; `None` if the file is right.
+    /// [`Patch::inspect`] could not decode; `None` if the file is right.
     pub error: Option<Error>,
 }
 
-impl PatchMap {
+impl Inventory {
     /// The largest step that [`steps`](Self::steps) tells from greater ones: a bound for its memory.
     pub const STEP_MAX: i64 = 1 << 16;
 
@@ -130,7 +130,7 @@ impl PatchMap {
     }
 
     /// What a block says without its base; an error is kept, and reading goes on.
-    fn decode(&mut self, block: &Block<'_>) -> Option<Account> {
+    fn decode(&mut self, block: &Block<'_>) -> Option<PayloadBits> {
         match block.decode() {
             Ok(decoded) => {
                 for step in decoded.steps().into_iter().flatten() {
@@ -153,8 +153,8 @@ impl PatchMap {
                 File(FileRecord),
                 FileData,
                 Tensor(TensorHeader),
-                Block(Extent, Option<Account>),
-                TensorEnd(TensorEnd),
+                Block(Extent, Option<PayloadBits>),
+                TensorEnd(TensorTrailer),
                 End(Footer),
                 Other,
             }
@@ -184,13 +184,13 @@ impl PatchMap {
             }
             match (found, self.tensors.last_mut(), self.files.last_mut()) {
                 (Found::Header(header), ..) => self.header = Some(header),
-                (Found::File(record), ..) => self.files.push(MappedFile { record, data: Vec::new() }),
+                (Found::File(record), ..) => self.files.push(FileEntry { record, data: Vec::new() }),
                 (Found::FileData, _, Some(file)) => file.data.push(payload),
                 (Found::Tensor(header), ..) => {
-                    self.tensors.push(MappedTensor { header, blocks: Vec::new(), end: None, bytes: section.bytes });
+                    self.tensors.push(TensorEntry { header, blocks: Vec::new(), end: None, bytes: section.bytes });
                 }
                 (Found::Block(extent, account), Some(tensor), _) => {
-                    tensor.blocks.push(MappedBlock { extent, payload, account: account.map(Box::new) });
+                    tensor.blocks.push(BlockEntry { extent, payload, account: account.map(Box::new) });
                 }
                 (Found::TensorEnd(end), Some(tensor), _) => tensor.end = Some(end),
                 (Found::End(footer), ..) => self.footer = Some(footer),

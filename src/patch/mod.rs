@@ -3,5 +3,5 @@
 mod inventory;
 mod patch;
 
-pub use inventory::{MappedBlock, MappedFile, MappedTensor, PatchMap, SectionTotal};
-pub use patch::PatchFile;
+pub use inventory::{BlockEntry, FileEntry, Inventory, SectionTotal, TensorEntry};
+pub use patch::Patch;

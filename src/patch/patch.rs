@@ -9,9 +9,9 @@ use crate::coding::BlockDecoder;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::patch::MappedFile;
-use crate::patch::MappedTensor;
-use crate::patch::PatchMap;
+use crate::patch::FileEntry;
+use crate::patch::Inventory;
+use crate::patch::TensorEntry;
 use crate::stream::{Block, Place, TrustedBase};
 use crate::wire::{self, Footer, Header};
 
@@ -36,22 +36,22 @@ impl Store {
 
 /// A patch of which every byte was read and found right: a file, or bytes in memory.
 #[derive(Debug)]
-pub struct PatchFile {
+pub struct Patch {
     path: PathBuf,
     store: Store,
     limits: Limits,
     header: Header,
     footer: Footer,
-    map: PatchMap,
+    map: Inventory,
     by_name: HashMap<String, usize>,
 }
 
-impl PatchFile {
-    /// Reads what the file holds, as far as it can be read; see [`PatchMap::error`].
+impl Patch {
+    /// Reads what the file holds, as far as it can be read; see [`Inventory::error`].
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be opened.
-    pub fn map(path: &Path, limits: &Limits) -> Result<PatchMap> {
+    pub fn map(path: &Path, limits: &Limits) -> Result<Inventory> {
         Ok(Self::open_file(path, limits, false, &Disk::default())?.0)
     }
 
@@ -59,18 +59,18 @@ impl PatchFile {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be opened.
-    pub fn inspect(path: &Path, limits: &Limits) -> Result<PatchMap> {
+    pub fn inspect(path: &Path, limits: &Limits) -> Result<Inventory> {
         Ok(Self::open_file(path, limits, true, &Disk::default())?.0)
     }
 
-    fn open_file(path: &Path, limits: &Limits, detail: bool, disk: &Disk) -> Result<(PatchMap, Store)> {
+    fn open_file(path: &Path, limits: &Limits, detail: bool, disk: &Disk) -> Result<(Inventory, Store)> {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
         // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::checkpoint(path, "not a regular file; give a .pulse file, which can be read twice"));
         }
         let file = disk.open(path).map_err(io)?;
-        let mut map = PatchMap { file_bytes: file.file().metadata().map_err(io)?.len(), ..PatchMap::default() };
+        let mut map = Inventory { file_bytes: file.file().metadata().map_err(io)?.len(), ..Inventory::default() };
         let mut buffered = BufReader::with_capacity(1 << 18, file.file());
         map.error = map.scan(&mut buffered, limits, detail).err();
         Ok((map, Store::File(file)))
@@ -94,12 +94,12 @@ impl PatchFile {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_bytes(patch: Vec<u8>, limits: &Limits) -> Result<Self> {
-        let mut map = PatchMap { file_bytes: patch.len() as u64, ..PatchMap::default() };
+        let mut map = Inventory { file_bytes: patch.len() as u64, ..Inventory::default() };
         map.error = map.scan(&mut patch.as_slice(), limits, false).err();
         Self::new("the patch in memory".into(), map, Store::Memory(patch), limits)
     }
 
-    fn new(path: PathBuf, mut map: PatchMap, store: Store, limits: &Limits) -> Result<Self> {
+    fn new(path: PathBuf, mut map: Inventory, store: Store, limits: &Limits) -> Result<Self> {
         if let Some(error) = map.error.take() {
             return Err(error);
         }
@@ -108,7 +108,7 @@ impl PatchFile {
             return Err(Error::misuse("the patch ended without header or footer"));
         };
         let by_name = map.tensors.iter().enumerate().map(|(i, tensor)| (tensor.header.name.clone(), i)).collect();
-        Ok(PatchFile { path, store, limits: limits.clone(), header, footer, map, by_name })
+        Ok(Patch { path, store, limits: limits.clone(), header, footer, map, by_name })
     }
 
     /// The patch with its bytes in memory, checked again, if they are in a file: nothing can then
@@ -123,7 +123,7 @@ impl PatchFile {
     /// The digests of the target, for the patch that starts from it.
     #[must_use]
     pub fn trusted_target(&self) -> TrustedBase {
-        let digest = |tensor: &MappedTensor| Some((tensor.header.name.clone(), tensor.end?.target?));
+        let digest = |tensor: &TensorEntry| Some((tensor.header.name.clone(), tensor.end?.target?));
         let mut trusted = TrustedBase::new(self.footer.target);
         trusted.tensors = self.map.tensors.iter().filter_map(digest).collect();
         trusted
@@ -155,19 +155,19 @@ impl PatchFile {
 
     /// Files of the target.
     #[must_use]
-    pub fn files(&self) -> &[MappedFile] {
+    pub fn files(&self) -> &[FileEntry] {
         &self.map.files
     }
 
     /// Tensors in the order of the file.
     #[must_use]
-    pub fn tensors(&self) -> &[MappedTensor] {
+    pub fn tensors(&self) -> &[TensorEntry] {
         &self.map.tensors
     }
 
     /// The tensor of this name.
     #[must_use]
-    pub fn tensor(&self, name: &str) -> Option<&MappedTensor> {
+    pub fn tensor(&self, name: &str) -> Option<&TensorEntry> {
         self.by_name.get(name).and_then(|&i| self.map.tensors.get(i))
     }
 
@@ -181,7 +181,7 @@ impl PatchFile {
     }
 
     /// Block `number` of `tensor`; its payload is read into `payload`.
-    fn block<'a>(&self, tensor: &'a MappedTensor, number: usize, payload: &'a mut Vec<u8>) -> Result<Block<'a>> {
+    fn block<'a>(&self, tensor: &'a TensorEntry, number: usize, payload: &'a mut Vec<u8>) -> Result<Block<'a>> {
         let (Some(block), Some(spec)) = (tensor.blocks.get(number), &tensor.header.spec) else {
             return Err(Error::misuse("no such block"));
         };
@@ -193,7 +193,7 @@ impl PatchFile {
     /// Turns the base bytes of block `number` of `tensor` into target bytes, in place.
     pub(crate) fn apply_block(
         &self,
-        tensor: &MappedTensor,
+        tensor: &TensorEntry,
         number: usize,
         payload: &mut Vec<u8>,
         bytes: &mut [u8],
@@ -204,7 +204,7 @@ impl PatchFile {
     /// Makes block `number` of `tensor` ready, which checks it as far as it decodes without the base.
     pub(crate) fn decode_block(
         &self,
-        tensor: &MappedTensor,
+        tensor: &TensorEntry,
         number: usize,
         payload: &mut Vec<u8>,
     ) -> Result<BlockDecoder> {
@@ -212,7 +212,7 @@ impl PatchFile {
     }
 
     /// Passes the data of a carried file to `found`, chunk by chunk.
-    pub(crate) fn for_each_data(&self, file: &MappedFile, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(crate) fn for_each_data(&self, file: &FileEntry, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut payload = Vec::new();
         for range in &file.data {
             self.read(range, &mut payload)?;

@@ -53,7 +53,9 @@ impl Side {
 /// reader refuses.
 ///
 /// ```
-/// use pulse::{Dtype, Encoder, EncoderOptions, TensorSpec};
+/// use pulse::Encoder;
+/// use pulse::dtype::{Dtype, TensorSpec};
+/// use pulse::stream::EncoderOptions;
 /// let spec = TensorSpec::new(Dtype::Bf16, &[2])?;
 /// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default())?;
 /// encoder.begin("w", Some(&spec), Some(&spec))?;
@@ -166,7 +168,7 @@ impl<W: Write> Encoder<W> {
         let header = &self.session.open()?.header;
         let (base, target) = (&self.base.block, &self.target.block);
         let encoded = match &header.spec {
-            Some(spec) if header.action.is_put() => Some(coding::encode_whole(spec.dtype(), choice, target)),
+            Some(spec) if header.action.is_whole() => Some(coding::encode_whole(spec.dtype(), choice, target)),
             Some(spec) => coding::encode(spec.dtype(), choice, base, target, &mut self.scratch),
             None => None,
         };

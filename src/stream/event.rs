@@ -6,7 +6,7 @@ use crate::coding::{BlockDecoder, Coding};
 use crate::dtype::{Dtype, TensorSpec};
 use crate::error::{Corrupt, Error, Fault, Result};
 use crate::tag::Tag;
-use crate::wire::{FileRecord, Footer, Header, TensorEnd, TensorHeader};
+use crate::wire::{FileRecord, Footer, Header, TensorHeader, TensorTrailer};
 
 /// What a decoder found, in the order of the file.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub enum Event<'a> {
     /// Changes of the open tensor.
     Block(Block<'a>),
     /// The open tensor ends.
-    TensorEnd(&'a TensorEnd),
+    TensorEnd(&'a TensorTrailer),
     /// A section that this reader does not know and may skip.
     Skipped(Tag),
     /// The index; it agrees with the tensors that were read.
@@ -68,7 +68,7 @@ pub(crate) struct Place<'a> {
 
 impl<'a> Block<'a> {
     /// A block whose payload was fetched from the file again.
-    #[cfg(feature = "checkpoint")]
+    #[cfg(feature = "parallel")]
     pub(crate) fn new(spec: &'a TensorSpec, extent: Extent, payload: &'a [u8], place: Place<'a>) -> Self {
         Block { spec, extent, payload, place }
     }
@@ -119,7 +119,7 @@ impl<'a> Block<'a> {
         self.payload.len() as u64
     }
 
-    #[cfg(feature = "checkpoint")]
+    #[cfg(feature = "parallel")]
     pub(crate) fn extent(&self) -> Extent {
         self.extent
     }

@@ -10,13 +10,13 @@ mod writer;
 
 pub use encoder::Encoder;
 pub use event::{Block, Event, Section};
+#[cfg(feature = "parallel")]
+pub(crate) use event::{Extent, Place};
 pub use options::{EncoderOptions, TrustedBase};
 pub use pull::Decoder;
 pub use push::PushDecoder;
+#[cfg(feature = "parallel")]
+pub(crate) use session::Session;
 pub use session::Summary;
 #[cfg(feature = "checkpoint")]
-pub(crate) use {
-    event::{Extent, Place},
-    session::{tensor_header, Session},
-    writer::Totals,
-};
+pub(crate) use {session::tensor_header, writer::Totals};

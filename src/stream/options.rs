@@ -33,7 +33,8 @@ impl TrustedBase {
 /// What an encoder is to write, beside the weights.
 ///
 /// ```
-/// use pulse::{EncoderOptions, ValueForm};
+/// use pulse::coding::ValueForm;
+/// use pulse::stream::EncoderOptions;
 /// let options = EncoderOptions::default()
 ///     .with_values(ValueForm::Overwrite)
 ///     .with_steps(Some(40), Some(41))

@@ -13,7 +13,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// follow one another on a connection; [`finish`](Self::finish) checks that a file ends with it.
 ///
 /// ```
-/// use pulse::{Decoder, Dtype, Encoder, EncoderOptions, Event, Limits, TensorSpec};
+/// use pulse::{Decoder, Encoder, Event, Limits};
+/// use pulse::dtype::{Dtype, TensorSpec};
+/// use pulse::stream::EncoderOptions;
 /// let spec = TensorSpec::new(Dtype::U8, &[4])?;
 /// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default())?;
 /// encoder.begin("w", Some(&spec), Some(&spec))?;
@@ -30,7 +32,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 ///             block.apply(&mut weights[range.start as usize..range.end as usize])?;
 ///         }
 ///         // Nothing is right until its digest says so.
-///         Event::TensorEnd(end) => assert_eq!(end.target, Some(pulse::tensor_digest(&weights))),
+///         Event::TensorEnd(end) => assert_eq!(end.target, Some(pulse::hash::tensor_digest(&weights))),
 ///         _ => {}
 ///     }
 /// }

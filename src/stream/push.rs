@@ -15,7 +15,7 @@ use crate::stream::event::{Block, Event, Extent, Place, Section};
 use crate::tag::Tag;
 use crate::varint;
 use crate::wire::{
-    self, index, Action, BlockHeader, FileRecord, FileSource, Footer, Header, IndexEntry, TensorEnd, TensorHeader,
+    self, index, Action, BlockHeader, FileRecord, FileSource, Footer, Header, IndexEntry, TensorHeader, TensorTrailer,
 };
 
 /// No payload is larger, whatever the limit: with its framing it must be one allocation, which on a
@@ -47,7 +47,7 @@ enum Pending {
     FileData(Vec<u8>),
     Tensor,
     Block { extent: Extent, payload: Range<usize> },
-    TensorEnd(TensorEnd),
+    TensorEnd(TensorTrailer),
     Skipped(Tag),
     Index,
     End(Footer),
@@ -70,7 +70,8 @@ enum State {
 /// the section it reads, and so never a byte beyond the end of the patch.
 ///
 /// ```
-/// use pulse::{Encoder, EncoderOptions, Event, Limits, PushDecoder};
+/// use pulse::{Encoder, Event, Limits, PushDecoder};
+/// use pulse::stream::EncoderOptions;
 /// let (patch, _) = Encoder::new(Vec::new(), EncoderOptions::default())?.finish()?;
 /// let mut decoder = PushDecoder::new(Limits::default());
 /// let mut arrived = patch.as_slice();
@@ -241,7 +242,7 @@ impl PushDecoder {
 
     /// Where in the file the payload of the last event stands: of the coding for a block, of the
     /// section for any other.
-    #[cfg(feature = "checkpoint")]
+    #[cfg(feature = "parallel")]
     pub(crate) fn payload(&self) -> Range<u64> {
         let start = match &self.pending {
             Some(Pending::Block { payload, .. }) => payload.start,
@@ -511,7 +512,7 @@ impl PushDecoder {
             Ok(parsed) => parsed,
             Err(error) => return parse::all(payload, "block", |_| -> Parse<'_, Pending> { Err(error) }),
         };
-        let put = tensor.header.action.is_put();
+        let put = tensor.header.action.is_whole();
         if put && (block.coding != Coding::Whole || block.skipped_leaves > 0) {
             let found = block.coding.code().into();
             let expected = "whole blocks without gaps in a tensor that is put";
@@ -550,14 +551,14 @@ impl PushDecoder {
             return Err(bad(payload, Fault::Order { expected: "a tensor" }));
         };
         let action = tensor.header.action;
-        let end = parse::all(payload, "tensor trailer", |i| TensorEnd::parse(i, action))?;
+        let end = parse::all(payload, "tensor trailer", |i| TensorTrailer::parse(i, action))?;
         let count = |field, expected, found| match expected == found {
             true => Ok(()),
             false => Err(bad(payload, Fault::Count { field, expected, found })),
         };
         count("tensor changes", tensor.changes, end.changes)?;
         let bytes = tensor.header.spec.as_ref().map_or(0, TensorSpec::bytes);
-        if action.is_put() {
+        if action.is_whole() {
             count("bytes of the tensor that is put", bytes, tensor.covered)?;
         }
         let Some(changes) = self.changes.checked_add(end.changes) else {
@@ -614,12 +615,13 @@ fn bad(payload: &[u8], fault: Fault) -> Bad {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Encoder, EncoderOptions};
+    use crate::dtype::Dtype;
+    use crate::stream::{Encoder, EncoderOptions};
 
     /// R46: only a file of more blocks than any reader lives to see has so many changes.
     #[test]
     fn r46_a_sum_of_changes_beyond_64_bits_is_refused() {
-        let spec = TensorSpec::new(crate::Dtype::U8, &[4]).unwrap();
+        let spec = TensorSpec::new(Dtype::U8, &[4]).unwrap();
         let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
         encoder.begin("w", Some(&spec), Some(&spec)).unwrap();
         encoder.push(b"abcd", b"abef").unwrap();

@@ -15,7 +15,7 @@ use crate::hash::{CheckpointHasher, TensorHasher};
 use crate::limits::{Limits, Used};
 use crate::stream::writer::{PatchWriter, Totals};
 use crate::stream::EncoderOptions;
-use crate::wire::{Action, FileRecord, FileSource, Footer, TensorEnd, TensorHeader};
+use crate::wire::{Action, FileRecord, FileSource, Footer, TensorHeader, TensorTrailer};
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub(crate) struct OpenTensor {
 
 /// What became of a tensor.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // the encoder need not know
+#[cfg_attr(not(feature = "parallel"), allow(dead_code))] // the encoder need not know
 pub(crate) struct TensorOutcome {
     pub action: Action,
     /// The tensor is in the patch.
@@ -295,7 +295,7 @@ impl<W: Write> Session<W> {
         let action = open.header.action;
         let written = action != Action::Patched || open.written;
         if written {
-            let end = TensorEnd {
+            let end = TensorTrailer {
                 changes: open.changes,
                 base: base.filter(|_| action.has_base()),
                 target: target.filter(|_| action.has_target()),

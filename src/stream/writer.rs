@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::packed;
 use crate::stream::Summary;
 use crate::tag::Tag;
-use crate::wire::{self, index, BlockHeader, FileRecord, Footer, Header, IndexEntry, TensorEnd, TensorHeader};
+use crate::wire::{self, index, BlockHeader, FileRecord, Footer, Header, IndexEntry, TensorHeader, TensorTrailer};
 
 /// What the writer cannot know by itself when it closes the file.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +116,7 @@ impl<W: Write> PatchWriter<W> {
         Ok(())
     }
 
-    pub fn tensor_end(&mut self, end: &TensorEnd) -> Result<()> {
+    pub fn tensor_end(&mut self, end: &TensorTrailer) -> Result<()> {
         self.section(Tag::TENSOR_END, &end.write())
     }
 

@@ -32,7 +32,9 @@ pub struct DiffReport {
 ///
 /// ```
 /// use std::collections::BTreeMap;
-/// use pulse::{diff_tensors, Dtype, EncoderOptions, Parallel, TensorRef, TensorSpec};
+/// use pulse::dtype::{Dtype, TensorSpec};
+/// use pulse::stream::EncoderOptions;
+/// use pulse::tensors::{Parallel, TensorRef, diff_tensors};
 /// let spec = TensorSpec::new(Dtype::U8, &[3])?;
 /// let base = BTreeMap::from([("w".to_string(), TensorRef::new(spec.clone(), b"abc")?)]);
 /// let target = BTreeMap::from([("w".to_string(), TensorRef::new(spec, b"abd")?)]);

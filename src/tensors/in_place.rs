@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::patch::{MappedTensor, PatchFile};
+use crate::patch::{Patch, TensorEntry};
 use crate::tensors::parallel::ordered;
 use crate::tensors::pieces::{Groups, PIECE_BYTES};
-use crate::tensors::target::{explain, make, target_tensors};
+use crate::tensors::target::{build, explain, target_tensors};
 use crate::tensors::{ApplyReport, Parallel, TensorMut, TensorSource};
 use crate::wire::Action;
 
@@ -24,14 +24,18 @@ use crate::wire::Action;
 ///
 /// ```
 /// use std::collections::BTreeMap;
-/// use pulse::{apply_in_place, diff_tensors, Dtype, EncoderOptions, Limits, Parallel, PatchFile};
-/// use pulse::{TensorMut, TensorRef, TensorSpec};
+/// use pulse::{Limits, Patch};
+/// use pulse::dtype::Dtype;
+/// use pulse::stream::EncoderOptions;
+/// use pulse::tensors::{Parallel, apply_in_place, diff_tensors};
+/// use pulse::dtype::TensorSpec;
+/// use pulse::tensors::{TensorMut, TensorRef};
 /// let spec = TensorSpec::new(Dtype::U8, &[3])?;
 /// let (mut weights, target) = (*b"abc", *b"abd");
 /// # let base = BTreeMap::from([("w".to_string(), TensorRef::new(spec.clone(), b"abc")?)]);
 /// # let wanted = BTreeMap::from([("w".to_string(), TensorRef::new(spec.clone(), &target)?)]);
 /// # let (patch, _) = diff_tensors(Some(&base), &wanted, Vec::new(), EncoderOptions::default(), Parallel::default())?;
-/// let patch = PatchFile::from_bytes(patch, &Limits::default())?;
+/// let patch = Patch::from_bytes(patch, &Limits::default())?;
 /// let mut held = BTreeMap::from([("w".to_string(), TensorMut::new(spec, &mut weights)?)]);
 /// apply_in_place(&mut held, &patch, Parallel::default())?;
 /// assert_eq!(weights, target);
@@ -39,10 +43,10 @@ use crate::wire::Action;
 /// ```
 pub fn apply_in_place(
     weights: &mut BTreeMap<String, TensorMut<'_>>,
-    patch: &PatchFile,
+    patch: &Patch,
     parallel: Parallel<'_>,
 ) -> Result<ApplyReport> {
-    let stays = |tensor: &&MappedTensor| tensor.header.action != Action::Patched;
+    let stays = |tensor: &&TensorEntry| tensor.header.action != Action::Patched;
     if let Some(tensor) = patch.tensors().iter().find(stays) {
         let (name, action) = (&tensor.header.name, tensor.header.action.name());
         return Err(Error::misuse(format!(
@@ -57,22 +61,22 @@ pub fn apply_in_place(
 }
 
 /// Makes the target in scratch space and compares its digests.
-fn prove(weights: &dyn TensorSource, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
+fn prove(weights: &dyn TensorSource, patch: &Patch, parallel: Parallel<'_>) -> Result<()> {
     let made =
-        target_tensors(Some(weights), patch).and_then(|tensors| make(&tensors, Some(weights), patch, None, parallel));
+        target_tensors(Some(weights), patch).and_then(|tensors| build(&tensors, Some(weights), patch, None, parallel));
     explain(Some(weights), patch, parallel, made)
 }
 
 /// A block and the bytes that it changes.
 struct Change<'a> {
-    tensor: &'a MappedTensor,
+    tensor: &'a TensorEntry,
     block: usize,
     bytes: &'a mut [u8],
 }
 
 /// Applies every block. The same bytes, in memory, were decoded from the same base a moment ago, so
 /// nothing is left that could fail.
-fn change(weights: &mut BTreeMap<String, TensorMut<'_>>, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
+fn change(weights: &mut BTreeMap<String, TensorMut<'_>>, patch: &Patch, parallel: Parallel<'_>) -> Result<()> {
     let mut changes = Vec::new();
     for (name, weight) in weights.iter_mut() {
         let Some(tensor) = patch.tensor(name) else { continue };

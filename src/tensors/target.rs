@@ -7,7 +7,7 @@ use crate::disk::DiskFile;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Fault, Result};
 use crate::hash::{CheckpointHasher, TensorHasher};
-use crate::patch::{MappedTensor, PatchFile};
+use crate::patch::{Patch, TensorEntry};
 use crate::tensors::parallel::ordered;
 use crate::tensors::pieces::{digests, digests_of, leaves_of_all, Groups, PIECE_BYTES};
 use crate::tensors::{Parallel, TensorSource};
@@ -30,7 +30,7 @@ pub struct ApplyReport {
 
 impl ApplyReport {
     /// Of a patch whose target was made and proved.
-    pub(crate) fn of(patch: &PatchFile, files: u64) -> Self {
+    pub(crate) fn of(patch: &Patch, files: u64) -> Self {
         let Footer { target, target_bytes, changes, .. } = *patch.footer();
         ApplyReport { target, target_bytes, changes, files }
     }
@@ -43,7 +43,7 @@ pub(crate) struct OutTensor<'a> {
     pub spec: &'a TensorSpec,
     /// The base has bytes that stay, or that the changes start from.
     pub from_base: bool,
-    pub patch: Option<&'a MappedTensor>,
+    pub patch: Option<&'a TensorEntry>,
     /// Number of its file, and its offset there.
     pub file: usize,
     pub offset: u64,
@@ -51,7 +51,7 @@ pub(crate) struct OutTensor<'a> {
 
 /// Checks the base tensors that leave no trace in the target: those replaced or deleted. The
 /// digest of the target says nothing of them, and yet a base where they differ is a wrong one.
-fn check_gone(base: Option<&dyn TensorSource>, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
+fn check_gone(base: Option<&dyn TensorSource>, patch: &Patch, parallel: Parallel<'_>) -> Result<()> {
     let Some(base) = base else { return Ok(()) };
     let expected = |name: &str| {
         let tensor = patch.tensor(name).filter(|tensor| tensor.header.action != Action::Patched)?;
@@ -72,10 +72,7 @@ fn check_gone(base: Option<&dyn TensorSource>, patch: &PatchFile, parallel: Para
 }
 
 /// Tensors that the target must have, in the order of their names, with no place yet.
-pub(crate) fn target_tensors<'a>(
-    base: Option<&'a dyn TensorSource>,
-    patch: &'a PatchFile,
-) -> Result<Vec<OutTensor<'a>>> {
+pub(crate) fn target_tensors<'a>(base: Option<&'a dyn TensorSource>, patch: &'a Patch) -> Result<Vec<OutTensor<'a>>> {
     let mut tensors = Vec::new();
     let mut met = HashSet::new();
     let place = |name, spec, from_base, patch| OutTensor { name, spec, from_base, patch, file: 0, offset: 0 };
@@ -126,10 +123,10 @@ pub(crate) struct Output<'a> {
 }
 
 /// Makes every tensor, writes it where there is an output, and checks every digest.
-pub(crate) fn make(
+pub(crate) fn build(
     tensors: &[OutTensor<'_>],
     base: Option<&dyn TensorSource>,
-    patch: &PatchFile,
+    patch: &Patch,
     output: Option<Output<'_>>,
     parallel: Parallel<'_>,
 ) -> Result<()> {
@@ -141,8 +138,8 @@ pub(crate) fn make(
     let mut checkpoint = CheckpointHasher::new();
     let mut hasher = TensorHasher::new();
     let (mut elements, mut bytes) = (0u64, 0u64);
-    let work = |own: &mut Making, group| own.make(group, base, patch, output);
-    ordered(parallel.count(), Making::default, groups, work, |done| {
+    let work = |own: &mut Builder, group| own.build(group, base, patch, output);
+    ordered(parallel.count(), Builder::default, groups, work, |done| {
         for (piece, leaves) in done {
             leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
             if piece.last {
@@ -224,21 +221,21 @@ impl<'a> OutTensor<'a> {
 
 /// What a thread keeps while it makes pieces.
 #[derive(Debug, Default)]
-struct Making {
+struct Builder {
     bytes: Vec<u8>,
     payload: Vec<u8>,
 }
 
-impl Making {
+impl Builder {
     /// Makes the pieces of a group, writes them, and gives back the digests of their leaves.
-    fn make<'a>(
+    fn build<'a>(
         &mut self,
         group: Vec<OutPiece<'a>>,
         base: Option<&dyn TensorSource>,
-        patch: &PatchFile,
+        patch: &Patch,
         output: Option<Output<'_>>,
     ) -> Result<Vec<(OutPiece<'a>, Vec<Digest>)>> {
-        let Making { bytes, payload } = self;
+        let Builder { bytes, payload } = self;
         bytes.resize(group.iter().map(|piece| piece.bytes).sum(), 0);
         let mut rest = bytes.as_mut_slice();
         let mut made = Vec::with_capacity(group.len());
@@ -290,7 +287,7 @@ fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], output: Output<'_>) -> Resu
 /// proved to be right before.
 pub(crate) fn explain<T>(
     base: Option<&dyn TensorSource>,
-    patch: &PatchFile,
+    patch: &Patch,
     parallel: Parallel<'_>,
     result: Result<T>,
 ) -> Result<T> {
@@ -301,7 +298,7 @@ pub(crate) fn explain<T>(
 }
 
 /// Compares the digest of the base with the one that the patch names.
-pub(crate) fn check_base(base: &dyn TensorSource, patch: &PatchFile, parallel: Parallel<'_>) -> Result<()> {
+pub(crate) fn check_base(base: &dyn TensorSource, patch: &Patch, parallel: Parallel<'_>) -> Result<()> {
     let differing = differing_tensor(base, patch, parallel, |tensor| tensor.end.and_then(|end| end.base))?;
     match (patch.footer().base, differing.tensor) {
         (Some(expected), _) if expected == differing.checkpoint => Ok(()),
@@ -321,9 +318,9 @@ pub(crate) struct Differing {
 /// Digests a checkpoint and compares it with the tensor digests that the patch names.
 pub(crate) fn differing_tensor(
     checkpoint: &dyn TensorSource,
-    patch: &PatchFile,
+    patch: &Patch,
     parallel: Parallel<'_>,
-    expected: impl Fn(&MappedTensor) -> Option<Digest>,
+    expected: impl Fn(&TensorEntry) -> Option<Digest>,
 ) -> Result<Differing> {
     let mut tensor = None;
     let checkpoint = digests(checkpoint, parallel, |name, _, found| {

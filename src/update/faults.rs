@@ -15,7 +15,7 @@ use crate::coding::Coding;
 use crate::disk::{Call, Disk, Watch};
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::patch::PatchFile;
+use crate::patch::Patch;
 use crate::stream::EncoderOptions;
 use crate::tensors::Parallel;
 use crate::word::ValueForm;
@@ -320,7 +320,7 @@ impl Scene {
     /// Updates on a disk with a fault; gives back whether the fault came, and whether it was done.
     fn update(&self, faulty: &Arc<Faulty>) -> (bool, Result<bool>) {
         let disk = faulty.disk();
-        let done = PatchFile::open_on(&self.patch, &Limits::default(), &disk)
+        let done = Patch::open_on(&self.patch, &Limits::default(), &disk)
             .and_then(|patch| update_on(&disk, &self.checkpoint, &patch, Parallel::threads(1)))
             .map(|report| !report.already);
         (faulty.fired(), done)
@@ -399,7 +399,7 @@ fn an_update_that_crashes_is_recovered_whatever_was_lost() {
                 assert!(scene.is_base() || scene.is_target(), "{loss:?} at {at}");
                 assert_eq!(scene.litter(), [] as [PathBuf; 0], "{loss:?} at {at}");
                 // The same command once more gets there.
-                let patch = PatchFile::open(&scene.patch, &Limits::default()).unwrap();
+                let patch = Patch::open(&scene.patch, &Limits::default()).unwrap();
                 update(&scene.checkpoint, &patch, Parallel::threads(2)).unwrap();
                 assert!(scene.is_target(), "{loss:?} at {at}");
                 fired
@@ -447,7 +447,7 @@ fn a_new_checkpoint_appears_whole_or_not_at_all_whatever_fails() {
                 let faulty = Faulty::new(at, fault);
                 let disk = faulty.disk();
                 let done = Checkpoint::open_on(&scene.checkpoint, &disk).and_then(|base| {
-                    let patch = PatchFile::open_on(&scene.patch, &Limits::default(), &disk)?;
+                    let patch = Patch::open_on(&scene.patch, &Limits::default(), &disk)?;
                     apply_on(&disk, Some(&base), &patch, &out, ApplyOptions::default(), Parallel::threads(1))
                 });
                 assert_eq!(done.is_err(), faulty.fired());

@@ -22,10 +22,10 @@ use crate::disk::staged::failed;
 use crate::disk::{Disk, DiskFile, Sequential};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::patch::PatchFile;
+use crate::patch::Patch;
 use crate::stream::{EncoderOptions, Session};
 use crate::tensors::diff::encode_tensors;
-use crate::tensors::target::{check_base, make, target_tensors, Output};
+use crate::tensors::target::{build, check_base, target_tensors, Output};
 use crate::tensors::{ApplyReport, Parallel};
 use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer};
 use crate::word::ValueForm;
@@ -87,16 +87,20 @@ pub enum Recovery {
 /// # };
 /// # let (base, target) = (write("model.safetensors", b"abc"), write("target", b"abd"));
 /// # let wanted = std::fs::read(&target).unwrap();
-/// use pulse::{diff, update, Checkpoint, EncoderOptions, Limits, Parallel, PatchFile};
+/// use pulse::{Checkpoint, Limits, Patch};
+/// use pulse::checkpoint::diff;
+/// use pulse::stream::EncoderOptions;
+/// use pulse::tensors::Parallel;
+/// use pulse::update::update;
 /// # let (from, to) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?);
 /// # let (patch, _) = diff(Some(&from), &to, Vec::new(), EncoderOptions::default(), Parallel::default())?;
-/// let patch = PatchFile::from_bytes(patch, &Limits::default())?;
+/// let patch = Patch::from_bytes(patch, &Limits::default())?;
 /// assert!(!update(&base, &patch, Parallel::default())?.already);
 /// assert_eq!(std::fs::read(&base).unwrap(), wanted);
 /// assert!(update(&base, &patch, Parallel::default())?.already);
 /// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn update(path: &Path, patch: &PatchFile, parallel: Parallel<'_>) -> Result<UpdateReport> {
+pub fn update(path: &Path, patch: &Patch, parallel: Parallel<'_>) -> Result<UpdateReport> {
     update_on(&Disk::default(), path, patch, parallel)
 }
 
@@ -111,7 +115,8 @@ pub fn update(path: &Path, patch: &PatchFile, parallel: Parallel<'_>) -> Result<
 /// # let path = dir.path().join("model.safetensors");
 /// # let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
 /// # std::fs::write(&path, [&53u64.to_le_bytes()[..], json, b"abc"].concat()).unwrap();
-/// use pulse::{recover, Parallel, Recovery};
+/// use pulse::tensors::Parallel;
+/// use pulse::update::{Recovery, recover};
 /// assert_eq!(recover(&path, Parallel::default())?, Recovery::Nothing);
 /// # Ok::<(), pulse::Error>(())
 /// ```
@@ -125,7 +130,7 @@ pub(crate) fn recover_on(disk: &Disk, path: &Path, parallel: Parallel<'_>) -> Re
     roll_back(disk, &journal, parallel)
 }
 
-pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &PatchFile, parallel: Parallel<'_>) -> Result<UpdateReport> {
+pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, parallel: Parallel<'_>) -> Result<UpdateReport> {
     if patch.header().snapshot {
         let what =
             format!("{} is a snapshot: it replaces everything, so write it to a new place", patch.path().display());
@@ -174,7 +179,7 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &PatchFile, parallel: P
 
 /// Whether base and target are the right ones. The journal leads from the target to the base, so
 /// its digests are the other way round.
-fn is_right(journal: &Footer, patch: &PatchFile) -> bool {
+fn is_right(journal: &Footer, patch: &Patch) -> bool {
     journal.base == Some(patch.footer().target) && Some(journal.target) == patch.footer().base
 }
 
@@ -214,13 +219,13 @@ fn hard_links(_: &fs::Metadata) -> u64 {
 /// A change of a checkpoint, as far as it can be known before its bytes are read.
 struct Update<'a> {
     base: &'a Checkpoint,
-    patch: &'a PatchFile,
+    patch: &'a Patch,
     plan: Plan<'a>,
 }
 
 impl<'a> Update<'a> {
     /// Finds out whether everything has the same place in base and target.
-    fn plan(base: &'a Checkpoint, patch: &'a PatchFile) -> Result<Self> {
+    fn plan(base: &'a Checkpoint, patch: &'a Patch) -> Result<Self> {
         let refuse = |what: String| {
             let what = format!("{what}, which cannot be done in place; write the target to a new place (-o)");
             Err(Error::checkpoint(base.path(), what))
@@ -340,7 +345,7 @@ impl<'a> Update<'a> {
             file.write_all_at(&header.bytes, 0).map_err(failed("writing", file.path()))?;
         }
         let output = Output { files: &files, in_place: true };
-        make(&self.plan.tensors, Some(self.base), self.patch, Some(output), parallel)?;
+        build(&self.plan.tensors, Some(self.base), self.patch, Some(output), parallel)?;
         sync(&files)?;
         for (companion, _) in self.changed_companions()? {
             let path = self.base.path().join(companion.name());
@@ -393,7 +398,7 @@ fn roll_back(disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<R
             Error::checkpoint(undo_path, what)
         }
     };
-    let undo = PatchFile::open_on(undo_path, &Limits::default(), disk).map_err(stuck)?;
+    let undo = Patch::open_on(undo_path, &Limits::default(), disk).map_err(stuck)?;
     restore_files(disk, path, &undo).map_err(stuck)?;
     let torn = Checkpoint::open_on(path, disk).map_err(stuck)?;
     let mut tensors = target_tensors(Some(&torn), &undo).map_err(stuck)?;
@@ -402,14 +407,14 @@ fn roll_back(disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<R
     }
     let files = open_files(&torn, disk)?;
     let output = Output { files: &files, in_place: true };
-    make(&tensors, Some(&torn), &undo, Some(output), parallel).map_err(stuck)?;
+    build(&tensors, Some(&torn), &undo, Some(output), parallel).map_err(stuck)?;
     sync(&files)?;
     forget(disk, journal)?;
     Ok(Recovery::RolledBack { base: undo.footer().target, base_step: undo.header().target_step })
 }
 
 /// Puts back headers and companions.
-fn restore_files(disk: &Disk, checkpoint: &Path, undo: &PatchFile) -> Result<()> {
+fn restore_files(disk: &Disk, checkpoint: &Path, undo: &Patch) -> Result<()> {
     let is_directory = checkpoint.is_dir();
     let place = |name: &str| if is_directory { checkpoint.join(name) } else { checkpoint.to_path_buf() };
     for file in undo.files().iter().filter(|file| file.record.source == FileSource::Patch) {

@@ -17,7 +17,7 @@ pub use footer::Footer;
 pub(crate) use footer::FOOTER_DIGEST_BYTES;
 pub use header::Header;
 pub(crate) use index::IndexEntry;
-pub use tensor::{Action, TensorEnd, TensorHeader};
+pub use tensor::{Action, TensorHeader, TensorTrailer};
 
 use byteorder::{WriteBytesExt, LE};
 

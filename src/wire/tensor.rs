@@ -47,7 +47,7 @@ impl Action {
 
     /// Whether all bytes of the target are in the patch.
     #[must_use]
-    pub fn is_put(self) -> bool {
+    pub fn is_whole(self) -> bool {
         matches!(self, Action::Added | Action::Replaced)
     }
 
@@ -151,7 +151,7 @@ fn parse_spec<'a>(start: &'a [u8], limits: &Limits) -> Parse<'a, TensorSpec> {
 
 /// End of a tensor: what it must have become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TensorEnd {
+pub struct TensorTrailer {
     /// Changes in all blocks of the tensor.
     pub changes: u64,
     /// Digest of the base tensor; absent if there is none.
@@ -160,7 +160,7 @@ pub struct TensorEnd {
     pub target: Option<Digest>,
 }
 
-impl TensorEnd {
+impl TensorTrailer {
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
         varint::put(&mut out, self.changes);
@@ -168,7 +168,7 @@ impl TensorEnd {
         out
     }
 
-    pub(crate) fn parse(start: &[u8], action: Action) -> Parse<'_, TensorEnd> {
+    pub(crate) fn parse(start: &[u8], action: Action) -> Parse<'_, TensorTrailer> {
         let (i, changes) = parse::varint(start, "tensor changes")?;
         let legal = changes > 0 || action != Action::Patched;
         parse::check(start, legal, "tensor changes", changes, "at least 1: an unchanged tensor is not in a patch")?;
@@ -178,6 +178,6 @@ impl TensorEnd {
         };
         let (i, base) = digest(i, action.has_base(), "base tensor digest")?;
         let (i, target) = digest(i, action.has_target(), "target tensor digest")?;
-        Ok((i, TensorEnd { changes, base, target }))
+        Ok((i, TensorTrailer { changes, base, target }))
     }
 }

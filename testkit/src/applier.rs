@@ -5,10 +5,13 @@
 use std::io::{self, Read};
 
 use crate::checkpoint::{Checkpoint, Tensor};
-use pulse::{
-    tensor_digest, Action, Coding, Corrupt, Decoder, Digest, EncoderOptions, Error, Event, Fault, FileRecord, Limits,
-    PushDecoder, Result, TensorEnd, TensorHeader, TensorSpec, ValueForm,
-};
+use pulse::coding::{Coding, ValueForm};
+use pulse::dtype::TensorSpec;
+use pulse::error::{Corrupt, Fault};
+use pulse::hash::{tensor_digest, Digest};
+use pulse::stream::EncoderOptions;
+use pulse::wire::{Action, FileRecord, TensorHeader, TensorTrailer};
+use pulse::{Decoder, Error, Event, Limits, PushDecoder, Result};
 
 /// Makes the options of an encoder.
 pub type Options = fn() -> EncoderOptions;
@@ -133,7 +136,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn end(&mut self, end: &TensorEnd) -> Result<()> {
+    fn end(&mut self, end: &TensorTrailer) -> Result<()> {
         let (header, tensor) = self.open.take().expect("a tensor is open");
         if matches!(header.action, Action::Replaced | Action::Deleted) {
             // The old tensor leaves no trace in the target: only this tells whether it was the right one.

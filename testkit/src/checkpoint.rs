@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pulse::{tensor_digest, CheckpointHasher, Digest, Dtype, TensorSpec};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::{tensor_digest, CheckpointHasher, Digest};
 
 /// A tensor: what it is, and its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Small patches that ask for much. CRCs, index and SHA-256 are right: only limits and bounds stop them.
 
 use crate::forge::{self, Section};
-use pulse::{Decoder, Encoder, EncoderOptions, Event, Limits, Result};
+use pulse::stream::EncoderOptions;
+use pulse::{Decoder, Encoder, Event, Limits, Result};
 
 pub fn varint(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -107,7 +108,8 @@ pub fn list(patch: &[u8], limits: Limits) -> (usize, Result<()>) {
 
 /// A snapshot of one tensor that carries the header of a safetensors file with this JSON.
 pub fn with_header(json: &str) -> Vec<u8> {
-    use pulse::{Dtype, FileKind, TensorSpec};
+    use pulse::dtype::{Dtype, TensorSpec};
+    use pulse::wire::FileKind;
 
     let header = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap();

@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use pulse::{Dtype, Encoder, EncoderOptions, Error, Fault, FileKind, Limits, PatchFile, Tag, TensorSpec};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::error::Fault;
+use pulse::stream::EncoderOptions;
+use pulse::wire::{FileKind, Tag};
+use pulse::{Encoder, Error, Limits, Patch};
 
 use testkit::files::{raw, safetensors, stepped, tensor, weights, Files, Place};
 use testkit::forge::{self, Section};
@@ -242,14 +246,14 @@ fn a_forged_block_gives_the_right_target_or_none() {
 fn a_block_that_does_not_decode_is_found_without_the_base() {
     for options in every_coding() {
         let (place, patch) = patched_with(options);
-        let map = PatchFile::inspect(&place.path("patch"), &Limits::default()).unwrap();
+        let map = Patch::inspect(&place.path("patch"), &Limits::default()).unwrap();
         let changes: u64 = map.steps.values().sum();
         assert!(map.error.is_none() && map.version == Some((1, 0)) && [0, 10].contains(&changes));
         let mut sections = forge::sections(&patch);
         let block = sections.iter_mut().find(|section| section.tag == b'B').unwrap();
         block.payload.push(0);
         let forged = place.put_bytes("forged", &forge::join(&patch, &sections));
-        let map = PatchFile::inspect(&forged, &Limits::default()).unwrap();
+        let map = Patch::inspect(&forged, &Limits::default()).unwrap();
         // All the rest of the file is right.
         let Some(Error::Corrupt(corrupt)) = map.error else { panic!("{:?}", map.error) };
         assert_eq!((corrupt.section, corrupt.tensor.as_deref(), corrupt.block), (Some(Tag::BLOCK), Some("w"), Some(0)));
@@ -262,12 +266,12 @@ fn a_block_that_does_not_decode_is_found_without_the_base() {
 fn a_wrong_result_is_blamed_on_the_base_if_the_patch_names_another() {
     let (place, patch) = patched();
     let spec = TensorSpec::new(Dtype::Bf16, &[1000]).unwrap();
-    let base = pulse::tensor_digest(&weights(1, 1000));
-    let mut hasher = pulse::CheckpointHasher::new();
+    let base = pulse::hash::tensor_digest(&weights(1, 1000));
+    let mut hasher = pulse::hash::CheckpointHasher::new();
     hasher.add("w", &spec, base);
     let checkpoint = hasher.finish().unwrap();
     let other = forge::replaced(&patch, b'F', &checkpoint.0, &[7; 32]);
-    let target = pulse::tensor_digest(&stepped(&weights(1, 1000), 2, 100));
+    let target = pulse::hash::tensor_digest(&stepped(&weights(1, 1000), 2, 100));
     let forged = forge::replaced(&other, b'E', &target.0, &[8; 32]);
     assert_eq!(refused_with_base(&place, &forged).kind(), "base");
 }
@@ -312,7 +316,7 @@ fn a_tensor_of_more_bytes_than_any_disk_has_is_refused() {
 #[test]
 fn limits_of_the_caller_hold_for_files() {
     let (place, _) = patched();
-    let open = |limits: Limits| PatchFile::open(&place.path("patch"), &limits).map(|_| ());
+    let open = |limits: Limits| Patch::open(&place.path("patch"), &limits).map(|_| ());
     for limits in [
         Limits::default().with_section_bytes(100),
         Limits::default().with_block_leaves(31),
@@ -353,13 +357,13 @@ fn a_patch_that_changes_after_it_was_opened_is_refused() {
     let header = raw(&format!("{{\"w\":{{{ROW}}}}}"), &[]);
     let carried = [("m.safetensors", FileKind::Tensors, &header[..]), ("notes", FileKind::Companion, b"the original")];
     let path = place.put_bytes("patch", &snapshot(&carried));
-    let patch = PatchFile::open(&path, &Limits::default()).unwrap();
+    let patch = Patch::open(&path, &Limits::default()).unwrap();
     let mut changed = fs::read(&path).unwrap();
     let at = changed.windows(12).position(|bytes| bytes == b"the original").unwrap();
     changed[at] ^= 1;
     fs::write(&path, changed).unwrap();
     let out = place.path("out");
-    let error = pulse::apply(None, &patch, &out, Default::default(), Default::default()).unwrap_err();
+    let error = pulse::checkpoint::apply(None, &patch, &out, Default::default(), Default::default()).unwrap_err();
     assert_eq!(error.kind(), "digest");
     assert!(!out.exists());
 }

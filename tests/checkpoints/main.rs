@@ -10,7 +10,7 @@ mod tensors;
 mod updates;
 mod wrong_base;
 
-use pulse::DiffReport;
+use pulse::tensors::DiffReport;
 use testkit::files::{Files, Place};
 use testkit::library::{apply, diff, every_coding, open_patch, verify};
 

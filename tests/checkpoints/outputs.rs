@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use pulse::{write_whole, ApplyOptions, Error, Parallel};
+use pulse::checkpoint::{write_whole, ApplyOptions};
+use pulse::tensors::Parallel;
+use pulse::Error;
 
 use testkit::files::{safetensors, tensor, Files, Place};
 use testkit::library::{apply, diff, open, open_patch};
@@ -20,10 +22,10 @@ fn patched(directory: bool) -> (Place, Files) {
     (place, files(b"abd"))
 }
 
-fn apply_to(place: &Place, out: &Path, replace: bool) -> pulse::Result<pulse::ApplyReport> {
+fn apply_to(place: &Place, out: &Path, replace: bool) -> pulse::Result<pulse::tensors::ApplyReport> {
     let options = ApplyOptions::default().with_replace(replace);
     let base = open(&place.path("base"));
-    pulse::apply(Some(&base), &open_patch(&place.path("patch")), out, options, Parallel::threads(2))
+    pulse::checkpoint::apply(Some(&base), &open_patch(&place.path("patch")), out, options, Parallel::threads(2))
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use pulse::{Dtype, Encoder, EncoderOptions, FileKind, TensorSpec};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::stream::EncoderOptions;
+use pulse::wire::FileKind;
+use pulse::Encoder;
 
 use testkit::files::{header, raw, safetensors, tensor, Files, Place, Tensor};
 use testkit::forge;

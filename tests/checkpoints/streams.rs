@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use pulse::{Dtype, Encoder, EncoderOptions, FileKind, TensorSpec};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::stream::EncoderOptions;
+use pulse::wire::FileKind;
+use pulse::Encoder;
 use serde_json::Value;
 
 use testkit::files::{data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};

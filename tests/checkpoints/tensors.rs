@@ -3,7 +3,9 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 
-use pulse::{Action, Dtype, EncoderOptions};
+use pulse::dtype::Dtype;
+use pulse::stream::EncoderOptions;
+use pulse::wire::Action;
 
 use crate::rebuilds;
 use testkit::files::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};

@@ -3,7 +3,10 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use pulse::{recover, update, Checkpoint, EncoderOptions, Error, Parallel, Recovery, UpdateReport};
+use pulse::stream::EncoderOptions;
+use pulse::tensors::Parallel;
+use pulse::update::{recover, update, Recovery, UpdateReport};
+use pulse::{Checkpoint, Error};
 
 use testkit::files::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
 use testkit::library::{diff, every_coding, open, open_patch};

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use pulse::{Digest, Error};
+use pulse::hash::Digest;
+use pulse::Error;
 
 use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
 use testkit::library::{apply, diff, every_coding, open, open_patch, verify};

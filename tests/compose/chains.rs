@@ -2,7 +2,11 @@
 
 use std::slice::from_ref;
 
-use pulse::{Action, EncoderOptions, Error, Limits, Parallel, PatchFile, TrustedBase, ValueForm};
+use pulse::coding::ValueForm;
+use pulse::stream::{EncoderOptions, TrustedBase};
+use pulse::tensors::Parallel;
+use pulse::wire::Action;
+use pulse::{Error, Limits, Patch};
 
 use crate::{drifted, eventful, every_dtype, flat, Run};
 use testkit::files::{noise, stepped, tensor, weights, Files};
@@ -76,7 +80,7 @@ fn what_is_undone_vanishes() {
         run.composes(&patches, None, &options);
         let (patch, report) = run.compose(&patches, None, &options).unwrap();
         assert_eq!(report.actions, [(Action::Patched, 1)].into());
-        let patch = PatchFile::from_bytes(patch, &Limits::default()).unwrap();
+        let patch = Patch::from_bytes(patch, &Limits::default()).unwrap();
         assert_eq!(patch.tensors()[0].header.name, "in part");
         assert_eq!(patch.tensors()[0].blocks.len(), 2, "the last two of four blocks are back");
     }
@@ -108,9 +112,9 @@ fn a_snapshot_and_what_follows_it_is_a_snapshot() {
 fn the_header_says_the_whole_way() {
     let run = eventful();
     let ids = |ids: [u8; 3]| ids.map(|id| flat(ValueForm::Step).with_run(Some([id; 16])));
-    let header = |patches: &[PatchFile], options: EncoderOptions| {
+    let header = |patches: &[Patch], options: EncoderOptions| {
         let (patch, _) = run.compose(patches, None, &options).unwrap();
-        PatchFile::from_bytes(patch, &Limits::default()).unwrap().header().clone()
+        Patch::from_bytes(patch, &Limits::default()).unwrap().header().clone()
     };
     let patches = run.patches(&ids([5, 5, 5]));
     let found = header(&patches, flat(ValueForm::Step).with_metadata("composed", "yes"));
@@ -127,7 +131,7 @@ fn the_header_says_the_whole_way() {
 
 /// Patches that do not follow one another, on a base or not; the message has these words.
 #[track_caller]
-fn breaks(run: &Run, patches: &[PatchFile], needles: &[&str]) {
+fn breaks(run: &Run, patches: &[Patch], needles: &[&str]) {
     for base in [None, Some(run.ends().0)] {
         let error = run.compose(patches, base, &flat(ValueForm::Step)).unwrap_err();
         assert!(matches!(error, Error::Chain { .. }) && error.kind() == "base", "{error}");
@@ -153,7 +157,7 @@ fn a_broken_chain_is_refused_where_it_breaks() {
 }
 
 /// A patch whose base digest is a lie: nobody could apply it, but its digests fit a chain.
-fn lying(run: &Run, from: usize, to: usize, base_of: usize) -> PatchFile {
+fn lying(run: &Run, from: usize, to: usize, base_of: usize) -> Patch {
     let digest = |step: usize| open(&run.checkpoints[step]).digest(Parallel::default()).unwrap();
     let patch = run.direct(Some(from), to, &flat(ValueForm::Step));
     let lie = forge::replaced(&patch, b'F', &digest(from).0, &digest(base_of).0);
@@ -254,7 +258,7 @@ fn a_patch_that_lies_about_its_target_makes_nothing() {
     let run = Run::new(&[1, 2, 3].map(|seed| Files::one(&[tensor("w", "BF16", &[50], weights(seed, 50))])));
     let [base, middle, target] =
         [0, 1, 2].map(|step| open(&run.checkpoints[step]).digest(Parallel::default()).unwrap());
-    let lie = |patch: Vec<u8>, from: pulse::Digest, to: pulse::Digest| {
+    let lie = |patch: Vec<u8>, from: pulse::hash::Digest, to: pulse::hash::Digest| {
         let lie = forge::replaced(&patch, b'F', &from.0, &to.0);
         open_patch(&run.place.put_bytes("lie.pulse", &lie))
     };
@@ -269,7 +273,7 @@ fn a_patch_that_lies_about_its_target_makes_nothing() {
     // Changes that undo each other, between tensors that are said to differ.
     let path = run.place.path("lie.pulse");
     let mut trusted = TrustedBase::new(base);
-    trusted.tensors.insert("w".into(), pulse::tensor_digest(b"another"));
+    trusted.tensors.insert("w".into(), pulse::hash::tensor_digest(b"another"));
     diff(Some(&run.checkpoints[0]), &run.checkpoints[1], &path, options.clone().with_trusted_base(trusted), 1);
     let patches = [open_patch(&path), run.patch(Some(1), 0, &options)];
     assert_eq!(run.compose(&patches, None, &options).unwrap_err().kind(), "digest");
@@ -281,7 +285,7 @@ fn a_patch_that_lies_about_its_target_makes_nothing() {
         Files::one(&tensors)
     };
     let run = Run::new(&[added(0), added(1)]);
-    let digest = pulse::tensor_digest(&weights(4, 50));
+    let digest = pulse::hash::tensor_digest(&weights(4, 50));
     let lie = forge::replaced(&run.direct(Some(0), 1, &options), b'E', &digest.0, &[7; 32]);
     let lie = open_patch(&run.place.put_bytes("lie.pulse", &lie));
     assert_eq!(run.compose(&[lie], None, &options).unwrap_err().kind(), "digest");

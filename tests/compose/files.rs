@@ -2,7 +2,10 @@
 
 use std::slice::from_ref;
 
-use pulse::{diff_tensors, Encoder, FileKind, FileSource, Limits, Parallel, PatchFile, ValueForm};
+use pulse::coding::ValueForm;
+use pulse::tensors::{diff_tensors, Parallel};
+use pulse::wire::{FileKind, FileSource};
+use pulse::{Encoder, Limits, Patch};
 
 use crate::{flat, Run};
 use testkit::files::{header, raw, tensor, Files};
@@ -18,7 +21,7 @@ fn model(weight: u8, metadata: &str, companions: &[(&str, &str)]) -> Files {
 }
 
 fn sources(patch: Vec<u8>) -> Vec<(String, FileSource)> {
-    let patch = PatchFile::from_bytes(patch, &Limits::default()).unwrap();
+    let patch = Patch::from_bytes(patch, &Limits::default()).unwrap();
     patch.files().iter().map(|file| (file.record.name.clone(), file.record.source)).collect()
 }
 
@@ -85,7 +88,7 @@ fn patches_with_files_and_without_do_not_mix() {
     let options = flat(ValueForm::Step);
     let (middle, target) = (open(&run.checkpoints[1]), open(&run.checkpoints[2]));
     let (bare, _) = diff_tensors(Some(&middle), &target, Vec::new(), options.clone(), Parallel::default()).unwrap();
-    let patches = [run.patch(Some(0), 1, &options), PatchFile::from_bytes(bare, &Limits::default()).unwrap()];
+    let patches = [run.patch(Some(0), 1, &options), Patch::from_bytes(bare, &Limits::default()).unwrap()];
     let error = run.compose(&patches, None, &options).unwrap_err().to_string();
     assert!(error.contains("describes no files, and the one before it files"), "{error}");
 }
@@ -98,7 +101,7 @@ fn carried_bytes_are_cut_as_diff_cuts_them() {
     let spec = open(run.ends().0).tensor("w").unwrap().spec().clone();
     let Files::Many(files) = Files::read(run.ends().1) else { panic!("a directory") };
     let file = &files["model.safetensors"];
-    let options = pulse::EncoderOptions::snapshot().with_steps(None, Some(1));
+    let options = pulse::stream::EncoderOptions::snapshot().with_steps(None, Some(1));
     let mut encoder = Encoder::new(Vec::new(), options.clone()).unwrap();
     encoder.carry_file("model.safetensors", FileKind::Tensors, &file[..file.len() - 4]).unwrap();
     encoder.carry_file("config", FileKind::Companion, text.as_bytes()).unwrap();
@@ -116,9 +119,9 @@ fn carried_bytes_are_cut_as_diff_cuts_them() {
     }
     let recut = testkit::forge::join(&whole, &sections);
     assert!(recut != whole);
-    let recut = PatchFile::from_bytes(recut, &Limits::default()).unwrap();
-    let (patch, _) = run.compose(&[recut], None, &pulse::EncoderOptions::default()).unwrap();
-    assert!(patch == run.direct(None, 1, &pulse::EncoderOptions::default()));
+    let recut = Patch::from_bytes(recut, &Limits::default()).unwrap();
+    let (patch, _) = run.compose(&[recut], None, &pulse::stream::EncoderOptions::default()).unwrap();
+    assert!(patch == run.direct(None, 1, &pulse::stream::EncoderOptions::default()));
 }
 
 /// The packed stream of a file data section.

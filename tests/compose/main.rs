@@ -7,7 +7,12 @@ mod revert;
 
 use std::path::{Path, PathBuf};
 
-use pulse::{Coding, ComposeReport, Dtype, EncoderOptions, Parallel, PatchFile, Result, ValueForm};
+use pulse::chain::ComposeReport;
+use pulse::coding::{Coding, ValueForm};
+use pulse::dtype::Dtype;
+use pulse::stream::EncoderOptions;
+use pulse::tensors::Parallel;
+use pulse::{Patch, Result};
 use testkit::files::{noise, safetensors, tensor, Files, Place, Tensor};
 use testkit::library::{apply, diff, open, open_patch};
 
@@ -41,13 +46,13 @@ impl Run {
         std::fs::read(path).unwrap()
     }
 
-    fn patch(&self, from: Option<usize>, to: usize, options: &EncoderOptions) -> PatchFile {
+    fn patch(&self, from: Option<usize>, to: usize, options: &EncoderOptions) -> Patch {
         let name = format!("{}to{to}.pulse", from.map_or(String::new(), |from| from.to_string()));
         open_patch(&self.place.put_bytes(&name, &self.direct(from, to, options)))
     }
 
     /// A patch for each step, with these options in turn.
-    fn patches(&self, options: &[EncoderOptions]) -> Vec<PatchFile> {
+    fn patches(&self, options: &[EncoderOptions]) -> Vec<Patch> {
         let steps = (1..self.checkpoints.len()).zip(options.iter().cycle());
         steps.map(|(step, options)| self.patch(Some(step - 1), step, options)).collect()
     }
@@ -55,13 +60,14 @@ impl Run {
     /// Composes on one thread and on several, which must agree.
     fn compose(
         &self,
-        patches: &[PatchFile],
+        patches: &[Patch],
         base: Option<&Path>,
         options: &EncoderOptions,
     ) -> Result<(Vec<u8>, ComposeReport)> {
         let base = base.map(open);
-        let compose =
-            |threads| pulse::compose(patches, base.as_ref(), Vec::new(), options.clone(), Parallel::threads(threads));
+        let compose = |threads| {
+            pulse::chain::compose(patches, base.as_ref(), Vec::new(), options.clone(), Parallel::threads(threads))
+        };
         let (one, three) = (compose(1), compose(3));
         assert_eq!(one.as_ref().map(|one| &one.0).ok(), three.as_ref().map(|three| &three.0).ok());
         one
@@ -69,12 +75,12 @@ impl Run {
 
     /// The composed patch has the bytes of the direct one, and makes the last checkpoint.
     #[track_caller]
-    fn composes(&self, patches: &[PatchFile], base: Option<&Path>, options: &EncoderOptions) {
+    fn composes(&self, patches: &[Patch], base: Option<&Path>, options: &EncoderOptions) {
         let (patch, report) = self.compose(patches, base, options).unwrap();
         let direct = self.direct(Some(0), self.checkpoints.len() - 1, options);
         assert!(patch == direct, "{} bytes, the direct patch has {}", patch.len(), direct.len());
         assert_eq!(report.summary.patch_bytes, patch.len() as u64);
-        assert_eq!(report.input_bytes, patches.iter().map(PatchFile::bytes).sum::<u64>());
+        assert_eq!(report.input_bytes, patches.iter().map(Patch::bytes).sum::<u64>());
         assert_eq!(report.proved, base.is_some());
         let (first, last) = self.ends();
         let out = tempfile::tempdir().unwrap();

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use pulse::{
-    compose, diff_tensors, invert, Dtype, EncoderOptions, Error, Limits, Parallel, PatchFile, TensorRef, TensorSpec,
-    ValueForm,
-};
+use pulse::chain::{compose, invert};
+use pulse::coding::ValueForm;
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::stream::EncoderOptions;
+use pulse::tensors::{diff_tensors, Parallel, TensorRef};
+use pulse::{Error, Limits, Patch};
 
 use crate::flat;
 use testkit::files::{noise, tensor, Files, Place, Tensor};
@@ -54,10 +56,10 @@ fn diff(base: &Model, target: &Model, options: &EncoderOptions) -> Vec<u8> {
     diff_tensors(Some(&refs(&base)), &refs(&target), Vec::new(), options.clone(), Parallel::threads(1)).unwrap().0
 }
 
-fn patches(models: &[Model], options: &[EncoderOptions]) -> Vec<PatchFile> {
+fn patches(models: &[Model], options: &[EncoderOptions]) -> Vec<Patch> {
     let steps = models.windows(2).zip(options.iter().cycle());
     let one = |(pair, options): (&[Model], &EncoderOptions)| diff(&pair[0], &pair[1], options);
-    steps.map(one).map(|patch| PatchFile::from_bytes(patch, &Limits::default()).unwrap()).collect()
+    steps.map(one).map(|patch| Patch::from_bytes(patch, &Limits::default()).unwrap()).collect()
 }
 
 /// Whether a tensor of both ends was put on the way: it may have come back in its old shape.
@@ -126,7 +128,7 @@ proptest! {
         block in 1..4u64,
     ) {
         let form = if xor { ValueForm::Xor } else { ValueForm::Step };
-        let patch = PatchFile::from_bytes(diff(&base, &target, &flat(form)), &Limits::default()).unwrap();
+        let patch = Patch::from_bytes(diff(&base, &target, &flat(form)), &Limits::default()).unwrap();
         let options = flat(form).with_block_leaves(block);
         let kind = |version: &Version| version.map(|version| version.0);
         let lost = base.iter().zip(&target).any(|(base, target)| base.is_some() && kind(base) != kind(target));

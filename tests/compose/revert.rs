@@ -2,9 +2,13 @@
 
 use std::slice::from_ref;
 
-use pulse::{
-    invert, ApplyOptions, ApplyReport, Digest, EncoderOptions, Error, Limits, Parallel, PatchFile, Result, ValueForm,
-};
+use pulse::chain::invert;
+use pulse::checkpoint::ApplyOptions;
+use pulse::coding::ValueForm;
+use pulse::hash::Digest;
+use pulse::stream::EncoderOptions;
+use pulse::tensors::{ApplyReport, Parallel};
+use pulse::{Error, Limits, Patch, Result};
 
 use crate::{drifted, every_dtype, flat};
 use testkit::files::{header, noise, raw, stepped, tensor, weights, Files, Place};
@@ -21,7 +25,7 @@ fn scene(base: &Files, target: &Files, options: &EncoderOptions) -> Place {
 
 fn revert(place: &Place, target: &str, out: &str) -> Result<ApplyReport> {
     let (target, patch) = (open(&place.path(target)), open_patch(&place.path("patch")));
-    pulse::revert(&target, &patch, &place.path(out), ApplyOptions::default(), Parallel::threads(2))
+    pulse::chain::revert(&target, &patch, &place.path(out), ApplyOptions::default(), Parallel::threads(2))
 }
 
 fn digest(place: &Place, name: &str) -> Digest {
@@ -90,9 +94,9 @@ fn the_inverse_is_a_patch_like_any_other() {
     let options = flat(ValueForm::Step).with_run(Some([3; 16])).with_steps(Some(40), Some(41));
     let place = scene(&files(&base), &files(&target), &options);
     let patch = open_patch(&place.path("patch"));
-    let back = |patch: &PatchFile, options| {
+    let back = |patch: &Patch, options| {
         let (back, _) = invert(patch, Vec::new(), options, Parallel::default()).unwrap();
-        PatchFile::from_bytes(back, &Limits::default()).unwrap()
+        Patch::from_bytes(back, &Limits::default()).unwrap()
     };
     let inverse = back(&patch, EncoderOptions::default());
     let header = inverse.header();
@@ -106,7 +110,7 @@ fn the_inverse_is_a_patch_like_any_other() {
     let again = back(&inverse, EncoderOptions::default());
     assert_eq!(again.footer().base, patch.footer().base);
     let (_, report) =
-        pulse::compose(&[inverse, again], None, Vec::new(), flat(ValueForm::Step), Parallel::default()).unwrap();
+        pulse::chain::compose(&[inverse, again], None, Vec::new(), flat(ValueForm::Step), Parallel::default()).unwrap();
     assert_eq!(report.summary.footer.changes, 0);
 }
 

@@ -5,10 +5,12 @@
 
 use divan::counter::BytesCount;
 use divan::{black_box, Bencher};
-use pulse::{
-    count_changes, tensor_digest, BlockEncoder, CheckpointHasher, Coding, Dtype, EncodedBlock, Encoder, EncoderOptions,
-    TensorSpec, LEAF_BYTES,
-};
+use pulse::changes::count_changes;
+use pulse::coding::{BlockEncoder, Coding, EncodedBlock};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::{tensor_digest, CheckpointHasher, LEAF_BYTES};
+use pulse::stream::EncoderOptions;
+use pulse::Encoder;
 use pulse_tools::adam;
 use sha2::{Digest, Sha256};
 

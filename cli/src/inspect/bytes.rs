@@ -1,6 +1,8 @@
 //! What the bytes of a patch are for.
 
-use pulse::{Account, Coding, MappedTensor, PatchMap, Tag};
+use pulse::coding::{Coding, PayloadBits};
+use pulse::patch::{Inventory, TensorEntry};
+use pulse::wire::Tag;
 
 use crate::text;
 
@@ -95,9 +97,9 @@ pub struct Spent([u64; Use::ALL.len()]);
 
 impl Spent {
     /// Of a tensor; they sum up to its bytes.
-    pub fn on_tensor(tensor: &MappedTensor) -> Spent {
+    pub fn on_tensor(tensor: &TensorEntry) -> Spent {
         let mut spent = Spent::default();
-        let (mut bits, mut decoded) = (Account::default(), 0);
+        let (mut bits, mut decoded) = (PayloadBits::default(), 0);
         for block in &tensor.blocks {
             match block.account() {
                 None => spent.add(Use::Undecoded, block.payload_bytes()),
@@ -121,7 +123,7 @@ impl Spent {
     }
 
     /// Of a file whose tensors took so much; they sum up to its size.
-    pub fn on_file(map: &PatchMap, tensors: impl Iterator<Item = Spent>) -> Spent {
+    pub fn on_file(map: &Inventory, tensors: impl Iterator<Item = Spent>) -> Spent {
         let mut spent = Spent::default();
         tensors.for_each(|tensor| Use::ALL.into_iter().for_each(|what| spent.add(what, tensor.on(what))));
         for (tag, total) in &map.sections {

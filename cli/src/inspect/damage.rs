@@ -1,6 +1,7 @@
 //! Where a file breaks, why, and what to do.
 
-use pulse::{Error, PatchMap};
+use pulse::patch::Inventory;
+use pulse::Error;
 
 pub struct Damage {
     /// The kind of error in one word, as SPEC.md §11 lists them.
@@ -19,7 +20,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    pub fn of(map: &PatchMap) -> Option<Damage> {
+    pub fn of(map: &Inventory) -> Option<Damage> {
         let error = map.error.as_ref()?;
         let open = map.tensors.last().filter(|tensor| tensor.end.is_none());
         let mut damage = Damage {
@@ -34,7 +35,7 @@ impl Damage {
         match error {
             Error::Corrupt(corrupt) => {
                 damage.offset = corrupt.offset;
-                damage.section = corrupt.section.map(pulse::Tag::name);
+                damage.section = corrupt.section.map(pulse::wire::Tag::name);
                 damage.tensor = corrupt.tensor.clone().or(damage.tensor);
                 damage.block = corrupt.block;
                 damage.message = corrupt.fault.to_string();
@@ -54,7 +55,7 @@ impl Damage {
     }
 }
 
-fn advice(error: &Error, map: &PatchMap) -> String {
+fn advice(error: &Error, map: &Inventory) -> String {
     let (good, have) = (map.good_bytes, map.file_bytes);
     match error.kind() {
         "truncated" => format!("resume the transfer at byte {have}; the first {good} bytes are right"),

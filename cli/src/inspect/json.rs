@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pulse::{Action, Digest, FileKind, FileSource};
+use pulse::hash::Digest;
+use pulse::wire::{Action, FileKind, FileSource};
 use serde_json::{json, Value};
 
 use super::bytes::{Spent, Use};

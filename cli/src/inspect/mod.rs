@@ -14,7 +14,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::{write_whole, Error, Limits, PatchFile, PatchMap, Result};
+use pulse::checkpoint::write_whole;
+use pulse::patch::Inventory;
+use pulse::{Error, Limits, Patch, Result};
 
 use super::diff::same_file;
 use super::{text, Common, Outcome};
@@ -69,7 +71,7 @@ pub struct Inspect {
 /// A patch and all that is said of it.
 struct Report<'a> {
     path: String,
-    map: &'a PatchMap,
+    map: &'a Inventory,
     /// All tensors, in the order of the file.
     all: &'a [Tensor<'a>],
     /// Those that were asked for, in the order that was asked for.
@@ -95,7 +97,7 @@ impl Inspect {
         if self.html.as_ref().is_some_and(|page| same_file(page, &self.patch)) {
             return Err(Error::Misuse("FILE is the patch; choose another name for the page".into()));
         }
-        let map = PatchFile::inspect(&self.patch, &Limits::default())?;
+        let map = Patch::inspect(&self.patch, &Limits::default())?;
         let all: Vec<Tensor<'_>> = map.tensors.iter().map(Tensor::new).collect();
         let mut report = Report {
             path: self.patch.display().to_string(),

@@ -1,6 +1,6 @@
 //! The page of `--html`.
 
-use pulse::Action;
+use pulse::wire::Action;
 
 use super::bytes::Use;
 use super::summary::{self, LINES};
@@ -98,7 +98,7 @@ fn headline(report: &Report<'_>) -> Html {
 fn about(report: &Report<'_>) -> Html {
     let map = report.map;
     let mut facts: Vec<(&str, String)> = Vec::new();
-    let digest = |digest: Option<pulse::Digest>| digest.map(|digest| digest.to_string());
+    let digest = |digest: Option<pulse::hash::Digest>| digest.map(|digest| digest.to_string());
     if let Some(header) = &map.header {
         let step = |step: Option<u64>| step.map(|step| step.to_string());
         facts.extend(step(header.base_step).map(|step| ("from step", step)));

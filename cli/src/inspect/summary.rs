@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use anstyle::{AnsiColor, Style};
-use pulse::{Digest, FileSource, PatchMap};
+use pulse::hash::Digest;
+use pulse::patch::Inventory;
+use pulse::wire::FileSource;
 
 use super::bytes::Use;
 use super::table::Table;
@@ -38,7 +40,7 @@ pub fn checkpoint(step: Option<u64>, digest: Option<&Digest>) -> String {
 }
 
 /// "patch, format 1.0", or what is known of it.
-pub fn kind(map: &PatchMap) -> String {
+pub fn kind(map: &Inventory) -> String {
     let kind = match &map.header {
         Some(header) if header.snapshot => "snapshot",
         Some(_) => "patch",
@@ -75,7 +77,7 @@ pub fn codings(tensors: &[Tensor<'_>]) -> String {
 }
 
 /// Files that travel along, if there are any.
-pub fn files(map: &PatchMap) -> Option<String> {
+pub fn files(map: &Inventory) -> Option<String> {
     let carried = |source| map.files.iter().filter(move |file| file.record.source == source);
     let bytes = carried(FileSource::Patch).map(|file| file.record.bytes).sum();
     let (kept, sent) = (carried(FileSource::Base).count() as u64, carried(FileSource::Patch).count() as u64);
@@ -138,7 +140,7 @@ fn because_of_changes(report: &Report<'_>, bytes: u64) -> String {
 }
 
 /// How a patch compares with a full copy, once its footer says how large that is.
-pub fn size(map: &PatchMap) -> Option<String> {
+pub fn size(map: &Inventory) -> Option<String> {
     let footer = map.footer?;
     let bits = 8.0 * text::ratio(map.file_bytes, footer.changes);
     let bits = if footer.changes > 0 { format!(", {bits:.2} bits per change") } else { String::new() };
@@ -164,13 +166,13 @@ pub fn changes(report: &Report<'_>) -> String {
 }
 
 /// What was checked.
-pub fn integrity(map: &PatchMap) -> String {
+pub fn integrity(map: &Inventory) -> String {
     let sections = map.sections.values().map(|total| total.count).sum();
     format!("right: CRC-32 of {}, SHA-256 of the file", text::number(sections, "section"))
 }
 
 /// How long patch and full copy take on each of [`LINES`].
-pub fn transfer(map: &PatchMap) -> Vec<Vec<String>> {
+pub fn transfer(map: &Inventory) -> Vec<Vec<String>> {
     let row = |name: &str, bytes| {
         let times = LINES.iter().map(|(megabits, _)| text::seconds(text::transfer(bytes, *megabits)));
         [name.to_string()].into_iter().chain(times).collect()

@@ -1,6 +1,7 @@
 //! The tables behind options: tensors, bytes, files.
 
-use pulse::{FileKind, FileSource, MappedFile};
+use pulse::patch::FileEntry;
+use pulse::wire::{FileKind, FileSource};
 
 use super::bytes::Use;
 use super::table::Table;
@@ -89,7 +90,7 @@ pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
 pub const FILE_COLUMNS: [&str; 4] = ["file", "bytes", "source", "holds"];
 
 /// The cells of a file in [`FILE_COLUMNS`].
-pub fn file_row(file: &MappedFile) -> Vec<String> {
+pub fn file_row(file: &FileEntry) -> Vec<String> {
     let record = &file.record;
     let name = if record.name.is_empty() { "(the checkpoint)" } else { &record.name };
     let holds = match record.kind {

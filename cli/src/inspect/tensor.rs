@@ -4,7 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use clap::ValueEnum;
-use pulse::{Action, Digest, MappedTensor, TensorSpec};
+use pulse::dtype::TensorSpec;
+use pulse::hash::Digest;
+use pulse::patch::TensorEntry;
+use pulse::wire::Action;
 
 use super::bytes::Spent;
 use crate::layers::{Measured, Other};
@@ -37,7 +40,7 @@ pub enum Sort {
 }
 
 impl<'a> Tensor<'a> {
-    pub fn new(mapped: &'a MappedTensor) -> Self {
+    pub fn new(mapped: &'a TensorEntry) -> Self {
         let mut blocks = BTreeMap::new();
         for block in &mapped.blocks {
             *blocks.entry(block.coding().name()).or_default() += 1;

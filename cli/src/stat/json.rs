@@ -1,6 +1,7 @@
 //! What `pulse stat --json` prints; docs/stat-json.md says what each field means.
 
-use pulse::{Action, Density, PairStat, SeriesPair, SeriesWindow};
+use pulse::measure::{Density, PairStat, SeriesPair, SeriesWindow};
+use pulse::wire::Action;
 use serde_json::{json, Value};
 
 use super::{Report, LINKS};

@@ -7,7 +7,9 @@ mod tables;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pulse::{write_whole, Error, PatchSizes, Result, Series, SeriesStat};
+use pulse::checkpoint::write_whole;
+use pulse::measure::{PatchSizes, Series, SeriesStat};
+use pulse::{Error, Result};
 
 use super::progress::Progress;
 use super::{Common, Outcome};

@@ -1,6 +1,6 @@
 //! What `pulse stat --html` writes: curves of density and patch size, kinds, steps, tables.
 
-use pulse::{Density, Kind, PairStat, SeriesPair, SeriesWindow};
+use pulse::measure::{Density, Kind, PairStat, SeriesPair, SeriesWindow};
 
 use super::tables::{self, percent, rate};
 use super::{Report, LINKS};
@@ -149,7 +149,7 @@ fn windows(report: &Report<'_>) -> Html {
 }
 
 fn sizes(report: &Report<'_>) -> Html {
-    let curve = |name: &str, colour, bytes: fn(&pulse::PatchSizes) -> u64| Curve {
+    let curve = |name: &str, colour, bytes: fn(&pulse::measure::PatchSizes) -> u64| Curve {
         name: name.into(),
         colour,
         values: report.series.pairs().iter().map(|pair| pair.sizes.as_ref().map(|sizes| bytes(sizes) as f64)).collect(),

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pulse::{Action, Density, PairStat, SeriesPair, SeriesWindow, TensorTotal};
+use pulse::measure::{Density, PairStat, SeriesPair, SeriesWindow, TensorTotal};
+use pulse::wire::Action;
 
 use super::{Report, Sync, LINKS};
 use crate::{steps, text};

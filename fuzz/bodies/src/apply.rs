@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use pulse::{
-    verify, Action, ApplyOptions, Checkpoint, Error, FileKind, Footer, MappedFile, Parallel, PatchFile, Result,
-    TensorMut, SIGNATURE,
-};
+use pulse::checkpoint::{verify, ApplyOptions};
+use pulse::patch::FileEntry;
+use pulse::tensors::{Parallel, TensorMut};
+use pulse::wire::{Action, FileKind, Footer, SIGNATURE};
+use pulse::{Checkpoint, Error, Patch, Result};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use testkit::forge;
@@ -106,7 +107,7 @@ pub fn apply(data: &[u8]) {
         Received::Refused(why) => Err(why),
         Received::Target(target, footer) => Ok((target, footer)),
     };
-    let opened = match PatchFile::from_bytes(patch, &limits()) {
+    let opened = match Patch::from_bytes(patch, &limits()) {
         Ok(opened) => opened,
         Err(error) => {
             assert!(received.is_err(), "a patch that cannot be opened was applied: {error}");
@@ -125,7 +126,7 @@ pub fn apply(data: &[u8]) {
 /// A patch, its base, and the target if there is one.
 struct Case<'a> {
     base: &'a Base,
-    patch: &'a PatchFile,
+    patch: &'a Patch,
     target: Option<&'a Tensors>,
     footer: &'a Footer,
 }
@@ -191,7 +192,13 @@ impl Case<'_> {
     fn to_disk(&self) {
         let scratch = scratch();
         let out = scratch.path().join("out");
-        let applied = pulse::apply(self.checkpoint(), self.patch, &out, ApplyOptions::default(), Parallel::threads(1));
+        let applied = pulse::checkpoint::apply(
+            self.checkpoint(),
+            self.patch,
+            &out,
+            ApplyOptions::default(),
+            Parallel::threads(1),
+        );
         if let Err(error) = applied {
             sound(&error);
             let left = fs::read_dir(scratch.path()).expect("the scratch").count();
@@ -208,7 +215,7 @@ impl Case<'_> {
 }
 
 /// Every tensor of an output. Files are found by what the patch calls them, which may be anything.
-fn written(out: &Path, patch: &PatchFile) -> Tensors {
+fn written(out: &Path, patch: &Patch) -> Tensors {
     let open = |path: &Path| read(&Checkpoint::open(path).expect("a checkpoint that was written"));
     let records = patch.files().iter().map(|file| &file.record);
     let names: Vec<&str> =
@@ -220,7 +227,7 @@ fn written(out: &Path, patch: &PatchFile) -> Tensors {
 }
 
 /// Compares a file with what the patch says of it.
-fn check_file(out: &Path, file: &MappedFile) {
+fn check_file(out: &Path, file: &FileEntry) {
     let record = &file.record;
     let path = if record.name.is_empty() { PathBuf::from(out) } else { out.join(&record.name) };
     let bytes = fs::read(path).expect("a file that the patch describes");
@@ -231,12 +238,12 @@ fn check_file(out: &Path, file: &MappedFile) {
     assert!(Sha256::digest(described).as_slice() == record.sha256.0, "another file '{}'", record.name);
 }
 
-fn in_place(weights: &mut Tensors, patch: &PatchFile) -> Result<()> {
+fn in_place(weights: &mut Tensors, patch: &Patch) -> Result<()> {
     let mut held = BTreeMap::new();
     for (name, (spec, bytes)) in weights {
         held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
     }
-    pulse::apply_in_place(&mut held, patch, Parallel::threads(1)).map(|_| ())
+    pulse::tensors::apply_in_place(&mut held, patch, Parallel::threads(1)).map(|_| ())
 }
 
 /// An error must be one that a patch or a base can cause, and say what is wrong.

@@ -1,7 +1,11 @@
 //! Single blocks: the library's decoder and encoder against the reference.
 
 use arbitrary::{Arbitrary, Unstructured};
-use pulse::{count_changes, BlockEncoder, Coding, Dtype, EncodedBlock, EncoderOptions, Result, ValueForm};
+use pulse::changes::count_changes;
+use pulse::coding::{BlockEncoder, Coding, EncodedBlock, ValueForm};
+use pulse::dtype::Dtype;
+use pulse::stream::EncoderOptions;
+use pulse::Result;
 
 use super::reference::{self, Kind};
 

@@ -2,7 +2,10 @@
 
 use std::io::{self, ErrorKind, Read};
 
-use pulse::{verify, Coding, Decoder, Event, Parallel, PatchFile, PushDecoder, Result};
+use pulse::checkpoint::verify;
+use pulse::coding::Coding;
+use pulse::tensors::Parallel;
+use pulse::{Decoder, Event, Patch, PushDecoder, Result};
 
 use super::limits;
 use testkit::forge;
@@ -25,7 +28,7 @@ pub fn decode(data: &[u8]) {
         if let Err(error) = &read {
             assert!(!error.kind().is_empty() && !error.to_string().is_empty());
         }
-        match (PatchFile::from_bytes(data, &limits()), read) {
+        match (Patch::from_bytes(data, &limits()), read) {
             (Ok(patch), Ok(blocks)) => {
                 if !patch.header().snapshot {
                     // Looks at the blocks that need no base.
@@ -52,7 +55,7 @@ fn read(data: &[u8]) -> Result<Result<()>> {
     Ok(blocks)
 }
 
-fn check(block: &pulse::Block<'_>) -> Result<()> {
+fn check(block: &pulse::stream::Block<'_>) -> Result<()> {
     let decoded = block.decode();
     let bytes = block.range().end - block.range().start;
     if bytes <= APPLIED_MAX {

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use pulse::{diff, ApplyOptions, Checkpoint, EncoderOptions, Limits, Parallel, PatchFile};
+use pulse::checkpoint::{diff, ApplyOptions};
+use pulse::stream::EncoderOptions;
+use pulse::tensors::Parallel;
+use pulse::{Checkpoint, Limits, Patch};
 use serde_json::Value;
 
 use super::apply::{read, scratch};
@@ -64,8 +67,8 @@ fn check(file: &[u8], scratch: &Path) {
         // A rank or a name beyond what readers take.
         Err(error) => return assert_eq!(error.kind(), "checkpoint", "{error}"),
     };
-    let patch = PatchFile::from_bytes(patch, &Limits::default()).expect("a patch of our own");
+    let patch = Patch::from_bytes(patch, &Limits::default()).expect("a patch of our own");
     let options = ApplyOptions::default().with_replace(true);
-    pulse::apply(None, &patch, &out, options, parallel).expect("a snapshot of our own");
+    pulse::checkpoint::apply(None, &patch, &out, options, parallel).expect("a snapshot of our own");
     assert!(fs::read(&out).expect("the file of before") == file, "another file");
 }

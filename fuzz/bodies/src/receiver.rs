@@ -1,9 +1,12 @@
 //! Checkpoints in memory, and a receiver as SPEC.md §8.2 and §8.4 describe it: one tensor after
-//! the other, over the events of a decoder. `pulse::verify` and the others must agree with it.
+//! the other, over the events of a decoder. `pulse::checkpoint::verify` and the others must agree with it.
 
 use std::collections::BTreeMap;
 
-use pulse::{Action, Decoder, Event, Footer, Limits, TensorSpec, LEAF_BYTES};
+use pulse::dtype::TensorSpec;
+use pulse::hash::LEAF_BYTES;
+use pulse::wire::{Action, Footer};
+use pulse::{Decoder, Event, Limits};
 use sha2::{Digest as _, Sha256};
 
 /// A tensor: dtype and shape, and its bytes.

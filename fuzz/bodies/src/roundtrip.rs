@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arbitrary::{Arbitrary, Unstructured};
-use pulse::{
-    apply_in_place, diff_tensors, tensor_digest, Coding, Decoder, Digest, Encoder, EncoderOptions, Event, FileKind,
-    FileSource, Limits, Parallel, PatchFile, Result, TensorMut, TensorRef, TensorSource, TensorSpec, TrustedBase,
-    ValueForm,
-};
+use pulse::coding::{Coding, ValueForm};
+use pulse::dtype::TensorSpec;
+use pulse::hash::{tensor_digest, Digest};
+use pulse::stream::{EncoderOptions, TrustedBase};
+use pulse::tensors::{apply_in_place, diff_tensors, Parallel, TensorMut, TensorRef, TensorSource};
+use pulse::wire::{FileKind, FileSource};
+use pulse::{Decoder, Encoder, Event, Limits, Patch, Result};
 
 use super::blocks::dtype;
 use super::receiver::{digest, receive, Received, Tensor, Tensors};
@@ -216,7 +218,7 @@ pub fn roundtrip(data: &[u8]) {
         Received::TooMuch => panic!("a few small tensors are too much"),
     }
     check_events(&case, &patch, &pairs).expect("a patch of our own");
-    let opened = PatchFile::from_bytes(patch.clone(), &Limits::default()).expect("a patch of our own");
+    let opened = Patch::from_bytes(patch.clone(), &Limits::default()).expect("a patch of our own");
     if !case.snapshot && base.keys().eq(target.keys()) && base.iter().all(|(name, side)| side.0 == target[name].0) {
         let mut weights = base.clone();
         let mut held: BTreeMap<String, TensorMut<'_>> = weights

@@ -1,6 +1,8 @@
 //! What fuzzing found, each under a name of its own.
 
-use pulse::{BlockEncoder, Coding, Dtype, EncodedBlock, EncoderOptions};
+use pulse::coding::{BlockEncoder, Coding, EncodedBlock};
+use pulse::dtype::Dtype;
+use pulse::stream::EncoderOptions;
 
 /// The bytes of a seed of the target `blocks`.
 fn seed(name: &str) -> Vec<u8> {

@@ -5,7 +5,7 @@ use super::classes::{Classes, CLASSES_MAX};
 use super::table::{self, ClassTable, Coded, RAW_GAP_BITS};
 use super::TILE;
 use crate::bits::{BadBits, BitReader};
-use crate::coding::Account;
+use crate::coding::PayloadBits;
 use crate::error::Fault;
 use crate::parse::{self, Bad};
 use crate::word::{at_width, Order, ValueForm, Word};
@@ -18,7 +18,7 @@ const NEVER: u32 = u32::MAX;
 pub(crate) struct Walk {
     order: Order,
     classes: Classes,
-    account: Account,
+    account: PayloadBits,
     /// Gap before each change, and its zigzag step; class after class.
     changes: Vec<(u32, u64)>,
     /// For each class: elements until its next change, where in `changes` that is, and where the
@@ -80,7 +80,7 @@ impl Walk {
     }
 
     /// Where the codes go; what is missing to the payload is its table.
-    pub fn account(&self) -> Account {
+    pub fn account(&self) -> PayloadBits {
         self.account
     }
 
@@ -140,7 +140,7 @@ fn read(
     let mut walk = Walk {
         order,
         classes,
-        account: Account::default(),
+        account: PayloadBits::default(),
         // At most the bits of the payload, which is in memory already.
         changes: Vec::with_capacity(usize::try_from(declared).unwrap_or(0)),
         countdown: [NEVER; CLASSES_MAX],
@@ -180,7 +180,7 @@ fn read_class(
     class: &ClassTable,
     raw_bits: u32,
     changes: &mut Vec<(u32, u64)>,
-    account: &mut Account,
+    account: &mut PayloadBits,
 ) -> Result<u64, Fault> {
     let largest = u64::MAX >> (64 - raw_bits);
     let escape =

@@ -1,6 +1,7 @@
 //! Contextual blocks: an encoder that is told what to choose, written from SPEC.md §7.5.
 
-use pulse::{Dtype, Order, Tag};
+use pulse::dtype::{Dtype, Order};
+use pulse::wire::Tag;
 
 use super::good::{File, Good};
 use super::raw::{fields, Fields, Raw};

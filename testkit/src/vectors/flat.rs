@@ -1,6 +1,8 @@
 //! Flat blocks in every width, most of which the encoder would not choose.
 
-use pulse::{Dtype, Tag, ValueForm};
+use pulse::coding::ValueForm;
+use pulse::dtype::Dtype;
+use pulse::wire::Tag;
 
 use super::good::{File, Good};
 use super::raw::{fields, zstd_frame, Fields, Raw};

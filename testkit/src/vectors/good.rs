@@ -1,6 +1,10 @@
 //! Vectors that every reader must decode, and apply bit for bit.
 
-use pulse::{Coding, Dtype, Encoder, EncoderOptions, FileKind, Tag, ValueForm};
+use pulse::coding::{Coding, ValueForm};
+use pulse::dtype::Dtype;
+use pulse::stream::EncoderOptions;
+use pulse::wire::{FileKind, Tag};
+use pulse::Encoder;
 
 use super::contextual;
 use super::flat;

@@ -3,7 +3,8 @@
 //! It shares no code with the library beyond tags and digests. CRCs, offsets and the file's SHA-256
 //! come out right unless a vector asks otherwise.
 
-use pulse::{Digest, Tag, SIGNATURE};
+use pulse::hash::Digest;
+use pulse::wire::{Tag, SIGNATURE};
 use sha2::{Digest as _, Sha256};
 
 pub fn sha256(bytes: &[u8]) -> Digest {

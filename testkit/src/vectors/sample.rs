@@ -1,6 +1,8 @@
 //! The small patches that the malformed vectors are made from, one change at a time.
 
-use pulse::{tensor_digest, Digest, Dtype, Tag, TensorSpec};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::{tensor_digest, Digest};
+use pulse::wire::Tag;
 
 use super::raw::{fields, Fields, Footer, Raw};
 use crate::checkpoint::{Checkpoint, Tensor};

@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use pulse::{ApplyOptions, Checkpoint, Decoder, Error, Event, Limits, Parallel, PatchFile, Result};
+use pulse::checkpoint::ApplyOptions;
+use pulse::tensors::Parallel;
+use pulse::{Checkpoint, Decoder, Error, Event, Limits, Patch, Result};
 
 const USAGE: &str = "usage: conformance PATCH [--base BASE] --out OUT";
 
@@ -33,7 +35,7 @@ fn arguments() -> Option<Arguments> {
 }
 
 /// Unpacks every block where it stands, so that the first rule that the file breaks is the one to be named.
-/// `PatchFile` leaves blocks for later.
+/// `Patch` leaves blocks for later.
 fn check_from_first_byte_to_last(patch: &[u8]) -> Result<()> {
     let mut decoder = Decoder::new(patch, Limits::default());
     while let Some(event) = decoder.next_event()? {
@@ -51,9 +53,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn apply(arguments: &Arguments) -> Result<()> {
     let patch = read(&arguments.patch)?;
     check_from_first_byte_to_last(&patch)?;
-    let patch = PatchFile::from_bytes(patch, &Limits::default())?;
+    let patch = Patch::from_bytes(patch, &Limits::default())?;
     let base = arguments.base.as_deref().map(Checkpoint::open).transpose()?;
-    pulse::apply(base.as_ref(), &patch, &arguments.out, ApplyOptions::default(), Parallel::threads(1)).map(|_| ())
+    pulse::checkpoint::apply(base.as_ref(), &patch, &arguments.out, ApplyOptions::default(), Parallel::threads(1))
+        .map(|_| ())
 }
 
 fn main() -> ExitCode {

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use pulse::{
-    apply_in_place, diff_tensors, Checkpoint, EncoderOptions, Limits, Parallel, PatchFile, TensorMut, TensorRef,
-    TensorSpec,
-};
+use pulse::dtype::TensorSpec;
+use pulse::stream::EncoderOptions;
+use pulse::tensors::{apply_in_place, diff_tensors, Parallel, TensorMut, TensorRef};
+use pulse::{Checkpoint, Limits, Patch};
 use pulse_cli::simulation::Simulation;
 use sha2::{Digest, Sha256};
 
@@ -19,7 +19,7 @@ type Weights = Vec<(String, TensorSpec, Vec<u8>)>;
 const ROUNDS: usize = 7;
 
 fn load(checkpoint: &Checkpoint) -> pulse::Result<Weights> {
-    let read = |(name, tensor): (&str, &pulse::CheckpointTensor)| {
+    let read = |(name, tensor): (&str, &pulse::checkpoint::CheckpointTensor)| {
         let mut bytes = vec![0; usize::try_from(tensor.spec().bytes()).unwrap_or(0)];
         checkpoint.read_at(tensor, 0, &mut bytes)?;
         Ok((name.to_string(), tensor.spec().clone(), bytes))
@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let (diff, patch) =
                 seconds(|| diff_tensors(Some(&from), &to, Vec::new(), EncoderOptions::default(), parallel));
             times.entry(format!("diff_tensors, {threads} threads")).or_default().push(diff);
-            let patch = PatchFile::from_bytes(patch?.0, &Limits::default())?;
+            let patch = Patch::from_bytes(patch?.0, &Limits::default())?;
             let mut weights = base.clone();
             let mut held = BTreeMap::new();
             for (name, spec, bytes) in &mut weights {

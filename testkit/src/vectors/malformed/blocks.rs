@@ -1,6 +1,6 @@
 //! Heads of blocks, and the whole coding.
 
-use pulse::Tag;
+use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::raw::{fields, Fields};

@@ -1,6 +1,6 @@
 //! Payloads of the contextual coding: the example of SPEC.md §7.5 with one rule broken.
 
-use pulse::Tag;
+use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::contextual::{example, parameters, patch, rice, CONTEXTUAL};

@@ -1,6 +1,7 @@
 //! Index, footer and digests; and bases that are not the right one.
 
-use pulse::{Digest, Tag};
+use pulse::hash::Digest;
+use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::good::File;

@@ -1,6 +1,7 @@
 //! File records and their data.
 
-use pulse::{Digest, Tag};
+use pulse::hash::Digest;
+use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::raw::{fields, sha256, zstd_frame, Fields, Raw};

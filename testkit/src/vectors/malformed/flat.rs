@@ -1,6 +1,6 @@
 //! Payloads of the flat coding, and packed streams.
 
-use pulse::Tag;
+use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::flat::{block_with_window, frame_with_content_size, frame_with_dictionary};

@@ -1,6 +1,6 @@
 //! Bytes that are no sections, or not whole ones.
 
-use pulse::Tag;
+use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::checkpoint::Checkpoint;

@@ -1,6 +1,6 @@
 //! Sections where the grammar does not allow them, or that nobody knows.
 
-use pulse::Tag;
+use pulse::wire::Tag;
 
 use super::files::{record, with_file};
 use super::{row, Malformed};

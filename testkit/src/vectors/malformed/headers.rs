@@ -1,6 +1,6 @@
 //! The header of the file.
 
-use pulse::Tag;
+use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::raw::{fields, Fields};

@@ -1,6 +1,6 @@
 //! Files that cannot be rebuilt: patches whose tensors are right, and only §9 of SPEC.md is broken.
 
-use pulse::Tag;
+use pulse::wire::Tag;
 
 use super::files::record;
 use super::{row, Malformed};

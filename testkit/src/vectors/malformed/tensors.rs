@@ -1,6 +1,7 @@
 //! Tensor headers and trailers.
 
-use pulse::{Digest, Tag};
+use pulse::hash::Digest;
+use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::raw::{fields, Fields};

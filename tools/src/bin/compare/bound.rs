@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pulse::{for_each_step, Dtype, Order, LEAF_BYTES};
+use pulse::changes::for_each_step;
+use pulse::dtype::{Dtype, Order};
+use pulse::hash::LEAF_BYTES;
 
 use crate::elements::{unpack, Changes};
 use crate::pair::Pair;

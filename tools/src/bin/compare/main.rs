@@ -18,7 +18,8 @@ mod peers;
 use std::path::Path;
 use std::process::ExitCode;
 
-use pulse::{EncodedBlock, EncoderOptions, ValueForm};
+use pulse::coding::{EncodedBlock, ValueForm};
+use pulse::stream::EncoderOptions;
 
 use pair::Pair;
 use pulse_cli::simulation::Simulation;

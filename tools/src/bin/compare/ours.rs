@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use pulse::{
-    tensor_digest, BlockEncoder, CheckpointHasher, Coding, Decoder, Digest, EncoderOptions, Event, Limits, Parallel,
-    ValueForm, LEAF_BYTES,
-};
+use pulse::coding::{BlockEncoder, Coding, ValueForm};
+use pulse::hash::{tensor_digest, CheckpointHasher, Digest, LEAF_BYTES};
+use pulse::stream::EncoderOptions;
+use pulse::tensors::Parallel;
+use pulse::{Decoder, Event, Limits};
 
 use crate::pair::Pair;
 use crate::{text, Message, Result};
@@ -48,7 +49,7 @@ fn block_bytes() -> usize {
 /// A `.pulse` file with everything in it, made from the files of the checkpoints.
 pub fn encode_file(pair: &Pair, options: EncoderOptions) -> Result<Message> {
     let (base, target) = (&pair.base_files, &pair.target_files);
-    let (patch, _) = pulse::diff(Some(base), target, Vec::new(), options, Parallel::threads(1))?;
+    let (patch, _) = pulse::checkpoint::diff(Some(base), target, Vec::new(), options, Parallel::threads(1))?;
     Ok(Message { pieces: vec![patch], ..Message::default() })
 }
 

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::path::Path;
 
-use pulse::{count_changes, Checkpoint, TensorSpec};
+use pulse::changes::count_changes;
+use pulse::dtype::TensorSpec;
+use pulse::Checkpoint;
 
 use crate::Result;
 
