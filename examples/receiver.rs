@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use pulse::dtype::TensorSpec;
 use pulse::hash::tensor_digest;
-use pulse::tensors::{apply_in_place, ApplyReport, Parallel, TensorMut};
+use pulse::tensors::{apply_in_place, ApplyReport, Control, TensorMut};
 use pulse::{Decoder, Error, Event, Limits, Patch};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -106,12 +106,12 @@ impl Receiver {
     /// Changes the weights in place. The result is proved before the first byte is touched, so that
     /// after an error the weights are what they were.
     fn apply(&mut self, step: u64) -> pulse::Result<ApplyReport> {
-        let patch = Patch::open(&self.dir.join(format!("{step}.pulse")), &Limits::default())?;
+        let patch = Patch::open(&self.dir.join(format!("{step}.pulse")), Limits::default())?;
         let mut held = BTreeMap::new();
         for (name, (spec, bytes)) in &mut self.weights {
             held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
         }
-        apply_in_place(&mut held, &patch, Parallel::default())
+        apply_in_place(&mut held, &patch, Control::default())
     }
 
     fn follow(&mut self, last: u64) -> Result<()> {

@@ -14,7 +14,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use pulse::stream::{Block, EncoderOptions};
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::wire::{Action, FileSource, Footer};
 use pulse::{Checkpoint, Event, Limits, PushDecoder};
 
@@ -28,7 +28,7 @@ fn send(base: &Path, target: &Path, address: &str) -> Result<()> {
     let out = BufWriter::new(listener.accept()?.0);
     // Anything that is `Write` will do: nothing is written twice, and the encoder never seeks.
     let (mut out, report) =
-        pulse::checkpoint::diff(Some(&base), &target, out, EncoderOptions::default(), Parallel::default())?;
+        pulse::checkpoint::diff(Some(&base), &target, out, EncoderOptions::default(), Control::default())?;
     out.flush()?;
     println!("sent {} bytes for {} changes", report.summary.patch_bytes, report.summary.footer.changes);
     Ok(())
@@ -109,7 +109,7 @@ fn apply(part: &Path, mut stream: TcpStream) -> Result<()> {
         }
     }
     // Nothing is right until its digest says so.
-    let found = Checkpoint::open(part)?.digest(Parallel::threads(1))?;
+    let found = Checkpoint::open(part)?.digest(Control::threads(1))?;
     if footer.is_none_or(|footer| footer.target != found) {
         return Err("the result is not the target: was BASE the base of the sender?".into());
     }

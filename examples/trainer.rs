@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use pulse::checkpoint::write_whole;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::stream::{EncoderOptions, TrustedBase};
-use pulse::tensors::{diff_tensors, Parallel, TensorRef, TensorSource};
+use pulse::tensors::{diff_tensors, Control, TensorRef, TensorSource};
 use pulse::{Limits, Patch};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -91,7 +91,7 @@ impl Publisher {
     /// is not hashed again: its digests are taken on trust. A wrong one would make a patch that
     /// every receiver refuses, never a wrong model.
     fn patch(&mut self, step: u64, base: &Weights, target: &Weights) -> Result<()> {
-        let options = EncoderOptions::default().with_steps(Some(step - 1), Some(step));
+        let options = EncoderOptions::default().with_steps(step - 1, step);
         let options = options.with_trusted_base(self.trusted.clone());
         self.write(&format!("{step}.pulse"), Some(base), target, options)
     }
@@ -99,15 +99,15 @@ impl Publisher {
     fn write(&mut self, name: &str, base: Option<&Weights>, target: &Weights, options: EncoderOptions) -> Result<()> {
         let (base, target) = (base.map(source).transpose()?, source(target)?);
         let base = base.as_ref().map(|base| base as &dyn TensorSource);
-        let options = options.with_run(Some(self.run));
+        let options = options.with_run(self.run);
         // The file appears whole or not at all: receivers that watch the directory never see half.
         let path = self.dir.join(name);
         let report =
-            write_whole(&path, false, |file| Ok(diff_tensors(base, &target, file, options, Parallel::default())?.1))?;
+            write_whole(&path, false, |file| Ok(diff_tensors(base, &target, file, options, Control::default())?.1))?;
 
         // Read back, so that what is on the disk is known to be right; this gives the digests of
         // the tensors that changed. Those of the others stay what they were.
-        let written = Patch::open(&path, &Limits::default())?.trusted_target();
+        let written = Patch::open(&path, Limits::default())?.trusted_target();
         self.trusted.checkpoint = written.checkpoint;
         self.trusted.tensors.extend(written.tensors);
 

@@ -87,13 +87,13 @@ pub fn count_changes(element_bytes: usize, base: &[u8], target: &[u8]) -> u64 {
 /// ```
 /// let mut steps = Vec::new();
 /// let (base, target) = (0x3f80u16.to_le_bytes(), 0x3f7eu16.to_le_bytes());
-/// pulse::changes::for_each_step(&pulse::dtype::Dtype::Bf16, &base, &target, |step| steps.push(step));
+/// pulse::changes::for_each_ulp_step(&pulse::dtype::Dtype::Bf16, &base, &target, |step| steps.push(step));
 /// assert_eq!(steps, [-2]);
 /// ```
-pub fn for_each_step(dtype: &Dtype, base: &[u8], target: &[u8], mut found: impl FnMut(i64)) {
+pub fn for_each_ulp_step(dtype: &Dtype, base: &[u8], target: &[u8], mut found: impl FnMut(i64)) {
     fn walk<W: Word>(order: Order, base: &[u8], target: &[u8], found: &mut dyn FnMut(i64)) {
         for_each_change::<W>(base, target, |_, base, target| {
-            found(unzigzag(ValueForm::Step.value(order, base, target).widen()));
+            found(unzigzag(ValueForm::UlpStep.value(order, base, target).widen()));
         });
     }
     at_width!(dtype.element_bytes(), walk(dtype.order(), base, target, &mut found));

@@ -93,6 +93,9 @@ pub enum Error {
     /// The library was called in a way that its documentation forbids.
     #[error("{0}")]
     Misuse(String),
+    /// The caller stopped the work through its progress callback.
+    #[error("cancelled")]
+    Cancelled,
     /// Reading or writing failed.
     #[error("{context}: {source}{}", io_advice(source))]
     Io {
@@ -167,6 +170,7 @@ impl Error {
         Error::TargetMismatch { .. } => "target",
         Error::Checkpoint { .. } => "checkpoint",
         Error::Misuse(_) => "misuse",
+        Error::Cancelled => "cancelled",
         Error::Io { .. } => "io",
         ; Error::Corrupt(corrupt) => corrupt.fault.kind()
     }

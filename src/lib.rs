@@ -16,7 +16,7 @@
 //! ─────────────────────────── feature `checkpoint`: parallel ──────────────────────────────
 //!  stream       Encoder ───── a patch, any Write/Read ────▶ Decoder, PushDecoder ──▶ Event
 //!  block        BlockEncoder ─────── EncodedBlock ────────▶ Block, BlockDecoder
-//!  bytes        Dtype, TensorSpec, TensorHasher, CheckpointHasher, for_each_step
+//!  bytes        Dtype, TensorSpec, TensorHasher, CheckpointHasher, for_each_ulp_step
 //! ```
 //!
 //! # Where to start
@@ -109,7 +109,7 @@ mod word;
 pub mod coding;
 pub mod stream;
 pub mod wire;
-// Patches and tensors, in parallel.
+// Patches and tensors, in control.
 #[cfg(feature = "parallel")]
 #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // patches are read, and nothing is written
 mod disk;

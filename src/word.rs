@@ -133,7 +133,7 @@ pub(crate) use at_width;
 pub enum ValueForm {
     /// Zigzag of the signed distance in numeric order.
     #[default]
-    Step,
+    UlpStep,
     /// Exclusive or of the two bit patterns.
     Xor,
     /// The bits of the target element; applying twice does no harm.
@@ -145,7 +145,7 @@ impl ValueForm {
     #[inline(always)]
     pub(crate) fn value<W: Word>(self, order: Order, base: W, target: W) -> W {
         match self {
-            ValueForm::Step => target.rank(order).zigzag_from(base.rank(order)),
+            ValueForm::UlpStep => target.rank(order).zigzag_from(base.rank(order)),
             ValueForm::Xor => base.xor(target),
             ValueForm::Overwrite => target,
         }
@@ -155,7 +155,7 @@ impl ValueForm {
     #[inline(always)]
     pub(crate) fn target<W: Word>(self, order: Order, base: W, value: W) -> W {
         match self {
-            ValueForm::Step => base.rank(order).zigzag_to(value).unrank(order),
+            ValueForm::UlpStep => base.rank(order).zigzag_to(value).unrank(order),
             ValueForm::Xor => base.xor(value),
             ValueForm::Overwrite => value,
         }
@@ -189,7 +189,7 @@ mod tests {
             for bits in 0..=u16::MAX {
                 assert_eq!(bits.rank(order).unrank(order), bits);
                 let target = bits.wrapping_mul(40503) ^ 0x8000;
-                for form in [ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite] {
+                for form in [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite] {
                     let value = form.value(order, bits, target);
                     assert_eq!(form.target(order, bits, value), target);
                 }

@@ -19,7 +19,7 @@ fn encoder() -> Encoder<Vec<u8>> {
 }
 
 fn snapshot() -> Encoder<Vec<u8>> {
-    Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap()
+    Encoder::snapshot(Vec::new(), EncoderOptions::default()).unwrap()
 }
 
 /// An encoder with tensor `a` of four bytes begun.
@@ -169,7 +169,7 @@ fn options_that_readers_would_refuse_are_misuse() {
 
 #[test]
 fn an_announced_base_must_be_the_one_that_is_pushed() {
-    let options = EncoderOptions::default().with_base_digest(Some(Digest([7; 32])));
+    let options = EncoderOptions::default().with_base_digest(Digest([7; 32]));
     let error = Encoder::new(Vec::new(), options).unwrap().finish().expect_err("another base");
     let Error::BaseMismatch { tensor: None, expected, found } = error else { panic!("{error}") };
     assert_eq!((expected, found), (Digest([7; 32]), Checkpoint::default().digest()));

@@ -222,7 +222,7 @@ fn sha2_of(bytes: &[u8]) -> sha2::Sha256 {
 }
 
 fn wrong_base() -> Error {
-    let options = EncoderOptions::default().with_base_digest(Some(Digest([7; 32])));
+    let options = EncoderOptions::default().with_base_digest(Digest([7; 32]));
     let mut encoder = Encoder::new(Vec::new(), options).unwrap();
     encoder.begin("w", Some(&four()), Some(&four())).unwrap();
     encoder.push(b"abcd", b"abce").unwrap();
@@ -233,7 +233,7 @@ fn wrong_base() -> Error {
 /// The kinds that only checkpoints on disk can give.
 #[cfg(feature = "checkpoint")]
 fn on_disk() -> Vec<(Error, Error)> {
-    use pulse::tensors::Parallel;
+    use pulse::tensors::Control;
     use pulse::{Checkpoint, Patch};
 
     let place = tempfile::tempdir().unwrap();
@@ -248,12 +248,12 @@ fn on_disk() -> Vec<(Error, Error)> {
     };
     let (base, target, other) = (checkpoint("base", b"abcd"), checkpoint("target", b"abce"), checkpoint("x", b"abcf"));
     let diff = |base, target| {
-        pulse::checkpoint::diff(Some(base), target, Vec::new(), EncoderOptions::default(), Parallel::threads(1))
+        pulse::checkpoint::diff(Some(base), target, Vec::new(), EncoderOptions::default(), Control::threads(1))
             .unwrap()
             .0
     };
-    let patch = Patch::from_bytes(diff(&base, &target), &Limits::default()).unwrap();
-    let verify = |base, target| pulse::checkpoint::verify(&patch, base, target, Parallel::threads(1)).unwrap_err();
+    let patch = Patch::from_bytes(diff(&base, &target), Limits::default()).unwrap();
+    let verify = |base, target| pulse::checkpoint::verify(&patch, base, target, Control::threads(1)).unwrap_err();
     let junk = put("junk", b"short");
     vec![
         (

@@ -217,8 +217,8 @@ fn hostile_headers_cost_a_few_times_their_size() {
     for (what, json, kind, most) in rows {
         let patch = testkit::hostile::with_header(&json);
         let (peak, result) = peak(|| -> pulse::Result<()> {
-            let patch = pulse::Patch::from_bytes(patch, &Limits::default())?;
-            pulse::checkpoint::verify(&patch, None, None, pulse::tensors::Parallel::threads(1))
+            let patch = pulse::Patch::from_bytes(patch, Limits::default())?;
+            pulse::checkpoint::verify(&patch, None, None, pulse::tensors::Control::threads(1))
         });
         // A file data section of 1 MiB is unpacked beside the header.
         let peak = peak.saturating_sub(3 * MIB) as f64 / json.len() as f64;

@@ -63,7 +63,7 @@ fn mapping_four_times_as_much_costs_four_times_as_much() {
     for (what, patch) in cases {
         let [small, large] = [5000, 20_000].map(|count| {
             let patch = patch(count);
-            let (bytes, result) = allocated(|| pulse::Patch::from_bytes(patch, &Limits::default()));
+            let (bytes, result) = allocated(|| pulse::Patch::from_bytes(patch, Limits::default()));
             result.unwrap_or_else(|error| panic!("{what}: {error}"));
             bytes
         });
@@ -97,8 +97,8 @@ fn headers_four_times_as_large_cost_four_times_as_much() {
     for (what, json) in cases {
         let [small, large] = [20_000, 80_000].map(|count| {
             let patch = testkit::hostile::with_header(&json(count));
-            let patch = pulse::Patch::from_bytes(patch, &Limits::default()).unwrap();
-            allocated(|| pulse::checkpoint::verify(&patch, None, None, pulse::tensors::Parallel::threads(1))).0
+            let patch = pulse::Patch::from_bytes(patch, Limits::default()).unwrap();
+            allocated(|| pulse::checkpoint::verify(&patch, None, None, pulse::tensors::Control::threads(1))).0
         });
         assert_linear(what, small, large);
     }

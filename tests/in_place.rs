@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::hash::tensor_digest;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{apply_in_place, diff_tensors, Parallel, TensorMut, TensorRef, TensorSource};
+use pulse::tensors::{apply_in_place, diff_tensors, Control, TensorMut, TensorRef, TensorSource};
 use pulse::{Encoder, Error, Limits, Patch};
 
 type Weights = BTreeMap<String, (TensorSpec, Vec<u8>)>;
@@ -46,7 +46,7 @@ fn muts(weights: &mut Weights) -> BTreeMap<String, TensorMut<'_>> {
 
 fn patch_bytes(base: &Weights, target: &Weights, options: EncoderOptions, threads: usize) -> Vec<u8> {
     let (from, to) = (refs(base), refs(target));
-    diff_tensors(Some(&from), &to, Vec::new(), options, Parallel::threads(threads)).unwrap().0
+    diff_tensors(Some(&from), &to, Vec::new(), options, Control::threads(threads)).unwrap().0
 }
 
 fn patch(base: &Weights, target: &Weights) -> Patch {
@@ -54,7 +54,7 @@ fn patch(base: &Weights, target: &Weights) -> Patch {
 }
 
 fn open(bytes: Vec<u8>) -> Patch {
-    Patch::from_bytes(bytes, &Limits::default()).unwrap()
+    Patch::from_bytes(bytes, Limits::default()).unwrap()
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn weights_in_memory_become_the_target_whatever_the_threads() {
         let found = patch_bytes(&base, &target, options, threads);
         assert_eq!(found, expected);
         let mut held = base.clone();
-        let report = apply_in_place(&mut muts(&mut held), &open(found), Parallel::threads(threads)).unwrap();
+        let report = apply_in_place(&mut muts(&mut held), &open(found), Control::threads(threads)).unwrap();
         assert_eq!(held, target);
         assert_eq!(report.changes, 2000);
     }
@@ -93,7 +93,7 @@ fn a_wrong_base_is_named_and_left_as_it_was() {
         let mut wrong = weights(0);
         wrong.get_mut(name).unwrap().1[at] ^= 0x10;
         let before = wrong.clone();
-        let error = apply_in_place(&mut muts(&mut wrong), &patch, Parallel::threads(2)).unwrap_err();
+        let error = apply_in_place(&mut muts(&mut wrong), &patch, Control::threads(2)).unwrap_err();
         assert!(matches!(error, Error::BaseMismatch { .. }), "{error}");
         assert!(wrong == before, "the weights were touched");
     }
@@ -110,11 +110,11 @@ fn a_patch_that_lies_about_its_target_leaves_the_weights_as_they_were() {
     let lie = open(patch_bytes(&base, &target, EncoderOptions::default().with_trusted_base(trusted), 1));
     // The result is right, so the lie about the base does no harm here.
     let mut held = base.clone();
-    apply_in_place(&mut muts(&mut held), &lie, Parallel::default()).unwrap();
+    apply_in_place(&mut muts(&mut held), &lie, Control::default()).unwrap();
     assert_eq!(held, target);
     // On another base it is refused, and nothing has changed.
     let mut other = weights(2);
-    assert!(apply_in_place(&mut muts(&mut other), &lie, Parallel::default()).is_err());
+    assert!(apply_in_place(&mut muts(&mut other), &lie, Control::default()).is_err());
     assert_eq!(other, weights(2));
 }
 
@@ -124,7 +124,7 @@ fn a_trusted_base_gives_the_same_patch_but_for_the_digest_in_the_header() {
     let previous = patch(&before, &base);
     let options = EncoderOptions::default().with_trusted_base(previous.trusted_target());
     let trusting = patch_bytes(&base, &target, options, 2);
-    let hashing = EncoderOptions::default().with_base_digest(Some(previous.footer().target));
+    let hashing = EncoderOptions::default().with_base_digest(previous.footer().target);
     assert!(trusting == patch_bytes(&base, &target, hashing, 2));
 }
 
@@ -133,7 +133,7 @@ fn what_does_not_stay_in_place_is_refused() {
     let (base, mut target) = (weights(0), weights(1));
     target.insert("d.new".into(), (TensorSpec::new(Dtype::U8, &[3]).unwrap(), vec![1, 2, 3]));
     let mut held = base.clone();
-    let error = apply_in_place(&mut muts(&mut held), &patch(&base, &target), Parallel::default()).unwrap_err();
+    let error = apply_in_place(&mut muts(&mut held), &patch(&base, &target), Control::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "tensor 'd.new' is added: only changes can be applied in place; use apply, or load a snapshot"
@@ -141,7 +141,7 @@ fn what_does_not_stay_in_place_is_refused() {
     let mut fewer = base.clone();
     fewer.remove("a.large");
     let patch = patch(&base, &weights(1));
-    let error = apply_in_place(&mut muts(&mut fewer), &patch, Parallel::default()).unwrap_err();
+    let error = apply_in_place(&mut muts(&mut fewer), &patch, Control::default()).unwrap_err();
     assert_eq!(error.kind(), "base");
 }
 

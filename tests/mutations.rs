@@ -7,7 +7,7 @@ use std::path::Path;
 use pulse::checkpoint::{apply, verify, ApplyOptions};
 use pulse::dtype::TensorSpec;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{apply_in_place, Parallel, TensorMut};
+use pulse::tensors::{apply_in_place, Control, TensorMut};
 use pulse::wire::{Action, FileKind};
 use pulse::{Checkpoint, Error, Limits, Patch};
 use testkit::files::{stepped, tensor, weights, Files, Place, Tensor};
@@ -81,7 +81,7 @@ impl Case {
 
     /// Applies a mutant to the base: to weights in memory if it only changes tensors, else to files.
     fn attempt(&self, mutant: &[u8], out: &Path) -> Result<(), Error> {
-        let patch = Patch::from_bytes(mutant.to_vec(), &Limits::default())?;
+        let patch = Patch::from_bytes(mutant.to_vec(), Limits::default())?;
         let only_changes = patch.tensors().iter().all(|tensor| tensor.header.action == Action::Patched);
         if let (true, Some(base)) = (only_changes && patch.files().is_empty(), &self.base) {
             let before = read(base);
@@ -90,14 +90,14 @@ impl Case {
                 .iter_mut()
                 .map(|(name, (spec, bytes))| (name.clone(), TensorMut::new(spec.clone(), bytes).unwrap()))
                 .collect();
-            let applied = apply_in_place(&mut held, &patch, Parallel::threads(1));
+            let applied = apply_in_place(&mut held, &patch, Control::threads(1));
             let expected = if applied.is_ok() { &self.target } else { &before };
             assert!(weights == *expected, "{}: weights are neither base nor target: {applied:?}", self.name);
             return applied.map(|_| ());
         }
         let base = self.base.as_ref().filter(|_| !patch.header().snapshot);
-        verify(&patch, base, None, Parallel::threads(1))?;
-        let applied = apply(base, &patch, out, ApplyOptions::default(), Parallel::threads(1));
+        verify(&patch, base, None, Control::threads(1))?;
+        let applied = apply(base, &patch, out, ApplyOptions::default(), Control::threads(1));
         if applied.is_err() {
             assert!(!out.exists(), "{}: an output of a patch that was refused", self.name);
         } else {
@@ -148,7 +148,7 @@ fn cases(place: &Place) -> Vec<Case> {
     };
     let [contextual, step, xor, overwrite] = library::every_coding();
     let (one, two, three) = (Files::one(&base), Files::one(&target), Files::one(&other));
-    let options = step.clone().with_run(Some([7; 16])).with_steps(Some(40), Some(41)).with_metadata("by", "test");
+    let options = step.clone().with_run([7; 16]).with_steps(40, 41).with_metadata("by", "test");
     // Many changes without a pattern in one tensor: whole beats the rest.
     let noise = [tensor("noise", "U8", &[300], testkit::files::noise(9, 300))];
     let zeros = [tensor("noise", "U8", &[300], vec![0; 300])];

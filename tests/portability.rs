@@ -49,10 +49,10 @@ fn elements_and_values_are_little_endian() {
         assert_eq!(change, number, "{dtype}");
     }
     // Steps: the low byte carries into the high one; xor: each byte for itself.
-    let step = payload(ValueForm::Step, &Dtype::U16, &[0xff, 0x00], &[0x00, 0x01]);
-    assert_eq!(step, (vec![0x21, 2, 0, 2, 2], Value::Step(1)));
-    let step = payload(ValueForm::Step, &Dtype::I32, &[0, 0, 0, 0], &[0xff, 0xff, 0xff, 0xff]);
-    assert_eq!(step, (vec![0x21, 2, 0, 2, 1], Value::Step(-1)));
+    let step = payload(ValueForm::UlpStep, &Dtype::U16, &[0xff, 0x00], &[0x00, 0x01]);
+    assert_eq!(step, (vec![0x21, 2, 0, 2, 2], Value::UlpStep(1)));
+    let step = payload(ValueForm::UlpStep, &Dtype::I32, &[0, 0, 0, 0], &[0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(step, (vec![0x21, 2, 0, 2, 1], Value::UlpStep(-1)));
     let xor = payload(ValueForm::Xor, &Dtype::U16, &[0x01, 0x10], &[0x01, 0x30]);
     assert_eq!(xor, (vec![0x49, 2, 0, 4, 0x00, 0x20], Value::Xor(0x2000)));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use pulse::changes::{count_changes, for_each_step};
+use pulse::changes::{count_changes, for_each_ulp_step};
 use pulse::coding::{Coding, Value};
 use pulse::dtype::{Dtype, Order};
 use pulse::hash::LEAF_BYTES;
@@ -223,7 +223,7 @@ fn check_changes(dtype: &Dtype, listed: Vec<(u64, Value)>, base: &[u8], target: 
         .zip(&listed)
         .map(|((element, (&base, &target)), (_, listed))| {
             let value = match listed {
-                Value::Step(_) => Value::Step(step(dtype, base, target)),
+                Value::UlpStep(_) => Value::UlpStep(step(dtype, base, target)),
                 Value::Xor(_) => Value::Xor(base ^ target),
                 _ => Value::Overwrite(target),
             };
@@ -281,7 +281,7 @@ fn check_blocks(patch: &[u8], base: &Checkpoint, target: &Checkpoint, mut random
                 assert!(decoder.steps().is_some() || block.coding() != Coding::Contextual);
                 if let Some(steps) = decoder.steps() {
                     let (mut steps, mut expected) = (steps.collect::<Vec<_>>(), Vec::new());
-                    for_each_step(block.dtype(), base, target, |step| expected.push(step));
+                    for_each_ulp_step(block.dtype(), base, target, |step| expected.push(step));
                     steps.sort_unstable();
                     expected.sort_unstable();
                     assert_eq!(steps, expected);
@@ -362,7 +362,7 @@ proptest! {
         prop_assume!(base.spec == target.spec);
         let dtype = base.spec.dtype();
         let mut found = Vec::new();
-        for_each_step(dtype, &base.bytes, &target.bytes, |step| found.push(step));
+        for_each_ulp_step(dtype, &base.bytes, &target.bytes, |step| found.push(step));
         let pairs = elements(dtype, &base.bytes).into_iter().zip(elements(dtype, &target.bytes));
         let expected: Vec<i64> =
             pairs.filter(|(base, target)| base != target).map(|(base, target)| step(dtype, base, target)).collect();

@@ -37,9 +37,9 @@ fn sizes(dtype: &Dtype, base: &[u8], target: &[u8]) -> Sizes {
         assert!(found == target);
         block
     };
-    let contextual = encode(Coding::Contextual, ValueForm::Step);
+    let contextual = encode(Coding::Contextual, ValueForm::UlpStep);
     let flat =
-        [ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite].map(|form| encode(Coding::Flat, form).payload.len());
+        [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite].map(|form| encode(Coding::Flat, form).payload.len());
     let xor: Vec<u8> = base.iter().zip(target).map(|(base, target)| base ^ target).collect();
     Sizes {
         changes: contextual.changes,

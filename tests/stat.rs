@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pulse::coding::Coding;
 use pulse::measure::{patch_sizes, stat, Density, Kind, PairStat, Series, SeriesStat, Window};
 use pulse::stream::EncoderOptions;
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::wire::Action;
 use pulse::Error;
 use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
@@ -24,7 +24,7 @@ fn measure(paths: &[PathBuf], sizes: bool) -> SeriesStat {
     let progress = |bytes| {
         done.fetch_add(bytes, std::sync::atomic::Ordering::SeqCst);
     };
-    let stat = series.measure(sizes, Parallel::threads(2).with_progress(&progress)).unwrap();
+    let stat = series.measure(sizes, Control::threads(2).with_progress(&progress)).unwrap();
     assert_eq!(done.into_inner(), series.work_bytes(sizes), "the progress announced");
     stat
 }
@@ -103,7 +103,7 @@ fn trained() -> Vec<Tensor> {
 
 fn pair(place: &Place, base: &[Tensor], target: &[Tensor]) -> PairStat {
     let (base, target) = (place.put("base", &Files::one(base)), place.put("target", &Files::one(target)));
-    PairStat::of(&stat(&open(&base), &open(&target), Parallel::threads(2)).unwrap())
+    PairStat::of(&stat(&open(&base), &open(&target), Control::threads(2)).unwrap())
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn sizes_are_those_of_the_patches_that_diff_writes() {
         ("other tensors", with_config(&trained()[1..], b"{}")),
     ] {
         let target = place.put(name, &files);
-        let sizes = patch_sizes(&open(&base), &open(&target), Parallel::threads(2)).unwrap();
+        let sizes = patch_sizes(&open(&base), &open(&target), Control::threads(2)).unwrap();
         for (coding, found) in [(Coding::Contextual, sizes.contextual), (Coding::Flat, sizes.flat)] {
             let patch = place.path("patch");
             diff(Some(&base), &target, &patch, EncoderOptions::default().with_coding(coding), 1);

@@ -255,7 +255,7 @@ fn the_generator_writes_what_is_committed() {
 mod on_disk {
     use super::*;
     use pulse::checkpoint::ApplyOptions;
-    use pulse::tensors::Parallel;
+    use pulse::tensors::Control;
     use pulse::{Limits, Patch};
 
     fn open(vector: &Vector, key: &str) -> Option<pulse::Checkpoint> {
@@ -263,7 +263,7 @@ mod on_disk {
     }
 
     fn patch(vector: &Vector) -> Result<Patch> {
-        Patch::open(&directory().join(vector.text("file").expect("a file")), &Limits::default())
+        Patch::open(&directory().join(vector.text("file").expect("a file")), Limits::default())
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod on_disk {
         for vector in vectors("good") {
             let (base, target) = (open(&vector, "base"), open(&vector, "target"));
             let patch = patch(&vector).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
-            pulse::checkpoint::verify(&patch, base.as_ref(), target.as_ref(), Parallel::default())
+            pulse::checkpoint::verify(&patch, base.as_ref(), target.as_ref(), Control::default())
                 .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
         }
     }
@@ -299,7 +299,7 @@ mod on_disk {
                 &patch,
                 &out,
                 ApplyOptions::default(),
-                Parallel::default(),
+                Control::default(),
             )
             .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
             let target = directory().join(vector.text("target").expect("a target"));
@@ -313,7 +313,7 @@ mod on_disk {
         for vector in vectors("malformed") {
             let base = open(&vector, "base");
             let verified = patch(&vector)
-                .and_then(|patch| pulse::checkpoint::verify(&patch, base.as_ref(), None, Parallel::default()));
+                .and_then(|patch| pulse::checkpoint::verify(&patch, base.as_ref(), None, Control::default()));
             let found = verified.as_ref().map_or_else(|error| error.kind(), |()| "none");
             if Some(found) != vector.text("error") {
                 wrong.push(format!("{}: found {found}: {:?}", vector.name(), verified.err()));
@@ -330,7 +330,7 @@ mod on_disk {
             let base = open(&vector, "base");
             let out = directory.path().join(vector.name());
             let applied = patch(&vector).and_then(|patch| {
-                pulse::checkpoint::apply(base.as_ref(), &patch, &out, ApplyOptions::default(), Parallel::default())
+                pulse::checkpoint::apply(base.as_ref(), &patch, &out, ApplyOptions::default(), Control::default())
             });
             assert!(applied.is_err(), "{}", vector.name());
         }

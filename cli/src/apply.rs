@@ -11,7 +11,7 @@ use pulse::{Checkpoint, Limits, Patch, Result};
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{recover, text, Common, Outcome};
+use super::{existing, recover, text, Common, Outcome};
 
 /// Make the target of a patch from its base.
 ///
@@ -54,20 +54,20 @@ impl Apply {
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
-        let patch = Patch::open(self.patch(), &Limits::default())?;
+        let patch = Patch::open(self.patch(), Limits::default())?;
         match &self.output {
             Some(output) => {
                 let base = self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes);
-                let options = ApplyOptions::default().with_replace(self.force);
-                let report = pulse::checkpoint::apply(base.as_ref(), &patch, output, options, progress.parallel())?;
+                let options = ApplyOptions::default().with_existing(existing(self.force));
+                let report = patch.apply(base.as_ref(), output, options, progress.control())?;
                 drop(progress);
                 Ok(done(output, &report, started))
             }
             None => {
                 // Proved, changed, and read back.
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes.saturating_mul(3));
-                let report = pulse::update::update(&self.first, &patch, progress.parallel())?;
+                let report = patch.update(&self.first, progress.control())?;
                 drop(progress);
                 Ok(self.updated(&report, started))
             }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::diff::{changes, same_file, tensor_counts, Writing};
 use super::progress::Progress;
-use super::{text, Common, Outcome};
+use super::{existing, text, Common, Outcome};
 
 /// Write one patch for the way of several.
 ///
@@ -42,7 +42,7 @@ pub struct Compose {
 
 /// Opens a patch; what is wrong in it names it, for there are several.
 fn open(path: &Path) -> Result<Patch> {
-    Patch::open(path, &Limits::default()).map_err(|error| match error {
+    Patch::open(path, Limits::default()).map_err(|error| match error {
         Error::Corrupt(_) | Error::Limit { .. } | Error::Version { .. } => {
             Error::Checkpoint { path: path.display().to_string(), what: error.to_string() }
         }
@@ -66,8 +66,8 @@ impl Compose {
         let patches = self.patches.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
         let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
         let progress = Progress::new(common, "compose", patches.last().map_or(0, |last| last.footer().target_bytes));
-        let report = write_whole(&self.output, self.force, |out| {
-            Ok(pulse::chain::compose(&patches, base.as_ref(), out, self.writing.options(), progress.parallel())?.1)
+        let report = write_whole(&self.output, existing(self.force), |out| {
+            Patch::compose(&patches, base.as_ref(), out, self.writing.options().into(), progress.control())
         })?;
         drop(progress);
         Ok(self.outcome(&report, &patches, started.elapsed().as_secs_f64()))
@@ -91,9 +91,10 @@ impl Compose {
             1 => "1 patch".into(),
             several => format!("{several} patches"),
         };
-        let proved = match report.proved {
-            true => "the target was made, and is right",
-            false => "by whoever applies it: the base was not at hand",
+        let verified = if report.verified {
+            "yes: the target was rebuilt and its digest matches"
+        } else {
+            "no (base not given); verified on apply"
         };
         let text = text::facts(&[
             ("patch", self.output.display().to_string()),
@@ -101,7 +102,7 @@ impl Compose {
             ("tensors", tensors),
             ("changes", format!("{}, {} before", changes(&footer), text::count(changes_before))),
             ("size", text::size(bytes, before, &format!("{} before", text::bytes(before)))),
-            ("proved", proved.into()),
+            ("verified", verified.into()),
             ("time", text::seconds(seconds)),
             ("target", footer.target.to_string()),
         ]);
@@ -117,7 +118,7 @@ impl Compose {
             "target_elements": footer.target_elements,
             "target_bytes": footer.target_bytes,
             "tensors": tensors_json,
-            "proved": report.proved,
+            "verified": report.verified,
             "base_digest": footer.base.map(|digest| digest.to_string()),
             "target_digest": footer.target.to_string(),
             "seconds": seconds,

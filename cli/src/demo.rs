@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use pulse::checkpoint::{write_whole, ApplyOptions};
+use pulse::checkpoint::{write_whole, ApplyOptions, Existing};
+use pulse::patch::Inventory;
 use pulse::stream::EncoderOptions;
 use pulse::{Checkpoint, Error, Limits, Patch, Result};
 use serde_json::json;
 
+use super::progress::control;
 use super::simulation::Simulation;
 use super::{text, Common, Outcome};
 
@@ -86,28 +88,28 @@ impl Demo {
 
 /// One step from trainer to receiver: everything that both sides would do.
 fn sync(common: &Common, step: u64, dir: &Path, [base, target, patch_path]: [&PathBuf; 3]) -> Result<Sync> {
-    let parallel = pulse::tensors::Parallel::threads(common.threads);
+    let control = control(common.threads);
     let out = dir.join("received.safetensors");
 
     let started = Instant::now();
     let (base, target) = (Checkpoint::open(base)?, Checkpoint::open(target)?);
-    let options = EncoderOptions::default().with_steps(Some(step - 1), Some(step));
-    let report = write_whole(patch_path, true, |file| {
-        Ok(pulse::checkpoint::diff(Some(&base), &target, file, options, parallel)?.1)
+    let options = EncoderOptions::default().with_steps(step - 1, step);
+    let report = write_whole(patch_path, Existing::Replace, |file| {
+        pulse::checkpoint::diff(Some(&base), &target, file, options.into(), control)
     })?;
     let diff = started.elapsed().as_secs_f64();
 
-    let map = Patch::map(patch_path, &Limits::default())?;
+    let map = Inventory::read(patch_path, Limits::default())?;
     if let Some(error) = map.error {
         return Err(error);
     }
 
     let started = Instant::now();
-    let patch = Patch::open(patch_path, &Limits::default())?;
-    pulse::checkpoint::apply(Some(&base), &patch, &out, ApplyOptions::default().with_replace(true), parallel)?;
+    let patch = Patch::open(patch_path, Limits::default())?;
+    patch.apply(Some(&base), &out, ApplyOptions::default().with_existing(Existing::Replace), control)?;
     let apply = started.elapsed().as_secs_f64();
 
-    pulse::checkpoint::verify(&patch, None, Some(&Checkpoint::open(&out)?), parallel)?;
+    patch.verify_target(&Checkpoint::open(&out)?, control)?;
     let footer = report.summary.footer;
     Ok(Sync {
         step,

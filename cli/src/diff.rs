@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use pulse::checkpoint::write_whole;
+use pulse::checkpoint::{write_whole, DiffOptions, DiffReport};
 use pulse::coding::{Coding, ValueForm};
 use pulse::patch::TensorEntry;
-use pulse::stream::{EncoderOptions, TrustedBase};
-use pulse::tensors::DiffReport;
+use pulse::stream::{EncoderOptions, Lineage, TrustedBase};
 use pulse::wire::{Action, Footer};
 use pulse::{Checkpoint, Error, Limits, Patch, Result};
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{text, Common, Outcome};
+use super::{existing, text, Common, Outcome};
 
 /// Write the patch that leads from one checkpoint to another.
 ///
@@ -113,7 +112,7 @@ fn parse_meta(pair: &str) -> Result<(String, String), String> {
 
 /// The digests of the target of a patch, for the base that it produced.
 fn trusted(previous: &Path, base: Option<&Checkpoint>) -> Result<TrustedBase> {
-    let patch = Patch::open(previous, &Limits::default())?;
+    let patch = Patch::open(previous, Limits::default())?;
     let produced = |tensor: &&TensorEntry| {
         let found = base.and_then(|base| base.tensor(&tensor.header.name)).map(|found| found.spec());
         found == tensor.header.spec.as_ref()
@@ -160,7 +159,7 @@ impl Writing {
 
     pub fn options(&self) -> EncoderOptions {
         let values = match self.values {
-            None | Some(ValuesArg::Step) => ValueForm::Step,
+            None | Some(ValuesArg::Step) => ValueForm::UlpStep,
             Some(ValuesArg::Xor) => ValueForm::Xor,
             Some(ValuesArg::Overwrite) => ValueForm::Overwrite,
         };
@@ -209,8 +208,10 @@ pub fn changes(footer: &Footer) -> String {
 }
 
 impl Diff {
-    fn options(&self, base: Option<&Checkpoint>) -> Result<EncoderOptions> {
-        let options = self.writing.options().with_run(self.run).with_steps(self.base_step, self.step);
+    fn options(&self, base: Option<&Checkpoint>) -> Result<DiffOptions> {
+        let mut lineage = Lineage::default();
+        (lineage.run, lineage.base_step, lineage.target_step) = (self.run, self.base_step, self.step);
+        let options = DiffOptions::from(self.writing.options().with_lineage(lineage));
         Ok(match &self.base_patch {
             Some(previous) => options.with_trusted_base(trusted(previous, base)?),
             None => options,
@@ -240,8 +241,8 @@ impl Diff {
             text::note(&format!("not regular files, left out: {}", target.left_out().join(", ")));
         }
         let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
-        let report = write_whole(&self.output, self.force, |out| {
-            Ok(pulse::checkpoint::diff(base.as_ref(), &target, out, options, progress.parallel())?.1)
+        let report = write_whole(&self.output, existing(self.force), |out| {
+            pulse::checkpoint::diff(base.as_ref(), &target, out, options, progress.control())
         })?;
         drop(progress);
         Ok(self.outcome(&report, started.elapsed().as_secs_f64()))

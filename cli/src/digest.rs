@@ -26,7 +26,7 @@ impl Digest {
         for path in &self.checkpoints {
             let checkpoint = Checkpoint::open(path)?;
             let progress = Progress::new(common, "digest", checkpoint.tensor_bytes());
-            let digest = checkpoint.digest(progress.parallel())?.to_string();
+            let digest = checkpoint.digest(progress.control())?.to_string();
             text.push_str(&format!("{digest}  {}\n", path.display()));
             json.push(json!({ "digest": digest, "checkpoint": path.display().to_string() }));
         }

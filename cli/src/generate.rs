@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use pulse::checkpoint::write_whole;
+use pulse::checkpoint::{write_whole, Existing};
 use pulse::{Error, Result};
 use serde_json::json;
 
@@ -85,7 +85,7 @@ impl Generate {
         let mut written = Vec::new();
         for (name, content) in files {
             let path = self.dir.join(name);
-            write_whole(&path, true, |file| file.write_all(&content).map_err(io(&path)))?;
+            write_whole(&path, Existing::Replace, |file| file.write_all(&content).map_err(io(&path)))?;
             written.push(path);
         }
         let text = written.iter().map(|path| format!("{}\n", path.display())).collect();

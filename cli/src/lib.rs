@@ -26,6 +26,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use pulse::checkpoint::Existing;
 use pulse::Error;
 
 /// Ship model weights as verified lossless patches.
@@ -73,6 +74,15 @@ enum Command {
     Stat(stat::Stat),
     Demo(demo::Demo),
     Generate(generate::Generate),
+}
+
+/// What `--force` allows.
+fn existing(force: bool) -> Existing {
+    if force {
+        Existing::Replace
+    } else {
+        Existing::Refuse
+    }
 }
 
 /// What a command has to say when it is done.

@@ -1,9 +1,10 @@
 //! Progress, on a terminal only.
 
 use std::fmt::Write;
+use std::ops::ControlFlow;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 
 use super::{text, Common};
 
@@ -11,7 +12,7 @@ use super::{text, Common};
 pub struct Progress {
     bar: ProgressBar,
     threads: usize,
-    advance: Box<dyn Fn(u64) + Sync + Send>,
+    advance: Box<dyn Fn(u64) -> ControlFlow<()> + Sync + Send>,
 }
 
 impl Progress {
@@ -43,12 +44,24 @@ impl Progress {
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("status", status))
             .with_message(what);
         let counter = bar.clone();
-        Progress { bar, threads: common.threads, advance: Box::new(move |bytes| counter.inc(bytes)) }
+        let advance = move |bytes| {
+            counter.inc(bytes);
+            ControlFlow::Continue(())
+        };
+        Progress { bar, threads: common.threads, advance: Box::new(advance) }
     }
 
-    pub fn parallel(&self) -> Parallel<'_> {
-        Parallel::threads(self.threads).with_progress(&*self.advance)
+    pub fn control(&self) -> Control<'_> {
+        control(self.threads).with_progress(&*self.advance)
     }
+}
+
+/// Work on this many threads; on all cores for 0.
+pub fn control(threads: usize) -> Control<'static> {
+    if threads == 0 {
+        return Control::default();
+    }
+    Control::threads(threads)
 }
 
 /// Bytes, tensors, throughput and time left, from where the tensors end. The rate is that since the

@@ -48,7 +48,7 @@ pub fn sentence(recovery: &Recovery) -> Option<String> {
 impl Recover {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let progress = Progress::new(common, "recover", 0);
-        let recovery = pulse::update::recover(&self.checkpoint, progress.parallel())?;
+        let recovery = pulse::update::recover(&self.checkpoint, progress.control())?;
         drop(progress);
         let nothing = || "no update was interrupted; nothing to do".to_string();
         let text = text::facts(&[

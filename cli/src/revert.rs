@@ -10,7 +10,7 @@ use pulse::{Checkpoint, Limits, Patch, Result};
 use serde_json::json;
 
 use super::progress::Progress;
-use super::{text, Common, Outcome};
+use super::{existing, text, Common, Outcome};
 
 /// Make the base of a patch again from its target.
 ///
@@ -48,11 +48,11 @@ fn described(record: &FileRecord) -> String {
 impl Revert {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
-        let patch = Patch::open(&self.patch, &Limits::default())?;
+        let patch = Patch::open(&self.patch, Limits::default())?;
         let target = Checkpoint::open(&self.target)?;
         let progress = Progress::new(common, "revert", patch.footer().target_bytes);
-        let options = ApplyOptions::default().with_replace(self.force);
-        let report = pulse::chain::revert(&target, &patch, &self.output, options, progress.parallel())?;
+        let options = ApplyOptions::default().with_existing(existing(self.force));
+        let report = patch.revert(&target, &self.output, options, progress.control())?;
         drop(progress);
         let seconds = started.elapsed().as_secs_f64();
         let carried = patch.files().iter().map(|file| &file.record).filter(|file| file.source == FileSource::Patch);

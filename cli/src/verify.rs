@@ -29,11 +29,17 @@ pub struct Verify {
 
 impl Verify {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let patch = Patch::open(&self.patch, &Limits::default())?;
-        let open = |path: &Option<PathBuf>| path.as_deref().map(Checkpoint::open).transpose();
+        let patch = Patch::open(&self.patch, Limits::default())?;
+        let open = |path: &Option<PathBuf>| path.as_ref().map(Checkpoint::open).transpose();
         let (base, target) = (open(&self.base)?, open(&self.target)?);
         let progress = Progress::new(common, "verify", patch.footer().target_bytes);
-        pulse::checkpoint::verify(&patch, base.as_ref(), target.as_ref(), progress.parallel())?;
+        match &base {
+            Some(base) => patch.verify_with_base(base, progress.control())?,
+            None => patch.verify(progress.control())?,
+        }
+        if let Some(target) = &target {
+            patch.verify_target(target, progress.control())?;
+        }
         drop(progress);
         let mut checked = vec!["structure", "crc", "sha256"];
         if patch.header().snapshot || base.is_some() {

@@ -10,7 +10,7 @@ impl ValueForm {
     fn combine<W: Word>(self, first: W, second: W) -> W {
         let zero = W::narrow(0);
         match self {
-            ValueForm::Step => zero.zigzag_to(first).zigzag_to(second).zigzag_from(zero),
+            ValueForm::UlpStep => zero.zigzag_to(first).zigzag_to(second).zigzag_from(zero),
             ValueForm::Xor => first.xor(second),
             ValueForm::Overwrite => second,
         }
@@ -21,7 +21,7 @@ impl ValueForm {
     fn invert<W: Word>(self, value: W) -> W {
         let zero = W::narrow(0);
         match self {
-            ValueForm::Step => zero.zigzag_from(zero.zigzag_to(value)),
+            ValueForm::UlpStep => zero.zigzag_from(zero.zigzag_to(value)),
             ValueForm::Xor | ValueForm::Overwrite => value,
         }
     }
@@ -83,7 +83,7 @@ mod tests {
         for order in [Order::Unsigned, Order::Signed, Order::Float { mantissa: 7 }] {
             for bits in 0..=u16::MAX {
                 let (middle, target) = (bits.wrapping_mul(40503) ^ 0x8000, bits.wrapping_mul(25717));
-                for form in [ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite] {
+                for form in [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite] {
                     let (first, second) = (form.value(order, bits, middle), form.value(order, middle, target));
                     assert_eq!(form.combine(first, second), form.value(order, bits, target));
                     if form != ValueForm::Overwrite {
@@ -103,7 +103,7 @@ mod tests {
         };
         // Steps +1, -1, +2 at 1, 4, 9; then +1, +1, +1 at 0, 4, 9: the element 4 is back.
         let (first, second) = (changes(&[(1, 2), (4, 1), (9, 4)]), changes(&[(0, 2), (4, 2), (9, 2)]));
-        let combined = first.combine(&second, 2, ValueForm::Step);
+        let combined = first.combine(&second, 2, ValueForm::UlpStep);
         assert_eq!((combined.elements, combined.values), (vec![0, 1, 9], vec![2, 2, 6]));
         let overwritten = first.combine(&second, 2, ValueForm::Overwrite);
         assert_eq!((overwritten.elements, overwritten.values), (vec![0, 1, 4, 9], vec![2, 2, 2, 2]));

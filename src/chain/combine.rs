@@ -12,7 +12,7 @@ use crate::error::{Error, Fault, Result};
 use crate::hash::{TensorHasher, LEAF_BYTES};
 use crate::stream::{EncoderOptions, Session};
 use crate::tensors::pieces::{for_each_piece, leaves_of_all, Pair, Piece};
-use crate::tensors::{Parallel, TensorSource};
+use crate::tensors::{Control, TensorSource};
 use crate::wire::{Action, TensorHeader};
 use crate::word::ValueForm;
 
@@ -85,7 +85,7 @@ pub(crate) fn combine_tensors<W: Write>(
     session: &mut Session<W>,
     chain: &Chain<'_>,
     direction: Direction,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
 ) -> Result<BTreeMap<Action, u64>> {
     let combined = chain.histories.iter().map(|(name, history)| Combined::new(name, history, direction));
     let combined: Vec<Combined<'_>> = combined.filter_map(Result::transpose).collect::<Result<_>>()?;
@@ -100,7 +100,7 @@ pub(crate) fn combine_tensors<W: Write>(
     let work = |payload: &mut Vec<u8>, group: &[Piece<'_>]| {
         group.iter().map(|piece| combining.piece(piece, payload)).collect::<Result<Vec<_>>>()
     };
-    for_each_piece(&pairs, combining.piece_bytes(), parallel, Vec::new, work, |piece, done| {
+    for_each_piece(&pairs, combining.piece_bytes(), control, Vec::new, work, |piece, done| {
         if piece.first {
             open = tensors.next();
         }
@@ -195,7 +195,7 @@ impl Combining<'_> {
                 self.chain.read(name, piece.start, &mut bytes)?;
             }
             let whole = |block: &[u8]| {
-                (leaves(block.len()), Some(coding::encode_whole(spec.dtype(), self.options.choice(), block)))
+                (leaves(block.len()), Some(coding::encode_whole(spec.dtype(), self.options.block, block)))
             };
             let blocks = bytes.chunks(block_bytes).map(whole).collect();
             return Ok(Done { blocks, leaves: leaves_of_all(&[&bytes]).concat() });
@@ -213,7 +213,7 @@ impl Combining<'_> {
                 elements: changes.elements[here.clone()].iter().map(|element| element - first as u32).collect(),
                 values: changes.values[here].to_vec(),
             };
-            blocks.push((leaves(end - start), coding::encode_flat(&block, self.form, self.options.level)));
+            blocks.push((leaves(end - start), coding::encode_flat(&block, self.form, self.options.block.level)));
             at += count;
         }
         Ok(Done { blocks, leaves: Vec::new() })

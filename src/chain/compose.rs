@@ -9,14 +9,14 @@ use crate::checkpoint::files::hash_file;
 use crate::checkpoint::plan::check_carried;
 use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
 use crate::checkpoint::Checkpoint;
-use crate::coding::Coding;
+use crate::coding::{BlockOptions, Coding};
 use crate::error::{Error, Fault, Result};
 use crate::hash::Sha;
 use crate::patch::{FileEntry, Patch};
-use crate::stream::{EncoderOptions, Session, Summary, Totals};
+use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::target::check_base;
-use crate::tensors::{Parallel, TensorSource};
+use crate::tensors::{Control, TensorSource};
 use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
 
 /// What a composition gave.
@@ -30,104 +30,163 @@ pub struct ComposeReport {
     /// Size of the patches that were composed.
     pub input_bytes: u64,
     /// The target was made and compared with its digest. Without a base, the digests are those
-    /// that the patches name, and whoever applies the patch proves them.
-    pub proved: bool,
+    /// that the patches name, and are verified when the patch is applied.
+    pub verified: bool,
 }
 
-/// Composes patches, each of which starts where the one before it ends, into one that leads from
-/// the base of the first to the target of the last.
-///
-/// With the base, and for patches of which the first is a snapshot, the result has the coding and
-/// value form of `options`. Without it, only flat patches of one value form, step or xor, can be
-/// composed, and the result is the same; tensors put whole on the way may be patched in any form.
-///
-/// The result has the bytes that [`diff`](crate::diff()) with the same options gives of both ends,
-/// but for lineage: run and steps are those of the patches, unless `options` has its own, and the
-/// header names the digest of the base if that of the first patch does. Without the base there is
-/// one more exception: a file (a header of safetensors, a companion) that was changed or dropped on
-/// the way is carried even if it came back as the base has it.
-///
-/// After an error, what was written is no patch.
-///
-/// # Errors
-/// [`Error::Chain`] if the patches do not follow one another, [`Error::BaseMismatch`] if the base
-/// is the wrong one, [`Error::Misuse`] if they cannot be composed without it, [`Error::Corrupt`]
-/// if a patch does not lead to its target, [`Error::Io`].
-///
-/// ```
-/// use std::collections::BTreeMap;
-/// use pulse::{Limits, Patch};
-/// use pulse::chain::compose;
-/// use pulse::coding::Coding;
-/// use pulse::dtype::Dtype;
-/// use pulse::stream::EncoderOptions;
-/// use pulse::tensors::{Parallel, diff_tensors};
-/// use pulse::dtype::TensorSpec;
-/// use pulse::tensors::TensorRef;
-/// let options = EncoderOptions::default().with_coding(Coding::Flat);
-/// let diff = |base: &[u8; 3], target: &[u8; 3]| {
-///     let weights = |bytes| -> pulse::Result<_> {
-///         Ok(BTreeMap::from([("w".to_string(), TensorRef::new(TensorSpec::new(Dtype::U8, &[3])?, bytes)?)]))
-///     };
-///     let (base, target) = (weights(base)?, weights(target)?);
-///     diff_tensors(Some(&base), &target, Vec::new(), options.clone(), Parallel::default())
-/// };
-/// let steps = [diff(b"abc", b"abd")?.0, diff(b"abd", b"bbe")?.0, diff(b"bbe", b"abe")?.0];
-/// let patches: Vec<Patch> =
-///     steps.into_iter().map(|step| Patch::from_bytes(step, &Limits::default())).collect::<pulse::Result<_>>()?;
-/// let (patch, report) = compose(&patches, None, Vec::new(), options.clone(), Parallel::default())?;
-/// assert_eq!(report.summary.footer.changes, 1);
-/// assert_eq!(patch, diff(b"abc", b"abe")?.0);
-/// # Ok::<(), pulse::Error>(())
-/// ```
-pub fn compose<W: Write>(
-    patches: &[Patch],
-    base: Option<&Checkpoint>,
-    out: W,
-    options: EncoderOptions,
-    parallel: Parallel<'_>,
-) -> Result<(W, ComposeReport)> {
-    let chain = Chain::new(patches)?;
-    let snapshot = chain.first().header().snapshot;
-    // As in apply, a base does no harm to a snapshot, and is not looked at.
-    let base = base.filter(|_| !snapshot);
-    let proved = snapshot || base.is_some();
-    let mut options = with_lineage(options, &chain);
-    if !proved {
-        options.coding = Coding::Flat;
+/// How a composed patch is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ComposeOptions {
+    /// How blocks are written. Without a base the result is flat and has the value form of the
+    /// patches, and only the zstd level counts.
+    pub block: BlockOptions,
+    /// Leaves of 64 KiB in a block, 1 to 64.
+    pub block_leaves: u64,
+    /// Run and optimizer steps; what is absent is taken from the patches.
+    pub lineage: Lineage,
+    /// Free strings.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Default for ComposeOptions {
+    fn default() -> Self {
+        EncoderOptions::default().into()
     }
-    let session = Session::new(out, EncoderOptions { snapshot, ..options })?;
-    let (out, summary, actions) = match proved {
-        true => make(session, chain, base, parallel)?,
-        false => join(session, &chain, parallel)?,
-    };
-    let input_bytes = patches.iter().map(Patch::bytes).sum();
-    Ok((out, ComposeReport { summary, actions, input_bytes, proved }))
 }
 
-/// Run and steps of the patches, where the options have none.
-fn with_lineage(options: EncoderOptions, chain: &Chain<'_>) -> EncoderOptions {
+impl From<EncoderOptions> for ComposeOptions {
+    /// A digest of the base is left behind: that of the first patch counts.
+    fn from(options: EncoderOptions) -> Self {
+        let EncoderOptions { block, block_leaves, lineage, metadata, .. } = options;
+        ComposeOptions { block, block_leaves, lineage, metadata }
+    }
+}
+
+impl ComposeOptions {
+    /// Replaces [`block`](Self::block).
+    #[must_use]
+    pub fn with_block(mut self, block: BlockOptions) -> Self {
+        self.block = block;
+        self
+    }
+
+    /// Replaces [`block_leaves`](Self::block_leaves).
+    #[must_use]
+    pub fn with_block_leaves(mut self, leaves: u64) -> Self {
+        self.block_leaves = leaves;
+        self
+    }
+
+    /// Replaces [`lineage`](Self::lineage).
+    #[must_use]
+    pub fn with_lineage(mut self, lineage: Lineage) -> Self {
+        self.lineage = lineage;
+        self
+    }
+
+    /// Adds one string to [`metadata`](Self::metadata).
+    #[must_use]
+    pub fn with_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+}
+
+impl Patch {
+    /// Composes patches, each of which starts where the one before it ends, into one that leads from
+    /// the base of the first to the target of the last.
+    ///
+    /// With the base, and for patches of which the first is a snapshot, the result has the coding and
+    /// value form of `options`. Without it, only flat patches of one value form, step or xor, can be
+    /// composed, and the result is the same; tensors written whole on the way may be patched in any form.
+    ///
+    /// The result has the bytes that [`diff`](crate::checkpoint::diff()) with the same options gives of
+    /// both ends, but for lineage: run and steps are those of the patches, unless `options` has its own,
+    /// and the header names the digest of the base if that of the first patch does. Without the base
+    /// there is one more exception: a file (a header of safetensors, a companion) that was changed or
+    /// dropped on the way is carried even if it came back as the base has it.
+    ///
+    /// After an error, what was written is no patch.
+    ///
+    /// # Errors
+    /// [`Error::Chain`] if the patches do not follow one another, [`Error::BaseMismatch`] if the base
+    /// is the wrong one, [`Error::Misuse`] if they cannot be composed without it, [`Error::Corrupt`]
+    /// if a patch does not lead to its target, [`Error::Cancelled`], [`Error::Io`].
+    ///
+    /// ```
+    /// use pulse::chain::ComposeOptions;
+    /// use pulse::coding::Coding;
+    /// use pulse::dtype::{Dtype, TensorSpec};
+    /// use pulse::stream::EncoderOptions;
+    /// use pulse::tensors::{diff, Control, TensorRef, Weights};
+    /// use pulse::{Limits, Patch};
+    /// let step = |base: &[u8; 3], target: &[u8; 3]| -> pulse::Result<Vec<u8>> {
+    ///     let spec = TensorSpec::new(Dtype::U8, &[3])?;
+    ///     let base: Weights = [("w", TensorRef::new(spec.clone(), base)?)].into_iter().collect();
+    ///     let target: Weights = [("w", TensorRef::new(spec, target)?)].into_iter().collect();
+    ///     let (options, mut patch) = (EncoderOptions::default().with_coding(Coding::Flat), Vec::new());
+    ///     diff(Some(&base), &target, &mut patch, options.into(), Control::default())?;
+    ///     Ok(patch)
+    /// };
+    /// let steps = [step(b"abc", b"abd")?, step(b"abd", b"bbe")?, step(b"bbe", b"abe")?];
+    /// let patches: Vec<Patch> =
+    ///     steps.into_iter().map(|step| Patch::from_bytes(step, Limits::default())).collect::<pulse::Result<_>>()?;
+    /// let mut composed = Vec::new();
+    /// let report = Patch::compose(&patches, None, &mut composed, ComposeOptions::default(), Control::default())?;
+    /// assert_eq!(report.summary.footer.changes, 1);
+    /// assert_eq!(composed, step(b"abc", b"abe")?);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn compose(
+        patches: &[Patch],
+        base: Option<&Checkpoint>,
+        out: impl Write,
+        options: ComposeOptions,
+        control: Control<'_>,
+    ) -> Result<ComposeReport> {
+        let chain = Chain::new(patches)?;
+        let snapshot = chain.first().header().snapshot;
+        // As in apply, a base does no harm to a snapshot, and is not looked at.
+        let base = base.filter(|_| !snapshot);
+        let verified = snapshot || base.is_some();
+        let mut options = encoder_options(options, &chain);
+        if !verified {
+            options.block.coding = Coding::Flat;
+        }
+        let side = if snapshot { BaseSide::Absent } else { BaseSide::Hashed };
+        let session = Session::new(out, options, side)?;
+        let (summary, actions) =
+            if verified { build_and_diff(session, chain, base, control)? } else { combine(session, &chain, control)? };
+        let input_bytes = patches.iter().map(Patch::bytes).sum();
+        Ok(ComposeReport { summary, actions, input_bytes, verified })
+    }
+}
+
+/// The options of the encoder; run and steps of the patches where there are no others.
+fn encoder_options(options: ComposeOptions, chain: &Chain<'_>) -> EncoderOptions {
     let (first, last) = (chain.first().header(), chain.last().header());
     let same = chain.patches().iter().all(|patch| patch.header().run == first.run);
+    let run = first.run.filter(|_| same);
+    let lineage = Lineage { run, base_step: first.base_step, target_step: last.target_step };
     EncoderOptions {
-        run: options.run.or(first.run.filter(|_| same)),
-        base_step: options.base_step.or(first.base_step),
-        target_step: options.target_step.or(last.target_step),
+        block: options.block,
+        block_leaves: options.block_leaves,
+        lineage: options.lineage.or(lineage),
         base_digest: first.base_digest,
-        trusted_base: None,
-        ..options
+        metadata: options.metadata,
     }
 }
 
-type Written<W> = (W, Summary, BTreeMap<Action, u64>);
+type Written = (Summary, BTreeMap<Action, u64>);
 
 /// Makes the target from base and patches, block by block, and diffs it with the base.
-fn make<W: Write>(
+fn build_and_diff<W: Write>(
     mut session: Session<W>,
     chain: Chain<'_>,
     base: Option<&Checkpoint>,
-    parallel: Parallel<'_>,
-) -> Result<Written<W>> {
+    control: Control<'_>,
+) -> Result<Written> {
     let (first, last) = (chain.first(), chain.last());
     let source = base.map(|base| base as &dyn TensorSource);
     let made = || {
@@ -136,42 +195,42 @@ fn make<W: Write>(
             None => chain,
         };
         write_files(&mut session, &chain, base)?;
-        let actions = encode_tensors(&mut session, source, &chain, parallel)?;
-        let (out, summary) = session.finish()?;
+        let actions = encode_tensors(&mut session, source, &chain, control)?;
+        let (_, summary) = session.finish()?;
         if let (Some(expected), Some(found)) = (first.footer().base, summary.footer.base) {
             if expected != found {
                 return Err(Error::BaseMismatch { tensor: None, expected, found });
             }
         }
         let (expected, found) = (last.footer().target, summary.footer.target);
-        match expected == found {
-            true => Ok((out, summary, actions)),
-            false => Err(Fault::Digest { field: "digest of the result", expected, found }.at(last.bytes())),
+        if expected != found {
+            return Err(Fault::Digest { field: "digest of the result", expected, found }.at(last.bytes()));
         }
+        Ok((summary, actions))
     };
     let made = made();
     // When something went wrong, the base may be the reason; if so, the tensor can be named.
     if let (Err(Error::Corrupt(_) | Error::Checkpoint { .. } | Error::BaseMismatch { .. }), Some(source)) =
         (&made, source)
     {
-        check_base(source, first, parallel)?;
+        check_base(source, first, control)?;
     }
     made
 }
 
-/// Joins the changes of the patches, of which no base is at hand.
-fn join<W: Write>(mut session: Session<W>, chain: &Chain<'_>, parallel: Parallel<'_>) -> Result<Written<W>> {
+/// Combines the changes of the patches without their base.
+fn combine<W: Write>(mut session: Session<W>, chain: &Chain<'_>, control: Control<'_>) -> Result<Written> {
     write_files(&mut session, chain, None)?;
-    let actions = combine_tensors(&mut session, chain, Direction::Forward, parallel)?;
+    let actions = combine_tensors(&mut session, chain, Direction::Forward, control)?;
     let (first, last) = (chain.first().footer(), chain.last().footer());
-    let (out, summary) = session.finish_as(Totals {
+    let (_, summary) = session.finish_as(Totals {
         target_tensors: last.target_tensors,
         target_elements: last.target_elements,
         target_bytes: last.target_bytes,
         base: first.base,
         target: last.target,
     })?;
-    Ok((out, summary, actions))
+    Ok((summary, actions))
 }
 
 /// Writes a record for each file of the last target, and the bytes that the base does not have.

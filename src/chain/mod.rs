@@ -6,5 +6,5 @@ mod combine;
 mod compose;
 mod invert;
 
-pub use compose::{compose, ComposeReport};
-pub use invert::{invert, revert};
+pub use compose::{ComposeOptions, ComposeReport};
+pub use invert::InvertOptions;

@@ -1,53 +1,56 @@
-//! A base and a patch to the target: planned first, then written in parallel, then proved.
+//! A base and a patch to the target: planned first, then written in control, then proved.
 
 use std::path::Path;
 
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
+use crate::disk::staged::Existing;
 use crate::disk::staged::Staged;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::patch::Patch;
 use crate::tensors::target::{build, explain, Output};
 use crate::tensors::ApplyReport;
-use crate::tensors::{Parallel, TensorSource};
+use crate::tensors::{Control, TensorSource};
 
-/// Choices of [`apply`].
+/// Choices of [`Patch::apply`] and [`Patch::revert`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApplyOptions {
-    /// An existing file at the place of the output may be replaced. Directories never are.
-    pub replace: bool,
+    /// What may happen to a file at the place of the output.
+    pub existing: Existing,
 }
 
 impl ApplyOptions {
-    /// Replaces [`replace`](Self::replace).
+    /// Replaces [`existing`](Self::existing).
     #[must_use]
-    pub fn with_replace(mut self, replace: bool) -> Self {
-        self.replace = replace;
+    pub fn with_existing(mut self, existing: Existing) -> Self {
+        self.existing = existing;
         self
     }
 }
 
-/// Makes the target of `patch` from `base` at `out`; a snapshot needs no base.
-///
-/// Everything is written to a temporary sibling of `out`, compared with the digests that the
-/// patch names while it is written, synced and renamed. On any failure `out` does not appear.
-///
-/// # Errors
-/// [`Error::BaseMismatch`] if the base is the wrong one, [`Error::Corrupt`] if the result is wrong
-/// with the right base, [`Error::Checkpoint`] if files cannot be rebuilt or `out` is taken,
-/// [`Error::Io`].
-///
-/// See [`diff`](crate::diff) for an example.
-pub fn apply(
-    base: Option<&Checkpoint>,
-    patch: &Patch,
-    out: &Path,
-    options: ApplyOptions,
-    parallel: Parallel<'_>,
-) -> Result<ApplyReport> {
-    apply_on(&Disk::default(), base, patch, out, options, parallel)
+impl Patch {
+    /// Makes the target from `base` at `out`; a snapshot needs no base.
+    ///
+    /// Everything is written to a temporary sibling of `out`, compared with the digests that the
+    /// patch names while it is written, synced and renamed. On any failure `out` does not appear.
+    ///
+    /// # Errors
+    /// [`Error::BaseMismatch`] if the base is the wrong one, [`Error::Corrupt`] if the result is
+    /// wrong with the right base, [`Error::Checkpoint`] if files cannot be rebuilt or `out` is
+    /// taken, [`Error::Cancelled`], [`Error::Io`].
+    ///
+    /// See [`diff`](crate::checkpoint::diff()) for an example.
+    pub fn apply(
+        &self,
+        base: Option<&Checkpoint>,
+        out: impl AsRef<Path>,
+        options: ApplyOptions,
+        control: Control<'_>,
+    ) -> Result<ApplyReport> {
+        apply_on(&Disk::default(), base, self, out.as_ref(), options, control)
+    }
 }
 
 pub(crate) fn apply_on(
@@ -56,13 +59,13 @@ pub(crate) fn apply_on(
     patch: &Patch,
     out: &Path,
     options: ApplyOptions,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
 ) -> Result<ApplyReport> {
     let base = base_of(base, patch)?;
-    let plan = explain(source(base), patch, parallel, Plan::new(base, patch))?;
+    let plan = explain(source(base), patch, control, Plan::new(base, patch))?;
     let staged = match plan.is_directory {
         true => Staged::directory(out, disk)?,
-        false => Staged::file(out, options.replace, disk)?,
+        false => Staged::file(out, options.existing, disk)?,
     };
     let mut files = Vec::new();
     for file in &plan.files {
@@ -73,9 +76,9 @@ pub(crate) fn apply_on(
         files.push(created);
     }
     let output = Output { files: &files, in_place: false };
-    let made = build(&plan.tensors, source(base), patch, Some(output), parallel)
+    let made = build(&plan.tensors, source(base), patch, Some(output), control)
         .and_then(|()| plan.write_companions(patch, &staged, &mut files));
-    explain(source(base), patch, parallel, made)?;
+    explain(source(base), patch, control, made)?;
     staged.commit(&files)?;
     Ok(ApplyReport::of(patch, files.len() as u64))
 }

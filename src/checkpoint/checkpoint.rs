@@ -14,7 +14,7 @@ use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 use crate::tensors::pieces::digests;
 use crate::tensors::source::no_tensor;
-use crate::tensors::Parallel;
+use crate::tensors::Control;
 use crate::tensors::TensorSource;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -83,7 +83,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] says what is wrong with which file, [`Error::Io`] what cannot be read.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         Journal::of(path)?.refuse()?;
         Self::open_on(path, &Disk::default())
     }
@@ -259,8 +260,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
-    pub fn digest(&self, parallel: Parallel<'_>) -> Result<Digest> {
-        digests(self, parallel, |_, _, _| {})
+    pub fn digest(&self, control: Control<'_>) -> Result<Digest> {
+        digests(self, control, |_, _, _| {})
     }
 }
 

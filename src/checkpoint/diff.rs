@@ -5,10 +5,8 @@ use std::io::Write;
 use crate::checkpoint::files::write_files;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::stream::{EncoderOptions, Session};
 use crate::tensors::diff::encode_tensors;
-use crate::tensors::DiffReport;
-use crate::tensors::{Parallel, TensorSource};
+use crate::tensors::{Control, DiffOptions, DiffReport, TensorSource};
 
 /// Writes the patch that leads from `base` to `target`; without a base, a snapshot.
 ///
@@ -26,30 +24,28 @@ use crate::tensors::{Parallel, TensorSource};
 /// #     path
 /// # };
 /// # let (base, target, out) = (write("base", b"abc"), write("target", b"abd"), dir.path().join("out"));
+/// use pulse::checkpoint::{diff, ApplyOptions, DiffOptions};
+/// use pulse::tensors::Control;
 /// use pulse::{Checkpoint, Limits, Patch};
-/// use pulse::checkpoint::{apply, diff};
-/// use pulse::stream::EncoderOptions;
-/// use pulse::tensors::Parallel;
 /// let (base, target) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?);
 /// let patch_path = dir.path().join("step.pulse");
 /// let file = std::fs::File::create(&patch_path).unwrap();
-/// let (_, report) = diff(Some(&base), &target, file, EncoderOptions::default(), Parallel::default())?;
+/// let report = diff(Some(&base), &target, file, DiffOptions::default(), Control::default())?;
 /// assert_eq!(report.summary.footer.changes, 1);
 ///
-/// let patch = Patch::open(&patch_path, &Limits::default())?;
-/// apply(Some(&base), &patch, &out, Default::default(), Parallel::default())?;
+/// let patch = Patch::open(&patch_path, Limits::default())?;
+/// patch.apply(Some(&base), &out, ApplyOptions::default(), Control::default())?;
 /// assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(target.path()).unwrap());
 /// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn diff<W: Write>(
+pub fn diff(
     base: Option<&Checkpoint>,
     target: &Checkpoint,
-    out: W,
-    options: EncoderOptions,
-    parallel: Parallel<'_>,
-) -> Result<(W, DiffReport)> {
-    let options = EncoderOptions { snapshot: base.is_none(), ..options };
-    let mut session = Session::new(out, options)?;
+    out: impl Write,
+    options: DiffOptions,
+    control: Control<'_>,
+) -> Result<DiffReport> {
+    let mut session = options.session(out, base.is_some())?;
     // What a reader would refuse in a name is not the caller's fault here.
     let refuse = |error| match error {
         Error::Misuse(what) => Error::checkpoint(target.path(), what),
@@ -58,7 +54,7 @@ pub fn diff<W: Write>(
     write_files(&mut session, base, target).map_err(refuse)?;
 
     let base = base.map(|base| base as &dyn TensorSource);
-    let actions = encode_tensors(&mut session, base, target, parallel).map_err(refuse)?;
-    let (out, summary) = session.finish()?;
-    Ok((out, DiffReport { summary, actions, target_file_bytes: target.file_bytes() }))
+    let actions = encode_tensors(&mut session, base, target, control).map_err(refuse)?;
+    let (_, summary) = session.finish()?;
+    Ok(DiffReport { summary, actions, target_file_bytes: target.file_bytes() })
 }

@@ -8,8 +8,8 @@ pub(crate) mod plan;
 pub(crate) mod safetensors;
 mod verify;
 
-pub use crate::disk::staged::write_whole;
-pub use apply::{apply, ApplyOptions};
+pub use crate::disk::staged::{write_whole, Existing};
+pub use crate::tensors::{ApplyReport, DiffOptions, DiffReport};
+pub use apply::ApplyOptions;
 pub use checkpoint::{Checkpoint, CheckpointTensor};
 pub use diff::diff;
-pub use verify::verify;

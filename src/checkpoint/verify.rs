@@ -6,57 +6,85 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::patch::Patch;
 use crate::tensors::target::{build, check_base, differing_tensor, explain};
-use crate::tensors::Parallel;
+use crate::tensors::Control;
 
-/// Checks a patch beyond what [`Patch::open`] has checked, without writing anything.
-///
-/// Payloads that need no base are decoded. With a base, its digest is compared, the target is made
-/// in memory, block by block, and its digests compared. With a target, its digests are compared with those of the patch.
-///
-/// # Errors
-/// As [`apply`].
-pub fn verify(
-    patch: &Patch,
-    base: Option<&Checkpoint>,
-    target: Option<&Checkpoint>,
-    parallel: Parallel<'_>,
-) -> Result<()> {
-    match base {
-        Some(_) if patch.header().snapshot => {
-            return Err(Error::misuse(format!(
-                "{} is a snapshot: it has no base; leave the base out",
-                patch.path().display()
-            )));
+impl Patch {
+    /// Checks the patch beyond what [`Patch::open`] has checked: payloads that need no base are
+    /// decoded; the target of a snapshot is made in memory, block by block, and its digests compared.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Cancelled`], [`Error::Io`].
+    ///
+    /// ```
+    /// use pulse::stream::EncoderOptions;
+    /// use pulse::tensors::Control;
+    /// use pulse::{Encoder, Limits, Patch};
+    /// let (bytes, _) = Encoder::snapshot(Vec::new(), EncoderOptions::default())?.finish()?;
+    /// Patch::from_bytes(bytes, Limits::default())?.verify(Control::default())?;
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn verify(&self, control: Control<'_>) -> Result<()> {
+        if self.header().snapshot {
+            let plan = Plan::new(None, self)?;
+            return build(&plan.tensors, None, self, None, control);
         }
-        Some(base) => {
-            check_base(base, patch, parallel)?;
-            let base = Some(base);
-            let plan = explain(source(base), patch, parallel, Plan::new(base, patch))?;
-            let made = build(&plan.tensors, source(base), patch, None, parallel);
-            explain(source(base), patch, parallel, made.and_then(|()| plan.check_companions(patch)))?;
-        }
-        _ if patch.header().snapshot => {
-            let plan = Plan::new(None, patch)?;
-            build(&plan.tensors, None, patch, None, parallel)?;
-        }
-        _ => {
-            let mut payload = Vec::new();
-            for tensor in patch.tensors() {
-                (0..tensor.blocks.len())
-                    .try_for_each(|number| patch.decode_block(tensor, number, &mut payload).map(|_| ()))?;
+        let mut payload = Vec::new();
+        for tensor in self.tensors() {
+            for number in 0..tensor.blocks.len() {
+                self.decode_block(tensor, number, &mut payload)?;
             }
         }
+        Ok(())
     }
-    if let Some(target) = target {
-        let found = differing_tensor(target, patch, parallel, |tensor| tensor.end.and_then(|end| end.target))?;
-        let expected = patch.footer().target;
-        if found.checkpoint != expected {
-            return Err(Error::TargetMismatch {
-                tensor: found.tensor.map(|tensor| tensor.0),
-                expected,
-                found: found.checkpoint,
-            });
+
+    /// Checks that the patch leads from `base` to its target: the digest of the base is compared,
+    /// the target made in memory, block by block, and its digests compared.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply); [`Error::Misuse`] for a snapshot, which has no base.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("model.safetensors");
+    /// # let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+    /// # std::fs::write(&path, [&53u64.to_le_bytes()[..], json, b"abc"].concat()).unwrap();
+    /// use pulse::checkpoint::{diff, DiffOptions};
+    /// use pulse::tensors::Control;
+    /// use pulse::{Checkpoint, Limits, Patch};
+    /// let (checkpoint, mut patch) = (Checkpoint::open(&path)?, Vec::new());
+    /// diff(Some(&checkpoint), &checkpoint, &mut patch, DiffOptions::default(), Control::default())?;
+    /// let patch = Patch::from_bytes(patch, Limits::default())?;
+    /// patch.verify_with_base(&checkpoint, Control::default())?;
+    /// patch.verify_target(&checkpoint, Control::default())?;
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn verify_with_base(&self, base: &Checkpoint, control: Control<'_>) -> Result<()> {
+        if self.header().snapshot {
+            return Err(Error::misuse(format!(
+                "{} is a snapshot: it has no base; leave the base out",
+                self.path().display()
+            )));
         }
+        check_base(base, self, control)?;
+        let base = Some(base);
+        let plan = explain(source(base), self, control, Plan::new(base, self))?;
+        let made = build(&plan.tensors, source(base), self, None, control);
+        explain(source(base), self, control, made.and_then(|()| plan.check_companions(self)))
     }
-    Ok(())
+
+    /// Checks that `target` has the digests that the patch names for its target.
+    ///
+    /// # Errors
+    /// [`Error::TargetMismatch`], [`Error::Cancelled`], [`Error::Io`].
+    ///
+    /// See [`verify_with_base`](Self::verify_with_base) for an example.
+    pub fn verify_target(&self, target: &Checkpoint, control: Control<'_>) -> Result<()> {
+        let found = differing_tensor(target, self, control, |tensor| tensor.end.and_then(|end| end.target))?;
+        let expected = self.footer().target;
+        if found.checkpoint == expected {
+            return Ok(());
+        }
+        let tensor = found.tensor.map(|tensor| tensor.0);
+        Err(Error::TargetMismatch { tensor, expected, found: found.checkpoint })
+    }
 }

@@ -5,16 +5,54 @@ use crate::coding::{contextual, flat, whole, BlockDecoder, Coding};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::hash::LEAF_BYTES;
-use crate::stream::EncoderOptions;
 use crate::word::{at_width, Order, ValueForm, Word};
 
-/// What an encoder may choose from.
+/// How blocks are written.
+///
+/// ```
+/// use pulse::coding::{BlockOptions, Coding, ValueForm};
+/// let options = BlockOptions::default().with_coding(Coding::Flat).with_values(ValueForm::Xor);
+/// assert_eq!(options.level, 1);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Choice {
-    /// The richest coding allowed: with `Flat`, every block is flat.
+#[non_exhaustive]
+pub struct BlockOptions {
+    /// The richest coding allowed: contextual, the smallest, or flat, which readers without the
+    /// base can decode.
     pub coding: Coding,
+    /// How changed values are expressed in flat blocks.
     pub values: ValueForm,
+    /// zstd level of packed streams. Levels above 1 gain next to nothing on patches.
     pub level: i32,
+}
+
+impl Default for BlockOptions {
+    fn default() -> Self {
+        BlockOptions { coding: Coding::Contextual, values: ValueForm::UlpStep, level: 1 }
+    }
+}
+
+impl BlockOptions {
+    /// Replaces [`coding`](Self::coding).
+    #[must_use]
+    pub fn with_coding(mut self, coding: Coding) -> Self {
+        self.coding = coding;
+        self
+    }
+
+    /// Replaces [`values`](Self::values).
+    #[must_use]
+    pub fn with_values(mut self, values: ValueForm) -> Self {
+        self.values = values;
+        self
+    }
+
+    /// Replaces [`level`](Self::level).
+    #[must_use]
+    pub fn with_level(mut self, level: i32) -> Self {
+        self.level = level;
+        self
+    }
 }
 
 /// The changes of one block in the smallest coding that was allowed, without any container.
@@ -52,8 +90,8 @@ impl EncodedBlock {
 /// ```
 /// use pulse::coding::BlockEncoder;
 /// use pulse::dtype::Dtype;
-/// use pulse::stream::EncoderOptions;
-/// let mut encoder = BlockEncoder::new(&EncoderOptions::default());
+///
+/// let mut encoder = BlockEncoder::new(BlockOptions::default());
 /// let (base, target) = ([0x80, 0x3f, 0, 0], [0x81, 0x3f, 0, 0]);
 /// let block = encoder.encode(&Dtype::Bf16, &base, &target)?.expect("something changed");
 /// let mut weights = base;
@@ -63,7 +101,7 @@ impl EncodedBlock {
 /// ```
 #[derive(Debug)]
 pub struct BlockEncoder {
-    choice: Choice,
+    options: BlockOptions,
     scratch: Scratch,
 }
 
@@ -73,8 +111,8 @@ pub(crate) const BLOCK_BYTES_MAX: usize = 1024 * LEAF_BYTES;
 impl BlockEncoder {
     /// An encoder with the coding, value form and zstd level of these options.
     #[must_use]
-    pub fn new(options: &EncoderOptions) -> Self {
-        BlockEncoder { choice: options.choice(), scratch: Scratch::default() }
+    pub fn new(options: BlockOptions) -> Self {
+        BlockEncoder { options, scratch: Scratch::default() }
     }
 
     /// Encodes the changes from `base` to `target`; `None` if there are none.
@@ -87,7 +125,7 @@ impl BlockEncoder {
             let (base, target) = (base.len(), target.len());
             return Err(Error::misuse(format!("{base} base and {target} target bytes of {dtype} are no block; give as many of each, whole elements, at most 64 MiB")));
         }
-        Ok(encode(dtype, self.choice, base, target, &mut self.scratch))
+        Ok(encode(dtype, self.options, base, target, &mut self.scratch))
     }
 }
 
@@ -110,22 +148,22 @@ fn is_regular(changes: &Changes) -> bool {
 /// Encodes the changes from `base` to `target`, which have the same length; `None` if there are none.
 pub(crate) fn encode(
     dtype: &Dtype,
-    choice: Choice,
+    options: BlockOptions,
     base: &[u8],
     target: &[u8],
     scratch: &mut Scratch,
 ) -> Option<EncodedBlock> {
     let (element_bytes, order) = (dtype.element_bytes(), dtype.order());
     let Scratch { changes, sorted } = scratch;
-    let form = if choice.coding == Coding::Flat { choice.values } else { ValueForm::Step };
+    let form = if options.coding == Coding::Flat { options.values } else { ValueForm::UlpStep };
     changes.collect(element_bytes, order, form, base, target);
     let count = changes.elements.len();
     if count == 0 {
         return None;
     }
     let block = |coding, payload| EncodedBlock { coding, changes: count as u64, payload };
-    if choice.coding == Coding::Flat {
-        return Some(block(Coding::Flat, flat::encode(changes, form, choice.level)));
+    if options.coding == Coding::Flat {
+        return Some(block(Coding::Flat, flat::encode(changes, form, options.level)));
     }
     let contextual = at_width!(element_bytes, contextual_encode(order, base, changes, sorted));
     // The others are tried only where they can win. Flat: few changes, changes at regular places,
@@ -133,14 +171,14 @@ pub(crate) fn encode(
     let try_flat = count <= FEW_CHANGES || contextual.len() > target.len() / 4 || is_regular(changes);
     let mut best = block(Coding::Contextual, contextual);
     if try_flat {
-        changes.collect(element_bytes, order, choice.values, base, target);
-        let payload = flat::encode(changes, choice.values, choice.level);
+        changes.collect(element_bytes, order, options.values, base, target);
+        let payload = flat::encode(changes, options.values, options.level);
         if payload.len() < best.payload.len() {
             best = block(Coding::Flat, payload);
         }
     }
     if best.payload.len() > target.len() / 2 {
-        let payload = whole::encode(target, element_bytes, choice.level);
+        let payload = whole::encode(target, element_bytes, options.level);
         if payload.len() < best.payload.len() {
             best = block(Coding::Whole, payload);
         }
@@ -167,11 +205,11 @@ fn contextual_encode<W: Word>(
 }
 
 /// Encodes a block that has no base.
-pub(crate) fn encode_whole(dtype: &Dtype, choice: Choice, target: &[u8]) -> EncodedBlock {
+pub(crate) fn encode_whole(dtype: &Dtype, options: BlockOptions, target: &[u8]) -> EncodedBlock {
     let element_bytes = dtype.element_bytes();
     EncodedBlock {
         coding: Coding::Whole,
         changes: (target.len() / element_bytes) as u64,
-        payload: whole::encode(target, element_bytes, choice.level),
+        payload: whole::encode(target, element_bytes, options.level),
     }
 }

@@ -12,7 +12,7 @@ use crate::word::{at_width, unzigzag, Order, ValueForm, Word};
 #[non_exhaustive]
 pub enum Value {
     /// Signed distance in numeric order, modulo the width of the element.
-    Step(i64),
+    UlpStep(i64),
     /// Bits to flip.
     Xor(u64),
     /// Bits to set.
@@ -114,7 +114,7 @@ impl BlockDecoder {
             let pairs = changes.elements.iter().zip(&changes.values);
             pairs.map(move |(&element, &value)| {
                 let value = match form {
-                    ValueForm::Step => Value::Step(unzigzag(value)),
+                    ValueForm::UlpStep => Value::UlpStep(unzigzag(value)),
                     ValueForm::Xor => Value::Xor(value),
                     ValueForm::Overwrite => Value::Overwrite(value),
                 };
@@ -147,16 +147,16 @@ impl BlockDecoder {
     /// ```
     /// use pulse::coding::BlockEncoder;
     /// use pulse::dtype::Dtype;
-    /// use pulse::stream::EncoderOptions;
+    /// use pulse::coding::BlockOptions;
     /// let (base, target) = ([0x80, 0x3f, 0, 0], [0x81, 0x3f, 0, 0]);
-    /// let block = BlockEncoder::new(&EncoderOptions::default()).encode(&Dtype::Bf16, &base, &target)?;
+    /// let block = BlockEncoder::new(BlockOptions::default()).encode(&Dtype::Bf16, &base, &target)?;
     /// let decoder = block.expect("something changed").decode(&Dtype::Bf16, 2)?;
-    /// assert_eq!(decoder.steps().expect("steps").collect::<Vec<_>>(), [1]);
+    /// assert_eq!(decoder.ulp_steps().expect("steps").collect::<Vec<_>>(), [1]);
     /// # Ok::<(), pulse::Error>(())
     /// ```
-    pub fn steps(&self) -> Option<impl Iterator<Item = i64> + '_> {
+    pub fn ulp_steps(&self) -> Option<impl Iterator<Item = i64> + '_> {
         let (flat, walk) = match &self.body {
-            Body::Flat { form: ValueForm::Step, changes, .. } => (changes.values.as_slice(), None),
+            Body::Flat { form: ValueForm::UlpStep, changes, .. } => (changes.values.as_slice(), None),
             Body::Contextual(walk) => (&[][..], Some(walk)),
             Body::Flat { .. } | Body::Whole { .. } => return None,
         };

@@ -51,7 +51,7 @@ impl Width {
 
 fn form_code(form: ValueForm) -> u8 {
     match form {
-        ValueForm::Step => 0,
+        ValueForm::UlpStep => 0,
         ValueForm::Xor => 1,
         ValueForm::Overwrite => 2,
     }
@@ -159,7 +159,7 @@ fn streams(
     parse::check(i, gap_code <= 3, "gap width", u64::from(gap_code), "0 to 3")?;
     parse::check(i, form_code <= 2, "value form", u64::from(form_code), "0 to 2")?;
     parse::check(i, value_code <= 4, "value width", u64::from(value_code), "0 to 4")?;
-    let form = [ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite][usize::from(form_code)];
+    let form = [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite][usize::from(form_code)];
     let bits_before = |rest: &[u8]| (i.len() - rest.len()) as u64 * 8;
     let tables = bits_before(rest);
     let (rest, gaps) = numbers(rest, "gaps", gap_code, changes)?;
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn the_worked_example_of_the_spec() {
         // SPEC.md §7.3: elements 3, 4 and 300 of a BF16 block; steps +1, -1, +2.
-        let payload = encode(&changes(&[(3, 2), (4, 1), (300, 4)]), ValueForm::Step, 1);
+        let payload = encode(&changes(&[(3, 2), (4, 1), (300, 4)]), ValueForm::UlpStep, 1);
         assert_eq!(payload, [0x20, 0x08, 0x03, 0x00, 0xa7, 0x02, 0x06, 0x02, 0x01, 0x04]);
     }
 
@@ -241,7 +241,7 @@ mod tests {
     fn every_gap_and_value_width_round_trips() {
         for gap in [0, 0x80, 0x100, 0x1_0000, 0x40_0000] {
             for value in [1, 0x80, 0x100, 0x1_0000, 1 << 32, u64::MAX] {
-                for form in [ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite] {
+                for form in [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite] {
                     let given = changes(&[(gap, value), (gap + 1, 1), (2 * gap + 2, value)]);
                     let payload = encode(&given, form, 1);
                     let (found_form, found, _) = decode(&payload, 8, 1 << 26, 3).unwrap();

@@ -11,8 +11,8 @@ mod whole;
 
 #[cfg(feature = "checkpoint")]
 pub(crate) use block::encode_flat;
-pub(crate) use block::{encode, encode_whole, Choice, Scratch};
-pub use block::{BlockEncoder, EncodedBlock};
+pub(crate) use block::{encode, encode_whole, Scratch};
+pub use block::{BlockEncoder, BlockOptions, EncodedBlock};
 pub use decoder::{BlockDecoder, PayloadBits, Value};
 
 pub use crate::word::ValueForm;

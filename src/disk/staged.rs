@@ -25,15 +25,25 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
+/// What may happen to a file that is at the place of the output already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and the work is refused before it begins.
+    #[default]
+    Refuse,
+    /// A file is replaced by the output, whole; a directory never is.
+    Replace,
+}
+
 /// Refuses a place that is taken. A file may be replaced if the caller says so; a directory never.
-fn check_free(path: &Path, replace: bool) -> Result<()> {
+fn check_free(path: &Path, existing: Existing) -> Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("looking at", path)(error)),
         Ok(metadata) if metadata.is_dir() => {
             Err(Error::checkpoint(path, "this directory exists already; remove it or choose another name"))
         }
-        Ok(_) if replace => Ok(()),
+        Ok(_) if existing == Existing::Replace => Ok(()),
         Ok(_) => Err(Error::checkpoint(path, "exists already; remove it, or say that it may be replaced (--force)")),
     }
 }
@@ -57,9 +67,12 @@ pub(crate) fn temporary_file(path: &Path, disk: &Disk) -> Result<NamedTempFile> 
 }
 
 /// The file, all of it synced, appears at `path`.
-fn persist(file: NamedTempFile, path: &Path, replace: bool, disk: &Disk) -> Result<()> {
+fn persist(file: NamedTempFile, path: &Path, existing: Existing, disk: &Disk) -> Result<()> {
     disk.before(Call::Rename { from: file.path(), to: path }).map_err(failed("renaming to", path))?;
-    let renamed = if replace { file.persist(path) } else { file.persist_noclobber(path) };
+    let renamed = match existing {
+        Existing::Replace => file.persist(path),
+        Existing::Refuse => file.persist_noclobber(path),
+    };
     renamed.map_err(|error| failed("renaming to", path)(error.error))?;
     disk.sync_directory(parent(path)).map_err(failed("syncing the directory of", path))
 }
@@ -73,14 +86,19 @@ fn persist(file: NamedTempFile, path: &Path, replace: bool, disk: &Disk) -> Resu
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let path = dir.path().join("step.pulse");
 /// use pulse::Encoder;
-/// use pulse::checkpoint::write_whole;
+/// use pulse::checkpoint::{write_whole, Existing};
 /// use pulse::stream::EncoderOptions;
-/// write_whole(&path, false, |file| Ok(Encoder::new(file, EncoderOptions::default())?.finish()?.1))?;
+/// write_whole(&path, Existing::Refuse, |file| Ok(Encoder::new(file, EncoderOptions::default())?.finish()?.1))?;
 /// assert!(path.exists());
 /// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn write_whole<T>(path: &Path, replace: bool, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
-    check_free(path, replace)?;
+pub fn write_whole<T>(
+    path: impl AsRef<Path>,
+    existing: Existing,
+    write: impl FnOnce(&mut dyn Write) -> Result<T>,
+) -> Result<T> {
+    let path = path.as_ref();
+    check_free(path, existing)?;
     let disk = Disk::default();
     let file = temporary_file(path, &disk)?;
     let mut buffered = std::io::BufWriter::with_capacity(1 << 18, file.as_file());
@@ -88,7 +106,7 @@ pub fn write_whole<T>(path: &Path, replace: bool, write: impl FnOnce(&mut dyn Wr
     buffered.flush().map_err(failed("writing", path))?;
     drop(buffered);
     file.as_file().sync_all().map_err(failed("syncing", path))?;
-    persist(file, path, replace, &disk)?;
+    persist(file, path, existing, &disk)?;
     Ok(value)
 }
 
@@ -96,7 +114,7 @@ pub fn write_whole<T>(path: &Path, replace: bool, write: impl FnOnce(&mut dyn Wr
 #[derive(Debug)]
 pub(crate) struct Staged {
     path: PathBuf,
-    replace: bool,
+    existing: Existing,
     place: Place,
     disk: Disk,
 }
@@ -108,20 +126,20 @@ enum Place {
 }
 
 impl Staged {
-    pub fn file(path: &Path, replace: bool, disk: &Disk) -> Result<Self> {
-        check_free(path, replace)?;
+    pub fn file(path: &Path, existing: Existing, disk: &Disk) -> Result<Self> {
+        check_free(path, existing)?;
         let place = Place::File(temporary_file(path, disk)?);
-        Ok(Staged { path: path.into(), replace, place, disk: disk.clone() })
+        Ok(Staged { path: path.into(), existing, place, disk: disk.clone() })
     }
 
     pub fn directory(path: &Path, disk: &Disk) -> Result<Self> {
-        check_free(path, false)?;
+        check_free(path, Existing::Refuse)?;
         let mut builder = Builder::new();
         builder.prefix(PREFIX);
         with_permissions(&mut builder, 0o777);
         let created = disk.before(Call::CreateDirectory).and_then(|()| builder.tempdir_in(parent(path)));
         let place = Place::Directory(created.map_err(failed("creating a directory beside", path))?);
-        Ok(Staged { path: path.into(), replace: false, place, disk: disk.clone() })
+        Ok(Staged { path: path.into(), existing: Existing::Refuse, place, disk: disk.clone() })
     }
 
     /// Makes a file of the checkpoint, of `bytes` bytes. The name must be a legal file name, or
@@ -143,11 +161,11 @@ impl Staged {
             file.sync().map_err(failed("syncing", &self.path))?;
         }
         match self.place {
-            Place::File(file) => persist(file, &self.path, self.replace, &self.disk),
+            Place::File(file) => persist(file, &self.path, self.existing, &self.disk),
             Place::Directory(dir) => {
                 self.disk.sync_directory(dir.path()).map_err(failed("syncing", &self.path))?;
                 // Looked at again: the place may have been taken while the work was done.
-                check_free(&self.path, false)?;
+                check_free(&self.path, Existing::Refuse)?;
                 self.disk.rename(dir.path(), &self.path).map_err(failed("renaming to", &self.path))?;
                 let _ = dir.keep();
                 self.disk.sync_directory(parent(&self.path)).map_err(failed("syncing the directory of", &self.path))

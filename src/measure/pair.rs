@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-use crate::changes::for_each_step;
+use crate::changes::for_each_ulp_step;
 use crate::checkpoint::{diff, Checkpoint};
 use crate::coding::Coding;
 use crate::dtype::TensorSpec;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::measure::{module_of, Kind};
 use crate::stream::{tensor_header, EncoderOptions};
 use crate::tensors::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIECE_BYTES};
-use crate::tensors::Parallel;
+use crate::tensors::Control;
 use crate::wire::Action;
 
 /// Changes among elements.
@@ -96,13 +96,13 @@ fn counted_at(step: i64) -> i64 {
 /// # let (base, target) = (write("base", b"abc"), write("target", b"abe"));
 /// use pulse::Checkpoint;
 /// use pulse::measure::{PairStat, stat};
-/// use pulse::tensors::Parallel;
-/// let stats = stat(&Checkpoint::open(&base)?, &Checkpoint::open(&target)?, Parallel::default())?;
+/// use pulse::tensors::Control;
+/// let stats = stat(&Checkpoint::open(&base)?, &Checkpoint::open(&target)?, Control::default())?;
 /// assert_eq!((stats[0].changes, stats[0].steps[&2]), (1, 1));
 /// assert_eq!(PairStat::of(&stats).density.ratio(), Some(1.0 / 3.0));
 /// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn stat(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> Result<Vec<TensorStat>> {
+pub fn stat(base: &Checkpoint, target: &Checkpoint, control: Control<'_>) -> Result<Vec<TensorStat>> {
     let pairs = pairs(Some(base), Some(target));
     let mut stats: Vec<TensorStat> = Vec::new();
     let work = |own: &mut Buffers, group: &[Piece<'_>]| {
@@ -110,13 +110,13 @@ pub fn stat(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> R
         let steps = |((piece, base), target): ((&Piece<'_>, &[u8]), &[u8])| {
             let mut steps = BTreeMap::new();
             if let Some(spec) = piece.pair.target.filter(|_| piece.pair.base == piece.pair.target) {
-                for_each_step(spec.dtype(), base, target, |step| *steps.entry(counted_at(step)).or_default() += 1);
+                for_each_ulp_step(spec.dtype(), base, target, |step| *steps.entry(counted_at(step)).or_default() += 1);
             }
             steps
         };
         Ok(group.iter().zip(bases).zip(targets).map(steps).collect())
     };
-    for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, steps: BTreeMap<i64, u64>| {
+    for_each_piece(&pairs, PIECE_BYTES, control, Buffers::default, work, |piece, steps: BTreeMap<i64, u64>| {
         let Pair { name, base, target } = piece.pair;
         let Some(spec) = target.or(base) else { return Ok(()) };
         if piece.first {
@@ -252,10 +252,10 @@ pub struct PatchSizes {
 ///
 /// # Errors
 /// As [`diff`].
-pub fn patch_sizes(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> Result<PatchSizes> {
+pub fn patch_sizes(base: &Checkpoint, target: &Checkpoint, control: Control<'_>) -> Result<PatchSizes> {
     let bytes = |coding| {
         let options = EncoderOptions::default().with_coding(coding);
-        let (_, report) = diff(Some(base), target, std::io::sink(), options, parallel)?;
+        let report = diff(Some(base), target, std::io::sink(), options.into(), control)?;
         Ok(report.summary.patch_bytes)
     };
     Ok(PatchSizes { contextual: bytes(Coding::Contextual)?, flat: bytes(Coding::Flat)?, full: target.file_bytes() })

@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 use crate::measure::{patch_sizes, stat, PairStat, PatchSizes, TensorStat};
-use crate::tensors::Parallel;
+use crate::tensors::Control;
 use crate::wire::Action;
 
 /// Pairs of checkpoints that are equally many checkpoints apart.
@@ -121,7 +121,7 @@ impl Series {
     ///
     /// # Errors
     /// Those of [`Checkpoint::open`], [`stat`] and, with `sizes`, [`diff`](crate::diff()).
-    pub fn measure(&self, sizes: bool, parallel: Parallel<'_>) -> Result<SeriesStat> {
+    pub fn measure(&self, sizes: bool, control: Control<'_>) -> Result<SeriesStat> {
         let mut found =
             SeriesStat { checkpoints: self.checkpoints.clone(), windows: Vec::new(), tensors: BTreeMap::new() };
         for window in Window::all(self.checkpoints.len()) {
@@ -129,9 +129,9 @@ impl Series {
             for (base, target) in window.pairs() {
                 let open = |place: usize| Checkpoint::open(&self.checkpoints[place].path);
                 let (from, to) = (open(base)?, open(target)?);
-                let stats = stat(&from, &to, parallel)?;
+                let stats = stat(&from, &to, control)?;
                 let sizes = match sizes && window.length == 1 {
-                    true => Some(patch_sizes(&from, &to, parallel)?),
+                    true => Some(patch_sizes(&from, &to, control)?),
                     false => None,
                 };
                 if window.length == 1 {

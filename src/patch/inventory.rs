@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
+use std::path::Path;
 
 use crate::coding::{Coding, PayloadBits};
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::patch::Patch;
 use crate::stream::{Block, Decoder, Event, Extent};
 use crate::tag::Tag;
 use crate::wire::{FileRecord, Footer, Header, TensorHeader, TensorTrailer};
@@ -49,7 +52,7 @@ impl BlockEntry {
         self.extent.changes
     }
 
-    /// Where the bits of the payload go, if [`Patch::inspect`] read it and it can be decoded.
+    /// Where the bits of the payload go, if [`Inventory::inspect`] read it and it can be decoded.
     #[must_use]
     pub fn account(&self) -> Option<PayloadBits> {
         self.account.as_deref().copied()
@@ -107,21 +110,46 @@ pub struct Inventory {
     /// Every section that was read, by kind. With the 10 bytes of signature and version they
     /// make up `good_bytes`.
     pub sections: BTreeMap<Tag, SectionTotal>,
-    /// How often each step occurs in the blocks that have steps, if [`Patch::inspect`] read
-    /// them. Steps beyond ±[`STEP_MAX`](Self::STEP_MAX) are counted there.
-    pub steps: BTreeMap<i64, u64>,
+    /// How often each step occurs in the blocks that have steps, if [`Inventory::inspect`] read
+    /// them. Steps beyond ±[`ULP_STEP_MAX`](Self::ULP_STEP_MAX) are counted there.
+    pub ulp_steps: BTreeMap<i64, u64>,
     /// Why reading ended before the end, or else what is wrong with the first block that
-    /// [`Patch::inspect`] could not decode; `None` if the file is right.
+    /// [`Inventory::inspect`] could not decode; `None` if the file is right.
     pub error: Option<Error>,
 }
 
-impl Inventory {
-    /// The largest step that [`steps`](Self::steps) tells from greater ones: a bound for its memory.
-    pub const STEP_MAX: i64 = 1 << 16;
+/// How deep a patch is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Sections and their fields.
+    Sections,
+    /// The payload of each block as well.
+    Payloads,
+}
 
-    pub(super) fn scan(&mut self, patch: &mut dyn Read, limits: &Limits, detail: bool) -> Result<()> {
+impl Inventory {
+    /// Reads what a file holds, as far as it can be read; see [`error`](Self::error).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be opened.
+    pub fn read(path: impl AsRef<Path>, limits: Limits) -> Result<Inventory> {
+        Ok(Patch::scan_file(path.as_ref(), &limits, Depth::Sections, &Disk::default())?.0)
+    }
+
+    /// As [`read`](Self::read), and decodes every block to tell where its bits go.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be opened.
+    pub fn inspect(path: impl AsRef<Path>, limits: Limits) -> Result<Inventory> {
+        Ok(Patch::scan_file(path.as_ref(), &limits, Depth::Payloads, &Disk::default())?.0)
+    }
+
+    /// The largest step that [`steps`](Self::ulp_steps) tells from greater ones: a bound for its memory.
+    pub const ULP_STEP_MAX: i64 = 1 << 16;
+
+    pub(super) fn scan(&mut self, patch: &mut dyn Read, limits: &Limits, depth: Depth) -> Result<()> {
         let mut decoder = Decoder::new(patch, limits.clone());
-        let result = self.read(&mut decoder, detail);
+        let result = self.walk(&mut decoder, depth);
         self.version = decoder.push_decoder().version();
         self.good_bytes = decoder.push_decoder().offset();
         result?;
@@ -133,8 +161,8 @@ impl Inventory {
     fn decode(&mut self, block: &Block<'_>) -> Option<PayloadBits> {
         match block.decode() {
             Ok(decoded) => {
-                for step in decoded.steps().into_iter().flatten() {
-                    *self.steps.entry(step.clamp(-Self::STEP_MAX, Self::STEP_MAX)).or_default() += 1;
+                for step in decoded.ulp_steps().into_iter().flatten() {
+                    *self.ulp_steps.entry(step.clamp(-Self::ULP_STEP_MAX, Self::ULP_STEP_MAX)).or_default() += 1;
                 }
                 Some(decoded.account())
             }
@@ -145,7 +173,7 @@ impl Inventory {
         }
     }
 
-    fn read(&mut self, decoder: &mut Decoder<&mut dyn Read>, detail: bool) -> Result<()> {
+    fn walk(&mut self, decoder: &mut Decoder<&mut dyn Read>, depth: Depth) -> Result<()> {
         loop {
             // Taken apart at once: the event borrows the decoder, which knows where it stands.
             enum Found {
@@ -165,7 +193,7 @@ impl Inventory {
                 Event::FileData(_) => Found::FileData,
                 Event::Tensor(header) => Found::Tensor(header.clone()),
                 Event::Block(block) => {
-                    let account = if detail { self.decode(&block) } else { None };
+                    let account = if depth == Depth::Payloads { self.decode(&block) } else { None };
                     Found::Block(block.extent(), account)
                 }
                 Event::TensorEnd(end) => Found::TensorEnd(*end),

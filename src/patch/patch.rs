@@ -9,15 +9,14 @@ use crate::coding::BlockDecoder;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::patch::FileEntry;
-use crate::patch::Inventory;
-use crate::patch::TensorEntry;
+use crate::patch::inventory::Depth;
+use crate::patch::{FileEntry, Inventory, TensorEntry};
 use crate::stream::{Block, Place, TrustedBase};
 use crate::wire::{self, Footer, Header};
 
 /// Where the bytes of a patch are.
 #[derive(Debug)]
-enum Store {
+pub(super) enum Store {
     File(DiskFile),
     Memory(Vec<u8>),
 }
@@ -47,23 +46,7 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Reads what the file holds, as far as it can be read; see [`Inventory::error`].
-    ///
-    /// # Errors
-    /// [`Error::Io`] if it cannot be opened.
-    pub fn map(path: &Path, limits: &Limits) -> Result<Inventory> {
-        Ok(Self::open_file(path, limits, false, &Disk::default())?.0)
-    }
-
-    /// As [`map`](Self::map), and decodes every block to tell where its bits go.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if it cannot be opened.
-    pub fn inspect(path: &Path, limits: &Limits) -> Result<Inventory> {
-        Ok(Self::open_file(path, limits, true, &Disk::default())?.0)
-    }
-
-    fn open_file(path: &Path, limits: &Limits, detail: bool, disk: &Disk) -> Result<(Inventory, Store)> {
+    pub(super) fn scan_file(path: &Path, limits: &Limits, depth: Depth, disk: &Disk) -> Result<(Inventory, Store)> {
         let io = |error| Error::io(format!("opening {}", path.display()), error);
         // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
@@ -72,7 +55,7 @@ impl Patch {
         let file = disk.open(path).map_err(io)?;
         let mut map = Inventory { file_bytes: file.file().metadata().map_err(io)?.len(), ..Inventory::default() };
         let mut buffered = BufReader::with_capacity(1 << 18, file.file());
-        map.error = map.scan(&mut buffered, limits, detail).err();
+        map.error = map.scan(&mut buffered, limits, depth).err();
         Ok((map, Store::File(file)))
     }
 
@@ -80,12 +63,12 @@ impl Patch {
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Limit`], [`Error::Version`], [`Error::Io`].
-    pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
-        Self::open_on(path, limits, &Disk::default())
+    pub fn open(path: impl AsRef<Path>, limits: Limits) -> Result<Self> {
+        Self::open_on(path.as_ref(), limits, &Disk::default())
     }
 
-    pub(crate) fn open_on(path: &Path, limits: &Limits, disk: &Disk) -> Result<Self> {
-        let (map, store) = Self::open_file(path, limits, false, disk)?;
+    pub(crate) fn open_on(path: &Path, limits: Limits, disk: &Disk) -> Result<Self> {
+        let (map, store) = Self::scan_file(path, &limits, Depth::Sections, disk)?;
         Self::new(path.into(), map, store, limits)
     }
 
@@ -93,13 +76,13 @@ impl Patch {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn from_bytes(patch: Vec<u8>, limits: &Limits) -> Result<Self> {
+    pub fn from_bytes(patch: Vec<u8>, limits: Limits) -> Result<Self> {
         let mut map = Inventory { file_bytes: patch.len() as u64, ..Inventory::default() };
-        map.error = map.scan(&mut patch.as_slice(), limits, false).err();
+        map.error = map.scan(&mut patch.as_slice(), &limits, Depth::Sections).err();
         Self::new("the patch in memory".into(), map, Store::Memory(patch), limits)
     }
 
-    fn new(path: PathBuf, mut map: Inventory, store: Store, limits: &Limits) -> Result<Self> {
+    fn new(path: PathBuf, mut map: Inventory, store: Store, limits: Limits) -> Result<Self> {
         if let Some(error) = map.error.take() {
             return Err(error);
         }
@@ -108,7 +91,7 @@ impl Patch {
             return Err(Error::misuse("the patch ended without header or footer"));
         };
         let by_name = map.tensors.iter().enumerate().map(|(i, tensor)| (tensor.header.name.clone(), i)).collect();
-        Ok(Patch { path, store, limits: limits.clone(), header, footer, map, by_name })
+        Ok(Patch { path, store, limits, header, footer, map, by_name })
     }
 
     /// The patch with its bytes in memory, checked again, if they are in a file: nothing can then
@@ -117,7 +100,7 @@ impl Patch {
         let Store::File(_) = &self.store else { return Ok(None) };
         let mut bytes = Vec::new();
         self.read(&(0..self.bytes()), &mut bytes)?;
-        Self::from_bytes(bytes, &self.limits).map(Some)
+        Self::from_bytes(bytes, self.limits.clone()).map(Some)
     }
 
     /// The digests of the target, for the patch that starts from it.

@@ -6,8 +6,9 @@ use crate::coding;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 use crate::hash::{Sha, LEAF_BYTES};
+use crate::stream::options::BaseSide;
 use crate::stream::session::Session;
-use crate::stream::{EncoderOptions, Summary};
+use crate::stream::{EncoderOptions, Summary, TrustedBase};
 use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
 
 /// One side of the open tensor.
@@ -82,7 +83,44 @@ impl<W: Write> Encoder<W> {
     /// # Errors
     /// [`Error::Misuse`] for options that readers would refuse, [`Error::Io`] from the writer.
     pub fn new(writer: W, options: EncoderOptions) -> Result<Self> {
-        let session = Session::new(writer, options)?;
+        Self::with_base(writer, options, BaseSide::Hashed)
+    }
+
+    /// As [`new`](Self::new), for a snapshot: a patch without a base, in which every tensor
+    /// travels whole.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// ```
+    /// use pulse::stream::EncoderOptions;
+    /// let (patch, summary) = pulse::Encoder::snapshot(Vec::new(), EncoderOptions::default())?.finish()?;
+    /// assert_eq!(summary.footer.base, None);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn snapshot(writer: W, options: EncoderOptions) -> Result<Self> {
+        Self::with_base(writer, options, BaseSide::Absent)
+    }
+
+    /// As [`new`](Self::new), with digests of the base that are known and need not be computed.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// ```
+    /// use pulse::stream::{EncoderOptions, TrustedBase};
+    /// let (_, first) = pulse::Encoder::new(Vec::new(), EncoderOptions::default())?.finish()?;
+    /// let base = TrustedBase::new(first.footer.target);
+    /// let (_, next) = pulse::Encoder::trusting(Vec::new(), EncoderOptions::default(), base)?.finish()?;
+    /// assert_eq!(next.footer.base, Some(first.footer.target));
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn trusting(writer: W, options: EncoderOptions, base: TrustedBase) -> Result<Self> {
+        Self::with_base(writer, options, BaseSide::Trusted(base))
+    }
+
+    fn with_base(writer: W, options: EncoderOptions, base: BaseSide) -> Result<Self> {
+        let session = Session::new(writer, options, base)?;
         let block_bytes = session.options.block_bytes();
         let (base, target) = (Side::default(), Side::default());
         Ok(Encoder { session, block_bytes, base, target, scratch: coding::Scratch::default() })
@@ -164,12 +202,12 @@ impl<W: Write> Encoder<W> {
 
     /// Encodes what the block buffers hold.
     fn close_block(&mut self) -> Result<()> {
-        let choice = self.session.options.choice();
+        let options = self.session.options.block;
         let header = &self.session.open()?.header;
         let (base, target) = (&self.base.block, &self.target.block);
         let encoded = match &header.spec {
-            Some(spec) if header.action.is_whole() => Some(coding::encode_whole(spec.dtype(), choice, target)),
-            Some(spec) => coding::encode(spec.dtype(), choice, base, target, &mut self.scratch),
+            Some(spec) if header.action.is_whole() => Some(coding::encode_whole(spec.dtype(), options, target)),
+            Some(spec) => coding::encode(spec.dtype(), options, base, target, &mut self.scratch),
             None => None,
         };
         self.session.block(target.len().div_ceil(LEAF_BYTES) as u64, encoded.as_ref())?;

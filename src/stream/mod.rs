@@ -12,11 +12,11 @@ pub use encoder::Encoder;
 pub use event::{Block, Event, Section};
 #[cfg(feature = "parallel")]
 pub(crate) use event::{Extent, Place};
-pub use options::{EncoderOptions, TrustedBase};
+pub use options::{EncoderOptions, Lineage, TrustedBase};
 pub use pull::Decoder;
 pub use push::PushDecoder;
-#[cfg(feature = "parallel")]
-pub(crate) use session::Session;
 pub use session::Summary;
+#[cfg(feature = "parallel")]
+pub(crate) use {options::BaseSide, session::Session};
 #[cfg(feature = "checkpoint")]
 pub(crate) use {session::tensor_header, writer::Totals};

@@ -1,6 +1,6 @@
 //! One patch being written: which tensor is open, what was skipped, the digests of both sides.
 //!
-//! The encoder gathers blocks one after the other, `diff` makes them in parallel; both tell the
+//! The encoder gathers blocks one after the other, `diff` makes them in control; both tell the
 //! story of a tensor to a session, which turns it into sections.
 
 use std::collections::HashSet;
@@ -13,6 +13,7 @@ use crate::dtype::TensorSpec;
 use crate::error::{Error, Fault, Result};
 use crate::hash::{CheckpointHasher, TensorHasher};
 use crate::limits::{Limits, Used};
+use crate::stream::options::BaseSide;
 use crate::stream::writer::{PatchWriter, Totals};
 use crate::stream::EncoderOptions;
 use crate::wire::{Action, FileRecord, FileSource, Footer, TensorHeader, TensorTrailer};
@@ -104,6 +105,8 @@ pub(crate) struct TensorOutcome {
 pub(crate) struct Session<W: Write> {
     writer: PatchWriter<W>,
     pub options: EncoderOptions,
+    /// What is known of the base beforehand.
+    pub base_side: BaseSide,
     open: Option<OpenTensor>,
     files: HashSet<String>,
     names: HashSet<Box<str>>,
@@ -119,11 +122,12 @@ pub(crate) struct Session<W: Write> {
 
 impl<W: Write> Session<W> {
     /// Writes the header.
-    pub fn new(out: W, options: EncoderOptions) -> Result<Self> {
-        let header = options.header()?;
+    pub fn new(out: W, options: EncoderOptions, base_side: BaseSide) -> Result<Self> {
+        let header = base_side.header(&options)?;
         Ok(Session {
             writer: PatchWriter::new(out, &header)?,
             options,
+            base_side,
             open: None,
             files: HashSet::new(),
             names: HashSet::new(),
@@ -135,6 +139,10 @@ impl<W: Write> Session<W> {
             target_bytes: 0,
             broken: false,
         })
+    }
+
+    fn is_snapshot(&self) -> bool {
+        self.base_side == BaseSide::Absent
     }
 
     /// Marks the file as impossible to complete.
@@ -169,7 +177,7 @@ impl<W: Write> Session<W> {
             )));
         }
         record.check()?;
-        if self.options.snapshot && record.source == FileSource::Base {
+        if self.is_snapshot() && record.source == FileSource::Base {
             return Err(Error::misuse(format!(
                 "file '{}': a snapshot has no base; carry the file instead",
                 record.name
@@ -186,14 +194,14 @@ impl<W: Write> Session<W> {
 
     /// Writes bytes of the file record before.
     pub fn file_data(&mut self, bytes: &[u8]) -> Result<()> {
-        let level = self.options.level;
+        let level = self.options.block.level;
         self.write(|writer| writer.file_data(bytes, level))
     }
 
     pub fn begin(&mut self, name: &str, base: Option<&TensorSpec>, target: Option<&TensorSpec>) -> Result<&OpenTensor> {
         self.usable()?;
         self.none_open()?;
-        if self.options.snapshot && base.is_some() {
+        if self.is_snapshot() && base.is_some() {
             return Err(Error::misuse(format!("tensor '{name}': a snapshot has no base; begin it without one")));
         }
         self.begin_as(tensor_header(name, base, target)?, base)
@@ -201,7 +209,7 @@ impl<W: Write> Session<W> {
 
     /// Begins a tensor whose header is known, whatever its base was.
     pub fn begin_as(&mut self, header: TensorHeader, base: Option<&TensorSpec>) -> Result<&OpenTensor> {
-        let trusted = self.options.trusted_digest(&header.name);
+        let trusted = self.base_side.trusted_digest(&header.name);
         if !self.names.insert(header.name.as_str().into()) {
             return Err(Error::misuse(format!("tensor '{}' was pushed before; push each tensor once", header.name)));
         }
@@ -318,13 +326,11 @@ impl<W: Write> Session<W> {
     pub fn finish(self) -> Result<(W, Summary)> {
         self.usable()?;
         self.none_open()?;
-        let base = match self.options.snapshot {
-            true => None,
-            // Some digests were taken on trust, and so is their sum.
-            false => match &self.options.trusted_base {
-                Some(trusted) => Some(trusted.checkpoint),
-                None => Some(self.base.finish()?),
-            },
+        let base = match &self.base_side {
+            BaseSide::Absent => None,
+            BaseSide::Hashed => Some(self.base.finish()?),
+            // Digests of its tensors were taken on trust, and so is that of the whole.
+            BaseSide::Trusted(trusted) => Some(trusted.checkpoint),
         };
         if let (Some(expected), Some(found)) = (self.options.base_digest, base) {
             if expected != found {
@@ -358,7 +364,7 @@ mod tests {
     /// 2^24 blocks and one more: a file that only a test can afford to write, for it keeps nothing.
     #[test]
     fn the_writer_stays_within_the_number_of_blocks() {
-        let mut session = Session::new(std::io::sink(), EncoderOptions::default()).unwrap();
+        let mut session = Session::new(std::io::sink(), EncoderOptions::default(), BaseSide::Hashed).unwrap();
         let spec = TensorSpec::new(Dtype::U8, &[1 << 42]).unwrap();
         session.begin("w", Some(&spec), Some(&spec)).unwrap();
         let block = EncodedBlock { coding: Coding::Flat, changes: 1, payload: Vec::new() };

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use crate::coding::{self, EncodedBlock};
+use crate::coding::{self, BlockOptions, EncodedBlock};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hash::{digest_leaves, LEAF_BYTES};
-use crate::stream::{EncoderOptions, Session, Summary};
+use crate::stream::{BaseSide, EncoderOptions, Session, Summary, TrustedBase};
 use crate::tensors::pieces::{for_each_piece, pairs, Buffers, Pair, Piece};
-use crate::tensors::{Parallel, TensorSource};
+use crate::tensors::{Control, TensorSource};
 use crate::wire::Action;
 
 /// What a diff found.
@@ -24,37 +24,84 @@ pub struct DiffReport {
     pub target_file_bytes: u64,
 }
 
+/// How a diff is made and written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct DiffOptions {
+    /// How the patch is written.
+    pub encoder: EncoderOptions,
+    /// Digests of the base that need not be computed again.
+    pub trusted_base: Option<TrustedBase>,
+}
+
+impl DiffOptions {
+    /// Replaces [`encoder`](Self::encoder).
+    #[must_use]
+    pub fn with_encoder(mut self, encoder: EncoderOptions) -> Self {
+        self.encoder = encoder;
+        self
+    }
+
+    /// Replaces [`trusted_base`](Self::trusted_base).
+    #[must_use]
+    pub fn with_trusted_base(mut self, base: TrustedBase) -> Self {
+        self.trusted_base = Some(base);
+        self
+    }
+
+    /// Starts a patch; without a base, a snapshot.
+    pub(crate) fn session<W: Write>(self, out: W, has_base: bool) -> Result<Session<W>> {
+        let base = match (self.trusted_base, has_base) {
+            (None, true) => BaseSide::Hashed,
+            (Some(trusted), true) => BaseSide::Trusted(trusted),
+            (None, false) => BaseSide::Absent,
+            (Some(_), false) => {
+                return Err(Error::misuse("options: digests of a base, but there is none; leave them out"));
+            }
+        };
+        Session::new(out, self.encoder, base)
+    }
+}
+
+impl From<EncoderOptions> for DiffOptions {
+    fn from(encoder: EncoderOptions) -> Self {
+        DiffOptions { encoder, trusted_base: None }
+    }
+}
+
 /// Writes the patch that leads from `base` to `target`, which may be anywhere: in memory, or where
-/// a [`TensorSource`] of the caller has them. It carries tensors only, no files.
+/// a [`TensorSource`] of the caller has them; without a base, a snapshot. It carries tensors only,
+/// no files.
+///
+/// The bytes depend on the tensors and the options only, not on the number of threads.
 ///
 /// # Errors
-/// As [`diff`].
+/// [`Error::Misuse`] for options and tensors that readers would refuse, [`Error::BaseMismatch`] if
+/// the base is not the one announced in the options, [`Error::Cancelled`], [`Error::Io`].
 ///
 /// ```
-/// use std::collections::BTreeMap;
 /// use pulse::dtype::{Dtype, TensorSpec};
-/// use pulse::stream::EncoderOptions;
-/// use pulse::tensors::{Parallel, TensorRef, diff_tensors};
+/// use pulse::tensors::{diff, Control, DiffOptions, TensorRef, Weights};
 /// let spec = TensorSpec::new(Dtype::U8, &[3])?;
-/// let base = BTreeMap::from([("w".to_string(), TensorRef::new(spec.clone(), b"abc")?)]);
-/// let target = BTreeMap::from([("w".to_string(), TensorRef::new(spec, b"abd")?)]);
-/// let options = EncoderOptions::default();
-/// let (patch, report) = diff_tensors(Some(&base), &target, Vec::new(), options, Parallel::default())?;
+/// let base: Weights = [("w", TensorRef::new(spec.clone(), b"abc")?)].into_iter().collect();
+/// let target: Weights = [("w", TensorRef::new(spec, b"abd")?)].into_iter().collect();
+/// let mut patch = Vec::new();
+/// let report = diff(Some(&base), &target, &mut patch, DiffOptions::default(), Control::default())?;
 /// assert_eq!(report.summary.footer.changes, 1);
+/// assert_eq!(report.summary.patch_bytes, patch.len() as u64);
 /// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn diff_tensors<W: Write>(
+pub fn diff(
     base: Option<&dyn TensorSource>,
     target: &dyn TensorSource,
-    out: W,
-    options: EncoderOptions,
-    parallel: Parallel<'_>,
-) -> Result<(W, DiffReport)> {
-    let options = EncoderOptions { snapshot: base.is_none(), ..options };
-    let mut session = Session::new(out, options)?;
-    let actions = encode_tensors(&mut session, base, target, parallel)?;
-    let (out, summary) = session.finish()?;
-    Ok((out, DiffReport { summary, actions, target_file_bytes: summary.footer.target_bytes }))
+    out: impl Write,
+    options: DiffOptions,
+    control: Control<'_>,
+) -> Result<DiffReport> {
+    let mut session = options.session(out, base.is_some())?;
+    let actions = encode_tensors(&mut session, base, target, control)?;
+    let (_, summary) = session.finish()?;
+    Ok(DiffReport { summary, actions, target_file_bytes: summary.footer.target_bytes })
 }
 
 /// Encodes all tensors in parallel and tells the session of them in the order of their names.
@@ -62,13 +109,14 @@ pub(crate) fn encode_tensors<W: Write>(
     session: &mut Session<W>,
     base: Option<&dyn TensorSource>,
     target: &dyn TensorSource,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
 ) -> Result<BTreeMap<Action, u64>> {
-    let options = session.options.clone();
+    let (block_bytes, options) = (session.options.block_bytes(), session.options.block);
+    let base_side = session.base_side.clone();
     let pairs = pairs(base, Some(target));
     let mut actions = BTreeMap::new();
-    let work = |own: &mut Encoding, group: &[Piece<'_>]| own.encode(group, base, target, &options);
-    for_each_piece(&pairs, options.block_bytes(), parallel, Encoding::default, work, |piece, done: Encoded| {
+    let work = |own: &mut Encoding, group: &[Piece<'_>]| own.encode(group, base, target, options, &base_side);
+    for_each_piece(&pairs, block_bytes, control, Encoding::default, work, |piece, done: Encoded| {
         if piece.first {
             session.begin(piece.pair.name, piece.pair.base, piece.pair.target)?;
         }
@@ -112,7 +160,8 @@ impl Encoding {
         group: &[Piece<'_>],
         base: Option<&dyn TensorSource>,
         target: &dyn TensorSource,
-        options: &EncoderOptions,
+        options: BlockOptions,
+        base_side: &BaseSide,
     ) -> Result<Vec<Encoded>> {
         let (bases, targets) = self.buffers.read(group, base, Some(target))?;
         // All leaves of the group are hashed in one batch.
@@ -123,12 +172,12 @@ impl Encoding {
             let block = match (base_spec, target_spec) {
                 (_, None) => None,
                 (Some(base_spec), Some(spec)) if base_spec == spec => {
-                    coding::encode(spec.dtype(), options.choice(), base, target, &mut self.scratch)
+                    coding::encode(spec.dtype(), options, base, target, &mut self.scratch)
                 }
                 (_, Some(_)) if target.is_empty() => None,
-                (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), options.choice(), target)),
+                (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), options, target)),
             };
-            let trusted = options.trusted_digest(name).is_some();
+            let trusted = base_side.trusted_digest(name).is_some();
             encoded.push((batch.add(base, target, trusted), block));
         }
         let digests = digest_leaves(&batch.leaves);

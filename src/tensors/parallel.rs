@@ -1,59 +1,9 @@
 //! Work on many threads, results in order, a bounded number in flight.
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-
-/// How much work is done at once, and who is told.
-#[derive(Clone, Copy)]
-pub struct Parallel<'a> {
-    threads: usize,
-    progress: Option<&'a (dyn Fn(u64) + Sync)>,
-}
-
-impl std::fmt::Debug for Parallel<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parallel").field("threads", &self.threads).finish_non_exhaustive()
-    }
-}
-
-impl Default for Parallel<'_> {
-    /// One thread for each core.
-    fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Parallel { threads, progress: None }
-    }
-}
-
-impl<'a> Parallel<'a> {
-    /// So many threads; results never depend on the number. Zero means one for each core.
-    #[must_use]
-    pub fn threads(threads: usize) -> Self {
-        match threads {
-            0 => Self::default(),
-            threads => Parallel { threads, progress: None },
-        }
-    }
-
-    /// Calls `progress` with the number of tensor bytes done since the last call.
-    #[must_use]
-    pub fn with_progress(mut self, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
-        self.progress = Some(progress);
-        self
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.threads
-    }
-
-    pub(crate) fn report(&self, bytes: u64) {
-        if let Some(progress) = self.progress {
-            progress(bytes);
-        }
-    }
-}
 
 /// What the threads share: tasks not begun, and results not consumed.
 struct Shared<I, R> {

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::hash::{digest_leaves, CheckpointHasher, TensorHasher, LEAF_BYTES};
 use crate::tensors::parallel::ordered;
 use crate::tensors::source::{read_parts, Part};
-use crate::tensors::{Parallel, TensorSource};
+use crate::tensors::{Control, TensorSource};
 
 /// Bytes of a piece where there are no blocks to follow.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
@@ -142,7 +142,7 @@ pub(crate) fn leaves_of_all(slices: &[&[u8]]) -> Vec<Vec<Digest>> {
 pub(crate) fn for_each_piece<'a, S, R: Send>(
     pairs: &'a [Pair<'a>],
     piece_bytes: usize,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, &[Piece<'a>]) -> Result<Vec<R>> + Sync,
     mut consume: impl FnMut(&Piece<'a>, R) -> Result<()>,
@@ -153,14 +153,14 @@ pub(crate) fn for_each_piece<'a, S, R: Send>(
         full: piece_bytes,
     };
     ordered(
-        parallel.count(),
+        control.count(),
         scratch,
         groups,
         |own, group| Ok((work(own, &group)?, group)),
         |(results, group)| {
             for (piece, result) in group.iter().zip(results) {
                 consume(piece, result)?;
-                parallel.report(piece.base_bytes.max(piece.target_bytes) as u64);
+                control.report(piece.base_bytes.max(piece.target_bytes) as u64)?;
             }
             Ok(())
         },
@@ -171,14 +171,14 @@ pub(crate) fn for_each_piece<'a, S, R: Send>(
 pub(crate) fn digests_of(
     source: &dyn TensorSource,
     wanted: impl Fn(&str) -> bool,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
     mut found: impl FnMut(&str, &TensorSpec, Digest),
 ) -> Result<()> {
     let mut pairs = pairs(None, Some(source));
     pairs.retain(|pair| wanted(pair.name));
     let mut tensor = TensorHasher::new();
     let work = |own: &mut Buffers, group: &[Piece<'_>]| Ok(leaves_of_all(&own.read(group, None, Some(source))?.1));
-    for_each_piece(&pairs, PIECE_BYTES, parallel, Buffers::default, work, |piece, leaves| {
+    for_each_piece(&pairs, PIECE_BYTES, control, Buffers::default, work, |piece, leaves| {
         leaves.iter().for_each(|leaf| tensor.push_leaf(leaf));
         if let (true, Some(spec)) = (piece.last, piece.pair.target) {
             found(piece.pair.name, spec, std::mem::take(&mut tensor).finish());
@@ -190,14 +190,14 @@ pub(crate) fn digests_of(
 /// Digest of each tensor, in the order of their names, to `found`; then of the checkpoint.
 pub(crate) fn digests(
     source: &dyn TensorSource,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
     mut found: impl FnMut(&str, &TensorSpec, Digest),
 ) -> Result<Digest> {
     let mut checkpoint = CheckpointHasher::new();
     digests_of(
         source,
         |_| true,
-        parallel,
+        control,
         |name, spec, digest| {
             checkpoint.add(name, spec, digest);
             found(name, spec, digest);

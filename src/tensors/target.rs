@@ -1,4 +1,4 @@
-//! The tensors of a target from base and patch: made in parallel, proved by their digests.
+//! The tensors of a target from base and patch: made in control, proved by their digests.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::hash::{CheckpointHasher, TensorHasher};
 use crate::patch::{Patch, TensorEntry};
 use crate::tensors::parallel::ordered;
 use crate::tensors::pieces::{digests, digests_of, leaves_of_all, Groups, PIECE_BYTES};
-use crate::tensors::{Parallel, TensorSource};
+use crate::tensors::{Control, TensorSource};
 use crate::wire::Action;
 use crate::wire::Footer;
 
@@ -51,7 +51,7 @@ pub(crate) struct OutTensor<'a> {
 
 /// Checks the base tensors that leave no trace in the target: those replaced or deleted. The
 /// digest of the target says nothing of them, and yet a base where they differ is a wrong one.
-fn check_gone(base: Option<&dyn TensorSource>, patch: &Patch, parallel: Parallel<'_>) -> Result<()> {
+fn check_gone(base: Option<&dyn TensorSource>, patch: &Patch, control: Control<'_>) -> Result<()> {
     let Some(base) = base else { return Ok(()) };
     let expected = |name: &str| {
         let tensor = patch.tensor(name).filter(|tensor| tensor.header.action != Action::Patched)?;
@@ -61,7 +61,7 @@ fn check_gone(base: Option<&dyn TensorSource>, patch: &Patch, parallel: Parallel
     digests_of(
         base,
         |name| expected(name).is_some(),
-        parallel,
+        control,
         |name, _, found| {
             if let Some(expected) = expected(name).filter(|&expected| expected != found) {
                 wrong.get_or_insert(Error::BaseMismatch { tensor: Some(name.into()), expected, found });
@@ -128,7 +128,7 @@ pub(crate) fn build(
     base: Option<&dyn TensorSource>,
     patch: &Patch,
     output: Option<Output<'_>>,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
 ) -> Result<()> {
     let groups = Groups {
         items: tensors.iter().flat_map(OutTensor::pieces),
@@ -139,7 +139,7 @@ pub(crate) fn build(
     let mut hasher = TensorHasher::new();
     let (mut elements, mut bytes) = (0u64, 0u64);
     let work = |own: &mut Builder, group| own.build(group, base, patch, output);
-    ordered(parallel.count(), Builder::default, groups, work, |done| {
+    ordered(control.count(), Builder::default, groups, work, |done| {
         for (piece, leaves) in done {
             leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
             if piece.last {
@@ -153,7 +153,7 @@ pub(crate) fn build(
                 elements += spec.elements();
                 bytes += spec.bytes();
             }
-            parallel.report(piece.bytes as u64);
+            control.report(piece.bytes as u64)?;
         }
         Ok(())
     })?;
@@ -173,7 +173,7 @@ pub(crate) fn build(
             return Err(Fault::Count { field, expected, found }.at(at));
         }
     }
-    check_gone(base, patch, parallel)
+    check_gone(base, patch, control)
 }
 
 /// A run of whole leaves of a target tensor: one block, or bytes that stay.
@@ -288,18 +288,18 @@ fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], output: Output<'_>) -> Resu
 pub(crate) fn explain<T>(
     base: Option<&dyn TensorSource>,
     patch: &Patch,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
     result: Result<T>,
 ) -> Result<T> {
     if let (Err(Error::Corrupt(_) | Error::Checkpoint { .. }), Some(base)) = (&result, base) {
-        check_base(base, patch, parallel)?;
+        check_base(base, patch, control)?;
     }
     result
 }
 
 /// Compares the digest of the base with the one that the patch names.
-pub(crate) fn check_base(base: &dyn TensorSource, patch: &Patch, parallel: Parallel<'_>) -> Result<()> {
-    let differing = differing_tensor(base, patch, parallel, |tensor| tensor.end.and_then(|end| end.base))?;
+pub(crate) fn check_base(base: &dyn TensorSource, patch: &Patch, control: Control<'_>) -> Result<()> {
+    let differing = differing_tensor(base, patch, control, |tensor| tensor.end.and_then(|end| end.base))?;
     match (patch.footer().base, differing.tensor) {
         (Some(expected), _) if expected == differing.checkpoint => Ok(()),
         (None, _) => Ok(()),
@@ -319,11 +319,11 @@ pub(crate) struct Differing {
 pub(crate) fn differing_tensor(
     checkpoint: &dyn TensorSource,
     patch: &Patch,
-    parallel: Parallel<'_>,
+    control: Control<'_>,
     expected: impl Fn(&TensorEntry) -> Option<Digest>,
 ) -> Result<Differing> {
     let mut tensor = None;
-    let checkpoint = digests(checkpoint, parallel, |name, _, found| {
+    let checkpoint = digests(checkpoint, control, |name, _, found| {
         if let Some(expected) = patch.tensor(name).and_then(&expected) {
             if expected != found && tensor.is_none() {
                 tensor = Some((name.to_string(), expected, found));

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::patch::Patch;
 use crate::stream::EncoderOptions;
-use crate::tensors::Parallel;
+use crate::tensors::Control;
 use crate::word::ValueForm;
 
 /// What happens at the chosen operation.
@@ -284,9 +284,9 @@ impl Scene {
         let [from, to] = ["base", "target"].map(|name| dir.path().join(name));
         restore(&from, &base);
         restore(&to, &target);
-        let options = EncoderOptions::default().with_coding(coding).with_block_leaves(1).with_steps(Some(40), Some(41));
+        let options = EncoderOptions::default().with_coding(coding).with_block_leaves(1).with_steps(40, 41);
         let (from, to) = (Checkpoint::open(&from)?, Checkpoint::open(&to)?);
-        let (bytes, _) = diff(Some(&from), &to, Vec::new(), options, Parallel::threads(1))?;
+        let (bytes, _) = diff(Some(&from), &to, Vec::new(), options, Control::threads(1))?;
         fs::write(&patch, bytes).unwrap();
         let checkpoint = room.join("checkpoint");
         Ok(Scene { _dir: dir, room, checkpoint, base, target, patch })
@@ -321,7 +321,7 @@ impl Scene {
     fn update(&self, faulty: &Arc<Faulty>) -> (bool, Result<bool>) {
         let disk = faulty.disk();
         let done = Patch::open_on(&self.patch, &Limits::default(), &disk)
-            .and_then(|patch| update_on(&disk, &self.checkpoint, &patch, Parallel::threads(1)))
+            .and_then(|patch| update_on(&disk, &self.checkpoint, &patch, Control::threads(1)))
             .map(|report| !report.already);
         (faulty.fired(), done)
     }
@@ -352,13 +352,10 @@ fn an_update_that_meets_an_error_leaves_the_base_or_the_target() {
                 }
                 if done.is_err() && !scene.is_target() && !scene.is_base() {
                     // Going back met the only fault; the next attempt goes back again.
-                    assert!(matches!(
-                        recover(&scene.checkpoint, Parallel::threads(1)),
-                        Ok(Recovery::RolledBack { .. })
-                    ));
+                    assert!(matches!(recover(&scene.checkpoint, Control::threads(1)), Ok(Recovery::RolledBack { .. })));
                 }
                 if done.is_err() {
-                    let recovered = recover(&scene.checkpoint, Parallel::threads(1)).unwrap();
+                    let recovered = recover(&scene.checkpoint, Control::threads(1)).unwrap();
                     assert_eq!(recovered, Recovery::Nothing);
                     assert!(scene.is_base() || scene.is_target(), "{fault:?} at {at}: {done:?}");
                 }
@@ -383,7 +380,7 @@ fn an_update_that_crashes_is_recovered_whatever_was_lost() {
                 let (fired, done) = scene.update(&faulty);
                 assert_eq!(done.is_err(), fired);
                 faulty.lose();
-                match recover(&scene.checkpoint, Parallel::threads(1)).unwrap() {
+                match recover(&scene.checkpoint, Control::threads(1)).unwrap() {
                     Recovery::Nothing => {}
                     Recovery::Untouched => {
                         untouched += 1;
@@ -399,8 +396,8 @@ fn an_update_that_crashes_is_recovered_whatever_was_lost() {
                 assert!(scene.is_base() || scene.is_target(), "{loss:?} at {at}");
                 assert_eq!(scene.litter(), [] as [PathBuf; 0], "{loss:?} at {at}");
                 // The same command once more gets there.
-                let patch = Patch::open(&scene.patch, &Limits::default()).unwrap();
-                update(&scene.checkpoint, &patch, Parallel::threads(2)).unwrap();
+                let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
+                update(&scene.checkpoint, &patch, Control::threads(2)).unwrap();
                 assert!(scene.is_target(), "{loss:?} at {at}");
                 fired
             });
@@ -423,10 +420,10 @@ fn a_recovery_that_crashes_is_recovered() {
             scene.update(&Faulty::new(last - 4, Fault::Crash(Loss::Nothing))).1.unwrap_err();
             assert!(!scene.is_base());
             let faulty = Faulty::new(at, Fault::Crash(loss));
-            let recovered = recover_on(&faulty.disk(), &scene.checkpoint, Parallel::threads(1));
+            let recovered = recover_on(&faulty.disk(), &scene.checkpoint, Control::threads(1));
             assert_eq!(recovered.is_err(), faulty.fired());
             faulty.lose();
-            recover(&scene.checkpoint, Parallel::threads(1)).unwrap();
+            recover(&scene.checkpoint, Control::threads(1)).unwrap();
             assert!(scene.is_base(), "{loss:?} at {at}");
             assert_eq!(scene.litter(), [] as [PathBuf; 0], "{loss:?} at {at}");
             faulty.fired()
@@ -448,7 +445,7 @@ fn a_new_checkpoint_appears_whole_or_not_at_all_whatever_fails() {
                 let disk = faulty.disk();
                 let done = Checkpoint::open_on(&scene.checkpoint, &disk).and_then(|base| {
                     let patch = Patch::open_on(&scene.patch, &Limits::default(), &disk)?;
-                    apply_on(&disk, Some(&base), &patch, &out, ApplyOptions::default(), Parallel::threads(1))
+                    apply_on(&disk, Some(&base), &patch, &out, ApplyOptions::default(), Control::threads(1))
                 });
                 assert_eq!(done.is_err(), faulty.fired());
                 faulty.lose();
@@ -474,14 +471,14 @@ fn the_journal_takes_as_much_room_as_a_flat_patch_that_overwrites() {
         scene.update(&Faulty::new(at, Fault::Crash(Loss::Nothing))).0 && !journal.exists()
     });
     let (bytes, target) = (fs::metadata(&journal).unwrap().len(), scene.room.join("target"));
-    recover(&scene.checkpoint, Parallel::threads(1)).unwrap();
+    recover(&scene.checkpoint, Control::threads(1)).unwrap();
     restore(&target, &scene.target);
     let (base, target) = (Checkpoint::open(&scene.checkpoint).unwrap(), Checkpoint::open(&target).unwrap());
     let options = EncoderOptions::default()
         .with_coding(Coding::Flat)
         .with_values(ValueForm::Overwrite)
         .with_block_leaves(1)
-        .with_steps(Some(41), Some(40));
-    let (patch, _) = diff(Some(&target), &base, Vec::new(), options, Parallel::threads(1)).unwrap();
+        .with_steps(41, 40);
+    let (patch, _) = diff(Some(&target), &base, Vec::new(), options, Control::threads(1)).unwrap();
     assert_eq!(bytes, patch.len() as u64);
 }

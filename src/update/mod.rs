@@ -4,4 +4,4 @@
 mod faults;
 mod update;
 
-pub use update::{recover, update, Recovery, UpdateReport};
+pub use update::{recover, Recovery, UpdateReport};

@@ -23,17 +23,17 @@ use crate::disk::{Disk, DiskFile, Sequential};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::patch::Patch;
-use crate::stream::{EncoderOptions, Session};
+use crate::stream::{BaseSide, EncoderOptions, Lineage, Session};
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::target::{build, check_base, target_tensors, Output};
-use crate::tensors::{ApplyReport, Parallel};
+use crate::tensors::{ApplyReport, Control};
 use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer};
 use crate::word::ValueForm;
 
 /// Metadata of a journal: this key and the name of a companion that the update creates.
 const CREATED: &str = "created:";
 
-/// What [`update`] did.
+/// What [`Patch::update`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpdateReport {
@@ -62,49 +62,51 @@ pub enum Recovery {
     },
 }
 
-/// Turns the checkpoint at `path`, a file or a directory, into the target of `patch`, in place.
-///
-/// Base and target digests are computed first and an undo journal is written beside the
-/// checkpoint; then what changes is overwritten, read back and compared with the digests. On any
-/// error, the base is put back. After a crash, the next `update` or [`recover`] puts it back. A checkpoint
-/// that is the target already stays as it is. The journal takes as much room as a flat patch that overwrites.
-///
-/// Tensors keep their place: a patch that adds, deletes or replaces tensors, or moves them within
-/// their file, is refused; [`apply`](crate::apply()) makes a new checkpoint of it. Linked files
-/// are refused, because whoever else has them would see them change.
-///
-/// # Errors
-/// [`Error::BaseMismatch`] if the checkpoint is neither base nor target, [`Error::Checkpoint`] if
-/// it cannot be changed in place or another process does that, [`Error::Io`].
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let write = |name: &str, data: &[u8; 3]| {
-/// #     let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
-/// #     let path = dir.path().join(name);
-/// #     std::fs::write(&path, [&53u64.to_le_bytes()[..], json, data].concat()).unwrap();
-/// #     path
-/// # };
-/// # let (base, target) = (write("model.safetensors", b"abc"), write("target", b"abd"));
-/// # let wanted = std::fs::read(&target).unwrap();
-/// use pulse::{Checkpoint, Limits, Patch};
-/// use pulse::checkpoint::diff;
-/// use pulse::stream::EncoderOptions;
-/// use pulse::tensors::Parallel;
-/// use pulse::update::update;
-/// # let (from, to) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?);
-/// # let (patch, _) = diff(Some(&from), &to, Vec::new(), EncoderOptions::default(), Parallel::default())?;
-/// let patch = Patch::from_bytes(patch, &Limits::default())?;
-/// assert!(!update(&base, &patch, Parallel::default())?.already);
-/// assert_eq!(std::fs::read(&base).unwrap(), wanted);
-/// assert!(update(&base, &patch, Parallel::default())?.already);
-/// # Ok::<(), pulse::Error>(())
-/// ```
-pub fn update(path: &Path, patch: &Patch, parallel: Parallel<'_>) -> Result<UpdateReport> {
-    update_on(&Disk::default(), path, patch, parallel)
+impl Patch {
+    /// Turns the checkpoint at `path`, a file or a directory, from the base into the target of the
+    /// patch, in place.
+    ///
+    /// Base and target digests are computed first and an undo journal is written beside the
+    /// checkpoint; then what changes is overwritten, read back and compared with the digests. On any
+    /// error, the base is restored. After a crash, the next `update` or [`recover`] restores it. A
+    /// checkpoint that is the target already stays as it is. The journal takes as much room as a flat
+    /// patch that overwrites.
+    ///
+    /// Tensors keep their place: a patch that adds, deletes or replaces tensors, or moves them within
+    /// their file, is refused; [`apply`](Self::apply) makes a new checkpoint of it. Linked files
+    /// are refused, because others who share them would see them change.
+    ///
+    /// # Errors
+    /// [`Error::BaseMismatch`] if the checkpoint is neither base nor target, [`Error::Checkpoint`] if
+    /// it cannot be changed in place or another process does that, [`Error::Cancelled`], [`Error::Io`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let write = |name: &str, data: &[u8; 3]| {
+    /// #     let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+    /// #     let path = dir.path().join(name);
+    /// #     std::fs::write(&path, [&53u64.to_le_bytes()[..], json, data].concat()).unwrap();
+    /// #     path
+    /// # };
+    /// # let (base, target) = (write("model.safetensors", b"abc"), write("target", b"abd"));
+    /// # let wanted = std::fs::read(&target).unwrap();
+    /// use pulse::checkpoint::{diff, DiffOptions};
+    /// use pulse::tensors::Control;
+    /// use pulse::{Checkpoint, Limits, Patch};
+    /// # let (from, to, mut patch) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?, Vec::new());
+    /// # diff(Some(&from), &to, &mut patch, DiffOptions::default(), Control::default())?;
+    /// let patch = Patch::from_bytes(patch, Limits::default())?;
+    /// assert!(!patch.update(&base, Control::default())?.already);
+    /// assert_eq!(std::fs::read(&base).unwrap(), wanted);
+    /// assert!(patch.update(&base, Control::default())?.already);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn update(&self, path: impl AsRef<Path>, control: Control<'_>) -> Result<UpdateReport> {
+        update_on(&Disk::default(), path.as_ref(), self, control)
+    }
 }
 
-/// Puts back the base of an [`update`] that was interrupted, if one was.
+/// Restores the base after an [update](Patch::update) that was interrupted, if one was.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if the journal is damaged, does not lead to the base, or another process
@@ -115,22 +117,22 @@ pub fn update(path: &Path, patch: &Patch, parallel: Parallel<'_>) -> Result<Upda
 /// # let path = dir.path().join("model.safetensors");
 /// # let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
 /// # std::fs::write(&path, [&53u64.to_le_bytes()[..], json, b"abc"].concat()).unwrap();
-/// use pulse::tensors::Parallel;
+/// use pulse::tensors::Control;
 /// use pulse::update::{Recovery, recover};
-/// assert_eq!(recover(&path, Parallel::default())?, Recovery::Nothing);
+/// assert_eq!(recover(&path, Control::default())?, Recovery::Nothing);
 /// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn recover(path: &Path, parallel: Parallel<'_>) -> Result<Recovery> {
-    recover_on(&Disk::default(), path, parallel)
+pub fn recover(path: impl AsRef<Path>, control: Control<'_>) -> Result<Recovery> {
+    recover_on(&Disk::default(), path.as_ref(), control)
 }
 
-pub(crate) fn recover_on(disk: &Disk, path: &Path, parallel: Parallel<'_>) -> Result<Recovery> {
+pub(crate) fn recover_on(disk: &Disk, path: &Path, control: Control<'_>) -> Result<Recovery> {
     let journal = Journal::of(path)?;
     let _lock = journal.lock(disk)?;
-    roll_back(disk, &journal, parallel)
+    roll_back(disk, &journal, control)
 }
 
-pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, parallel: Parallel<'_>) -> Result<UpdateReport> {
+pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, control: Control<'_>) -> Result<UpdateReport> {
     if patch.header().snapshot {
         let what =
             format!("{} is a snapshot: it replaces everything, so write it to a new place", patch.path().display());
@@ -139,12 +141,12 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, parallel: Paral
     let journal = Journal::of(path)?;
     check_links(path)?;
     let _lock = journal.lock(disk)?;
-    let recovery = roll_back(disk, &journal, parallel)?;
+    let recovery = roll_back(disk, &journal, control)?;
     let base = Checkpoint::open_on(&journal.checkpoint, disk)?;
     let report = |already| UpdateReport { target: ApplyReport::of(patch, base.file_count()), already, recovery };
 
     let planned = Update::plan(&base, patch).and_then(|update| {
-        let proved = !update.is_done()? && is_right(&update.write_journal(disk, &journal, parallel)?, patch);
+        let proved = !update.is_done()? && is_right(&update.write_journal(disk, &journal, control)?, patch);
         Ok((update, proved))
     });
     let update = match planned {
@@ -156,7 +158,7 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, parallel: Paral
                 Error::Corrupt(_) | Error::Checkpoint { .. } => Update::plan(&base, patch).map_err(|_| error),
                 error => Err(error),
             })?;
-            update.check_already(parallel)?;
+            update.check_already(control)?;
             return Ok(report(true));
         }
     };
@@ -164,9 +166,9 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, parallel: Paral
         .rename(&journal.unfinished, &journal.undo)
         .and_then(|()| disk.sync_directory(journal.directory()))
         .map_err(failed("keeping", &journal.undo))
-        .and_then(|()| update.change(disk, &journal, parallel));
+        .and_then(|()| update.change(disk, &journal, control));
     if let Err(error) = changed {
-        return match roll_back(disk, &journal, parallel) {
+        return match roll_back(disk, &journal, control) {
             Ok(_) => Err(error),
             Err(stuck) => {
                 let what = format!("{error}; then the base could not be put back: {stuck}; run `pulse recover` on it");
@@ -278,9 +280,9 @@ impl<'a> Update<'a> {
     }
 
     /// Checks that the checkpoint is the target already; if not, it is a wrong base.
-    fn check_already(&self, parallel: Parallel<'_>) -> Result<()> {
-        if self.base.digest(parallel)? != self.patch.footer().target {
-            check_base(self.base, self.patch, parallel)?;
+    fn check_already(&self, control: Control<'_>) -> Result<()> {
+        if self.base.digest(control)? != self.patch.footer().target {
+            check_base(self.base, self.patch, control)?;
             return Err(Error::checkpoint(
                 self.patch.path(),
                 "does not lead from the base that it names to its target",
@@ -306,21 +308,20 @@ impl<'a> Update<'a> {
 
     /// Writes the patch that leads back, synced, under its unfinished name. Every byte of base and
     /// target is digested on the way.
-    fn write_journal(&self, disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<Footer> {
+    fn write_journal(&self, disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<Footer> {
         let header = self.patch.header();
         let companions = self.changed_companions()?;
         let mut options = EncoderOptions::default()
             .with_coding(Coding::Flat)
             .with_values(ValueForm::Overwrite)
             .with_block_leaves(header.block_leaves)
-            .with_run(header.run)
-            .with_steps(header.target_step, header.base_step);
+            .with_lineage(Lineage::from(header).inverted());
         for (companion, _) in companions.iter().filter(|(_, before)| before.is_none()) {
             options = options.with_metadata(format!("{CREATED}{}", companion.name()), "");
         }
         let file = disk.create(&journal.unfinished).map_err(failed("creating", &journal.unfinished))?;
         let out = BufWriter::with_capacity(1 << 18, Sequential { file: &file, offset: 0 });
-        let mut session = Session::new(out, options)?;
+        let mut session = Session::new(out, options, BaseSide::Hashed)?;
         for (base, target) in self.base.files.iter().zip(&self.plan.files) {
             write_header(&mut session, &base.name, &base.header.bytes, base.header.bytes == target.header.bytes)?;
         }
@@ -331,21 +332,21 @@ impl<'a> Update<'a> {
             for_each_chunk(&before.path, |chunk| session.file_data(chunk))?;
         }
         let target = Chain::new(slice::from_ref(self.patch))?.on(self.base)?;
-        encode_tensors(&mut session, Some(&target), self.base, parallel)?;
+        encode_tensors(&mut session, Some(&target), self.base, control)?;
         let (mut out, summary) = session.finish()?;
         out.flush().and_then(|()| file.sync()).map_err(failed("writing", &journal.unfinished))?;
         Ok(summary.footer)
     }
 
     /// Makes the changes, and proves them.
-    fn change(&self, disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<()> {
+    fn change(&self, disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<()> {
         let files = open_files(self.base, disk)?;
         for number in self.changed_headers() {
             let (file, header) = (&files[number], &self.plan.files[number].header);
             file.write_all_at(&header.bytes, 0).map_err(failed("writing", file.path()))?;
         }
         let output = Output { files: &files, in_place: true };
-        build(&self.plan.tensors, Some(self.base), self.patch, Some(output), parallel)?;
+        build(&self.plan.tensors, Some(self.base), self.patch, Some(output), control)?;
         sync(&files)?;
         for (companion, _) in self.changed_companions()? {
             let path = self.base.path().join(companion.name());
@@ -358,7 +359,7 @@ impl<'a> Update<'a> {
         }
         // What counts is what a reader finds there.
         let found = Checkpoint::open_on(&journal.checkpoint, disk)?;
-        let (expected, digest) = (self.patch.footer().target, found.digest(parallel)?);
+        let (expected, digest) = (self.patch.footer().target, found.digest(control)?);
         if digest != expected {
             let what = format!("what was written reads back with digest {digest}, expected {expected}: did another program write to it?");
             return Err(Error::checkpoint(&journal.checkpoint, what));
@@ -384,7 +385,7 @@ fn sync(files: &[DiskFile]) -> Result<()> {
 }
 
 /// Puts back what the journal holds, if there is one.
-fn roll_back(disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<Recovery> {
+fn roll_back(disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<Recovery> {
     let Journal { checkpoint: path, undo: undo_path, unfinished, .. } = journal;
     let untouched = unfinished.exists();
     disk.remove(unfinished).map_err(failed("removing", unfinished))?;
@@ -398,7 +399,7 @@ fn roll_back(disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<R
             Error::checkpoint(undo_path, what)
         }
     };
-    let undo = Patch::open_on(undo_path, &Limits::default(), disk).map_err(stuck)?;
+    let undo = Patch::open_on(undo_path, Limits::default(), disk).map_err(stuck)?;
     restore_files(disk, path, &undo).map_err(stuck)?;
     let torn = Checkpoint::open_on(path, disk).map_err(stuck)?;
     let mut tensors = target_tensors(Some(&torn), &undo).map_err(stuck)?;
@@ -407,7 +408,7 @@ fn roll_back(disk: &Disk, journal: &Journal, parallel: Parallel<'_>) -> Result<R
     }
     let files = open_files(&torn, disk)?;
     let output = Output { files: &files, in_place: true };
-    build(&tensors, Some(&torn), &undo, Some(output), parallel).map_err(stuck)?;
+    build(&tensors, Some(&torn), &undo, Some(output), control).map_err(stuck)?;
     sync(&files)?;
     forget(disk, journal)?;
     Ok(Recovery::RolledBack { base: undo.footer().target, base_step: undo.header().target_step })

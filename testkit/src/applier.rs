@@ -19,7 +19,7 @@ pub type Options = fn() -> EncoderOptions;
 /// The ways in which an encoder can be asked to write changes; a new coding is a new row.
 pub const CODINGS: [(&str, Options); 4] = [
     ("contextual", || EncoderOptions::default().with_coding(Coding::Contextual)),
-    ("flat, steps", || flat(ValueForm::Step)),
+    ("flat, steps", || flat(ValueForm::UlpStep)),
     ("flat, xor", || flat(ValueForm::Xor)),
     ("flat, overwrite", || flat(ValueForm::Overwrite)),
 ];

@@ -112,7 +112,7 @@ pub fn with_header(json: &str) -> Vec<u8> {
     use pulse::wire::FileKind;
 
     let header = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
-    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap();
+    let mut encoder = Encoder::snapshot(Vec::new(), EncoderOptions::default()).unwrap();
     encoder.carry_file("", FileKind::Tensors, &header).unwrap();
     encoder.begin("w", None, Some(&TensorSpec::new(Dtype::U8, &[4]).unwrap())).unwrap();
     encoder.push(&[], b"abcd").unwrap();

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::path::Path;
 
-use pulse::checkpoint::ApplyOptions;
+use pulse::checkpoint::{ApplyOptions, ApplyReport, DiffOptions, DiffReport};
 use pulse::coding::{Coding, ValueForm};
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{ApplyReport, DiffReport, Parallel};
+use pulse::tensors::{Control, TensorSource};
 use pulse::{Checkpoint, Limits, Patch, Result};
 
 /// Options for each way in which changes can be written.
@@ -14,7 +14,7 @@ pub fn every_coding() -> [EncoderOptions; 4] {
     let flat = EncoderOptions::default().with_coding(Coding::Flat);
     let values = |values| flat.clone().with_values(values);
     let contextual = EncoderOptions::default().with_coding(Coding::Contextual);
-    [contextual, values(ValueForm::Step), values(ValueForm::Xor), values(ValueForm::Overwrite)]
+    [contextual, values(ValueForm::UlpStep), values(ValueForm::Xor), values(ValueForm::Overwrite)]
 }
 
 pub fn open(path: &Path) -> Checkpoint {
@@ -22,23 +22,58 @@ pub fn open(path: &Path) -> Checkpoint {
 }
 
 pub fn open_patch(path: &Path) -> Patch {
-    Patch::open(path, &Limits::default()).unwrap()
+    Patch::open(path, Limits::default()).unwrap()
 }
 
 /// Writes the patch from `base` to `target`; a snapshot without a base.
-pub fn diff(base: Option<&Path>, target: &Path, patch: &Path, options: EncoderOptions, threads: usize) -> DiffReport {
+pub fn diff(
+    base: Option<&Path>,
+    target: &Path,
+    patch: &Path,
+    options: impl Into<DiffOptions>,
+    threads: usize,
+) -> DiffReport {
     let (base, file) = (base.map(open), File::create(patch).unwrap());
-    pulse::checkpoint::diff(base.as_ref(), &open(target), file, options, Parallel::threads(threads)).unwrap().1
+    pulse::checkpoint::diff(base.as_ref(), &open(target), file, options.into(), Control::threads(threads)).unwrap()
+}
+
+/// The bytes of the patch between checkpoints, or the error.
+pub fn diff_bytes(
+    base: Option<&Checkpoint>,
+    target: &Checkpoint,
+    options: impl Into<DiffOptions>,
+    control: Control<'_>,
+) -> Result<Vec<u8>> {
+    let mut patch = Vec::new();
+    pulse::checkpoint::diff(base, target, &mut patch, options.into(), control)?;
+    Ok(patch)
+}
+
+/// The bytes of the patch between tensors that may be anywhere, or the error.
+pub fn diff_tensors(
+    base: Option<&dyn TensorSource>,
+    target: &dyn TensorSource,
+    options: impl Into<DiffOptions>,
+    control: Control<'_>,
+) -> Result<Vec<u8>> {
+    let mut patch = Vec::new();
+    pulse::tensors::diff(base, target, &mut patch, options.into(), control)?;
+    Ok(patch)
 }
 
 pub fn apply(base: Option<&Path>, patch: &Path, out: &Path) -> Result<ApplyReport> {
     let base = base.map(Checkpoint::open).transpose()?;
-    let patch = Patch::open(patch, &Limits::default())?;
-    pulse::checkpoint::apply(base.as_ref(), &patch, out, ApplyOptions::default(), Parallel::threads(2))
+    let patch = Patch::open(patch, Limits::default())?;
+    patch.apply(base.as_ref(), out, ApplyOptions::default(), Control::threads(2))
 }
 
+/// Checks a patch, then that it leads from the base, and that the target is its target.
 pub fn verify(patch: &Path, base: Option<&Path>, target: Option<&Path>) -> Result<()> {
-    let patch = Patch::open(patch, &Limits::default())?;
-    let open = |path: Option<&Path>| path.map(Checkpoint::open).transpose();
-    pulse::checkpoint::verify(&patch, open(base)?.as_ref(), open(target)?.as_ref(), Parallel::threads(2))
+    let patch = Patch::open(patch, Limits::default())?;
+    let control = Control::threads(2);
+    match base {
+        Some(base) => patch.verify_with_base(&Checkpoint::open(base)?, control)?,
+        None => patch.verify(control)?,
+    }
+    target.map_or(Ok(()), |target| patch.verify_target(&Checkpoint::open(target)?, control))
 }

@@ -18,7 +18,7 @@ type File<'a> = (&'a str, FileKind, &'a [u8]);
 /// A snapshot of one tensor, "w", U8 [4], that carries these files.
 fn snapshot(files: &[File<'_>]) -> Vec<u8> {
     let spec = TensorSpec::new(Dtype::U8, &[4]).unwrap();
-    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap();
+    let mut encoder = Encoder::snapshot(Vec::new(), EncoderOptions::default()).unwrap();
     files.iter().for_each(|(name, kind, bytes)| encoder.carry_file(name, *kind, bytes).unwrap());
     encoder.begin("w", None, Some(&spec)).unwrap();
     encoder.push(&[], b"abcd").unwrap();
@@ -128,7 +128,7 @@ fn the_encoder_refuses_file_names_that_lead_elsewhere() {
 
 #[test]
 fn the_encoder_refuses_files_that_readers_would_refuse() {
-    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap();
+    let mut encoder = Encoder::snapshot(Vec::new(), EncoderOptions::default()).unwrap();
     assert_eq!(encoder.keep_file("a", FileKind::Companion, b"x").unwrap_err().kind(), "misuse");
     encoder.carry_file("a", FileKind::Companion, b"x").unwrap();
     assert_eq!(encoder.carry_file("a", FileKind::Tensors, b"y").unwrap_err().kind(), "misuse");
@@ -246,14 +246,14 @@ fn a_forged_block_gives_the_right_target_or_none() {
 fn a_block_that_does_not_decode_is_found_without_the_base() {
     for options in every_coding() {
         let (place, patch) = patched_with(options);
-        let map = Patch::inspect(&place.path("patch"), &Limits::default()).unwrap();
+        let map = Inventory::inspect(&place.path("patch"), Limits::default()).unwrap();
         let changes: u64 = map.steps.values().sum();
         assert!(map.error.is_none() && map.version == Some((1, 0)) && [0, 10].contains(&changes));
         let mut sections = forge::sections(&patch);
         let block = sections.iter_mut().find(|section| section.tag == b'B').unwrap();
         block.payload.push(0);
         let forged = place.put_bytes("forged", &forge::join(&patch, &sections));
-        let map = Patch::inspect(&forged, &Limits::default()).unwrap();
+        let map = Inventory::inspect(&forged, Limits::default()).unwrap();
         // All the rest of the file is right.
         let Some(Error::Corrupt(corrupt)) = map.error else { panic!("{:?}", map.error) };
         assert_eq!((corrupt.section, corrupt.tensor.as_deref(), corrupt.block), (Some(Tag::BLOCK), Some("w"), Some(0)));
@@ -357,7 +357,7 @@ fn a_patch_that_changes_after_it_was_opened_is_refused() {
     let header = raw(&format!("{{\"w\":{{{ROW}}}}}"), &[]);
     let carried = [("m.safetensors", FileKind::Tensors, &header[..]), ("notes", FileKind::Companion, b"the original")];
     let path = place.put_bytes("patch", &snapshot(&carried));
-    let patch = Patch::open(&path, &Limits::default()).unwrap();
+    let patch = Patch::open(&path, Limits::default()).unwrap();
     let mut changed = fs::read(&path).unwrap();
     let at = changed.windows(12).position(|bytes| bytes == b"the original").unwrap();
     changed[at] ^= 1;

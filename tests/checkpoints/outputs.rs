@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use pulse::checkpoint::{write_whole, ApplyOptions};
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::Error;
 
 use testkit::files::{safetensors, tensor, Files, Place};
@@ -25,7 +25,7 @@ fn patched(directory: bool) -> (Place, Files) {
 fn apply_to(place: &Place, out: &Path, replace: bool) -> pulse::Result<pulse::tensors::ApplyReport> {
     let options = ApplyOptions::default().with_replace(replace);
     let base = open(&place.path("base"));
-    pulse::checkpoint::apply(Some(&base), &open_patch(&place.path("patch")), out, options, Parallel::threads(2))
+    pulse::checkpoint::apply(Some(&base), &open_patch(&place.path("patch")), out, options, Control::threads(2))
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn w(bytes: &[u8; 4]) -> Tensor {
 
 /// A snapshot of "w" that carries these files.
 fn snapshot(files: &[(&str, FileKind, &[u8])]) -> Vec<u8> {
-    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap();
+    let mut encoder = Encoder::snapshot(Vec::new(), EncoderOptions::default()).unwrap();
     files.iter().for_each(|(name, kind, bytes)| encoder.carry_file(name, *kind, bytes).unwrap());
     encoder.begin("w", None, Some(&TensorSpec::new(Dtype::U8, &[4]).unwrap())).unwrap();
     encoder.push(&[], b"abcd").unwrap();

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use pulse::stream::EncoderOptions;
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::update::{recover, update, Recovery, UpdateReport};
 use pulse::{Checkpoint, Error};
 
@@ -25,7 +25,7 @@ fn target() -> Vec<Tensor> {
 fn scene(base: &Files, target: &Files) -> Place {
     let place = Place::new();
     let (base, target) = (place.put("checkpoint", base), place.put("target", target));
-    diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default().with_steps(Some(40), Some(41)), 1);
+    diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default().with_steps(40, 41), 1);
     place
 }
 
@@ -34,7 +34,7 @@ fn step() -> Place {
 }
 
 fn updated(place: &Place) -> pulse::Result<UpdateReport> {
-    update(&place.path("checkpoint"), &open_patch(&place.path("patch")), Parallel::threads(2))
+    update(&place.path("checkpoint"), &open_patch(&place.path("patch")), Control::threads(2))
 }
 
 #[track_caller]
@@ -53,13 +53,13 @@ fn every_coding_and_any_number_of_threads_lead_to_the_target() {
             let checkpoint = place.path("checkpoint");
             diff(Some(&checkpoint), &place.path("target"), &place.path("patch"), options.clone(), 1);
             let patch = open_patch(&place.path("patch"));
-            let report = update(&checkpoint, &patch, Parallel::threads(threads)).unwrap();
+            let report = update(&checkpoint, &patch, Control::threads(threads)).unwrap();
             assert_eq!((report.already, report.recovery, report.target.files), (false, Recovery::Nothing, 1));
             assert_eq!(report.target.target, patch.footer().target);
             Files::read(&checkpoint).assert_same(&Files::one(&target()));
             // Nothing is left beside it.
             assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
-            assert!(place.untouched(|| update(&checkpoint, &patch, Parallel::threads(threads)).unwrap().already));
+            assert!(place.untouched(|| update(&checkpoint, &patch, Control::threads(threads)).unwrap().already));
         }
     }
 }
@@ -159,7 +159,7 @@ fn linked_files_are_refused_because_others_would_see_them_change() {
     // A link to the directory itself leads to the one place where it is.
     let place = scene(&directory(&model()), &directory(&target()));
     std::os::unix::fs::symlink(place.path("checkpoint"), place.path("link")).unwrap();
-    update(&place.path("link"), &open_patch(&place.path("patch")), Parallel::threads(1)).unwrap();
+    update(&place.path("link"), &open_patch(&place.path("patch")), Control::threads(1)).unwrap();
     Files::read(&place.path("checkpoint")).assert_same(&directory(&target()));
 }
 
@@ -169,7 +169,7 @@ fn another_process_on_the_same_checkpoint_is_kept_out() {
     let lock = File::create(place.path(".checkpoint.pulse-lock")).unwrap();
     lock.lock().unwrap();
     refused(&place, "checkpoint", &["another process", "wait"]);
-    let error = recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap_err();
+    let error = recover(&place.path("checkpoint"), Control::threads(1)).unwrap_err();
     assert!(error.to_string().contains("another process"), "{error}");
     // The file may stay behind; the lock does not.
     drop(lock);
@@ -191,7 +191,7 @@ fn a_directory_that_cannot_be_written_to_is_an_error_that_names_it() {
         return;
     }
     let patch = open_patch(&place.path("patch"));
-    let error = update(&place.path("locked/checkpoint"), &patch, Parallel::threads(1)).unwrap_err();
+    let error = update(&place.path("locked/checkpoint"), &patch, Control::threads(1)).unwrap_err();
     assert!(error.to_string().contains("locked"), "{error}");
 }
 
@@ -216,11 +216,11 @@ fn a_checkpoint_with_a_journal_is_not_used_until_it_is_recovered() {
     let error = place.untouched(|| Checkpoint::open(&place.path("checkpoint")).unwrap_err());
     assert!(error.to_string().contains("pulse recover"), "{error}");
 
-    let recovery = recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap();
-    let digest = open(&place.path("checkpoint")).digest(Parallel::threads(1)).unwrap();
+    let recovery = recover(&place.path("checkpoint"), Control::threads(1)).unwrap();
+    let digest = open(&place.path("checkpoint")).digest(Control::threads(1)).unwrap();
     assert_eq!(recovery, Recovery::RolledBack { base: digest, base_step: None });
     Files::read(&place.path("checkpoint")).assert_same(&base);
-    assert_eq!(recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap(), Recovery::Nothing);
+    assert_eq!(recover(&place.path("checkpoint"), Control::threads(1)).unwrap(), Recovery::Nothing);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
     bytes[middle] ^= 1;
     fs::write(&undo, &bytes).unwrap();
     for attempt in [
-        |place: &Place| recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap_err(),
+        |place: &Place| recover(&place.path("checkpoint"), Control::threads(1)).unwrap_err(),
         |place: &Place| updated(place).unwrap_err(),
     ] {
         let error = place.untouched(|| attempt(&place));
@@ -246,7 +246,7 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
     let mut other = model();
     other[1].bytes[0] ^= 1;
     place.put("checkpoint", &Files::one(&other));
-    let error = recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap_err();
+    let error = recover(&place.path("checkpoint"), Control::threads(1)).unwrap_err();
     assert!(error.to_string().contains("does not lead back"), "{error}");
     assert!(place.path(".checkpoint.pulse-undo").exists());
 }
@@ -255,7 +255,7 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
 fn an_unfinished_journal_means_that_nothing_was_changed() {
     let place = step();
     place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
-    assert_eq!(recover(&place.path("checkpoint"), Parallel::threads(1)).unwrap(), Recovery::Untouched);
+    assert_eq!(recover(&place.path("checkpoint"), Control::threads(1)).unwrap(), Recovery::Untouched);
     place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
     let report = updated(&place).unwrap();
     assert_eq!((report.already, report.recovery), (false, Recovery::Untouched));
@@ -267,14 +267,13 @@ fn what_is_not_there_is_an_error_that_names_it() {
     let place = step();
     let patch = open_patch(&place.path("patch"));
     for path in [place.path("nothing"), place.path("nothing/deeper")] {
-        for error in [
-            update(&path, &patch, Parallel::threads(1)).unwrap_err(),
-            recover(&path, Parallel::threads(1)).unwrap_err(),
-        ] {
+        for error in
+            [update(&path, &patch, Control::threads(1)).unwrap_err(), recover(&path, Control::threads(1)).unwrap_err()]
+        {
             assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("nothing"), "{error}");
         }
     }
-    let error = update(Path::new("/"), &patch, Parallel::threads(1)).unwrap_err();
+    let error = update(Path::new("/"), &patch, Control::threads(1)).unwrap_err();
     assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
 }
 
@@ -284,7 +283,7 @@ fn a_patch_that_is_cut_short_after_it_was_opened_changes_nothing() {
     let patch = open_patch(&place.path("patch"));
     let before = fs::read(place.path("checkpoint")).unwrap();
     File::options().write(true).open(place.path("patch")).unwrap().set_len(40).unwrap();
-    let error = update(&place.path("checkpoint"), &patch, Parallel::threads(2)).unwrap_err();
+    let error = update(&place.path("checkpoint"), &patch, Control::threads(2)).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
     assert!(fs::read(place.path("checkpoint")).unwrap() == before);
     assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);

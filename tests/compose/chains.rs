@@ -4,7 +4,7 @@ use std::slice::from_ref;
 
 use pulse::coding::ValueForm;
 use pulse::stream::{EncoderOptions, TrustedBase};
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::wire::Action;
 use pulse::{Error, Limits, Patch};
 
@@ -13,7 +13,7 @@ use testkit::files::{noise, stepped, tensor, weights, Files};
 use testkit::forge;
 use testkit::library::{diff, every_coding, open, open_patch};
 
-const NO_BASE: [ValueForm; 2] = [ValueForm::Step, ValueForm::Xor];
+const NO_BASE: [ValueForm; 2] = [ValueForm::UlpStep, ValueForm::Xor];
 
 #[test]
 fn flat_patches_compose_without_the_base() {
@@ -50,9 +50,9 @@ fn every_dtype_adds_up_however_far_its_elements_go() {
 fn blocks_of_different_sizes_compose_to_any_size() {
     let run = eventful();
     let sizes =
-        |sizes: &[u64]| sizes.iter().map(|&size| flat(ValueForm::Step).with_block_leaves(size)).collect::<Vec<_>>();
+        |sizes: &[u64]| sizes.iter().map(|&size| flat(ValueForm::UlpStep).with_block_leaves(size)).collect::<Vec<_>>();
     for (from, to) in [([1, 1, 1], 1), ([1, 2, 3], 2), ([3, 2, 5], 4), ([64, 1, 3], 1), ([2, 7, 1], 64)] {
-        let (patches, options) = (run.patches(&sizes(&from)), flat(ValueForm::Step).with_block_leaves(to));
+        let (patches, options) = (run.patches(&sizes(&from)), flat(ValueForm::UlpStep).with_block_leaves(to));
         run.composes(&patches, None, &options);
         run.composes(&patches, Some(run.ends().0), &options);
     }
@@ -80,15 +80,16 @@ fn what_is_undone_vanishes() {
         run.composes(&patches, None, &options);
         let (patch, report) = run.compose(&patches, None, &options).unwrap();
         assert_eq!(report.actions, [(Action::Patched, 1)].into());
-        let patch = Patch::from_bytes(patch, &Limits::default()).unwrap();
+        let patch = Patch::from_bytes(patch, Limits::default()).unwrap();
         assert_eq!(patch.tensors()[0].header.name, "in part");
         assert_eq!(patch.tensors()[0].blocks.len(), 2, "the last two of four blocks are back");
     }
     // There and back again: nothing is left, and an empty patch composes as well.
-    let (there, back) = (run.patch(Some(0), 1, &flat(ValueForm::Step)), run.patch(Some(1), 0, &flat(ValueForm::Step)));
-    let nothing = run.patch(Some(0), 0, &flat(ValueForm::Step));
+    let (there, back) =
+        (run.patch(Some(0), 1, &flat(ValueForm::UlpStep)), run.patch(Some(1), 0, &flat(ValueForm::UlpStep)));
+    let nothing = run.patch(Some(0), 0, &flat(ValueForm::UlpStep));
     for patches in [vec![there, back], vec![nothing]] {
-        let (_, report) = run.compose(&patches, None, &flat(ValueForm::Step)).unwrap();
+        let (_, report) = run.compose(&patches, None, &flat(ValueForm::UlpStep)).unwrap();
         assert_eq!((report.summary.footer.tensors, report.summary.footer.changes), (0, 0));
         assert_eq!(report.summary.footer.base, Some(report.summary.footer.target));
     }
@@ -111,29 +112,29 @@ fn a_snapshot_and_what_follows_it_is_a_snapshot() {
 #[test]
 fn the_header_says_the_whole_way() {
     let run = eventful();
-    let ids = |ids: [u8; 3]| ids.map(|id| flat(ValueForm::Step).with_run(Some([id; 16])));
+    let ids = |ids: [u8; 3]| ids.map(|id| flat(ValueForm::UlpStep).with_run([id; 16]));
     let header = |patches: &[Patch], options: EncoderOptions| {
         let (patch, _) = run.compose(patches, None, &options).unwrap();
-        Patch::from_bytes(patch, &Limits::default()).unwrap().header().clone()
+        Patch::from_bytes(patch, Limits::default()).unwrap().header().clone()
     };
     let patches = run.patches(&ids([5, 5, 5]));
-    let found = header(&patches, flat(ValueForm::Step).with_metadata("composed", "yes"));
+    let found = header(&patches, flat(ValueForm::UlpStep).with_metadata("composed", "yes"));
     assert_eq!((found.run, found.base_step, found.target_step), (Some([5; 16]), Some(0), Some(3)));
     assert_eq!((found.base_digest, found.metadata["composed"].as_str()), (None, "yes"));
-    let told = header(&patches, flat(ValueForm::Step).with_run(Some([6; 16])).with_steps(Some(40), Some(43)));
+    let told = header(&patches, flat(ValueForm::UlpStep).with_run([6; 16]).with_steps(40, 43));
     assert_eq!((told.run, told.base_step, told.target_step), (Some([6; 16]), Some(40), Some(43)));
-    assert_eq!(header(&run.patches(&ids([5, 5, 6])), flat(ValueForm::Step)).run, None, "two runs are none");
+    assert_eq!(header(&run.patches(&ids([5, 5, 6])), flat(ValueForm::UlpStep)).run, None, "two runs are none");
     // A first patch that names its base at once is followed.
-    let named = flat(ValueForm::Step).with_base_digest(patches[0].footer().base);
-    let named = [run.patch(Some(0), 1, &named), run.patch(Some(1), 2, &flat(ValueForm::Step))];
-    assert_eq!(header(&named, flat(ValueForm::Step)).base_digest, patches[0].footer().base);
+    let named = flat(ValueForm::UlpStep).with_base_digest(patches[0].footer().base);
+    let named = [run.patch(Some(0), 1, &named), run.patch(Some(1), 2, &flat(ValueForm::UlpStep))];
+    assert_eq!(header(&named, flat(ValueForm::UlpStep)).base_digest, patches[0].footer().base);
 }
 
 /// Patches that do not follow one another, on a base or not; the message has these words.
 #[track_caller]
 fn breaks(run: &Run, patches: &[Patch], needles: &[&str]) {
     for base in [None, Some(run.ends().0)] {
-        let error = run.compose(patches, base, &flat(ValueForm::Step)).unwrap_err();
+        let error = run.compose(patches, base, &flat(ValueForm::UlpStep)).unwrap_err();
         assert!(matches!(error, Error::Chain { .. }) && error.kind() == "base", "{error}");
         let text = error.to_string();
         assert!(needles.iter().all(|needle| text.contains(needle)), "{text:?} without one of {needles:?}");
@@ -143,8 +144,8 @@ fn breaks(run: &Run, patches: &[Patch], needles: &[&str]) {
 #[test]
 fn a_broken_chain_is_refused_where_it_breaks() {
     let run = eventful();
-    let patch = |from, to| run.patch(Some(from), to, &flat(ValueForm::Step));
-    let digest = |step: usize| open(&run.checkpoints[step]).digest(Parallel::default()).unwrap().to_string();
+    let patch = |from, to| run.patch(Some(from), to, &flat(ValueForm::UlpStep));
+    let digest = |step: usize| open(&run.checkpoints[step]).digest(Control::default()).unwrap().to_string();
     let gap = [&*digest(1), &digest(2), "2to3.pulse does not follow", "0to1.pulse", "every patch of the way"];
     breaks(&run, &[patch(0, 1), patch(2, 3)], &gap);
     breaks(&run, &[patch(0, 1), patch(1, 2), patch(0, 1)], &["0to1.pulse does not follow", "1to2.pulse"]);
@@ -152,14 +153,14 @@ fn a_broken_chain_is_refused_where_it_breaks() {
     breaks(&run, &[patch(0, 1), patch(0, 1)], &["0to1.pulse does not follow"]);
     let snapshot = run.patch(None, 1, &EncoderOptions::default());
     breaks(&run, &[patch(0, 1), snapshot], &["to1.pulse does not follow", "snapshot"]);
-    let nothing = run.compose(&[], None, &flat(ValueForm::Step)).unwrap_err();
+    let nothing = run.compose(&[], None, &flat(ValueForm::UlpStep)).unwrap_err();
     assert_eq!(nothing.to_string(), "no patch to compose");
 }
 
 /// A patch whose base digest is a lie: nobody could apply it, but its digests fit a chain.
 fn lying(run: &Run, from: usize, to: usize, base_of: usize) -> Patch {
-    let digest = |step: usize| open(&run.checkpoints[step]).digest(Parallel::default()).unwrap();
-    let patch = run.direct(Some(from), to, &flat(ValueForm::Step));
+    let digest = |step: usize| open(&run.checkpoints[step]).digest(Control::default()).unwrap();
+    let patch = run.direct(Some(from), to, &flat(ValueForm::UlpStep));
     let lie = forge::replaced(&patch, b'F', &digest(from).0, &digest(base_of).0);
     open_patch(&run.place.put_bytes("lie.pulse", &lie))
 }
@@ -167,7 +168,7 @@ fn lying(run: &Run, from: usize, to: usize, base_of: usize) -> Patch {
 #[test]
 fn tensors_that_do_not_chain_are_refused_though_the_checkpoints_do() {
     let run = eventful();
-    let step = |to: usize| run.patch(Some(to - 1), to, &flat(ValueForm::Step));
+    let step = |to: usize| run.patch(Some(to - 1), to, &flat(ValueForm::UlpStep));
     // From step 2 to 3, but it says that it starts from step 1.
     breaks(&run, &[step(1), lying(&run, 2, 3, 1)], &["lie.pulse does not follow", "0to1.pulse", "digest"]);
     let guest = ["lie.pulse does not follow", "to1.pulse", "tensor 'guest' is deleted, but there is none"];
@@ -183,7 +184,7 @@ fn tensors_that_do_not_chain_are_refused_though_the_checkpoints_do() {
         one("w", "F16", 2),
         one("w", "F16", 3),
     ]);
-    let step = |from, to| run.patch(Some(from), to, &flat(ValueForm::Step));
+    let step = |from, to| run.patch(Some(from), to, &flat(ValueForm::UlpStep));
     breaks(&run, &[step(0, 2), lying(&run, 1, 0, 2)], &["tensor 'w' is expected with digest", "found"]);
     breaks(&run, &[step(0, 1), lying(&run, 3, 4, 1)], &["tensor 'w' is expected as F16 [4], found BF16 [4]"]);
 }
@@ -199,7 +200,7 @@ fn what_cannot_be_told_without_the_base_asks_for_it() {
         (vec![step, xor], "values of another form"),
     ] {
         let patches = run.patches(&options);
-        let error = run.compose(&patches, None, &flat(ValueForm::Step)).unwrap_err().to_string();
+        let error = run.compose(&patches, None, &flat(ValueForm::UlpStep)).unwrap_err().to_string();
         assert!(error.contains(needle) && error.contains("'weights'") && error.contains("--base"), "{error}");
         run.composes(&patches, Some(run.ends().0), &flat(ValueForm::Xor));
     }
@@ -218,9 +219,9 @@ fn a_tensor_that_comes_back_in_its_old_shape_asks_for_the_base() {
                 steps.insert(1, vec![old(3)]);
             }
             let run = Run::new(&steps.iter().map(|tensors| Files::one(tensors)).collect::<Vec<_>>());
-            let patches = run.patches(&[flat(ValueForm::Step)]);
-            run.composes(&patches, Some(run.ends().0), &flat(ValueForm::Step));
-            match run.compose(&patches, None, &flat(ValueForm::Step)) {
+            let patches = run.patches(&[flat(ValueForm::UlpStep)]);
+            run.composes(&patches, Some(run.ends().0), &flat(ValueForm::UlpStep));
+            match run.compose(&patches, None, &flat(ValueForm::UlpStep)) {
                 // The digests say that all is as it was, and the first patch in which shape.
                 Ok((_, report)) => assert!(changed_first && report.summary.footer.tensors == 0),
                 Err(error) => {
@@ -256,14 +257,13 @@ fn a_wrong_base_is_named_with_its_tensor() {
 #[test]
 fn a_patch_that_lies_about_its_target_makes_nothing() {
     let run = Run::new(&[1, 2, 3].map(|seed| Files::one(&[tensor("w", "BF16", &[50], weights(seed, 50))])));
-    let [base, middle, target] =
-        [0, 1, 2].map(|step| open(&run.checkpoints[step]).digest(Parallel::default()).unwrap());
+    let [base, middle, target] = [0, 1, 2].map(|step| open(&run.checkpoints[step]).digest(Control::default()).unwrap());
     let lie = |patch: Vec<u8>, from: pulse::hash::Digest, to: pulse::hash::Digest| {
         let lie = forge::replaced(&patch, b'F', &from.0, &to.0);
         open_patch(&run.place.put_bytes("lie.pulse", &lie))
     };
     // It leads elsewhere than it says: the digest of the checkpoint shows it.
-    let options = flat(ValueForm::Step);
+    let options = flat(ValueForm::UlpStep);
     let patches = [run.patch(Some(0), 1, &options), lie(run.direct(Some(1), 2, &options), target, base)];
     let error = run.compose(&patches, Some(run.ends().0), &options).unwrap_err();
     assert_eq!(error.kind(), "digest");

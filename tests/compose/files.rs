@@ -3,7 +3,7 @@
 use std::slice::from_ref;
 
 use pulse::coding::ValueForm;
-use pulse::tensors::{diff_tensors, Parallel};
+use pulse::tensors::{diff_tensors, Control};
 use pulse::wire::{FileKind, FileSource};
 use pulse::{Encoder, Limits, Patch};
 
@@ -21,7 +21,7 @@ fn model(weight: u8, metadata: &str, companions: &[(&str, &str)]) -> Files {
 }
 
 fn sources(patch: Vec<u8>) -> Vec<(String, FileSource)> {
-    let patch = Patch::from_bytes(patch, &Limits::default()).unwrap();
+    let patch = Patch::from_bytes(patch, Limits::default()).unwrap();
     patch.files().iter().map(|file| (file.record.name.clone(), file.record.source)).collect()
 }
 
@@ -34,7 +34,7 @@ fn the_latest_header_and_companions_win() {
         model(3, "c", &[("same", "s"), ("changes", "3"), ("comes", &long), ("late", "1")]),
         model(4, "c", &[("same", "s"), ("changes", "3"), ("comes", &long), ("late", "2")]),
     ]);
-    let options = flat(ValueForm::Step);
+    let options = flat(ValueForm::UlpStep);
     let patches = run.patches(from_ref(&options));
     for base in [None, Some(run.ends().0)] {
         run.composes(&patches, base, &options);
@@ -54,7 +54,7 @@ fn a_file_that_comes_back_is_carried_unless_the_base_is_at_hand() {
         model(2, "b", &[("config", "2")]),
         model(3, "a", &[("config", "1")]),
     ]);
-    let options = flat(ValueForm::Step);
+    let options = flat(ValueForm::UlpStep);
     let patches = run.patches(from_ref(&options));
     run.composes(&patches, Some(run.ends().0), &options);
     let carried = sources(run.compose(&patches, None, &options).unwrap().0);
@@ -76,7 +76,7 @@ fn a_header_that_stays_is_the_base_s_whatever_else_happens() {
 fn a_file_that_the_target_before_does_not_have_breaks_the_chain() {
     // The same tensors saved anew: the digests chain, the files do not.
     let run = Run::new(&[model(1, "a", &[]), model(2, "a", &[]), model(2, "b", &[]), model(3, "b", &[])]);
-    let options = flat(ValueForm::Step);
+    let options = flat(ValueForm::UlpStep);
     let patches = [run.patch(Some(0), 1, &options), run.patch(Some(2), 3, &options)];
     let error = run.compose(&patches, Some(run.ends().0), &options).unwrap_err().to_string();
     assert!(error.contains("2to3.pulse does not follow") && error.contains("'model.safetensors'"), "{error}");
@@ -85,10 +85,10 @@ fn a_file_that_the_target_before_does_not_have_breaks_the_chain() {
 #[test]
 fn patches_with_files_and_without_do_not_mix() {
     let run = Run::new(&[model(1, "a", &[]), model(2, "a", &[]), model(3, "a", &[])]);
-    let options = flat(ValueForm::Step);
+    let options = flat(ValueForm::UlpStep);
     let (middle, target) = (open(&run.checkpoints[1]), open(&run.checkpoints[2]));
-    let (bare, _) = diff_tensors(Some(&middle), &target, Vec::new(), options.clone(), Parallel::default()).unwrap();
-    let patches = [run.patch(Some(0), 1, &options), Patch::from_bytes(bare, &Limits::default()).unwrap()];
+    let (bare, _) = diff_tensors(Some(&middle), &target, Vec::new(), options.clone(), Control::default()).unwrap();
+    let patches = [run.patch(Some(0), 1, &options), Patch::from_bytes(bare, Limits::default()).unwrap()];
     let error = run.compose(&patches, None, &options).unwrap_err().to_string();
     assert!(error.contains("describes no files, and the one before it files"), "{error}");
 }
@@ -119,7 +119,7 @@ fn carried_bytes_are_cut_as_diff_cuts_them() {
     }
     let recut = testkit::forge::join(&whole, &sections);
     assert!(recut != whole);
-    let recut = Patch::from_bytes(recut, &Limits::default()).unwrap();
+    let recut = Patch::from_bytes(recut, Limits::default()).unwrap();
     let (patch, _) = run.compose(&[recut], None, &pulse::stream::EncoderOptions::default()).unwrap();
     assert!(patch == run.direct(None, 1, &pulse::stream::EncoderOptions::default()));
 }

@@ -11,7 +11,7 @@ use pulse::chain::ComposeReport;
 use pulse::coding::{Coding, ValueForm};
 use pulse::dtype::Dtype;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::{Patch, Result};
 use testkit::files::{noise, safetensors, tensor, Files, Place, Tensor};
 use testkit::library::{apply, diff, open, open_patch};
@@ -66,7 +66,7 @@ impl Run {
     ) -> Result<(Vec<u8>, ComposeReport)> {
         let base = base.map(open);
         let compose = |threads| {
-            pulse::chain::compose(patches, base.as_ref(), Vec::new(), options.clone(), Parallel::threads(threads))
+            pulse::chain::compose(patches, base.as_ref(), Vec::new(), options.clone(), Control::threads(threads))
         };
         let (one, three) = (compose(1), compose(3));
         assert_eq!(one.as_ref().map(|one| &one.0).ok(), three.as_ref().map(|three| &three.0).ok());

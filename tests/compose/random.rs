@@ -8,7 +8,7 @@ use pulse::chain::{compose, invert};
 use pulse::coding::ValueForm;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{diff_tensors, Parallel, TensorRef};
+use pulse::tensors::{diff_tensors, Control, TensorRef};
 use pulse::{Error, Limits, Patch};
 
 use crate::flat;
@@ -53,13 +53,13 @@ fn refs(held: &BTreeMap<String, (TensorSpec, Vec<u8>)>) -> BTreeMap<String, Tens
 
 fn diff(base: &Model, target: &Model, options: &EncoderOptions) -> Vec<u8> {
     let (base, target) = (tensors(base), tensors(target));
-    diff_tensors(Some(&refs(&base)), &refs(&target), Vec::new(), options.clone(), Parallel::threads(1)).unwrap().0
+    diff_tensors(Some(&refs(&base)), &refs(&target), Vec::new(), options.clone(), Control::threads(1)).unwrap().0
 }
 
 fn patches(models: &[Model], options: &[EncoderOptions]) -> Vec<Patch> {
     let steps = models.windows(2).zip(options.iter().cycle());
     let one = |(pair, options): (&[Model], &EncoderOptions)| diff(&pair[0], &pair[1], options);
-    steps.map(one).map(|patch| Patch::from_bytes(patch, &Limits::default()).unwrap()).collect()
+    steps.map(one).map(|patch| Patch::from_bytes(patch, Limits::default()).unwrap()).collect()
 }
 
 /// Whether a tensor of both ends was put on the way: it may have come back in its old shape.
@@ -93,11 +93,11 @@ proptest! {
         blocks in vec(1..4u64, 5),
         block in 1..4u64,
     ) {
-        let form = if xor { ValueForm::Xor } else { ValueForm::Step };
+        let form = if xor { ValueForm::Xor } else { ValueForm::UlpStep };
         let inputs: Vec<_> = blocks.iter().map(|&leaves| flat(form).with_block_leaves(leaves)).collect();
         let patches = patches(&models, &inputs);
         let options = flat(form).with_block_leaves(block);
-        match compose(&patches, None, Vec::new(), options.clone(), Parallel::threads(2)) {
+        match compose(&patches, None, Vec::new(), options.clone(), Control::threads(2)) {
             Ok((patch, _)) => prop_assert!(patch == diff(&models[0], &models[models.len() - 1], &options)),
             Err(Error::Misuse(what)) => {
                 prop_assert!(what.contains("old dtype and shape") && is_unsure(&models), "{what}");
@@ -115,7 +115,7 @@ proptest! {
         let base = place.put("base", &Files::one(&held(&models[0])));
         let base = Some(open(&base));
         let options = codings[0].clone().with_block_leaves(block);
-        let composed = compose(&patches, base.as_ref(), Vec::new(), options.clone(), Parallel::threads(2));
+        let composed = compose(&patches, base.as_ref(), Vec::new(), options.clone(), Control::threads(2));
         let (patch, report) = composed.unwrap();
         prop_assert!(report.proved && patch == diff(&models[0], &models[models.len() - 1], &options));
     }
@@ -127,12 +127,12 @@ proptest! {
         xor in any::<bool>(),
         block in 1..4u64,
     ) {
-        let form = if xor { ValueForm::Xor } else { ValueForm::Step };
-        let patch = Patch::from_bytes(diff(&base, &target, &flat(form)), &Limits::default()).unwrap();
+        let form = if xor { ValueForm::Xor } else { ValueForm::UlpStep };
+        let patch = Patch::from_bytes(diff(&base, &target, &flat(form)), Limits::default()).unwrap();
         let options = flat(form).with_block_leaves(block);
         let kind = |version: &Version| version.map(|version| version.0);
         let lost = base.iter().zip(&target).any(|(base, target)| base.is_some() && kind(base) != kind(target));
-        match invert(&patch, Vec::new(), options.clone(), Parallel::threads(2)) {
+        match invert(&patch, Vec::new(), options.clone(), Control::threads(2)) {
             Ok((back, _)) => prop_assert!(!lost && back == diff(&target, &base, &options)),
             Err(error) => prop_assert!(lost && matches!(error, Error::Misuse(_)), "{error}"),
         }

@@ -7,7 +7,7 @@ use pulse::checkpoint::ApplyOptions;
 use pulse::coding::ValueForm;
 use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{ApplyReport, Parallel};
+use pulse::tensors::{ApplyReport, Control};
 use pulse::{Error, Limits, Patch, Result};
 
 use crate::{drifted, every_dtype, flat};
@@ -25,18 +25,18 @@ fn scene(base: &Files, target: &Files, options: &EncoderOptions) -> Place {
 
 fn revert(place: &Place, target: &str, out: &str) -> Result<ApplyReport> {
     let (target, patch) = (open(&place.path(target)), open_patch(&place.path("patch")));
-    pulse::chain::revert(&target, &patch, &place.path(out), ApplyOptions::default(), Parallel::threads(2))
+    pulse::chain::revert(&target, &patch, &place.path(out), ApplyOptions::default(), Control::threads(2))
 }
 
 fn digest(place: &Place, name: &str) -> Digest {
-    open(&place.path(name)).digest(Parallel::default()).unwrap()
+    open(&place.path(name)).digest(Control::default()).unwrap()
 }
 
 #[test]
 fn flat_patches_lead_back_byte_for_byte() {
     let base = every_dtype();
     let target: Vec<_> = base.iter().cloned().map(|tensor| drifted(tensor, 30, 3)).collect();
-    for form in [ValueForm::Step, ValueForm::Xor] {
+    for form in [ValueForm::UlpStep, ValueForm::Xor] {
         for block in [1, 2, 32] {
             let place = scene(&Files::one(&base), &Files::one(&target), &flat(form).with_block_leaves(block));
             let report = revert(&place, "target", "out").unwrap();
@@ -57,7 +57,7 @@ fn directories_lead_back_with_their_companions() {
             ("config.json", b"{}".to_vec()),
         ])
     };
-    let place = scene(&model(1), &model(2), &flat(ValueForm::Step));
+    let place = scene(&model(1), &model(2), &flat(ValueForm::UlpStep));
     assert_eq!(revert(&place, "target", "out").unwrap().files, 3);
     Files::read(&place.path("out")).assert_same(&model(1));
 }
@@ -91,12 +91,12 @@ fn what_was_added_is_gone_again() {
 fn the_inverse_is_a_patch_like_any_other() {
     let (base, target) = (weights(1, 5000), stepped(&weights(1, 5000), 2, 9));
     let files = |bytes: &[u8]| Files::one(&[tensor("w", "BF16", &[5000], bytes)]);
-    let options = flat(ValueForm::Step).with_run(Some([3; 16])).with_steps(Some(40), Some(41));
+    let options = flat(ValueForm::UlpStep).with_run([3; 16]).with_steps(40, 41);
     let place = scene(&files(&base), &files(&target), &options);
     let patch = open_patch(&place.path("patch"));
     let back = |patch: &Patch, options| {
-        let (back, _) = invert(patch, Vec::new(), options, Parallel::default()).unwrap();
-        Patch::from_bytes(back, &Limits::default()).unwrap()
+        let (back, _) = invert(patch, Vec::new(), options, Control::default()).unwrap();
+        Patch::from_bytes(back, Limits::default()).unwrap()
     };
     let inverse = back(&patch, EncoderOptions::default());
     let header = inverse.header();
@@ -110,7 +110,8 @@ fn the_inverse_is_a_patch_like_any_other() {
     let again = back(&inverse, EncoderOptions::default());
     assert_eq!(again.footer().base, patch.footer().base);
     let (_, report) =
-        pulse::chain::compose(&[inverse, again], None, Vec::new(), flat(ValueForm::Step), Parallel::default()).unwrap();
+        pulse::chain::compose(&[inverse, again], None, Vec::new(), flat(ValueForm::UlpStep), Control::default())
+            .unwrap();
     assert_eq!(report.summary.footer.changes, 0);
 }
 
@@ -132,7 +133,7 @@ fn where_the_way_back_is_lost_nothing_is_written() {
         assert!(error.contains(needle) && error.contains("'w'"), "{error}");
         assert!(error.contains("keep the base") && error.contains("pulse diff TARGET BASE"), "{error}");
     }
-    let place = scene(&Files::one(&[old()]), &changed(), &flat(ValueForm::Step));
+    let place = scene(&Files::one(&[old()]), &changed(), &flat(ValueForm::UlpStep));
     diff(None, &place.path("target"), &place.path("patch"), EncoderOptions::default(), 1);
     let error = place.untouched(|| revert(&place, "target", "out").unwrap_err()).to_string();
     assert!(error.contains("no base to go back to"), "{error}");
@@ -141,7 +142,7 @@ fn where_the_way_back_is_lost_nothing_is_written() {
 #[test]
 fn another_checkpoint_than_the_target_is_refused() {
     let files = |seed| Files::one(&[tensor("w", "BF16", &[900], weights(seed, 900))]);
-    let place = scene(&files(1), &files(2), &flat(ValueForm::Step));
+    let place = scene(&files(1), &files(2), &flat(ValueForm::UlpStep));
     place.put("wrong", &files(3));
     for wrong in ["wrong", "base"] {
         let error = place.untouched(|| revert(&place, wrong, "out").unwrap_err());
@@ -153,7 +154,7 @@ fn another_checkpoint_than_the_target_is_refused() {
 #[test]
 fn a_patch_that_lies_about_its_base_makes_nothing() {
     let files = |seed| Files::one(&[tensor("w", "BF16", &[900], weights(seed, 900))]);
-    let place = scene(&files(1), &files(2), &flat(ValueForm::Step));
+    let place = scene(&files(1), &files(2), &flat(ValueForm::UlpStep));
     let patch = std::fs::read(place.path("patch")).unwrap();
     let lie = forge::replaced(&patch, b'F', &digest(&place, "base").0, &[7; 32]);
     place.put_bytes("patch", &lie);
@@ -162,7 +163,7 @@ fn a_patch_that_lies_about_its_base_makes_nothing() {
 
     // It adds more than its target is said to have.
     let (one, two) = (tensor("v", "U8", &[1], [1]), tensor("w", "U8", &[8], noise(1, 8)));
-    let place = scene(&Files::one(from_ref(&one)), &Files::one(&[one, two]), &flat(ValueForm::Step));
+    let place = scene(&Files::one(from_ref(&one)), &Files::one(&[one, two]), &flat(ValueForm::UlpStep));
     let patch = std::fs::read(place.path("patch")).unwrap();
     let totals = |bytes: u64| [2u64, 9, bytes].map(u64::to_le_bytes).concat();
     place.put_bytes("patch", &forge::replaced(&patch, b'F', &totals(9), &totals(7)));

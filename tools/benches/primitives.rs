@@ -93,7 +93,7 @@ fn whole_encode(bencher: Bencher) {
     let [weights, _] = pair("0%");
     let spec = TensorSpec::new(Dtype::Bf16, &[ELEMENTS as u64]).expect("a small tensor");
     bencher.counter(BytesCount::new(BYTES)).bench(|| {
-        let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot())?;
+        let mut encoder = Encoder::snapshot(Vec::new(), EncoderOptions::default())?;
         encoder.begin("weight", None, Some(&spec))?;
         encoder.push(&[], &weights)?;
         encoder.end()?;

@@ -100,7 +100,7 @@ pub fn object(report: &Report<'_>) -> Value {
         },
         "bytes_for": by_use(&report.spent, &Use::ALL),
         "transfer": transfer,
-        "steps": map.steps.iter().map(|(step, changes)| json!({ "step": step, "changes": changes })).collect::<Vec<_>>(),
+        "steps": map.ulp_steps.iter().map(|(step, changes)| json!({ "step": step, "changes": changes })).collect::<Vec<_>>(),
         "tensors": report.shown.iter().map(|shown| tensor(shown)).collect::<Vec<_>>(),
         "files": map.files.iter().map(|file| json!({
             "name": file.record.name,

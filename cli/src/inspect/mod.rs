@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use clap::Args;
 use pulse::checkpoint::write_whole;
 use pulse::patch::Inventory;
-use pulse::{Error, Limits, Patch, Result};
+use pulse::{Error, Limits, Result};
 
 use super::diff::same_file;
 use super::{text, Common, Outcome};
@@ -97,7 +97,7 @@ impl Inspect {
         if self.html.as_ref().is_some_and(|page| same_file(page, &self.patch)) {
             return Err(Error::Misuse("FILE is the patch; choose another name for the page".into()));
         }
-        let map = Patch::inspect(&self.patch, &Limits::default())?;
+        let map = Inventory::inspect(&self.patch, Limits::default())?;
         let all: Vec<Tensor<'_>> = map.tensors.iter().map(Tensor::new).collect();
         let mut report = Report {
             path: self.patch.display().to_string(),
@@ -115,7 +115,7 @@ impl Inspect {
         let mut text = self.text(&report);
         if let Some(path) = &self.html {
             let page = page::page(&report);
-            write_whole(path, self.force, |file| {
+            write_whole(path, crate::existing(self.force), |file| {
                 let context = || format!("writing {}", path.display());
                 file.write_all(page.as_bytes()).map_err(|source| Error::Io { context: context(), source })
             })?;

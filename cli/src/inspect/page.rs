@@ -34,7 +34,7 @@ pub fn page(report: &Report<'_>) -> String {
     if report.shown.iter().any(|tensor| tensor.action == Action::Patched) {
         parts.push(html::section("Density by layer and module", density(report)));
     }
-    if !report.map.steps.is_empty() {
+    if !report.map.ulp_steps.is_empty() {
         parts.push(html::section("How far the weights moved", moved(report)));
     }
     if !report.shown.is_empty() {
@@ -156,14 +156,14 @@ fn density(report: &Report<'_>) -> Html {
 }
 
 fn moved(report: &Report<'_>) -> Html {
-    let counted: u64 = report.map.steps.values().sum();
+    let counted: u64 = report.map.ulp_steps.values().sum();
     let changes: u64 = report.all.iter().map(|tensor| tensor.changes).sum();
     let others = match changes.saturating_sub(counted) {
         0 => String::new(),
         others => format!(" {} are not written as steps and not counted here.", text::number(others, "change")),
     };
     let note = format!("Changes by the size of their step in ULPs, units of the last place.{others}");
-    [html::paragraph("note", &note), steps::figure(&report.map.steps)].into_iter().collect()
+    [html::paragraph("note", &note), steps::figure(&report.map.ulp_steps)].into_iter().collect()
 }
 
 fn tensors(report: &Report<'_>) -> Html {

@@ -122,12 +122,12 @@ impl Stat {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let (series, sizes) = (Series::open(&self.checkpoints)?, !self.no_sizes);
         let progress = Progress::new(common, "stat", series.work_bytes(sizes));
-        let series = series.measure(sizes, progress.parallel())?;
+        let series = series.measure(sizes, progress.control())?;
         drop(progress);
         let paths: Vec<&Path> = series.checkpoints.iter().map(|checkpoint| checkpoint.path.as_path()).collect();
         let report = Report { labels: labels(&paths), syncs: syncs(&series), series: &series, interval: self.interval };
         if let Some(path) = &self.html {
-            write_whole(path, self.force, |out| {
+            write_whole(path, crate::existing(self.force), |out| {
                 let page = page::page(&report);
                 out.write_all(page.as_bytes())
                     .map_err(|error| Error::Io { context: format!("writing {}", path.display()), source: error })

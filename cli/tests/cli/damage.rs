@@ -28,7 +28,7 @@ fn flipped(patch: &[u8], bit: usize) -> Vec<u8> {
 #[track_caller]
 fn refused(place: &Place, bytes: &[u8], what: impl std::fmt::Display) {
     let (bad, out) = (place.put_bytes("bad.pulse", bytes), place.path("out"));
-    let error = Patch::open(&bad, &Limits::default()).map(|_| ()).expect_err("refused");
+    let error = Patch::open(&bad, Limits::default()).map(|_| ()).expect_err("refused");
     let applied = apply(Some(&place.path("base.safetensors")), &bad, &out).expect_err("refused");
     assert_eq!(error.to_string(), applied.to_string());
     assert!(!["io", "misuse", "checkpoint"].contains(&error.kind()), "{what}: {error}");

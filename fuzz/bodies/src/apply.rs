@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use pulse::checkpoint::{verify, ApplyOptions};
 use pulse::patch::FileEntry;
-use pulse::tensors::{Parallel, TensorMut};
+use pulse::tensors::{Control, TensorMut};
 use pulse::wire::{Action, FileKind, Footer, SIGNATURE};
 use pulse::{Checkpoint, Error, Patch, Result};
 use sha2::{Digest as _, Sha256};
@@ -147,7 +147,7 @@ impl Case<'_> {
 
     /// `verify` wants the base that is named, and looks at files too; apart from that it agrees with the receiver.
     fn prove(&self, refused: Option<&String>) {
-        match verify(self.patch, self.checkpoint(), None, Parallel::threads(1)) {
+        match verify(self.patch, self.checkpoint(), None, Control::threads(1)) {
             Ok(()) => assert!(refused.is_none(), "verify takes what a receiver refuses: {}", refused.unwrap()),
             Err(error) => {
                 sound(&error);
@@ -192,13 +192,8 @@ impl Case<'_> {
     fn to_disk(&self) {
         let scratch = scratch();
         let out = scratch.path().join("out");
-        let applied = pulse::checkpoint::apply(
-            self.checkpoint(),
-            self.patch,
-            &out,
-            ApplyOptions::default(),
-            Parallel::threads(1),
-        );
+        let applied =
+            pulse::checkpoint::apply(self.checkpoint(), self.patch, &out, ApplyOptions::default(), Control::threads(1));
         if let Err(error) = applied {
             sound(&error);
             let left = fs::read_dir(scratch.path()).expect("the scratch").count();
@@ -243,7 +238,7 @@ fn in_place(weights: &mut Tensors, patch: &Patch) -> Result<()> {
     for (name, (spec, bytes)) in weights {
         held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
     }
-    pulse::tensors::apply_in_place(&mut held, patch, Parallel::threads(1)).map(|_| ())
+    pulse::tensors::apply_in_place(&mut held, patch, Control::threads(1)).map(|_| ())
 }
 
 /// An error must be one that a patch or a base can cause, and say what is wrong.

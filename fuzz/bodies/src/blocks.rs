@@ -91,7 +91,7 @@ pub fn blocks(data: &[u8]) {
 }
 
 fn block(coding: u8, changes: u64, payload: &[u8]) -> EncodedBlock {
-    let encoded = BlockEncoder::new(&EncoderOptions::default()).encode(&Dtype::U8, &[0], &[1]);
+    let encoded = BlockEncoder::new(BlockOptions::default()).encode(&Dtype::U8, &[0], &[1]);
     let mut block = encoded.expect("two slices of one length").expect("a change");
     block.coding = [Coding::Whole, Coding::Flat, Coding::Contextual][usize::from(coding)];
     block.changes = changes;
@@ -169,7 +169,7 @@ impl Pair {
         let flat = EncoderOptions::default().with_coding(Coding::Flat);
         let options = match self.form % 4 {
             0 => EncoderOptions::default(),
-            1 => flat.with_values(ValueForm::Step),
+            1 => flat.with_values(ValueForm::UlpStep),
             2 => flat.with_values(ValueForm::Xor),
             _ => flat.with_values(ValueForm::Overwrite),
         };

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read};
 
 use pulse::checkpoint::verify;
 use pulse::coding::Coding;
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::{Decoder, Event, Patch, PushDecoder, Result};
 
 use super::limits;
@@ -32,7 +32,7 @@ pub fn decode(data: &[u8]) {
             (Ok(patch), Ok(blocks)) => {
                 if !patch.header().snapshot {
                     // Looks at the blocks that need no base.
-                    let verified = verify(&patch, None, None, Parallel::threads(1));
+                    let verified = verify(&patch, None, None, Control::threads(1));
                     assert!(verified.is_ok() == blocks.is_ok(), "{verified:?}, but {blocks:?}");
                 }
             }

@@ -7,7 +7,7 @@ use pulse::coding::{Coding, ValueForm};
 use pulse::dtype::TensorSpec;
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::{EncoderOptions, TrustedBase};
-use pulse::tensors::{apply_in_place, diff_tensors, Parallel, TensorMut, TensorRef, TensorSource};
+use pulse::tensors::{apply_in_place, diff_tensors, Control, TensorMut, TensorRef, TensorSource};
 use pulse::wire::{FileKind, FileSource};
 use pulse::{Decoder, Encoder, Event, Limits, Patch, Result};
 
@@ -136,7 +136,7 @@ impl Case {
         let flat = EncoderOptions::default().with_coding(Coding::Flat);
         let mut options = match self.coding % 4 {
             0 => EncoderOptions::default(),
-            1 => flat.with_values(ValueForm::Step),
+            1 => flat.with_values(ValueForm::UlpStep),
             2 => flat.with_values(ValueForm::Xor),
             _ => flat.with_values(ValueForm::Overwrite),
         };
@@ -145,7 +145,7 @@ impl Case {
             let known = Digest(digest(base));
             options = match self.known_base {
                 None => options,
-                Some(false) => options.with_base_digest(Some(known)),
+                Some(false) => options.with_base_digest(known),
                 Some(true) => {
                     let mut trusted = TrustedBase::new(known);
                     // Every other digest is known.
@@ -218,21 +218,21 @@ pub fn roundtrip(data: &[u8]) {
         Received::TooMuch => panic!("a few small tensors are too much"),
     }
     check_events(&case, &patch, &pairs).expect("a patch of our own");
-    let opened = Patch::from_bytes(patch.clone(), &Limits::default()).expect("a patch of our own");
+    let opened = Patch::from_bytes(patch.clone(), Limits::default()).expect("a patch of our own");
     if !case.snapshot && base.keys().eq(target.keys()) && base.iter().all(|(name, side)| side.0 == target[name].0) {
         let mut weights = base.clone();
         let mut held: BTreeMap<String, TensorMut<'_>> = weights
             .iter_mut()
             .map(|(name, (spec, bytes))| (name.clone(), TensorMut::new(spec.clone(), bytes).expect("its size")))
             .collect();
-        apply_in_place(&mut held, &opened, Parallel::threads(1)).expect("a patch of our own");
+        apply_in_place(&mut held, &opened, Control::threads(1)).expect("a patch of our own");
         drop(held);
         assert!(weights == target, "other weights");
     }
     if case.files.is_empty() {
         let (old, new) = (refs(&base), refs(&target));
         let old = (!case.snapshot).then_some(&old as &dyn TensorSource);
-        let (same, _) = diff_tensors(old, &new, Vec::new(), options, Parallel::threads(1)).expect("legal checkpoints");
+        let (same, _) = diff_tensors(old, &new, Vec::new(), options, Control::threads(1)).expect("legal checkpoints");
         assert!(same == patch, "diff writes another patch than the encoder");
     }
 }

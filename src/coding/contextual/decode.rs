@@ -66,7 +66,7 @@ impl Walk {
                     let (step, gap) = self.advance(class);
                     countdown[class] = gap;
                     let word = &mut chunk[element * W::BYTES..(element + 1) * W::BYTES];
-                    ValueForm::Step.target(order, W::load(word), W::narrow(step)).store(word);
+                    ValueForm::UlpStep.target(order, W::load(word), W::narrow(step)).store(word);
                 }
             }
         }

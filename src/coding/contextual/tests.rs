@@ -9,7 +9,7 @@ use crate::word::{at_width, ValueForm};
 fn round_trip(dtype: &Dtype, base: &[u8], target: &[u8]) -> Vec<u8> {
     let (bytes, order) = (dtype.element_bytes(), dtype.order());
     let mut changes = Changes::default();
-    changes.collect(bytes, order, ValueForm::Step, base, target);
+    changes.collect(bytes, order, ValueForm::UlpStep, base, target);
     let mut sorted = Sorted::default();
     let payload = at_width!(bytes, encode(order, base, &changes, &mut sorted));
     let elements = (base.len() / bytes) as u64;

@@ -46,8 +46,8 @@ fn write(width: &Width, numbers: &[u64]) -> Vec<u8> {
 /// The target element, computed here once more: U64 needs no mapping to numeric order.
 fn target(form: ValueForm, base: u64, value: u64) -> u64 {
     match form {
-        ValueForm::Step if value.is_multiple_of(2) => base.wrapping_add(value / 2),
-        ValueForm::Step => base.wrapping_sub(value / 2 + 1),
+        ValueForm::UlpStep if value.is_multiple_of(2) => base.wrapping_add(value / 2),
+        ValueForm::UlpStep => base.wrapping_sub(value / 2 + 1),
         ValueForm::Xor => base ^ value,
         ValueForm::Overwrite => value,
     }
@@ -56,7 +56,7 @@ fn target(form: ValueForm, base: u64, value: u64) -> u64 {
 /// One tensor for each pair of widths, with streams stored and as zstd frames.
 pub fn every_width(form: ValueForm) -> Good {
     let (form_code, vector, target_name) = match form {
-        ValueForm::Step => (0, "flat-step", "flat-step-target"),
+        ValueForm::UlpStep => (0, "flat-step", "flat-step-target"),
         ValueForm::Xor => (1, "flat-xor", "flat-xor-target"),
         ValueForm::Overwrite => (2, "flat-overwrite", "flat-overwrite-target"),
     };

@@ -84,8 +84,8 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
         snapshot(),
         names(),
     ];
-    all.extend([ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite].map(encoded_form));
-    all.extend([ValueForm::Step, ValueForm::Xor, ValueForm::Overwrite].map(flat::every_width));
+    all.extend([ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite].map(encoded_form));
+    all.extend([ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite].map(flat::every_width));
     all.extend([
         flat::largest_window(),
         flat::no_dictionary(),
@@ -118,7 +118,9 @@ fn encode_with(
     target: &Checkpoint,
     files: impl FnOnce(&mut Encoder<Vec<u8>>) -> pulse::Result<()>,
 ) -> Vec<u8> {
-    let mut encoder = Encoder::new(Vec::new(), options).expect("legal options");
+    let encoder =
+        if base.is_some() { Encoder::new(Vec::new(), options) } else { Encoder::snapshot(Vec::new(), options) };
+    let mut encoder = encoder.expect("legal options");
     files(&mut encoder).expect("legal files");
     let empty = Checkpoint::default();
     let base = base.unwrap_or(&empty);
@@ -173,7 +175,7 @@ fn spec_example() -> Good {
     let tensor = |elements: &[u64; 4]| [("w", Tensor::new(Dtype::Bf16, &[2, 2], elements))].into();
     let (base, target) = (tensor(&[0x3f80, 0xc000, 0x0000, 0x4049]), tensor(&[0x3f81, 0xc000, 0x8000, 0x4049]));
     let files = [("spec-base", &base), ("spec-target", &target)];
-    let options = flat_options().with_block_leaves(1).with_steps(Some(40), Some(41));
+    let options = flat_options().with_block_leaves(1).with_steps(40, 41);
     encoded("spec-example", "R26", "The example of SPEC.md §12.", options, files)
 }
 
@@ -217,7 +219,7 @@ fn zeros_and_nans() -> Good {
 /// The same changes as step, xor and overwrite.
 fn encoded_form(form: ValueForm) -> Good {
     let (name, shows) = match form {
-        ValueForm::Step => ("form-step", "Values as steps, in widths that the encoder chose."),
+        ValueForm::UlpStep => ("form-step", "Values as steps, in widths that the encoder chose."),
         ValueForm::Xor => ("form-xor", "The changes of form-step as exclusive or."),
         ValueForm::Overwrite => ("form-overwrite", "The changes of form-step as new bits."),
     };
@@ -267,7 +269,7 @@ fn shapes() -> Good {
 
 fn snapshot() -> Good {
     let target = dtypes("", flat_options()).target;
-    let patch = encode_with(EncoderOptions::snapshot(), None, &target.checkpoint(), |_| Ok(()));
+    let patch = encode_with(EncoderOptions::default(), None, &target.checkpoint(), |_| Ok(()));
     let shows = "A patch without base: a tensor of every dtype, put whole in byte planes.";
     Good { name: "snapshot".into(), rules: "R24 R25 R59", shows, base: None, target, patch }
 }
@@ -309,9 +311,9 @@ fn whole_in_patched() -> Good {
 
 fn full_header() -> Good {
     let options = flat_options()
-        .with_run(Some(*b"0123456789abcdef"))
-        .with_steps(Some(40), Some(300))
-        .with_base_digest(Some(sample::base().digest()))
+        .with_run(*b"0123456789abcdef")
+        .with_steps(40, 300)
+        .with_base_digest(sample::base().digest())
         .with_metadata("", "an empty key")
         .with_metadata("trainer", "écrit")
         .with_metadata("value", "");

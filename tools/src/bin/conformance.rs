@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use pulse::checkpoint::ApplyOptions;
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::{Checkpoint, Decoder, Error, Event, Limits, Patch, Result};
 
 const USAGE: &str = "usage: conformance PATCH [--base BASE] --out OUT";
@@ -53,9 +53,9 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn apply(arguments: &Arguments) -> Result<()> {
     let patch = read(&arguments.patch)?;
     check_from_first_byte_to_last(&patch)?;
-    let patch = Patch::from_bytes(patch, &Limits::default())?;
+    let patch = Patch::from_bytes(patch, Limits::default())?;
     let base = arguments.base.as_deref().map(Checkpoint::open).transpose()?;
-    pulse::checkpoint::apply(base.as_ref(), &patch, &arguments.out, ApplyOptions::default(), Parallel::threads(1))
+    pulse::checkpoint::apply(base.as_ref(), &patch, &arguments.out, ApplyOptions::default(), Control::threads(1))
         .map(|_| ())
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use pulse::dtype::TensorSpec;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{apply_in_place, diff_tensors, Parallel, TensorMut, TensorRef};
+use pulse::tensors::{apply_in_place, diff_tensors, Control, TensorMut, TensorRef};
 use pulse::{Checkpoint, Limits, Patch};
 use pulse_cli::simulation::Simulation;
 use sha2::{Digest, Sha256};
@@ -61,18 +61,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (sha, _) = seconds(|| target.iter().map(|weight| Sha256::digest(&weight.2)[0]).max());
         times.entry("SHA-256, 1 thread".into()).or_default().push(sha);
         for threads in [1, all] {
-            let parallel = Parallel::threads(threads);
+            let parallel = Control::threads(threads);
             let (from, to) = (refs(&base)?, refs(&target)?);
             let (diff, patch) =
-                seconds(|| diff_tensors(Some(&from), &to, Vec::new(), EncoderOptions::default(), parallel));
+                seconds(|| diff_tensors(Some(&from), &to, Vec::new(), EncoderOptions::default(), control));
             times.entry(format!("diff_tensors, {threads} threads")).or_default().push(diff);
-            let patch = Patch::from_bytes(patch?.0, &Limits::default())?;
+            let patch = Patch::from_bytes(patch?.0, Limits::default())?;
             let mut weights = base.clone();
             let mut held = BTreeMap::new();
             for (name, spec, bytes) in &mut weights {
                 held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
             }
-            let (apply, report) = seconds(|| apply_in_place(&mut held, &patch, parallel));
+            let (apply, report) = seconds(|| apply_in_place(&mut held, &patch, control));
             report?;
             times.entry(format!("apply_in_place, {threads} threads")).or_default().push(apply);
             assert!(weights == target, "the weights are the target's, bit for bit");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pulse::changes::for_each_step;
+use pulse::changes::for_each_ulp_step;
 use pulse::dtype::{Dtype, Order};
 use pulse::hash::LEAF_BYTES;
 
@@ -24,7 +24,7 @@ pub fn bits(pair: &Pair) -> (f64, f64) {
         }
         changes.find(width, base, target);
         let mut classes = changes.base.iter().map(|&bits| class(dtype, bits));
-        for_each_step(dtype, base, target, |step| {
+        for_each_ulp_step(dtype, base, target, |step| {
             // Steps come in the order of the changes.
             let class = classes.next().unwrap_or(0);
             changed[class] += 1;

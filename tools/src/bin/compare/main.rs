@@ -74,7 +74,7 @@ const LAYOUTS: [Layout; 11] = [
     },
     Layout {
         name: "flat, step",
-        encode: |pair| ours::encode_blocks(pair, &ours::flat(ValueForm::Step)),
+        encode: |pair| ours::encode_blocks(pair, &ours::flat(ValueForm::UlpStep)),
         decode: ours::decode_blocks,
         note: "",
     },
@@ -98,7 +98,7 @@ const LAYOUTS: [Layout; 11] = [
     },
     Layout {
         name: ".pulse file, flat",
-        encode: |pair| ours::encode_file(pair, ours::flat(ValueForm::Step)),
+        encode: |pair| ours::encode_file(pair, ours::flat(ValueForm::UlpStep)),
         decode: ours::decode_file,
         note: WHOLE_FILE,
     },

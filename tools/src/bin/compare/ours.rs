@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pulse::coding::{BlockEncoder, Coding, ValueForm};
 use pulse::hash::{tensor_digest, CheckpointHasher, Digest, LEAF_BYTES};
 use pulse::stream::EncoderOptions;
-use pulse::tensors::Parallel;
+use pulse::tensors::Control;
 use pulse::{Decoder, Event, Limits};
 
 use crate::pair::Pair;
@@ -49,7 +49,7 @@ fn block_bytes() -> usize {
 /// A `.pulse` file with everything in it, made from the files of the checkpoints.
 pub fn encode_file(pair: &Pair, options: EncoderOptions) -> Result<Message> {
     let (base, target) = (&pair.base_files, &pair.target_files);
-    let (patch, _) = pulse::checkpoint::diff(Some(base), target, Vec::new(), options, Parallel::threads(1))?;
+    let (patch, _) = pulse::checkpoint::diff(Some(base), target, Vec::new(), options, Control::threads(1))?;
     Ok(Message { pieces: vec![patch], ..Message::default() })
 }
 
