@@ -8,7 +8,6 @@ use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 use crate::patch::{BlockEntry, FileEntry, Patch, TensorEntry};
-use crate::tensors::target::base_problem;
 use crate::tensors::TensorSource;
 use crate::wire::{Action, FileRecord, FileSource, TensorHeader};
 
@@ -112,12 +111,12 @@ impl<'a> TensorHistory<'a> {
 /// Digests of a tensor in base and target.
 fn digests(link: Link<'_>) -> Result<(Option<Digest>, Option<Digest>)> {
     // A patch that was read to its end has a trailer for each tensor.
-    let end = link.tensor.end.ok_or_else(|| Error::misuse("the patch is not complete"))?;
+    let end = link.tensor.end.ok_or_else(|| Error::Internal("a tensor without a trailer passed the scan".into()))?;
     Ok((end.base, end.target))
 }
 
 fn broken(before: &Patch, patch: &Patch, what: String) -> Error {
-    let path = |patch: &Patch| patch.path().display().to_string();
+    let path = |patch: &Patch| patch.label();
     Error::Chain { before: path(before), patch: path(patch), what }
 }
 
@@ -196,7 +195,7 @@ impl<'a> Chain<'a> {
                 }
                 _ => continue,
             };
-            return Err(base_problem(Some(base), what));
+            return Err(self.first().unfit(format!("the patches do not fit this base: {what}")));
         }
         self.base = Some(base);
         Ok(self)
@@ -257,10 +256,6 @@ fn check_files(before: &Patch, patch: &Patch) -> Result<()> {
 }
 
 impl TensorSource for Chain<'_> {
-    fn describe(&self) -> String {
-        format!("the target of {}", self.last.path().display())
-    }
-
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         let kept = self.base.iter().flat_map(|base| base.tensors());
         let kept = kept.filter(|(name, _)| !self.histories.contains_key(name));
@@ -278,7 +273,7 @@ impl TensorSource for Chain<'_> {
     }
 
     fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
-        let missing = || Error::misuse(format!("the bytes of tensor '{name}' are not at hand"));
+        let missing = || Error::Internal(format!("no bytes of tensor '{name}'"));
         let Some(history) = self.histories.get(name) else {
             return self.base.ok_or_else(missing)?.read(name, start, buffer);
         };

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 
 use crate::chain::chain::{overlapping, Chain, Effect, Link, TensorHistory, Version};
 use crate::changes::Changes;
 use crate::coding::{self, EncodedBlock};
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Made, Result};
 use crate::hash::{TensorHasher, LEAF_BYTES};
 use crate::stream::{EncoderOptions, Session};
 use crate::tensors::pieces::{for_each_piece, leaves_of_all, Pair, Piece};
@@ -26,20 +27,17 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
-    /// The tensor does not go this direction without a checkpoint.
+    /// The tensor cannot be combined in this direction without a checkpoint.
     fn refuse(self, link: Link<'_>, why: &str) -> Error {
-        let (patch, name) = (link.patch.path().display(), &link.tensor.header.name);
-        let what = match self {
+        let (file, name) = (link.patch.path().map(Path::to_path_buf), &link.tensor.header.name);
+        let what = format!("tensor '{name}' {why}");
+        match self {
             Direction::Forward => {
-                "without the base, only flat changes of one value form, step or xor, can be composed: \
-                 give the base of the first patch (--base)"
+                let rest = "without the base, only flat changes of one value form, step or xor, can be composed";
+                Error::NeedsBase { file, what: format!("{what}; {rest}") }
             }
-            Direction::Back => {
-                "only flat changes, as steps or xor, and added tensors lead back: keep the base, or make \
-                 a patch for the direction back (pulse diff TARGET BASE)"
-            }
-        };
-        Error::misuse(format!("{patch}: tensor '{name}' {why}; {what}"))
+            Direction::Back => Error::NotInvertible { file, what },
+        }
     }
 }
 
@@ -55,7 +53,13 @@ struct Combined<'a> {
 impl<'a> Combined<'a> {
     /// `None` if the tensor is not in the new patch.
     fn new(name: &'a str, history: &TensorHistory<'a>, direction: Direction) -> Result<Option<Self>> {
-        let last = || history.links.last().copied().ok_or_else(|| Error::misuse("a tensor without a patch"));
+        let last = || {
+            history
+                .links
+                .last()
+                .copied()
+                .ok_or_else(|| Error::Internal(format!("tensor '{name}' is in no patch of its chain")))
+        };
         let outcome = match history.effect() {
             Ok(outcome) => outcome,
             Err(why) => return Err(direction.refuse(last()?, why)),
@@ -121,9 +125,8 @@ pub(crate) fn combine_tensors<W: Write>(
             };
             if let (Some(expected), Some(found)) = (*target, found) {
                 if expected != found {
-                    return Err(
-                        Fault::Digest { field: "digest of the result", expected, found }.in_tensor(&header.name)
-                    );
+                    let made = Made::Tensor(header.name.clone());
+                    return Err(chain.last().wrong_result(made, expected, found));
                 }
             }
             if outcome.written {

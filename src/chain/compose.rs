@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 
 use crate::chain::chain::Chain;
 use crate::chain::combine::{combine_tensors, Direction};
@@ -10,12 +11,12 @@ use crate::checkpoint::plan::check_carried;
 use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
 use crate::checkpoint::Checkpoint;
 use crate::coding::{BlockOptions, Coding};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, FileFault, Made, Result};
 use crate::hash::Sha;
 use crate::patch::{FileEntry, Patch};
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
+use crate::tensors::diagnose::explain;
 use crate::tensors::diff::encode_tensors;
-use crate::tensors::target::check_base;
 use crate::tensors::{Control, TensorSource};
 use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
 
@@ -111,7 +112,7 @@ impl Patch {
     ///
     /// # Errors
     /// [`Error::Chain`] if the patches do not follow one another, [`Error::BaseMismatch`] if the base
-    /// is the wrong one, [`Error::Misuse`] if they cannot be composed without it, [`Error::Corrupt`]
+    /// is the wrong one, [`Error::NeedsBase`] if they cannot be composed without it, [`Error::Corrupt`]
     /// if a patch does not lead to its target, [`Error::Cancelled`], [`Error::Io`].
     ///
     /// ```
@@ -199,23 +200,18 @@ fn build_and_diff<W: Write>(
         let (_, summary) = session.finish()?;
         if let (Some(expected), Some(found)) = (first.footer().base, summary.footer.base) {
             if expected != found {
-                return Err(Error::BaseMismatch { tensor: None, expected, found });
+                return Err(Error::wrong_base(None, expected, found).in_file(first.path()));
             }
         }
         let (expected, found) = (last.footer().target, summary.footer.target);
         if expected != found {
-            return Err(Fault::Digest { field: "digest of the result", expected, found }.at(last.bytes()));
+            return Err(last.wrong_result(Made::Checkpoint, expected, found));
         }
         Ok((summary, actions))
     };
     let made = made();
     // When something went wrong, the base may be the reason; if so, the tensor can be named.
-    if let (Err(Error::Corrupt(_) | Error::Checkpoint { .. } | Error::BaseMismatch { .. }), Some(source)) =
-        (&made, source)
-    {
-        check_base(source, first, control)?;
-    }
-    made
+    explain(source, first, control, made)
 }
 
 /// Combines the changes of the patches without their base.
@@ -247,8 +243,8 @@ fn write_files<W: Write>(session: &mut Session<W>, chain: &Chain<'_>, base: Opti
             if record.kind == FileKind::Tensors {
                 headers = headers.saturating_add(record.bytes);
                 if headers > CARRIED_HEADERS_MAX {
-                    let what = format!("headers of {headers} bytes; readers refuse more than {CARRIED_HEADERS_MAX}");
-                    return Err(Error::checkpoint(patch.path(), what));
+                    let fault = FileFault::HeadersTooLarge { bytes: headers, allowed: CARRIED_HEADERS_MAX };
+                    return Err(Error::BadFile { path: patch.path().map(Path::to_path_buf), fault });
                 }
             }
             carry(session, patch, file)?;
@@ -290,5 +286,5 @@ fn carry<W: Write>(session: &mut Session<W>, patch: &Patch, file: &FileEntry) ->
     if !section.is_empty() {
         session.file_data(&section)?;
     }
-    check_carried(&file.record, sha.finish())
+    check_carried(patch, &file.record, sha.finish())
 }

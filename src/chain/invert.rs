@@ -11,7 +11,7 @@ use crate::coding::Coding;
 use crate::disk::staged::temporary_file;
 use crate::disk::Disk;
 use crate::dtype::TensorSpec;
-use crate::error::{Error, Fault, Result};
+use crate::error::{BaseMismatch, Error, Result};
 use crate::limits::Limits;
 use crate::patch::Patch;
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
@@ -85,7 +85,7 @@ impl Patch {
     /// patch, unless `options` has its own.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for a snapshot, and where the base cannot be known: contextual and whole
+    /// [`Error::NotInvertible`] for a snapshot, and where the base cannot be known: contextual and whole
     /// blocks, the form overwrite, replaced and deleted tensors. [`Error::Corrupt`],
     /// [`Error::Cancelled`], [`Error::Io`].
     ///
@@ -165,8 +165,11 @@ impl Patch {
         self.invert(out_file, InvertOptions::default().with_block_leaves(leaves), Control::threads(control.count()))?;
         let inverse = Patch::open(file.path(), limits)?;
         inverse.apply(Some(target), out, options, control).map_err(|error| match error {
-            // The base of the inverse is the target of the patch.
-            Error::BaseMismatch { tensor, expected, found } => Error::TargetMismatch { tensor, expected, found },
+            // The base of the inverse, which is in a temporary file, is the target of the patch.
+            Error::BaseMismatch(mismatch) => {
+                let BaseMismatch { tensor, expected, found, .. } = *mismatch;
+                Error::TargetMismatch { file: self.path().map(Path::to_path_buf), tensor, expected, found }
+            }
             other => other,
         })
     }
@@ -175,7 +178,8 @@ impl Patch {
 fn invert(patch: &Patch, out: impl Write, options: InvertOptions, control: Control<'_>) -> Result<Summary> {
     let (header, footer) = (patch.header(), patch.footer());
     let Some(base) = footer.base else {
-        return Err(Error::misuse(format!("{} is a snapshot: there is no base to go back to", patch.path().display())));
+        let file = patch.path().map(Path::to_path_buf);
+        return Err(Error::NotInvertible { file, what: "a snapshot has no base".into() });
     };
     let mut encoder = EncoderOptions::default()
         .with_coding(Coding::Flat)
@@ -194,8 +198,7 @@ fn invert(patch: &Patch, out: impl Write, options: InvertOptions, control: Contr
     };
     let without = |field, total: u64, added: &mut dyn Iterator<Item = u64>| {
         let added = added.fold(0, u64::saturating_add);
-        let fault = Fault::Count { field, expected: added, found: total };
-        total.checked_sub(added).ok_or_else(|| fault.at(patch.bytes()))
+        total.checked_sub(added).ok_or_else(|| patch.wrong_total(field, added, total))
     };
     let (_, summary) = session.finish_as(Totals {
         target_tensors: without("target tensors", footer.target_tensors, &mut added().map(|_| 1))?,

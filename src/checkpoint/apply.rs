@@ -9,7 +9,8 @@ use crate::disk::staged::Staged;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::patch::Patch;
-use crate::tensors::target::{build, explain, Output};
+use crate::tensors::diagnose::explain;
+use crate::tensors::target::{build, Output};
 use crate::tensors::ApplyReport;
 use crate::tensors::{Control, TensorSource};
 
@@ -37,9 +38,10 @@ impl Patch {
     /// patch names while it is written, synced and renamed. On any failure `out` does not appear.
     ///
     /// # Errors
-    /// [`Error::BaseMismatch`] if the base is the wrong one, [`Error::Corrupt`] if the result is
-    /// wrong with the right base, [`Error::Checkpoint`] if files cannot be rebuilt or `out` is
-    /// taken, [`Error::Cancelled`], [`Error::Io`].
+    /// [`Error::BaseMismatch`] if the base is the wrong one, [`Error::NeedsBase`] if there is none,
+    /// [`Error::Corrupt`], [`Error::WrongResult`] and [`Error::Unfit`] if the patch is wrong with the
+    /// right base, [`Error::BaseFile`] if a file of the base is another one, [`Error::Exists`] if
+    /// `out` is taken, [`Error::Cancelled`], [`Error::Io`].
     ///
     /// See [`diff`](crate::checkpoint::diff()) for an example.
     pub fn apply(
@@ -70,9 +72,7 @@ pub(crate) fn apply_on(
     let mut files = Vec::new();
     for file in &plan.files {
         let created = staged.create(&file.name, file.header.file_bytes)?;
-        created
-            .write_all_at(&file.header.bytes, 0)
-            .map_err(|error| Error::io(format!("writing {}", out.display()), error))?;
+        created.write_all_at(&file.header.bytes, 0).map_err(|error| Error::io_at("writing", out, error))?;
         files.push(created);
     }
     let output = Output { files: &files, in_place: false };
@@ -92,10 +92,10 @@ pub(crate) fn source(base: Option<&Checkpoint>) -> Option<&dyn TensorSource> {
 fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &Patch) -> Result<Option<&'a Checkpoint>> {
     match base {
         _ if patch.header().snapshot => Ok(None),
-        None => Err(Error::misuse(format!(
-            "{} is not a snapshot: it needs the base that it was made from; give that too",
-            patch.path().display()
-        ))),
+        None => {
+            let file = patch.path().map(Path::to_path_buf);
+            Err(Error::NeedsBase { file, what: "not a snapshot: it needs the base that it was made from".into() })
+        }
         base => Ok(base),
     }
 }

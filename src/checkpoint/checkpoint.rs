@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::disk::journal::Journal;
 use crate::disk::Disk;
 use crate::dtype::TensorSpec;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileFault, Result};
 use crate::tensors::pieces::digests;
 use crate::tensors::source::no_tensor;
 use crate::tensors::Control;
@@ -82,7 +82,7 @@ impl Checkpoint {
     /// else (subdirectories) is left out, see [`left_out`](Self::left_out).
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] says what is wrong with which file, [`Error::Io`] what cannot be read.
+    /// [`Error::BadFile`] says what is wrong with which file, [`Error::Interrupted`] that an update was, [`Error::Io`] what cannot be read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Journal::of(path)?.refuse()?;
@@ -91,7 +91,7 @@ impl Checkpoint {
 
     /// As `open`, whether or not an update was interrupted.
     pub(crate) fn open_on(path: &Path, disk: &Disk) -> Result<Self> {
-        let metadata = fs::metadata(path).map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+        let metadata = fs::metadata(path).map_err(|error| Error::io_at("opening", path, error))?;
         let mut checkpoint = Checkpoint {
             path: path.into(),
             files: Vec::new(),
@@ -110,15 +110,15 @@ impl Checkpoint {
 
     fn open_directory(&mut self, disk: &Disk) -> Result<()> {
         let mut names = Vec::new();
-        let io = |error| Error::io(format!("listing {}", self.path.display()), error);
+        let io = |error| Error::io_at("listing", &self.path, error);
         for entry in fs::read_dir(&self.path).map_err(io)? {
             let entry = entry.map_err(io)?;
-            let name = entry.file_name().into_string().map_err(|name| {
-                Error::checkpoint(&self.path, format!("the file name {} is not UTF-8; rename it", name.display()))
-            })?;
+            let name = entry
+                .file_name()
+                .into_string()
+                .map_err(|name| Error::bad_file(&self.path, FileFault::NotUtf8(name.display().to_string())))?;
             // Follows links: model caches are directories of links.
-            let metadata = fs::metadata(entry.path())
-                .map_err(|error| Error::io(format!("opening {}", entry.path().display()), error))?;
+            let metadata = fs::metadata(entry.path()).map_err(|error| Error::io_at("opening", &entry.path(), error))?;
             match metadata.is_file() {
                 true => names.push((name, metadata.len())),
                 false => self.left_out.push(name),
@@ -136,10 +136,7 @@ impl Checkpoint {
         let index = index.map(|name| Index::read(&self.path.join(name))).transpose()?;
         let shards: Option<BTreeSet<&String>> = index.as_ref().map(|index| index.weight_map.values().collect());
         if let Some(missing) = shards.iter().flatten().find(|file| !has(file)) {
-            return Err(Error::checkpoint(
-                &self.path,
-                format!("the index file names {missing}, which is not there; copy that file as well"),
-            ));
+            return Err(Error::bad_file(&self.path, FileFault::MissingShard(missing.to_string())));
         }
         for (name, bytes) in &names {
             let path = self.path.join(name);
@@ -153,15 +150,12 @@ impl Checkpoint {
             }
         }
         if self.files.is_empty() {
-            return Err(Error::checkpoint(
-                &self.path,
-                "the directory has no .safetensors file; give a .safetensors file or a directory of them",
-            ));
+            return Err(Error::bad_file(&self.path, FileFault::NoTensors));
         }
         for (tensor, file) in index.iter().flat_map(|index| &index.weight_map) {
             if self.tensors.get(tensor).is_none_or(|found| self.files[found.file].name != *file) {
-                let what = format!("the index file says that tensor '{tensor}' is in {file}, but it is not; save the checkpoint again, or remove the index file");
-                return Err(Error::checkpoint(&self.path, what));
+                let fault = FileFault::MissingTensor { tensor: tensor.clone(), file: file.clone() };
+                return Err(Error::bad_file(&self.path, fault));
             }
         }
         Ok(())
@@ -173,8 +167,8 @@ impl Checkpoint {
             let entry = CheckpointTensor { spec: tensor.spec.clone(), file: self.files.len(), offset: tensor.offset };
             if let Some(first) = self.tensors.insert(tensor.name.clone(), entry) {
                 let other = self.files.get(first.file).map_or("", |file| &file.name);
-                let what = format!("tensor '{}' is in {other} as well; remove one of the files", tensor.name);
-                return Err(Error::checkpoint(path, what));
+                let fault = FileFault::DuplicateTensor { tensor: tensor.name.clone(), other: other.to_string() };
+                return Err(Error::bad_file(path, fault));
             }
         }
         self.files.push(file);
@@ -266,10 +260,6 @@ impl Checkpoint {
 }
 
 impl TensorSource for Checkpoint {
-    fn describe(&self) -> String {
-        self.path().display().to_string()
-    }
-
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         Checkpoint::tensors(self).map(|(name, tensor)| (name, tensor.spec())).collect()
     }
@@ -292,9 +282,7 @@ struct Index {
 
 impl Index {
     fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path).map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
-        serde_json::from_slice(&text).map_err(|error| {
-            Error::checkpoint(path, format!("bad index file: {error}; save the checkpoint again, or remove this file"))
-        })
+        let text = fs::read(path).map_err(|error| Error::io_at("reading", path, error))?;
+        serde_json::from_slice(&text).map_err(|error| Error::bad_file(path, FileFault::Index(error.to_string())))
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::checkpoint::files::write_files;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileFault, Result};
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::{Control, DiffOptions, DiffReport, TensorSource};
 
@@ -48,7 +48,7 @@ pub fn diff(
     let mut session = options.session(out, base.is_some())?;
     // What a reader would refuse in a name is not the caller's fault here.
     let refuse = |error| match error {
-        Error::Misuse(what) => Error::checkpoint(target.path(), what),
+        Error::Misuse(what) => Error::bad_file(target.path(), FileFault::Refused(what)),
         other => other,
     };
     write_files(&mut session, base, target).map_err(refuse)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileFault, Result};
 use crate::hash::Sha;
 use crate::stream::Session;
 use crate::wire::{FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
@@ -25,8 +25,8 @@ pub(crate) fn write_files<W: Write>(
         if !same {
             carried += header.len() as u64;
             if carried > CARRIED_HEADERS_MAX {
-                let what = format!("headers of {carried} bytes; readers refuse more than {CARRIED_HEADERS_MAX}; shorten the metadata of the safetensors files");
-                return Err(Error::checkpoint(target.path(), what));
+                let fault = FileFault::HeadersTooLarge { bytes: carried, allowed: CARRIED_HEADERS_MAX };
+                return Err(Error::bad_file(target.path(), fault));
             }
         }
         write_header(session, &file.name, header, same)?;
@@ -43,9 +43,8 @@ pub(crate) fn write_files<W: Write>(
         if !same {
             let read = for_each_chunk(&companion.path, |chunk| session.file_data(chunk))?;
             if read != bytes {
-                let what =
-                    format!("{read} bytes, but there were {bytes} a moment ago; do not change it while diff runs");
-                return Err(Error::checkpoint(&companion.path, what));
+                let fault = FileFault::Changed { expected: bytes, found: read };
+                return Err(Error::bad_file(&companion.path, fault));
             }
         }
     }
@@ -75,7 +74,7 @@ pub(crate) fn hash_file(path: &Path) -> Result<(Digest, u64)> {
 
 /// Reads a file in chunks that fit a data section; gives back its size.
 pub(crate) fn for_each_chunk(path: &Path, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
-    let io = |error| Error::io(format!("reading {}", path.display()), error);
+    let io = |error| Error::io_at("reading", path, error);
     let mut file = File::open(path).map_err(io)?;
     let mut chunk = Vec::with_capacity(FILE_DATA_BYTES);
     let mut bytes = 0;

@@ -10,10 +10,10 @@ use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
 use crate::disk::staged::Staged;
 use crate::disk::DiskFile;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, FileFault, Made, Result};
 use crate::hash::Sha;
 use crate::patch::{FileEntry, Patch};
-use crate::tensors::target::{base_problem, target_tensors, OutTensor};
+use crate::tensors::target::{target_tensors, OutTensor};
 use crate::wire::{FileKind, FileRecord, FileSource};
 
 /// A safetensors file of the target.
@@ -93,12 +93,13 @@ impl<'a> Plan<'a> {
                                 bytes.extend_from_slice(data);
                                 Ok(())
                             })?;
-                            check_carried(record, Sha::of(&[&bytes]))?;
+                            check_carried(patch, record, Sha::of(&[&bytes]))?;
                             bytes
                         }
                         FileSource::Base => base_header(base, record)?.to_vec(),
                     };
-                    let header = FileHeader::parse(patch.path(), bytes, None)?;
+                    let header = FileHeader::parse(bytes, None)
+                        .map_err(|fault| wrong_files(patch, format!("'{}': {fault}", record.name)))?;
                     self.files.push(OutFile { name: record.name.clone(), header });
                 }
                 (FileKind::Companion, FileSource::Patch) => self.companions.push(OutCompanion::Carried(file)),
@@ -164,27 +165,21 @@ impl<'a> Plan<'a> {
 }
 
 fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
-    let what = format!(
-        "'{}' is not as the patch expects it ({} bytes, SHA-256 {}). The same tensors saved anew can have another header: use the base that the patch was made from, with all of its files",
-        record.name, record.bytes, record.sha256
-    );
-    base_problem(source(base), what)
+    let FileRecord { name, bytes, sha256, .. } = record.clone();
+    Error::BaseFile { path: base.map(|base| base.path().to_path_buf()), name, bytes, sha256 }
 }
 
-fn wrong_files(patch: &Patch, what: impl Into<String>) -> Error {
-    Error::checkpoint(
-        patch.path(),
-        format!("the files that the patch describes do not fit its tensors: {}", what.into()),
-    )
+fn wrong_files(patch: &Patch, what: impl AsRef<str>) -> Error {
+    patch.unfit(format!("the files that the patch describes do not fit its tensors: {}", what.as_ref()))
 }
 
 /// Checks carried bytes once more: the patch was read before, and may have changed since.
-pub(crate) fn check_carried(record: &FileRecord, found: Digest) -> Result<()> {
+pub(crate) fn check_carried(patch: &Patch, record: &FileRecord, found: Digest) -> Result<()> {
     let expected = record.sha256;
-    match expected == found {
-        true => Ok(()),
-        false => Err(Fault::Digest { field: "SHA-256 of a carried file", expected, found }.at(0)),
+    if expected == found {
+        return Ok(());
     }
+    Err(patch.wrong_result(Made::File(record.name.clone()), expected, found))
 }
 
 /// The header of the base's file of the same name, if it is the recorded one.
@@ -213,7 +208,7 @@ impl OutCompanion<'_> {
                     sha.update(chunk);
                     found(chunk)
                 })?;
-                check_carried(&file.record, sha.finish())
+                check_carried(patch, &file.record, sha.finish())
             }
             OutCompanion::Kept(_, path) => for_each_chunk(path, found).map(|_| ()),
             OutCompanion::Copied(path, record) => {
@@ -223,8 +218,7 @@ impl OutCompanion<'_> {
                     found(chunk)
                 })?;
                 if sha.finish() != record.sha256 {
-                    let what = "is not the file that the patch was made with; restore it from the base of the patch";
-                    return Err(Error::checkpoint(path, what));
+                    return Err(Error::bad_file(path, FileFault::OtherCompanion));
                 }
                 Ok(())
             }
@@ -234,7 +228,7 @@ impl OutCompanion<'_> {
     pub fn copy_to(&self, file: &DiskFile, patch: &Patch) -> Result<()> {
         let mut offset = 0;
         self.for_each_chunk(patch, |chunk| {
-            file.write_all_at(chunk, offset).map_err(|error| Error::io(format!("writing {}", self.name()), error))?;
+            file.write_all_at(chunk, offset).map_err(|error| Error::io_at("writing", file.path(), error))?;
             offset += chunk.len() as u64;
             Ok(())
         })

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::disk::{Disk, DiskFile};
 use crate::dtype::{Dtype, TensorSpec};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileFault, Result};
 
 /// Bytes of the length field at the begin of a file.
 const LENGTH_BYTES: usize = 8;
@@ -117,7 +117,7 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let (mut tensors, mut keys) = (Vec::new(), HashSet::new());
                 while let Some(key) = map.next_key::<String>()? {
                     if !keys.insert(key.clone()) {
-                        return Err(de::Error::custom(format!("the name {key:?} stands twice")));
+                        return Err(de::Error::custom(format!("the name {key:?} is duplicated")));
                     }
                     if key == METADATA {
                         map.next_value::<Strings>()?;
@@ -133,33 +133,27 @@ impl<'de> Deserialize<'de> for RawHeader {
 }
 
 impl FileHeader {
-    /// Reads the header at the begin of a file of `file_bytes` bytes.
+    /// Reads the header at the start of a file of `file_bytes` bytes.
     pub fn read(path: &Path, mut file: &File, file_bytes: u64) -> Result<Self> {
-        let io = |error| Error::io(format!("reading {}", path.display()), error);
+        let io = |error| Error::io_at("reading", path, error);
         let mut length = [0; LENGTH_BYTES];
         let most = file_bytes.saturating_sub(LENGTH_BYTES as u64).min(HEADER_BYTES_MAX);
         if file_bytes < LENGTH_BYTES as u64 {
-            return Err(Error::checkpoint(
-                path,
-                format!("{file_bytes} bytes are too few for a safetensors file; copy it again"),
-            ));
+            return Err(Error::bad_file(path, FileFault::TooShort { bytes: file_bytes }));
         }
         file.read_exact(&mut length).map_err(io)?;
         let json_bytes = u64::from_le_bytes(length);
         if json_bytes > most {
-            let what = format!("the header length field says {json_bytes} bytes, but at most {most} are possible; is this a safetensors file?");
-            return Err(Error::checkpoint(path, what));
+            return Err(Error::bad_file(path, FileFault::HeaderLength { found: json_bytes, most }));
         }
         let mut bytes = length.to_vec();
         file.take(json_bytes).read_to_end(&mut bytes).map_err(io)?;
-        Self::parse(path, bytes, Some(file_bytes))
+        Self::parse(bytes, Some(file_bytes)).map_err(|fault| Error::bad_file(path, fault))
     }
 
     /// Reads a header; `file_bytes` is the size of its file, where there is one already.
-    pub fn parse(path: &Path, bytes: Vec<u8>, file_bytes: Option<u64>) -> Result<Self> {
-        let bad = |what: String| {
-            Error::checkpoint(path, format!("bad safetensors header: {what}; save the checkpoint again"))
-        };
+    pub fn parse(bytes: Vec<u8>, file_bytes: Option<u64>) -> Result<Self, FileFault> {
+        let bad = |what: String| FileFault::Header(what);
         let json = bytes.get(LENGTH_BYTES..).filter(|json| json.len() as u64 == u64::from_le_bytes(first8(&bytes)));
         let json = json.ok_or_else(|| bad("its length field does not match its size".into()))?;
         if json.first() != Some(&b'{') {
@@ -169,7 +163,7 @@ impl FileHeader {
         let start = bytes.len() as u64;
         let mut tensors = Vec::with_capacity(raw.len());
         for (name, RawTensor { dtype, shape: Shape(shape), data_offsets: (begin, end) }) in raw {
-            let bytes = end.checked_sub(begin).ok_or_else(|| bad(format!("tensor '{name}' ends before it begins")))?;
+            let bytes = end.checked_sub(begin).ok_or_else(|| bad(format!("tensor '{name}' ends before it starts")))?;
             let dtype = Dtype::from_name(&dtype);
             let spec = TensorSpec::with_bytes(dtype, &shape, bytes)
                 .map_err(|error| bad(format!("tensor '{name}': {error}")))?;
@@ -181,10 +175,9 @@ impl FileHeader {
         let mut next = start;
         for tensor in &tensors {
             if tensor.offset != next {
-                let what =
-                    if tensor.offset < next { "overlaps the tensor before it" } else { "leaves a hole before it" };
+                let what = if tensor.offset < next { "overlaps the previous tensor" } else { "leaves a gap before it" };
                 return Err(bad(format!(
-                    "tensor '{}' {what}: it begins at byte {}, expected {next}",
+                    "tensor '{}' {what}: it starts at byte {}, expected {next}",
                     tensor.name, tensor.offset
                 )));
             }
@@ -202,20 +195,17 @@ impl FileHeader {
 
     /// A header for tensors that come without one: largest elements first, then by name.
     pub fn canonical<'a>(tensors: impl Iterator<Item = (&'a str, &'a TensorSpec)>) -> Result<Self> {
-        let path = Path::new("the rebuilt checkpoint");
+        let bad = |what: String| Error::BadFile { path: None, fault: FileFault::Refused(what) };
         let mut sorted: Vec<_> = tensors.collect();
         sorted.sort_by_key(|(name, spec)| (std::cmp::Reverse(spec.dtype().element_bytes()), *name));
         let (mut json, mut begin) = (String::from("{"), 0u64);
         for (name, spec) in sorted {
             if name == METADATA {
-                return Err(Error::checkpoint(
-                    path,
-                    format!("a tensor cannot be named {METADATA} in a safetensors file; rename it"),
-                ));
+                return Err(bad(format!("a tensor cannot be named {METADATA} in a safetensors file")));
             }
             let end = begin
                 .checked_add(spec.bytes())
-                .ok_or_else(|| Error::checkpoint(path, "more than 2^64 bytes; no file can hold that"))?;
+                .ok_or_else(|| bad("more than 2^64 bytes of tensors; no file can hold that".into()))?;
             // Quoted by serde_json, ordered here: the bytes must not depend on its features.
             let quoted = |text: &str| serde_json::Value::from(text).to_string();
             let comma = if json.len() > 1 { "," } else { "" };
@@ -231,7 +221,7 @@ impl FileHeader {
         }
         let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(json.as_bytes());
-        Self::parse(path, bytes, None)
+        Self::parse(bytes, None).map_err(|fault| Error::BadFile { path: None, fault })
     }
 }
 
@@ -254,13 +244,10 @@ pub(crate) struct TensorFile {
 
 impl TensorFile {
     pub fn open(path: &Path, name: &str, disk: &Disk) -> Result<Self> {
-        let io = |error| Error::io(format!("opening {}", path.display()), error);
+        let io = |error| Error::io_at("opening", path, error);
         // Looked at before it is opened: opening a pipe would wait for a writer.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::checkpoint(
-                path,
-                "not a regular file; give a .safetensors file, which can be read twice",
-            ));
+            return Err(Error::bad_file(path, FileFault::NotRegular));
         }
         let file = disk.open(path).map_err(io)?;
         let metadata = file.file().metadata().map_err(io)?;
@@ -275,8 +262,7 @@ impl TensorFile {
     /// Fills `buffer` from the bytes at `offset` of the file.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buffer, offset).map_err(|error| {
-            let what = format!("reading {} bytes at byte {offset} of {}", buffer.len(), self.path().display());
-            Error::io(what, error)
+            Error::io_at(format!("reading {} bytes at byte {offset} of", buffer.len()), self.path(), error)
         })
     }
 }

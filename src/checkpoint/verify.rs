@@ -1,11 +1,14 @@
 //! A patch checked without writing anything.
 
+use std::path::Path;
+
 use crate::checkpoint::apply::source;
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::patch::Patch;
-use crate::tensors::target::{build, check_base, differing_tensor, explain};
+use crate::tensors::diagnose::{check_base, differing_tensor, explain};
+use crate::tensors::target::build;
 use crate::tensors::Control;
 
 impl Patch {
@@ -60,10 +63,7 @@ impl Patch {
     /// ```
     pub fn verify_with_base(&self, base: &Checkpoint, control: Control<'_>) -> Result<()> {
         if self.header().snapshot {
-            return Err(Error::misuse(format!(
-                "{} is a snapshot: it has no base; leave the base out",
-                self.path().display()
-            )));
+            return Err(Error::misuse("a snapshot has no base: verify it without one"));
         }
         check_base(base, self, control)?;
         let base = Some(base);
@@ -85,6 +85,7 @@ impl Patch {
             return Ok(());
         }
         let tensor = found.tensor.map(|tensor| tensor.0);
-        Err(Error::TargetMismatch { tensor, expected, found: found.checkpoint })
+        let file = self.path().map(Path::to_path_buf);
+        Err(Error::TargetMismatch { file, tensor, expected, found: found.checkpoint })
     }
 }

@@ -76,7 +76,7 @@ impl EncodedBlock {
     pub fn decode(&self, dtype: &Dtype, elements: u64) -> Result<BlockDecoder> {
         if elements.saturating_mul(dtype.element_bytes() as u64) > BLOCK_BYTES_MAX as u64 {
             return Err(Error::misuse(format!(
-                "{elements} elements of {dtype} are no block: at most 64 MiB; cut the tensor into blocks"
+                "{elements} elements of {dtype} exceed the largest block, 64 MiB; divide the tensor into blocks"
             )));
         }
         let len = self.payload.len();
@@ -123,7 +123,7 @@ impl BlockEncoder {
         let whole = target.len().is_multiple_of(dtype.element_bytes());
         if base.len() != target.len() || !whole || target.len() > BLOCK_BYTES_MAX {
             let (base, target) = (base.len(), target.len());
-            return Err(Error::misuse(format!("{base} base and {target} target bytes of {dtype} are no block; give as many of each, whole elements, at most 64 MiB")));
+            return Err(Error::misuse(format!("base ({base} bytes) and target ({target} bytes) must have the same length: whole {dtype} elements, at most 64 MiB")));
         }
         Ok(encode(dtype, self.options, base, target, &mut self.scratch))
     }

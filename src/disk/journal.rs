@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::staged::{failed, parent};
 use crate::disk::{Call, Disk};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileFault, Result};
 
 /// Where the journal of a checkpoint is.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Journal {
     pub fn of(checkpoint: &Path) -> Result<Self> {
         let path = fs::canonicalize(checkpoint).map_err(failed("opening", checkpoint))?;
         let Some(name) = path.file_name() else {
-            return Err(Error::checkpoint(checkpoint, "the root of a file system is no checkpoint"));
+            return Err(Error::bad_file(checkpoint, FileFault::Root));
         };
         let beside = |suffix: &str| {
             let mut hidden = OsString::from(".");
@@ -44,25 +44,20 @@ impl Journal {
         if !self.undo.exists() {
             return Ok(());
         }
-        let what = "is being updated in place, or an update was interrupted: wait, or run `pulse recover` on it";
-        Err(Error::checkpoint(&self.checkpoint, what))
+        Err(Error::Interrupted { path: self.checkpoint.clone() })
     }
 
     /// Keeps every other process away until the lock is dropped. The system takes it from a process that dies.
     pub fn lock(&self, disk: &Disk) -> Result<Lock> {
-        let context = || format!("locking {}: creating {}", self.checkpoint.display(), self.lock.display());
         loop {
             let file = disk
                 .before(Call::Create(&self.lock))
                 .and_then(|()| File::options().create(true).write(true).truncate(false).open(&self.lock))
-                .map_err(|error| Error::io(context(), error))?;
+                .map_err(failed("creating", &self.lock))?;
             match file.try_lock() {
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let what = "another process is updating it; wait until it is done";
-                    return Err(Error::checkpoint(&self.checkpoint, what));
-                }
-                Err(TryLockError::Error(error)) => return Err(Error::io(context(), error)),
+                Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: self.checkpoint.clone() }),
+                Err(TryLockError::Error(error)) => return Err(failed("locking", &self.lock)(error)),
             }
             // Whoever had the lock before removed its file, perhaps after this one was opened.
             if is_at(&file, &self.lock) {

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 const PREFIX: &str = ".pulse-";
 
 pub(crate) fn failed(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let context = format!("{what} {}", path.display());
-    |error| Error::io(context, error)
+    let (doing, path) = (what.to_string(), path.to_path_buf());
+    |source| Error::Io { doing, path: Some(path), source }
 }
 
 /// The directory that holds `path`.
@@ -40,11 +40,9 @@ fn check_free(path: &Path, existing: Existing) -> Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("looking at", path)(error)),
-        Ok(metadata) if metadata.is_dir() => {
-            Err(Error::checkpoint(path, "this directory exists already; remove it or choose another name"))
-        }
+        Ok(metadata) if metadata.is_dir() => Err(Error::Exists { path: path.into(), directory: true }),
         Ok(_) if existing == Existing::Replace => Ok(()),
-        Ok(_) => Err(Error::checkpoint(path, "exists already; remove it, or say that it may be replaced (--force)")),
+        Ok(_) => Err(Error::Exists { path: path.into(), directory: false }),
     }
 }
 
@@ -80,7 +78,7 @@ fn persist(file: NamedTempFile, path: &Path, existing: Existing, disk: &Disk) ->
 /// Writes a file that appears at `path` whole, synced to disk, or not at all.
 ///
 /// # Errors
-/// Those of `write`; [`Error::Checkpoint`] if `path` is taken and not to be replaced, [`Error::Io`].
+/// Those of `write`; [`Error::Exists`] if `path` is taken and not to be replaced, [`Error::Io`].
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();

@@ -6,12 +6,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::coding::BlockDecoder;
+use crate::digest::Digest;
 use crate::disk::{Disk, DiskFile};
-use crate::error::{Error, Result};
+use crate::error::{Corrupt, Error, Fault, FileFault, Made, Result};
 use crate::limits::Limits;
 use crate::patch::inventory::Depth;
 use crate::patch::{FileEntry, Inventory, TensorEntry};
 use crate::stream::{Block, Place, TrustedBase};
+use crate::tag::Tag;
 use crate::wire::{self, Footer, Header};
 
 /// Where the bytes of a patch are.
@@ -36,7 +38,8 @@ impl Store {
 /// A patch of which every byte was read and found right: a file, or bytes in memory.
 #[derive(Debug)]
 pub struct Patch {
-    path: PathBuf,
+    /// Where it was opened; `None` if it is in memory.
+    path: Option<PathBuf>,
     store: Store,
     limits: Limits,
     header: Header,
@@ -47,15 +50,15 @@ pub struct Patch {
 
 impl Patch {
     pub(super) fn scan_file(path: &Path, limits: &Limits, depth: Depth, disk: &Disk) -> Result<(Inventory, Store)> {
-        let io = |error| Error::io(format!("opening {}", path.display()), error);
+        let io = |error| Error::io_at("opening", path, error);
         // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::checkpoint(path, "not a regular file; give a .pulse file, which can be read twice"));
+            return Err(Error::bad_file(path, FileFault::NotRegular));
         }
         let file = disk.open(path).map_err(io)?;
         let mut map = Inventory { file_bytes: file.file().metadata().map_err(io)?.len(), ..Inventory::default() };
         let mut buffered = BufReader::with_capacity(1 << 18, file.file());
-        map.error = map.scan(&mut buffered, limits, depth).err();
+        map.error = map.scan(&mut buffered, limits, depth).err().map(|error| error.in_file(Some(path)));
         Ok((map, Store::File(file)))
     }
 
@@ -69,7 +72,7 @@ impl Patch {
 
     pub(crate) fn open_on(path: &Path, limits: Limits, disk: &Disk) -> Result<Self> {
         let (map, store) = Self::scan_file(path, &limits, Depth::Sections, disk)?;
-        Self::new(path.into(), map, store, limits)
+        Self::new(Some(path.into()), map, store, limits)
     }
 
     /// As [`open`](Self::open), for a patch in memory.
@@ -79,16 +82,16 @@ impl Patch {
     pub fn from_bytes(patch: Vec<u8>, limits: Limits) -> Result<Self> {
         let mut map = Inventory { file_bytes: patch.len() as u64, ..Inventory::default() };
         map.error = map.scan(&mut patch.as_slice(), &limits, Depth::Sections).err();
-        Self::new("the patch in memory".into(), map, Store::Memory(patch), limits)
+        Self::new(None, map, Store::Memory(patch), limits)
     }
 
-    fn new(path: PathBuf, mut map: Inventory, store: Store, limits: Limits) -> Result<Self> {
+    fn new(path: Option<PathBuf>, mut map: Inventory, store: Store, limits: Limits) -> Result<Self> {
         if let Some(error) = map.error.take() {
             return Err(error);
         }
         let (Some(header), Some(footer)) = (map.header.clone(), map.footer) else {
             // A scan without an error has met both.
-            return Err(Error::misuse("the patch ended without header or footer"));
+            return Err(Error::Internal("a patch without header or footer passed the scan".into()));
         };
         let by_name = map.tensors.iter().enumerate().map(|(i, tensor)| (tensor.header.name.clone(), i)).collect();
         Ok(Patch { path, store, limits, header, footer, map, by_name })
@@ -112,10 +115,33 @@ impl Patch {
         trusted
     }
 
-    /// The path that was opened.
+    /// The path that was opened; `None` for a patch in memory.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The name of the patch in messages about several.
+    pub(crate) fn label(&self) -> String {
+        self.path.as_ref().map_or("the patch in memory".into(), |path| path.display().to_string())
+    }
+
+    /// What the patch describes does not fit, although its base is the right one.
+    pub(crate) fn unfit(&self, what: impl Into<String>) -> Error {
+        Error::Unfit { file: self.path.clone(), what: what.into() }
+    }
+
+    /// What was made with the patch has another digest than it names.
+    pub(crate) fn wrong_result(&self, made: Made, expected: Digest, found: Digest) -> Error {
+        Error::WrongResult { file: self.path.clone(), made, expected, found }
+    }
+
+    /// A total of the footer is not that of what was made.
+    pub(crate) fn wrong_total(&self, field: &'static str, expected: u64, found: u64) -> Error {
+        let fault = Fault::Count { field, expected, found };
+        let (file, section) = (self.path.clone(), Some(Tag::FOOTER));
+        // The footer ends the file.
+        Error::Corrupt(Box::new(Corrupt { file, offset: self.bytes(), section, tensor: None, block: None, fault }))
     }
 
     /// Size of the file.
@@ -158,15 +184,16 @@ impl Patch {
     fn read(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
         // The range was read before under the section limit, so it is worth its memory.
         buffer.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
-        self.store
-            .read_exact_at(buffer, range.start)
-            .map_err(|error| Error::io(format!("reading {} at byte {}", self.path.display(), range.start), error))
+        self.store.read_exact_at(buffer, range.start).map_err(|source| {
+            let doing = format!("reading from byte {} of", range.start);
+            Error::Io { doing, path: self.path.clone(), source }
+        })
     }
 
     /// Block `number` of `tensor`; its payload is read into `payload`.
     fn block<'a>(&self, tensor: &'a TensorEntry, number: usize, payload: &'a mut Vec<u8>) -> Result<Block<'a>> {
         let (Some(block), Some(spec)) = (tensor.blocks.get(number), &tensor.header.spec) else {
-            return Err(Error::misuse("no such block"));
+            return Err(Error::Internal(format!("tensor '{}' has no block {number}", tensor.header.name)));
         };
         self.read(&block.payload, payload)?;
         let place = Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
@@ -181,7 +208,7 @@ impl Patch {
         payload: &mut Vec<u8>,
         bytes: &mut [u8],
     ) -> Result<()> {
-        self.block(tensor, number, payload)?.apply(bytes)
+        self.block(tensor, number, payload)?.apply(bytes).map_err(|error| error.in_file(self.path()))
     }
 
     /// Makes block `number` of `tensor` ready, which checks it as far as it decodes without the base.
@@ -191,7 +218,7 @@ impl Patch {
         number: usize,
         payload: &mut Vec<u8>,
     ) -> Result<BlockDecoder> {
-        self.block(tensor, number, payload)?.decode()
+        self.block(tensor, number, payload)?.decode().map_err(|error| error.in_file(self.path()))
     }
 
     /// Passes the data of a carried file to `found`, chunk by chunk.
@@ -202,7 +229,7 @@ impl Patch {
             let unpacked = crate::parse::all(&payload, "file data", wire::parse_file_data)
                 .map_err(|bad| bad.fault)
                 .and_then(|packed| packed.unpack(wire::FILE_DATA_BYTES as u64));
-            found(&unpacked.map_err(|fault| fault.at(range.start))?)?;
+            found(&unpacked.map_err(|fault| fault.at(range.start).in_file(self.path()))?)?;
         }
         Ok(())
     }

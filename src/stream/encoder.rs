@@ -194,7 +194,7 @@ impl<W: Write> Encoder<W> {
             } else {
                 self.session.set_broken();
                 return Err(Error::misuse(
-                    "one side runs past the end of the block that the other is in; push both sides in step",
+                    "base and target must advance together: one side runs past the end of the block that the other is in",
                 ));
             }
         }

@@ -137,6 +137,7 @@ impl<'a> Block<'a> {
     /// A fault of this block.
     fn corrupt(&self, offset: u64, fault: Fault) -> Error {
         Error::Corrupt(Box::new(Corrupt {
+            file: None,
             offset,
             section: Some(Tag::BLOCK),
             tensor: Some(self.place.tensor.into()),

@@ -151,7 +151,7 @@ impl PushDecoder {
     /// use, and says so with [`Error::Misuse`].
     pub fn feed(&mut self, input: &[u8]) -> Result<usize> {
         if self.state == State::Failed {
-            return Err(Error::misuse("the decoder failed before; start anew with another"));
+            return Err(Error::misuse("this decoder has already failed; create a new one"));
         }
         self.pending = None;
         let fed = self.advance(input);
@@ -223,7 +223,7 @@ impl PushDecoder {
     pub fn wanted(&self) -> Result<usize> {
         match self.state {
             State::Done => Ok(0),
-            State::Failed => Err(Error::misuse("the decoder failed before; start anew with another")),
+            State::Failed => Err(Error::misuse("this decoder has already failed; create a new one")),
             _ => self.need(),
         }
     }
@@ -318,7 +318,7 @@ impl PushDecoder {
                 let (asked, allowed) = (len, self.limits.section_bytes.min(SECTION_BYTES_MAX));
                 match usize::try_from(len) {
                     Ok(len) if asked <= allowed => Ok(1 + bytes + len + wire::CRC_BYTES - have),
-                    _ => Err(Error::Limit { limit: "section_bytes", asked, allowed, offset: self.offset }),
+                    _ => Err(Error::Limit { file: None, limit: "section_bytes", asked, allowed, offset: self.offset }),
                 }
             }
         }
@@ -327,11 +327,12 @@ impl PushDecoder {
     /// A fault at a byte of the section in `buffer`.
     fn place(&self, fault: Fault, at: usize) -> Error {
         if let Fault::Limit { limit, asked, allowed } = fault {
-            return Error::Limit { limit, asked, allowed, offset: self.offset };
+            return Error::Limit { file: None, limit, asked, allowed, offset: self.offset };
         }
         let tensor = self.tensor.as_ref();
         let in_block = self.buffer.first() == Some(&Tag::BLOCK.0);
         Error::Corrupt(Box::new(Corrupt {
+            file: None,
             offset: self.offset + at as u64,
             section: self.buffer.first().copied().map(Tag),
             tensor: tensor.map(|tensor| tensor.header.name.clone()),
@@ -346,7 +347,7 @@ impl PushDecoder {
             let (major, minor) = (self.buffer[8], self.buffer[9]);
             self.version = Some((major, minor));
             if major != wire::MAJOR {
-                return Err(Error::Version { major, minor, known: wire::MAJOR });
+                return Err(Error::Version { file: None, major, minor, known: wire::MAJOR });
             }
             self.sha.update(&self.buffer);
             self.state = State::Header;

@@ -153,7 +153,7 @@ impl<W: Write> Session<W> {
     pub fn usable(&self) -> Result<()> {
         match self.broken {
             true => {
-                Err(Error::misuse("the encoder failed before; its file cannot be completed; start anew with another"))
+                Err(Error::misuse("this encoder has already failed and its file cannot be completed; create a new one"))
             }
             false => Ok(()),
         }
@@ -334,7 +334,7 @@ impl<W: Write> Session<W> {
         };
         if let (Some(expected), Some(found)) = (self.options.base_digest, base) {
             if expected != found {
-                return Err(Error::BaseMismatch { tensor: None, expected, found });
+                return Err(Error::wrong_base(None, expected, found));
             }
         }
         self.writer.finish(Totals {

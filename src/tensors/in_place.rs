@@ -2,9 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::patch::{Patch, TensorEntry};
+use crate::tensors::diagnose::explain;
 use crate::tensors::parallel::ordered;
 use crate::tensors::pieces::{Groups, PIECE_BYTES};
-use crate::tensors::target::{build, explain, target_tensors};
+use crate::tensors::target::{build, target_tensors};
 use crate::tensors::{ApplyReport, Control, TensorSource, WeightsMut};
 use crate::wire::Action;
 
@@ -19,7 +20,7 @@ impl Patch {
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] if the weights are not the base, [`Error::Corrupt`] if the patch does
-    /// not lead to its target, [`Error::Misuse`] if it does more than change tensors,
+    /// not lead to its target, [`Error::NotInPlace`] if it does more than change tensors,
     /// [`Error::Cancelled`].
     ///
     /// ```
@@ -42,9 +43,7 @@ impl Patch {
         let stays = |tensor: &&TensorEntry| tensor.header.action != Action::Patched;
         if let Some(tensor) = self.tensors().iter().find(stays) {
             let (name, action) = (&tensor.header.name, tensor.header.action.name());
-            return Err(Error::misuse(format!(
-                "tensor '{name}' is {action}: only changes can be applied in place; use apply, or load a snapshot"
-            )));
+            return Err(Error::NotInPlace { path: None, what: format!("tensor '{name}' is {action}") });
         }
         let loaded = self.load()?;
         let patch = loaded.as_ref().unwrap_or(self);

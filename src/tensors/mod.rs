@@ -1,6 +1,7 @@
 //! Tensors wherever they are: sources, parallel diff, and targets made and verified.
 
 mod control;
+pub(crate) mod diagnose;
 pub(crate) mod diff;
 mod in_place;
 pub(crate) mod parallel;

@@ -115,7 +115,7 @@ where
                 shared = queue.ready.wait(shared).unwrap_or_else(PoisonError::into_inner);
             }
             if shared.stop {
-                return Err(Error::misuse("a worker thread panicked; report this as a bug"));
+                return Err(Error::Internal("a worker thread panicked".into()));
             }
             let Some(Some(result)) = shared.window.pop_front() else { return Ok(()) };
             shared.first += 1;

@@ -7,9 +7,6 @@ use crate::error::{Error, Result};
 ///
 /// [`Checkpoint`](crate::Checkpoint) is one, and so are [`Weights`](crate::tensors::Weights) in memory.
 pub trait TensorSource: Sync {
-    /// What the source is, for error messages.
-    fn describe(&self) -> String;
-
     /// Names and specs, in any order; each name once.
     fn tensors(&self) -> Vec<(&str, &TensorSpec)>;
 

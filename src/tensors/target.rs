@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use crate::digest::Digest;
 use crate::disk::DiskFile;
 use crate::dtype::TensorSpec;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Made, Result};
 use crate::hash::{CheckpointHasher, TensorHasher};
 use crate::patch::{Patch, TensorEntry};
 use crate::tensors::parallel::ordered;
-use crate::tensors::pieces::{digests, digests_of, leaves_of_all, Groups, PIECE_BYTES};
+use crate::tensors::pieces::{digests_of, leaves_of_all, Groups, PIECE_BYTES};
 use crate::tensors::{Control, TensorSource};
 use crate::wire::Action;
 use crate::wire::Footer;
@@ -64,7 +64,7 @@ fn check_gone(base: Option<&dyn TensorSource>, patch: &Patch, control: Control<'
         control,
         |name, _, found| {
             if let Some(expected) = expected(name).filter(|&expected| expected != found) {
-                wrong.get_or_insert(Error::BaseMismatch { tensor: Some(name.into()), expected, found });
+                wrong.get_or_insert(Error::wrong_base(Some(name.into()), expected, found));
             }
         },
     )?;
@@ -90,8 +90,11 @@ pub(crate) fn target_tensors<'a>(base: Option<&'a dyn TensorSource>, patch: &'a 
             }
             (action, spec) => {
                 let wanted = spec.as_ref().map_or(String::new(), |spec| format!(" {spec}"));
-                let what = format!("tensor '{name}' is {found}, but in the patch it is {}{wanted}", action.name());
-                return Err(base_problem(base, what));
+                let what = format!(
+                    "the patch does not fit its base: tensor '{name}' is {found}, but in the patch it is {}{wanted}",
+                    action.name()
+                );
+                return Err(patch.unfit(what));
             }
         }
     }
@@ -99,19 +102,17 @@ pub(crate) fn target_tensors<'a>(base: Option<&'a dyn TensorSource>, patch: &'a 
         match (&tensor.header.spec, tensor.header.action) {
             (Some(spec), Action::Added) => tensors.push(place(&tensor.header.name, spec, false, Some(tensor))),
             (_, action) => {
-                let what =
-                    format!("there is no tensor '{}', but in the patch it is {}", tensor.header.name, action.name());
-                return Err(base_problem(base, what));
+                let what = format!(
+                    "the patch does not fit its base: there is no tensor '{}', but in the patch it is {}",
+                    tensor.header.name,
+                    action.name()
+                );
+                return Err(patch.unfit(what));
             }
         }
     }
     tensors.sort_unstable_by_key(|tensor| tensor.name);
     Ok(tensors)
-}
-
-/// A base that does not have the tensors that it should have.
-pub(crate) fn base_problem(base: Option<&dyn TensorSource>, what: String) -> Error {
-    Error::Checkpoint { path: base.map_or("no base".into(), |base| base.describe()), what }
 }
 
 /// Where tensors are written.
@@ -147,7 +148,7 @@ pub(crate) fn build(
                 let OutTensor { name, spec, patch: changed, .. } = piece.tensor;
                 let expected = changed.and_then(|changed| changed.end).and_then(|end| end.target);
                 if let Some(expected) = expected.filter(|&expected| expected != found) {
-                    return Err(Fault::Digest { field: "digest of the result", expected, found }.in_tensor(name));
+                    return Err(patch.wrong_result(Made::Tensor(name.to_string()), expected, found));
                 }
                 checkpoint.add(name, spec, found);
                 elements += spec.elements();
@@ -159,9 +160,8 @@ pub(crate) fn build(
     })?;
     let footer = patch.footer();
     let (expected, found) = (footer.target, checkpoint.finish()?);
-    let at = patch.bytes();
     if expected != found {
-        return Err(Fault::Digest { field: "digest of the result", expected, found }.at(at));
+        return Err(patch.wrong_result(Made::Checkpoint, expected, found));
     }
     let count = tensors.len() as u64;
     for (field, expected, found) in [
@@ -170,7 +170,7 @@ pub(crate) fn build(
         ("target bytes", bytes, footer.target_bytes),
     ] {
         if expected != found {
-            return Err(Fault::Count { field, expected, found }.at(at));
+            return Err(patch.wrong_total(field, expected, found));
         }
     }
     check_gone(base, patch, control)
@@ -276,59 +276,9 @@ fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], output: Output<'_>) -> Resu
         let (now, later) = rest.split_at((end - start) as usize);
         rest = later;
         if let Some(out) = output.files.get(file).filter(|_| !skipped(first)) {
-            let during = || format!("writing tensor '{}' to {}", first.tensor.name, out.path().display());
-            out.write_all_at(now, start).map_err(|error| Error::io(during(), error))?;
+            let doing = || format!("writing tensor '{}' to", first.tensor.name);
+            out.write_all_at(now, start).map_err(|error| Error::io_at(doing(), out.path(), error))?;
         }
     }
     Ok(())
-}
-
-/// When something went wrong, finds out whether the base is the reason: the patch itself was
-/// proved to be right before.
-pub(crate) fn explain<T>(
-    base: Option<&dyn TensorSource>,
-    patch: &Patch,
-    control: Control<'_>,
-    result: Result<T>,
-) -> Result<T> {
-    if let (Err(Error::Corrupt(_) | Error::Checkpoint { .. }), Some(base)) = (&result, base) {
-        check_base(base, patch, control)?;
-    }
-    result
-}
-
-/// Compares the digest of the base with the one that the patch names.
-pub(crate) fn check_base(base: &dyn TensorSource, patch: &Patch, control: Control<'_>) -> Result<()> {
-    let differing = differing_tensor(base, patch, control, |tensor| tensor.end.and_then(|end| end.base))?;
-    match (patch.footer().base, differing.tensor) {
-        (Some(expected), _) if expected == differing.checkpoint => Ok(()),
-        (None, _) => Ok(()),
-        (_, Some((name, expected, found))) => Err(Error::BaseMismatch { tensor: Some(name), expected, found }),
-        (Some(expected), None) => Err(Error::BaseMismatch { tensor: None, expected, found: differing.checkpoint }),
-    }
-}
-
-pub(crate) struct Differing {
-    pub checkpoint: Digest,
-    /// The first tensor, in the order of names, whose digest is not the expected one: name,
-    /// expected, found.
-    pub tensor: Option<(String, Digest, Digest)>,
-}
-
-/// Digests a checkpoint and compares it with the tensor digests that the patch names.
-pub(crate) fn differing_tensor(
-    checkpoint: &dyn TensorSource,
-    patch: &Patch,
-    control: Control<'_>,
-    expected: impl Fn(&TensorEntry) -> Option<Digest>,
-) -> Result<Differing> {
-    let mut tensor = None;
-    let checkpoint = digests(checkpoint, control, |name, _, found| {
-        if let Some(expected) = patch.tensor(name).and_then(&expected) {
-            if expected != found && tensor.is_none() {
-                tensor = Some((name.to_string(), expected, found));
-            }
-        }
-    })?;
-    Ok(Differing { checkpoint, tensor })
 }

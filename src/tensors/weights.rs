@@ -119,10 +119,6 @@ fn range(bytes: &[u8], start: u64, len: usize) -> Option<&[u8]> {
 macro_rules! source {
     ($weights:ident) => {
         impl TensorSource for $weights<'_> {
-            fn describe(&self) -> String {
-                "the weights in memory".into()
-            }
-
             fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
                 self.tensors.iter().map(|(name, tensor)| (name.as_str(), &tensor.spec)).collect()
             }

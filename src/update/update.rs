@@ -20,12 +20,13 @@ use crate::digest::Digest;
 use crate::disk::journal::Journal;
 use crate::disk::staged::failed;
 use crate::disk::{Disk, DiskFile, Sequential};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileFault, Made, Result};
 use crate::limits::Limits;
 use crate::patch::Patch;
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session};
+use crate::tensors::diagnose::check_base;
 use crate::tensors::diff::encode_tensors;
-use crate::tensors::target::{build, check_base, target_tensors, Output};
+use crate::tensors::target::{build, target_tensors, Output};
 use crate::tensors::{ApplyReport, Control};
 use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer};
 use crate::word::ValueForm;
@@ -77,8 +78,9 @@ impl Patch {
     /// are refused, because others who share them would see them change.
     ///
     /// # Errors
-    /// [`Error::BaseMismatch`] if the checkpoint is neither base nor target, [`Error::Checkpoint`] if
-    /// it cannot be changed in place or another process does that, [`Error::Cancelled`], [`Error::Io`].
+    /// [`Error::BaseMismatch`] if the checkpoint is neither base nor target, [`Error::NotInPlace`] and
+    /// [`Error::BadFile`] if it cannot be changed in place, [`Error::Busy`] if another process does
+    /// that, [`Error::Unrecovered`], [`Error::Cancelled`], [`Error::Io`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -109,8 +111,8 @@ impl Patch {
 /// Restores the base after an [update](Patch::update) that was interrupted, if one was.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if the journal is damaged, does not lead to the base, or another process
-/// holds the checkpoint; [`Error::Io`]. The journal then stays.
+/// [`Error::Unrecovered`] if the base cannot be restored from the journal, [`Error::Busy`] if another
+/// process holds the checkpoint, [`Error::Io`]. The journal then stays.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -134,9 +136,8 @@ pub(crate) fn recover_on(disk: &Disk, path: &Path, control: Control<'_>) -> Resu
 
 pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, control: Control<'_>) -> Result<UpdateReport> {
     if patch.header().snapshot {
-        let what =
-            format!("{} is a snapshot: it replaces everything, so write it to a new place", patch.path().display());
-        return Err(Error::misuse(what));
+        let what = "a snapshot replaces every tensor".into();
+        return Err(Error::NotInPlace { path: Some(path.into()), what });
     }
     let journal = Journal::of(path)?;
     check_links(path)?;
@@ -144,23 +145,9 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, control: Contro
     let recovery = roll_back(disk, &journal, control)?;
     let base = Checkpoint::open_on(&journal.checkpoint, disk)?;
     let report = |already| UpdateReport { target: ApplyReport::of(patch, base.file_count()), already, recovery };
-
-    let planned = Update::plan(&base, patch).and_then(|update| {
-        let proved = !update.is_done()? && is_right(&update.write_journal(disk, &journal, control)?, patch);
-        Ok((update, proved))
-    });
-    let update = match planned {
-        Ok((update, true)) => update,
-        other => {
-            disk.remove(&journal.unfinished).map_err(failed("removing", &journal.unfinished))?;
-            let update = other.map(|(update, _)| update).or_else(|error| match error {
-                // Perhaps not the base, but the target; that its files can be planned says nothing yet.
-                Error::Corrupt(_) | Error::Checkpoint { .. } => Update::plan(&base, patch).map_err(|_| error),
-                error => Err(error),
-            })?;
-            update.check_already(control)?;
-            return Ok(report(true));
-        }
+    let update = match classify(disk, &journal, &base, patch, control)? {
+        Found::Target => return Ok(report(true)),
+        Found::Base(update) => update,
     };
     let changed = disk
         .rename(&journal.unfinished, &journal.undo)
@@ -168,15 +155,49 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, control: Contro
         .map_err(failed("keeping", &journal.undo))
         .and_then(|()| update.change(disk, &journal, control));
     if let Err(error) = changed {
-        return match roll_back(disk, &journal, control) {
-            Ok(_) => Err(error),
-            Err(stuck) => {
-                let what = format!("{error}; then the base could not be put back: {stuck}; run `pulse recover` on it");
-                Err(Error::checkpoint(&journal.checkpoint, what))
+        // Whoever stopped the work does not stop its undoing.
+        return Err(match roll_back(disk, &journal, Control::threads(control.count())) {
+            Ok(_) => error,
+            Err(Error::Unrecovered { path, source, .. }) => {
+                Error::Unrecovered { path, source, update: Some(Box::new(error)) }
             }
-        };
+            Err(source) => {
+                let path = journal.undo.clone();
+                Error::Unrecovered { path, source: Box::new(source), update: Some(Box::new(error)) }
+            }
+        });
     }
     Ok(report(false))
+}
+
+/// What a checkpoint is to a patch.
+enum Found<'a> {
+    /// Its base; the journal is written, under its unfinished name.
+    Base(Update<'a>),
+    /// Its target already.
+    Target,
+}
+
+/// Finds out whether the checkpoint is base or target; an error if it is neither.
+fn classify<'a>(
+    disk: &Disk,
+    journal: &Journal,
+    checkpoint: &'a Checkpoint,
+    patch: &'a Patch,
+    control: Control<'_>,
+) -> Result<Found<'a>> {
+    let update = Update::plan(checkpoint, patch)?;
+    let is_base =
+        update.is_done().and_then(|done| Ok(!done && is_right(&update.write_journal(disk, journal, control)?, patch)));
+    if let Ok(true) = is_base {
+        return Ok(Found::Base(update));
+    }
+    disk.remove(&journal.unfinished).map_err(failed("removing", &journal.unfinished))?;
+    match is_base {
+        Err(error @ (Error::Io { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_))) => Err(error),
+        // Whatever was wrong: perhaps it is not the base, but the target.
+        _ => update.check_already(control).map(|()| Found::Target),
+    }
 }
 
 /// Whether base and target are the right ones. The journal leads from the target to the base, so
@@ -193,10 +214,8 @@ fn check_links(path: &Path) -> Result<()> {
         let names = if metadata.is_file() { hard_links(&metadata) } else { 1 };
         match (metadata.is_file() && is_link(path), names) {
             (false, 1) => Ok(()),
-            (true, _) => Err(Error::checkpoint(path, "is a link; copy the file that it leads to, and update the copy")),
-            (_, names) => {
-                Err(Error::checkpoint(path, format!("has {names} names (hard links); copy it, and update the copy")))
-            }
+            (true, _) => Err(Error::bad_file(path, FileFault::Linked("is a link".into()))),
+            (_, names) => Err(Error::bad_file(path, FileFault::Linked(format!("has {names} names (hard links)")))),
         }
     };
     check(path)?;
@@ -228,10 +247,7 @@ struct Update<'a> {
 impl<'a> Update<'a> {
     /// Finds out whether everything has the same place in base and target.
     fn plan(base: &'a Checkpoint, patch: &'a Patch) -> Result<Self> {
-        let refuse = |what: String| {
-            let what = format!("{what}, which cannot be done in place; write the target to a new place (-o)");
-            Err(Error::checkpoint(base.path(), what))
-        };
+        let refuse = |what: String| Err(Error::NotInPlace { path: Some(base.path().into()), what });
         if let Some(tensor) = patch.tensors().iter().find(|tensor| tensor.header.action != Action::Patched) {
             return refuse(format!("tensor '{}' is {}", tensor.header.name, tensor.header.action.name()));
         }
@@ -283,10 +299,8 @@ impl<'a> Update<'a> {
     fn check_already(&self, control: Control<'_>) -> Result<()> {
         if self.base.digest(control)? != self.patch.footer().target {
             check_base(self.base, self.patch, control)?;
-            return Err(Error::checkpoint(
-                self.patch.path(),
-                "does not lead from the base that it names to its target",
-            ));
+            let what = "the patch is inconsistent: applied to its own base it does not give its target";
+            return Err(self.patch.unfit(what));
         }
         self.check_files()
     }
@@ -295,13 +309,12 @@ impl<'a> Update<'a> {
     fn check_files(&self) -> Result<()> {
         if let Some(number) = self.changed_headers().next() {
             let path = self.base.files[number].path();
-            return Err(Error::checkpoint(path, "has the tensors of the target, but another header"));
+            return Err(Error::bad_file(path, FileFault::OtherFile("header".into())));
         }
         match self.changed_companions()?.first() {
             None => Ok(()),
             Some((companion, _)) => {
-                let what = format!("has the tensors of the target, but another {}", companion.name());
-                Err(Error::checkpoint(self.base.path(), what))
+                Err(Error::bad_file(self.base.path(), FileFault::OtherFile(companion.name().into())))
             }
         }
     }
@@ -361,8 +374,7 @@ impl<'a> Update<'a> {
         let found = Checkpoint::open_on(&journal.checkpoint, disk)?;
         let (expected, digest) = (self.patch.footer().target, found.digest(control)?);
         if digest != expected {
-            let what = format!("what was written reads back with digest {digest}, expected {expected}: did another program write to it?");
-            return Err(Error::checkpoint(&journal.checkpoint, what));
+            return Err(self.patch.wrong_result(Made::Checkpoint, expected, digest));
         }
         Update::plan(&found, self.patch)?.check_files()?;
         forget(disk, journal)
@@ -392,12 +404,9 @@ fn roll_back(disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<Rec
     if !undo_path.exists() {
         return Ok(if untouched { Recovery::Untouched } else { Recovery::Nothing });
     }
-    let stuck = |error| match error {
+    let stuck = |error: Error| match error {
         Error::Io { .. } => error,
-        error => {
-            let what = format!("this journal does not lead back to the base: {error}; get the checkpoint anew");
-            Error::checkpoint(undo_path, what)
-        }
+        error => Error::Unrecovered { path: undo_path.clone(), source: Box::new(error), update: None },
     };
     let undo = Patch::open_on(undo_path, Limits::default(), disk).map_err(stuck)?;
     restore_files(disk, path, &undo).map_err(stuck)?;

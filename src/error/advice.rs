@@ -1,0 +1,123 @@
+//! What to do about an error, apart from what happened.
+
+use std::fmt;
+use std::io;
+
+/// What to do about an error. The text is for people; a program that has better words, or acts by
+/// itself, matches the variant.
+///
+/// ```
+/// use pulse::error::Advice;
+/// assert_eq!(Advice::TransferAgain.to_string(), "transfer it again");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the text says it
+pub enum Advice {
+    TransferAgain,
+    TransferAsBinary,
+    CreateAgain,
+    UseNewerReader,
+    RaiseLimit,
+    UseItsBase,
+    UseItsBaseFiles,
+    UseItsTarget,
+    GiveItsBase,
+    KeepBase,
+    GiveEveryPatch,
+    WriteNewCheckpoint,
+    NothingToDo,
+    SaveAgain,
+    CopyAgain,
+    GiveRegularFile,
+    GiveCheckpoint,
+    RemoveOne,
+    Rename,
+    CopyLinked,
+    LeaveUnchanged,
+    ChooseAnotherPlace,
+    Wait,
+    Recover,
+    FetchCheckpointAgain,
+    Report,
+    CheckPath,
+    CheckPermissions,
+    MakeRoom,
+    ChooseWritablePlace,
+    TryAgain,
+}
+
+impl Advice {
+    /// What to do about an error of the system, where that is known.
+    pub(super) fn on_io(error: &io::Error) -> Option<Advice> {
+        Some(match error.kind() {
+            io::ErrorKind::NotFound => Advice::CheckPath,
+            io::ErrorKind::PermissionDenied => Advice::CheckPermissions,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Advice::MakeRoom,
+            io::ErrorKind::ReadOnlyFilesystem => Advice::ChooseWritablePlace,
+            io::ErrorKind::UnexpectedEof => Advice::TryAgain,
+            _ => return None,
+        })
+    }
+
+    /// The same as a word for programs, such as `transfer-again`.
+    ///
+    /// ```
+    /// assert_eq!(pulse::error::Advice::TransferAgain.name(), "transfer-again");
+    /// ```
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    fn row(self) -> (&'static str, &'static str) {
+        match self {
+            Advice::TransferAgain => ("transfer-again", "transfer it again"),
+            Advice::TransferAsBinary => ("transfer-as-binary", "check that it is a .pulse file, transferred as binary"),
+            Advice::CreateAgain => {
+                ("create-again", "the program that made the patch is at fault: create the patch again")
+            }
+            Advice::UseNewerReader => ("use-newer-reader", "use a newer reader"),
+            Advice::RaiseLimit => ("raise-limit", "raise the limit if the source is trusted"),
+            Advice::UseItsBase => ("use-its-base", "use the checkpoint that the patch was made from"),
+            Advice::UseItsBaseFiles => (
+                "use-its-base-files",
+                "use the base that the patch was made from with all of its files; the same tensors saved again can have another header",
+            ),
+            Advice::UseItsTarget => {
+                ("use-its-target", "compare with the checkpoint that the patch was made to, or make it by applying the patch")
+            }
+            Advice::GiveItsBase => ("give-its-base", "give the checkpoint that the patch was made from as well"),
+            Advice::KeepBase => ("keep-base", "keep the base, or make a patch from the target to the base"),
+            Advice::GiveEveryPatch => {
+                ("give-every-patch", "give every patch between the two checkpoints, in order")
+            }
+            Advice::WriteNewCheckpoint => ("write-new-checkpoint", "write the target to a new place"),
+            Advice::NothingToDo => ("nothing-to-do", "there is nothing left to apply"),
+            Advice::SaveAgain => ("save-again", "save the checkpoint again"),
+            Advice::CopyAgain => ("copy-again", "copy it again"),
+            Advice::GiveRegularFile => ("give-regular-file", "give a regular file, which can be read twice"),
+            Advice::GiveCheckpoint => ("give-checkpoint", "give a .safetensors file or a directory of them"),
+            Advice::RemoveOne => ("remove-one", "remove one of the files"),
+            Advice::Rename => ("rename", "rename it"),
+            Advice::CopyLinked => ("copy-linked", "copy it, and update the copy"),
+            Advice::LeaveUnchanged => ("leave-unchanged", "do not change it while it is read"),
+            Advice::ChooseAnotherPlace => ("choose-another-place", "remove it, or choose another name"),
+            Advice::Wait => ("wait", "wait until it is done"),
+            Advice::Recover => ("recover", "wait, or recover it"),
+            Advice::FetchCheckpointAgain => ("fetch-checkpoint-again", "fetch the checkpoint again"),
+            Advice::Report => ("report", "report this as a bug"),
+            Advice::CheckPath => ("check-path", "check the path"),
+            Advice::CheckPermissions => ("check-permissions", "check who may read or write there"),
+            Advice::MakeRoom => ("make-room", "make room and try again"),
+            Advice::ChooseWritablePlace => ("choose-writable-place", "choose a place that can be written to"),
+            Advice::TryAgain => ("try-again", "it became shorter while it was read: try again when nothing writes to it"),
+        }
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.row().1)
+    }
+}

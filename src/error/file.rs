@@ -1,0 +1,106 @@
+//! What is wrong with a file of a checkpoint.
+
+use crate::error::Advice;
+
+/// What is wrong with a file or directory of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileFault {
+    /// Too short to be a safetensors file.
+    #[error("{bytes} bytes are too few for a safetensors file")]
+    TooShort {
+        /// Its size.
+        bytes: u64,
+    },
+    /// The length field of the header is not possible.
+    #[error("the header length field says {found} bytes, but at most {most} are possible: not a safetensors file?")]
+    HeaderLength {
+        /// As the file says.
+        found: u64,
+        /// What its size, or the limit of safetensors, allows.
+        most: u64,
+    },
+    /// The header breaks a rule of safetensors.
+    #[error("bad safetensors header: {0}")]
+    Header(String),
+    /// The index file cannot be read.
+    #[error("bad index file: {0}")]
+    Index(String),
+    /// The index file names a file that is not there.
+    #[error("the index file names {0}, which is not there")]
+    MissingShard(String),
+    /// The index file says that a tensor is in a file, and it is not.
+    #[error("the index file says that tensor '{tensor}' is in {file}, but it is not")]
+    MissingTensor {
+        /// Name of the tensor.
+        tensor: String,
+        /// The file that should have it.
+        file: String,
+    },
+    /// A tensor is in two files.
+    #[error("tensor '{tensor}' is in {other} as well")]
+    DuplicateTensor {
+        /// Name of the tensor.
+        tensor: String,
+        /// The other file.
+        other: String,
+    },
+    /// A file name is not UTF-8.
+    #[error("the file name {0} is not UTF-8")]
+    NotUtf8(String),
+    /// The directory has no tensor file.
+    #[error("the directory has no .safetensors file")]
+    NoTensors,
+    /// Neither a regular file nor, where that is possible, a directory.
+    #[error("not a regular file")]
+    NotRegular,
+    /// The root of a file system.
+    #[error("a file system root cannot be a checkpoint")]
+    Root,
+    /// Readers would refuse what the checkpoint would need in a patch, or a patch in a checkpoint.
+    #[error("{0}")]
+    Refused(String),
+    /// The headers are too large to be carried.
+    #[error("headers of {bytes} bytes; readers refuse more than {allowed}")]
+    HeadersTooLarge {
+        /// Together.
+        bytes: u64,
+        /// What a patch may carry.
+        allowed: u64,
+    },
+    /// The file changed while it was read.
+    #[error("{found} bytes, but there were {expected} a moment ago")]
+    Changed {
+        /// Size at first.
+        expected: u64,
+        /// Size later.
+        found: u64,
+    },
+    /// A link, or a file with several names: others would see an update.
+    #[error("{0}")]
+    Linked(String),
+    /// The tensors are those of the target, but a file is not.
+    #[error("has the tensors of the target, but another {0}")]
+    OtherFile(String),
+    /// A companion is not the one that the patch was made with.
+    #[error("is not the file that the patch was made with")]
+    OtherCompanion,
+}
+
+impl FileFault {
+    pub(super) fn advice(&self) -> Option<Advice> {
+        Some(match self {
+            FileFault::TooShort { .. } => Advice::CopyAgain,
+            FileFault::HeaderLength { .. } | FileFault::NoTensors | FileFault::Root => Advice::GiveCheckpoint,
+            FileFault::Header(_) | FileFault::Index(_) | FileFault::MissingTensor { .. } => Advice::SaveAgain,
+            FileFault::MissingShard(_) => Advice::CopyAgain,
+            FileFault::DuplicateTensor { .. } => Advice::RemoveOne,
+            FileFault::NotUtf8(_) => Advice::Rename,
+            FileFault::NotRegular => Advice::GiveRegularFile,
+            FileFault::HeadersTooLarge { .. } | FileFault::Refused(_) => return None,
+            FileFault::Changed { .. } => Advice::LeaveUnchanged,
+            FileFault::Linked(_) => Advice::CopyLinked,
+            FileFault::OtherFile(_) | FileFault::OtherCompanion => Advice::UseItsBaseFiles,
+        })
+    }
+}
