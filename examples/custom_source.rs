@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::stream::EncoderOptions;
-use pulse::tensors::{apply_in_place, diff_tensors, Control, TensorMut, TensorRef, TensorSource};
+use pulse::tensors::{self, Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut};
 use pulse::{Error, Limits, Patch, Result};
 
 /// FP32 masters, seen as the BF16 tensors that they round to.
@@ -59,16 +58,16 @@ fn main() -> Result<()> {
     let masters = Masters { tensors: BTreeMap::from([("layer.weight".into(), (spec.clone(), master))]) };
 
     // The trainer. Base and target may be sources of different kinds.
-    let base = BTreeMap::from([("layer.weight".to_string(), TensorRef::new(spec.clone(), &held)?)]);
-    let options = EncoderOptions::default();
-    let (patch, report) = diff_tensors(Some(&base), &masters, Vec::new(), options, Control::default())?;
+    let base: Weights = [("layer.weight", TensorRef::new(spec.clone(), &held)?)].into_iter().collect();
+    let mut patch = Vec::new();
+    let report = tensors::diff(Some(&base), &masters, &mut patch, DiffOptions::default(), Control::default())?;
     let footer = report.summary.footer;
     println!("{} of {} elements changed: {} bytes", footer.changes, footer.target_elements, patch.len());
 
     // The receiver.
     let patch = Patch::from_bytes(patch, Limits::default())?;
-    let mut weights = BTreeMap::from([("layer.weight".to_string(), TensorMut::new(spec, &mut held)?)]);
-    apply_in_place(&mut weights, &patch, Control::default())?;
+    let mut weights: WeightsMut = [("layer.weight", TensorMut::new(spec, &mut held)?)].into_iter().collect();
+    patch.apply_to(&mut weights, Control::default())?;
 
     // The held bytes are now what the masters round to.
     let mut expected = vec![0; held.len()];

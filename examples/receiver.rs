@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use pulse::dtype::TensorSpec;
 use pulse::hash::tensor_digest;
-use pulse::tensors::{apply_in_place, ApplyReport, Control, TensorMut};
+use pulse::tensors::{ApplyReport, Control, TensorMut, WeightsMut};
 use pulse::{Decoder, Error, Event, Limits, Patch};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -103,15 +103,13 @@ impl Receiver {
         Err(format!("no patch came after step {}", self.step).into())
     }
 
-    /// Changes the weights in place. The result is proved before the first byte is touched, so that
+    /// Changes the weights in place. The result is verified before the first byte is touched, so that
     /// after an error the weights are what they were.
     fn apply(&mut self, step: u64) -> pulse::Result<ApplyReport> {
-        let patch = Patch::open(&self.dir.join(format!("{step}.pulse")), Limits::default())?;
-        let mut held = BTreeMap::new();
-        for (name, (spec, bytes)) in &mut self.weights {
-            held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
-        }
-        apply_in_place(&mut held, &patch, Control::default())
+        let patch = Patch::open(self.dir.join(format!("{step}.pulse")), Limits::default())?;
+        let tensors = self.weights.iter_mut();
+        let held = tensors.map(|(name, (spec, bytes))| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)));
+        patch.apply_to(&mut held.collect::<pulse::Result<WeightsMut>>()?, Control::default())
     }
 
     fn follow(&mut self, last: u64) -> Result<()> {

@@ -13,7 +13,8 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use pulse::stream::{Block, EncoderOptions};
+use pulse::checkpoint::{diff, DiffOptions};
+use pulse::stream::Block;
 use pulse::tensors::Control;
 use pulse::wire::{Action, FileSource, Footer};
 use pulse::{Checkpoint, Event, Limits, PushDecoder};
@@ -25,10 +26,9 @@ fn send(base: &Path, target: &Path, address: &str) -> Result<()> {
     let listener = TcpListener::bind(address)?;
     // With port 0 the system has chosen one; say which.
     println!("listening on {}", listener.local_addr()?);
-    let out = BufWriter::new(listener.accept()?.0);
+    let mut out = BufWriter::new(listener.accept()?.0);
     // Anything that is `Write` will do: nothing is written twice, and the encoder never seeks.
-    let (mut out, report) =
-        pulse::checkpoint::diff(Some(&base), &target, out, EncoderOptions::default(), Control::default())?;
+    let report = diff(Some(&base), &target, &mut out, DiffOptions::default(), Control::default())?;
     out.flush()?;
     println!("sent {} bytes for {} changes", report.summary.patch_bytes, report.summary.footer.changes);
     Ok(())
@@ -76,7 +76,7 @@ impl Weights {
             }
             Event::Block(block) => self.apply(block)?,
             Event::End(footer) => return Ok(Some(*footer)),
-            // To stay short, this example changes tensors and nothing else; `pulse::checkpoint::apply` does it all.
+            // To stay short, this example changes tensors and nothing else; `Patch::apply` does it all.
             Event::Tensor(_) => return Err("the patch adds, replaces or deletes a tensor".into()),
             Event::File(record) if record.source == FileSource::Patch => {
                 return Err("the headers of the two files differ".into());

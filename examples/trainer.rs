@@ -6,12 +6,13 @@
 //! reads such a directory.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use pulse::checkpoint::write_whole;
+use pulse::checkpoint::{write_whole, Existing};
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::stream::{EncoderOptions, TrustedBase};
-use pulse::tensors::{diff_tensors, Control, TensorRef, TensorSource};
+use pulse::stream::{EncoderOptions, Lineage, TrustedBase};
+use pulse::tensors::{self, Control, DiffOptions, TensorRef, TensorSource};
 use pulse::{Limits, Patch};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -62,13 +63,9 @@ impl Model {
     }
 }
 
-/// Weights in memory are a `TensorSource` by reference: nothing is copied.
-fn source(weights: &Weights) -> Result<BTreeMap<String, TensorRef<'_>>> {
-    let mut source = BTreeMap::new();
-    for (name, (spec, bytes)) in weights {
-        source.insert(name.clone(), TensorRef::new(spec.clone(), bytes)?);
-    }
-    Ok(source)
+/// The weights by reference: nothing is copied.
+fn source(weights: &Weights) -> pulse::Result<tensors::Weights<'_>> {
+    weights.iter().map(|(name, (spec, bytes))| Ok((name.as_str(), TensorRef::new(spec.clone(), bytes)?))).collect()
 }
 
 /// Writes patches, and remembers the digests of what it wrote.
@@ -83,27 +80,27 @@ struct Publisher {
 impl Publisher {
     /// A patch that needs no base.
     fn anchor(&mut self, step: u64, weights: &Weights) -> Result<()> {
-        let options = EncoderOptions::default().with_steps(None, Some(step));
-        self.write(&format!("{step}.anchor.pulse"), None, weights, options)
+        let lineage = Lineage::default().with_run(self.run).with_target_step(step);
+        let options = EncoderOptions::default().with_lineage(lineage);
+        self.write(&format!("{step}.anchor.pulse"), None, weights, options.into())
     }
 
     /// What one step changed. The base was hashed when it was the target of the patch before, and
     /// is not hashed again: its digests are taken on trust. A wrong one would make a patch that
     /// every receiver refuses, never a wrong model.
     fn patch(&mut self, step: u64, base: &Weights, target: &Weights) -> Result<()> {
-        let options = EncoderOptions::default().with_steps(step - 1, step);
-        let options = options.with_trusted_base(self.trusted.clone());
+        let encoder = EncoderOptions::default().with_run(self.run).with_steps(step - 1, step);
+        let options = DiffOptions::from(encoder).with_trusted_base(self.trusted.clone());
         self.write(&format!("{step}.pulse"), Some(base), target, options)
     }
 
-    fn write(&mut self, name: &str, base: Option<&Weights>, target: &Weights, options: EncoderOptions) -> Result<()> {
+    fn write(&mut self, name: &str, base: Option<&Weights>, target: &Weights, options: DiffOptions) -> Result<()> {
         let (base, target) = (base.map(source).transpose()?, source(target)?);
         let base = base.as_ref().map(|base| base as &dyn TensorSource);
-        let options = options.with_run(self.run);
         // The file appears whole or not at all: receivers that watch the directory never see half.
         let path = self.dir.join(name);
-        let report =
-            write_whole(&path, false, |file| Ok(diff_tensors(base, &target, file, options, Control::default())?.1))?;
+        let write = |file: &mut dyn Write| tensors::diff(base, &target, file, options, Control::default());
+        let report = write_whole(&path, Existing::Refuse, write)?;
 
         // Read back, so that what is on the disk is known to be right; this gives the digests of
         // the tensors that changed. Those of the others stay what they were.

@@ -2,7 +2,7 @@
 //!
 //! Between two steps of reinforcement learning about 99% of a model's BF16 weights keep their
 //! exact bits. This crate writes what changed as a *patch*, about half a byte for each changed
-//! element, and turns a base checkpoint and a patch into the target, bit for bit, proved by
+//! element, and turns a base checkpoint and a patch into the target, bit for bit, verified by
 //! SHA-256 before anybody can use it. The format is specified in `SPEC.md`; the method is that
 //! of PULSE, arXiv 2602.03839.
 //!
@@ -11,22 +11,28 @@
 //! Each layer uses only those below it, and you may enter at any:
 //!
 //! ```text
-//!  files        Checkpoint, diff, apply, verify, stat       safetensors files and directories
-//!  memory       TensorSource, diff_tensors, apply_in_place  weights wherever they are
-//! ─────────────────────────── feature `checkpoint`: parallel ──────────────────────────────
-//!  stream       Encoder ───── a patch, any Write/Read ────▶ Decoder, PushDecoder ──▶ Event
-//!  block        BlockEncoder ─────── EncodedBlock ────────▶ Block, BlockDecoder
-//!  bytes        Dtype, TensorSpec, TensorHasher, CheckpointHasher, for_each_ulp_step
+//!  chain, update, measure   Patch::{compose, invert, revert, update}, recover, stat
+//!  checkpoint               Checkpoint, diff, Patch::{apply, verify}: safetensors files
+//! ─────────────────────────── feature `checkpoint` ───────────────────────────────────────
+//!  tensors                  TensorSource, diff, Patch::apply_to: weights wherever they are
+//!  patch                    Patch, Inventory: a whole patch, checked and read at random
+//! ─────────────────────────── feature `parallel` ─────────────────────────────────────────
+//!  stream                   Encoder ── a patch, any Write/Read ─▶ Decoder, PushDecoder ─▶ Event
+//!  wire                     Header, FileRecord, TensorHeader, Footer: sections and their fields
+//!  coding                   BlockEncoder ──── EncodedBlock ─────▶ BlockDecoder
+//!  dtype, hash, changes     Dtype, TensorSpec, TensorHasher, CheckpointHasher, for_each_ulp_step
 //! ```
 //!
 //! # Where to start
 //!
-//! **Checkpoints on disk**: [`Checkpoint::open`], then [`diff()`] to make a patch and [`apply()`]
-//! to use one, on all cores and in bounded memory. Outputs appear whole or not at all. See
-//! [`diff()`] for both in ten lines.
+//! **Checkpoints on disk**: [`Checkpoint::open`], then [`checkpoint::diff()`] to make a patch;
+//! [`Patch::open`], then [`Patch::apply`] to use one, on all cores and in bounded memory. Outputs
+//! appear whole or not at all. See [`checkpoint::diff()`] for both in ten lines.
+//! [`Patch::verify`] checks a patch and writes nothing, [`Patch::update`] changes a checkpoint where
+//! it is, and [`Patch::compose`] makes one patch of many.
 //!
-//! **Weights in memory**: [`diff_tensors`] makes a patch of maps of [`TensorRef`]s, or of whatever
-//! is a [`TensorSource`]; [`apply_in_place`] changes [`TensorMut`]s after it has proved the result.
+//! **Weights in memory**: [`tensors::diff()`] makes a patch of two [`Weights`], or of whatever is a
+//! [`TensorSource`]; [`Patch::apply_to`] changes [`WeightsMut`] once it has verified the result.
 //!
 //! **A stream of your own**: an [`Encoder`] is told `begin`, `push`, `end` for each tensor, then
 //! `finish`, and writes to any `Write`. A [`PushDecoder`] is fed bytes as they arrive and gives
@@ -34,12 +40,23 @@
 //! bytes that it covers, in place. The example below is this layer.
 //!
 //! **Digests**: a [`TensorHasher`] takes the bytes of a tensor, a [`CheckpointHasher`] the digests of
-//! all tensors. Who uses the streaming layer compares them; the layers above do it by themselves.
+//! all tensors. If you use the streaming layer, you compare them; the layers above do it by themselves.
+//!
+//! What takes long also takes a [`Control`]: the number of threads, and a closure that is told of the
+//! progress and may stop the work.
 //!
 //! Every call returns an [`Error`] that says who has to act: [`Error::Corrupt`] the patch,
 //! [`Error::BaseMismatch`] the base at hand, [`Error::Limit`] this reader's [`Limits`],
 //! [`Error::Misuse`] the caller. The guide in `docs/guide` of the repository goes through trainer
 //! and receiver, chains and anchors; `examples` has programs to start from.
+//!
+//! [`Block`]: stream::Block
+//! [`CheckpointHasher`]: hash::CheckpointHasher
+//! [`Control`]: tensors::Control
+//! [`TensorHasher`]: hash::TensorHasher
+//! [`TensorSource`]: tensors::TensorSource
+//! [`Weights`]: tensors::Weights
+//! [`WeightsMut`]: tensors::WeightsMut
 //!
 //! # Example
 //!
@@ -85,8 +102,9 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the programs `pulse` and `pulse-inspect`; `checkpoint` adds files and
-//! directories; without both, the streaming library is left, and few dependencies.
+//! `checkpoint` (default) adds files and directories, and implies `parallel`, which adds weights in
+//! memory and patches read at random; without both, the streaming library is left, and few
+//! dependencies.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -109,7 +127,7 @@ mod word;
 pub mod coding;
 pub mod stream;
 pub mod wire;
-// Patches and tensors, in control.
+// Patches and tensors, in parallel.
 #[cfg(feature = "parallel")]
 #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // patches are read, and nothing is written
 mod disk;

@@ -1,6 +1,9 @@
-//! Tags of sections.
+//! The signature of a file, and the tags of its sections.
 
 use std::fmt;
+
+/// First bytes of every file: a high byte, the name, and line ends that a text transfer would change.
+pub const SIGNATURE: [u8; 8] = [0xab, b'P', b'L', b'S', b'\r', b'\n', 0x1a, b'\n'];
 
 /// Tag of a section: an ASCII letter, upper case if the section is critical, lower case if a
 /// reader that does not know it may skip it (SPEC.md §3.2).

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::hash::{tensor_digest, Digest, LEAF_BYTES};
-use pulse::stream::EncoderOptions;
+use pulse::stream::{EncoderOptions, Lineage};
 use pulse::wire::FileKind;
 use pulse::{Decoder, Encoder, Error, Limits, Result};
 use testkit::applier::{apply, CODINGS};
@@ -158,7 +158,7 @@ fn options_that_readers_would_refuse_are_misuse() {
         "options: limit `block_leaves` exceeded: asked for 65, allowed 64",
     );
     assert_misuse(
-        new(EncoderOptions::snapshot().with_steps(Some(1), None)),
+        Encoder::snapshot(Vec::new(), options().with_lineage(Lineage::default().with_base_step(1))).map(|_| ()),
         "options: header flags is 5; expected no base step and no base digest in a snapshot",
     );
     assert_misuse(

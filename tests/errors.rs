@@ -233,6 +233,7 @@ fn wrong_base() -> Error {
 /// The kinds that only checkpoints on disk can give.
 #[cfg(feature = "checkpoint")]
 fn on_disk() -> Vec<(Error, Error)> {
+    use pulse::checkpoint::DiffOptions;
     use pulse::tensors::Control;
     use pulse::{Checkpoint, Patch};
 
@@ -247,21 +248,17 @@ fn on_disk() -> Vec<(Error, Error)> {
         Checkpoint::open(&put(name, &[&53u64.to_le_bytes()[..], json, data].concat())).unwrap()
     };
     let (base, target, other) = (checkpoint("base", b"abcd"), checkpoint("target", b"abce"), checkpoint("x", b"abcf"));
-    let diff = |base, target| {
-        pulse::checkpoint::diff(Some(base), target, Vec::new(), EncoderOptions::default(), Control::threads(1))
-            .unwrap()
-            .0
-    };
-    let patch = Patch::from_bytes(diff(&base, &target), Limits::default()).unwrap();
-    let verify = |base, target| pulse::checkpoint::verify(&patch, base, target, Control::threads(1)).unwrap_err();
+    let (mut patch, control) = (Vec::new(), Control::threads(1));
+    pulse::checkpoint::diff(Some(&base), &target, &mut patch, DiffOptions::default(), control).unwrap();
+    let patch = Patch::from_bytes(patch, Limits::default()).unwrap();
     let junk = put("junk", b"short");
     vec![
         (
-            verify(None, Some(&other)),
+            patch.verify_target(&other, control).unwrap_err(),
             Error::TargetMismatch { tensor: Some("w".into()), expected: digest_of(b"abce"), found: digest_of(b"abcf") },
         ),
         (
-            verify(Some(&other), None),
+            patch.verify_with_base(&other, control).unwrap_err(),
             Error::BaseMismatch {
                 tensor: Some("w".into()),
                 expected: tensor_digest(b"abcd"),

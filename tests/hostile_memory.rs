@@ -56,7 +56,7 @@ fn a_map_holds_a_few_bytes_for_each_byte_of_the_patch() {
     let map = |patch: &[u8], limits: Limits| {
         let patch = patch.to_vec();
         let bytes = patch.len();
-        let (peak, result) = peak(move || pulse::Patch::from_bytes(patch, &limits));
+        let (peak, result) = peak(move || pulse::Patch::from_bytes(patch, limits));
         (peak as f64 / bytes as f64, result)
     };
     for (what, patch, most) in [
@@ -217,8 +217,7 @@ fn hostile_headers_cost_a_few_times_their_size() {
     for (what, json, kind, most) in rows {
         let patch = testkit::hostile::with_header(&json);
         let (peak, result) = peak(|| -> pulse::Result<()> {
-            let patch = pulse::Patch::from_bytes(patch, Limits::default())?;
-            pulse::checkpoint::verify(&patch, None, None, pulse::tensors::Control::threads(1))
+            pulse::Patch::from_bytes(patch, Limits::default())?.verify(pulse::tensors::Control::threads(1))
         });
         // A file data section of 1 MiB is unpacked beside the header.
         let peak = peak.saturating_sub(3 * MIB) as f64 / json.len() as f64;

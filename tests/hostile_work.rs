@@ -98,7 +98,7 @@ fn headers_four_times_as_large_cost_four_times_as_much() {
         let [small, large] = [20_000, 80_000].map(|count| {
             let patch = testkit::hostile::with_header(&json(count));
             let patch = pulse::Patch::from_bytes(patch, Limits::default()).unwrap();
-            allocated(|| pulse::checkpoint::verify(&patch, None, None, pulse::tensors::Control::threads(1))).0
+            allocated(|| patch.verify(pulse::tensors::Control::threads(1))).0
         });
         assert_linear(what, small, large);
     }

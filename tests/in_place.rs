@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::hash::tensor_digest;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{apply_in_place, diff_tensors, Control, TensorMut, TensorRef, TensorSource};
+use pulse::tensors::{Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut};
 use pulse::{Encoder, Error, Limits, Patch};
+use testkit::library;
 
-type Weights = BTreeMap<String, (TensorSpec, Vec<u8>)>;
+type Tensors = BTreeMap<String, (TensorSpec, Vec<u8>)>;
 
 /// Three tensors: several blocks, a small one, an empty one.
-fn weights(seed: u64) -> Weights {
+fn weights(seed: u64) -> Tensors {
     let mut state = 7u64;
     let mut tensor = |name: &str, elements: u64| {
         let spec = TensorSpec::new(Dtype::Bf16, &[elements]).unwrap();
@@ -28,28 +29,20 @@ fn weights(seed: u64) -> Weights {
     BTreeMap::from([tensor("a.large", 200_000), tensor("b.small", 30), tensor("c.empty", 0)])
 }
 
-fn refs(weights: &Weights) -> BTreeMap<String, TensorRef<'_>> {
-    let mut held = BTreeMap::new();
-    for (name, (spec, bytes)) in weights {
-        held.insert(name.clone(), TensorRef::new(spec.clone(), bytes).unwrap());
-    }
-    held
+fn refs(tensors: &Tensors) -> Weights<'_> {
+    tensors.iter().map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap())).collect()
 }
 
-fn muts(weights: &mut Weights) -> BTreeMap<String, TensorMut<'_>> {
-    let mut held = BTreeMap::new();
-    for (name, (spec, bytes)) in weights {
-        held.insert(name.clone(), TensorMut::new(spec.clone(), bytes).unwrap());
-    }
-    held
+fn muts(tensors: &mut Tensors) -> WeightsMut<'_> {
+    let held = tensors.iter_mut();
+    held.map(|(name, (spec, bytes))| (name.as_str(), TensorMut::new(spec.clone(), bytes).unwrap())).collect()
 }
 
-fn patch_bytes(base: &Weights, target: &Weights, options: EncoderOptions, threads: usize) -> Vec<u8> {
-    let (from, to) = (refs(base), refs(target));
-    diff_tensors(Some(&from), &to, Vec::new(), options, Control::threads(threads)).unwrap().0
+fn patch_bytes(base: &Tensors, target: &Tensors, options: impl Into<DiffOptions>, threads: usize) -> Vec<u8> {
+    library::diff_tensors(Some(&refs(base)), &refs(target), options, Control::threads(threads)).unwrap()
 }
 
-fn patch(base: &Weights, target: &Weights) -> Patch {
+fn patch(base: &Tensors, target: &Tensors) -> Patch {
     open(patch_bytes(base, target, EncoderOptions::default(), 2))
 }
 
@@ -66,7 +59,7 @@ fn weights_in_memory_become_the_target_whatever_the_threads() {
         let found = patch_bytes(&base, &target, options, threads);
         assert_eq!(found, expected);
         let mut held = base.clone();
-        let report = apply_in_place(&mut muts(&mut held), &open(found), Control::threads(threads)).unwrap();
+        let report = open(found).apply_to(&mut muts(&mut held), Control::threads(threads)).unwrap();
         assert_eq!(held, target);
         assert_eq!(report.changes, 2000);
     }
@@ -93,7 +86,7 @@ fn a_wrong_base_is_named_and_left_as_it_was() {
         let mut wrong = weights(0);
         wrong.get_mut(name).unwrap().1[at] ^= 0x10;
         let before = wrong.clone();
-        let error = apply_in_place(&mut muts(&mut wrong), &patch, Control::threads(2)).unwrap_err();
+        let error = patch.apply_to(&mut muts(&mut wrong), Control::threads(2)).unwrap_err();
         assert!(matches!(error, Error::BaseMismatch { .. }), "{error}");
         assert!(wrong == before, "the weights were touched");
     }
@@ -107,14 +100,14 @@ fn a_patch_that_lies_about_its_target_leaves_the_weights_as_they_were() {
     let mut trusted = patch(&target, &base).trusted_target();
     *trusted.tensors.get_mut("a.large").unwrap() = tensor_digest(b"another");
     trusted.checkpoint = tensor_digest(b"another");
-    let lie = open(patch_bytes(&base, &target, EncoderOptions::default().with_trusted_base(trusted), 1));
+    let lie = open(patch_bytes(&base, &target, DiffOptions::default().with_trusted_base(trusted), 1));
     // The result is right, so the lie about the base does no harm here.
     let mut held = base.clone();
-    apply_in_place(&mut muts(&mut held), &lie, Control::default()).unwrap();
+    lie.apply_to(&mut muts(&mut held), Control::default()).unwrap();
     assert_eq!(held, target);
     // On another base it is refused, and nothing has changed.
     let mut other = weights(2);
-    assert!(apply_in_place(&mut muts(&mut other), &lie, Control::default()).is_err());
+    assert!(lie.apply_to(&mut muts(&mut other), Control::default()).is_err());
     assert_eq!(other, weights(2));
 }
 
@@ -122,7 +115,7 @@ fn a_patch_that_lies_about_its_target_leaves_the_weights_as_they_were() {
 fn a_trusted_base_gives_the_same_patch_but_for_the_digest_in_the_header() {
     let (before, base, target) = (weights(2), weights(0), weights(1));
     let previous = patch(&before, &base);
-    let options = EncoderOptions::default().with_trusted_base(previous.trusted_target());
+    let options = DiffOptions::default().with_trusted_base(previous.trusted_target());
     let trusting = patch_bytes(&base, &target, options, 2);
     let hashing = EncoderOptions::default().with_base_digest(previous.footer().target);
     assert!(trusting == patch_bytes(&base, &target, hashing, 2));
@@ -133,7 +126,7 @@ fn what_does_not_stay_in_place_is_refused() {
     let (base, mut target) = (weights(0), weights(1));
     target.insert("d.new".into(), (TensorSpec::new(Dtype::U8, &[3]).unwrap(), vec![1, 2, 3]));
     let mut held = base.clone();
-    let error = apply_in_place(&mut muts(&mut held), &patch(&base, &target), Control::default()).unwrap_err();
+    let error = patch(&base, &target).apply_to(&mut muts(&mut held), Control::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "tensor 'd.new' is added: only changes can be applied in place; use apply, or load a snapshot"
@@ -141,7 +134,7 @@ fn what_does_not_stay_in_place_is_refused() {
     let mut fewer = base.clone();
     fewer.remove("a.large");
     let patch = patch(&base, &weights(1));
-    let error = apply_in_place(&mut muts(&mut fewer), &patch, Control::default()).unwrap_err();
+    let error = patch.apply_to(&mut muts(&mut fewer), Control::default()).unwrap_err();
     assert_eq!(error.kind(), "base");
 }
 
@@ -150,7 +143,7 @@ fn tensors_in_memory_have_the_size_of_their_spec() {
     let spec = TensorSpec::new(Dtype::Bf16, &[3]).unwrap();
     let error = TensorRef::new(spec.clone(), &[0; 5]).unwrap_err();
     assert_eq!(error.to_string(), "5 bytes given for a tensor BF16 [3], expected 6");
-    let held = BTreeMap::from([("w".to_string(), TensorRef::new(spec, &[0; 6]).unwrap())]);
+    let held: Weights<'_> = [("w", TensorRef::new(spec, &[0; 6]).unwrap())].into_iter().collect();
     assert!(held.read("w", 2, &mut [0; 4]).is_ok());
     assert!(held.read("w", 2, &mut [0; 5]).is_err());
     assert!(held.read("v", 0, &mut [0; 1]).is_err());

@@ -99,7 +99,7 @@ fn pushed(patch: &[u8], limits: &Limits) -> Result<()> {
 
 #[cfg(feature = "checkpoint")]
 fn opened(patch: &[u8], limits: &Limits) -> Result<()> {
-    pulse::Patch::from_bytes(patch.to_vec(), limits).map(|_| ())
+    pulse::Patch::from_bytes(patch.to_vec(), limits.clone()).map(|_| ())
 }
 
 #[cfg(not(feature = "checkpoint"))]

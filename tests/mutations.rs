@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use pulse::checkpoint::{apply, verify, ApplyOptions};
+use pulse::checkpoint::ApplyOptions;
 use pulse::dtype::TensorSpec;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{apply_in_place, Control, TensorMut};
+use pulse::tensors::{Control, TensorMut, WeightsMut};
 use pulse::wire::{Action, FileKind};
 use pulse::{Checkpoint, Error, Limits, Patch};
 use testkit::files::{stepped, tensor, weights, Files, Place, Tensor};
@@ -86,18 +86,21 @@ impl Case {
         if let (true, Some(base)) = (only_changes && patch.files().is_empty(), &self.base) {
             let before = read(base);
             let mut weights = before.clone();
-            let mut held: BTreeMap<String, TensorMut<'_>> = weights
+            let mut held: WeightsMut<'_> = weights
                 .iter_mut()
                 .map(|(name, (spec, bytes))| (name.clone(), TensorMut::new(spec.clone(), bytes).unwrap()))
                 .collect();
-            let applied = apply_in_place(&mut held, &patch, Control::threads(1));
+            let applied = patch.apply_to(&mut held, Control::threads(1));
             let expected = if applied.is_ok() { &self.target } else { &before };
             assert!(weights == *expected, "{}: weights are neither base nor target: {applied:?}", self.name);
             return applied.map(|_| ());
         }
         let base = self.base.as_ref().filter(|_| !patch.header().snapshot);
-        verify(&patch, base, None, Control::threads(1))?;
-        let applied = apply(base, &patch, out, ApplyOptions::default(), Control::threads(1));
+        match base {
+            Some(base) => patch.verify_with_base(base, Control::threads(1))?,
+            None => patch.verify(Control::threads(1))?,
+        }
+        let applied = patch.apply(base, out, ApplyOptions::default(), Control::threads(1));
         if applied.is_err() {
             assert!(!out.exists(), "{}: an output of a patch that was refused", self.name);
         } else {

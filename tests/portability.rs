@@ -1,10 +1,9 @@
 //! Byte order and numbers beyond 32 bits. Bytes are spelled out here: nothing is compared with what the
 //! machine at hand makes of a number.
 
-use pulse::coding::{BlockEncoder, Coding, Value, ValueForm};
+use pulse::coding::{BlockEncoder, BlockOptions, Coding, Value, ValueForm};
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::hash::{CheckpointHasher, LEAF_BYTES};
-use pulse::stream::EncoderOptions;
 use pulse::{Decoder, Event, Limits};
 use sha2::{Digest as _, Sha256};
 use testkit::forge;
@@ -14,8 +13,8 @@ use testkit::hostile::{self, list, patch_of_blocks, varint};
 type Row = (Dtype, &'static [u8], &'static [u8], &'static [u8], Value);
 
 fn payload(form: ValueForm, dtype: &Dtype, base: &[u8], target: &[u8]) -> (Vec<u8>, Value) {
-    let options = EncoderOptions::default().with_coding(Coding::Flat).with_values(form);
-    let block = BlockEncoder::new(&options).encode(dtype, base, target).unwrap().expect("a change");
+    let options = BlockOptions::default().with_coding(Coding::Flat).with_values(form);
+    let block = BlockEncoder::new(options).encode(dtype, base, target).unwrap().expect("a change");
     let decoder = block.decode(dtype, 1).unwrap();
     let (element, value) = decoder.changes().expect("a flat block").next().expect("a change");
     assert_eq!(element, 0);

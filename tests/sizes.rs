@@ -1,9 +1,8 @@
 //! Contextual blocks are smaller than flat ones and than XOR with zstd, at other dtypes and
 //! densities than those it was made for.
 
-use pulse::coding::{BlockEncoder, Coding, ValueForm};
+use pulse::coding::{BlockEncoder, BlockOptions, Coding, ValueForm};
 use pulse::dtype::Dtype;
-use pulse::stream::EncoderOptions;
 
 /// Numbers from 0 to 1, the same everywhere.
 struct Dice(u64);
@@ -29,8 +28,8 @@ struct Sizes {
 
 fn sizes(dtype: &Dtype, base: &[u8], target: &[u8]) -> Sizes {
     let encode = |coding, values| {
-        let options = EncoderOptions::default().with_coding(coding).with_values(values);
-        let block = BlockEncoder::new(&options).encode(dtype, base, target).unwrap().unwrap();
+        let options = BlockOptions::default().with_coding(coding).with_values(values);
+        let block = BlockEncoder::new(options).encode(dtype, base, target).unwrap().unwrap();
         let mut found = base.to_vec();
         let elements = (base.len() / dtype.element_bytes()) as u64;
         block.decode(dtype, elements).unwrap().apply(&mut found).unwrap();
@@ -92,7 +91,7 @@ fn regular_patterns_are_left_to_flat() {
     let base = vec![0x3f; 400_000];
     let mut target = base.clone();
     target.iter_mut().step_by(6).for_each(|byte| *byte ^= 1);
-    let encoder = |coding| BlockEncoder::new(&EncoderOptions::default().with_coding(coding));
+    let encoder = |coding| BlockEncoder::new(BlockOptions::default().with_coding(coding));
     let block = encoder(Coding::Contextual).encode(&Dtype::Bf16, &base, &target).unwrap().unwrap();
     assert_eq!(block.coding, Coding::Flat);
     assert!(block.payload.len() < 500);
@@ -100,7 +99,7 @@ fn regular_patterns_are_left_to_flat() {
 
 #[test]
 fn a_block_beyond_64_mib_is_refused_before_it_is_decoded() {
-    let mut encoder = BlockEncoder::new(&EncoderOptions::default().with_coding(Coding::Flat));
+    let mut encoder = BlockEncoder::new(BlockOptions::default().with_coding(Coding::Flat));
     let block = encoder.encode(&Dtype::U8, &[0], &[1]).unwrap().unwrap();
     assert!(block.decode(&Dtype::U8, 1 << 26).is_ok());
     assert_eq!(block.decode(&Dtype::U8, (1 << 26) + 1).unwrap_err().kind(), "misuse");

@@ -1,6 +1,7 @@
 //! What changed between checkpoints and along a series of them, without a patch.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use pulse::coding::Coding;
@@ -23,6 +24,7 @@ fn measure(paths: &[PathBuf], sizes: bool) -> SeriesStat {
     let done = std::sync::atomic::AtomicU64::new(0);
     let progress = |bytes| {
         done.fetch_add(bytes, std::sync::atomic::Ordering::SeqCst);
+        ControlFlow::Continue(())
     };
     let stat = series.measure(sizes, Control::threads(2).with_progress(&progress)).unwrap();
     assert_eq!(done.into_inner(), series.work_bytes(sizes), "the progress announced");

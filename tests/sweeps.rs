@@ -76,7 +76,7 @@ fn patches() -> Vec<(&'static str, Vec<u8>)> {
 /// A snapshot that carries files: the sample's tensors and a text.
 fn snapshot_with_files() -> Vec<u8> {
     let target = Checkpoint::from_file(&read("checkpoints/sample-target.safetensors"));
-    let mut encoder = pulse::Encoder::new(Vec::new(), pulse::stream::EncoderOptions::snapshot()).unwrap();
+    let mut encoder = pulse::Encoder::snapshot(Vec::new(), pulse::stream::EncoderOptions::default()).unwrap();
     encoder.carry_file("notes.txt", pulse::wire::FileKind::Companion, b"a few notes").unwrap();
     for (name, tensor) in &target.tensors {
         encoder.begin(name, None, Some(&tensor.spec)).unwrap();

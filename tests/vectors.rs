@@ -263,7 +263,15 @@ mod on_disk {
     }
 
     fn patch(vector: &Vector) -> Result<Patch> {
-        Patch::open(&directory().join(vector.text("file").expect("a file")), Limits::default())
+        Patch::open(directory().join(vector.text("file").expect("a file")), Limits::default())
+    }
+
+    /// Checks a patch, on its base if it has one.
+    fn verify(patch: &Patch, base: Option<&pulse::Checkpoint>) -> Result<()> {
+        match base {
+            Some(base) => patch.verify_with_base(base, Control::default()),
+            None => patch.verify(Control::default()),
+        }
     }
 
     #[test]
@@ -271,8 +279,11 @@ mod on_disk {
         for vector in vectors("good") {
             let (base, target) = (open(&vector, "base"), open(&vector, "target"));
             let patch = patch(&vector).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
-            pulse::checkpoint::verify(&patch, base.as_ref(), target.as_ref(), Control::default())
-                .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
+            let verified = verify(&patch, base.as_ref()).and_then(|()| match &target {
+                Some(target) => patch.verify_target(target, Control::default()),
+                None => Ok(()),
+            });
+            verified.unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
         }
     }
 
@@ -294,14 +305,9 @@ mod on_disk {
         for vector in vectors("good").into_iter().filter(|vector| vector.0["exact"] == true) {
             let out = temporary.path().join(vector.name());
             let patch = patch(&vector).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
-            pulse::checkpoint::apply(
-                open(&vector, "base").as_ref(),
-                &patch,
-                &out,
-                ApplyOptions::default(),
-                Control::default(),
-            )
-            .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
+            patch
+                .apply(open(&vector, "base").as_ref(), &out, ApplyOptions::default(), Control::default())
+                .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
             let target = directory().join(vector.text("target").expect("a target"));
             assert!(files_of(&out) == files_of(&target), "{}", vector.name());
         }
@@ -312,8 +318,7 @@ mod on_disk {
         let mut wrong = Vec::new();
         for vector in vectors("malformed") {
             let base = open(&vector, "base");
-            let verified = patch(&vector)
-                .and_then(|patch| pulse::checkpoint::verify(&patch, base.as_ref(), None, Control::default()));
+            let verified = patch(&vector).and_then(|patch| verify(&patch, base.as_ref()));
             let found = verified.as_ref().map_or_else(|error| error.kind(), |()| "none");
             if Some(found) != vector.text("error") {
                 wrong.push(format!("{}: found {found}: {:?}", vector.name(), verified.err()));
@@ -329,9 +334,8 @@ mod on_disk {
         for vector in vectors("malformed") {
             let base = open(&vector, "base");
             let out = directory.path().join(vector.name());
-            let applied = patch(&vector).and_then(|patch| {
-                pulse::checkpoint::apply(base.as_ref(), &patch, &out, ApplyOptions::default(), Control::default())
-            });
+            let applied = patch(&vector)
+                .and_then(|patch| patch.apply(base.as_ref(), &out, ApplyOptions::default(), Control::default()));
             assert!(applied.is_err(), "{}", vector.name());
         }
         assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 0);

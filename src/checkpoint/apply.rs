@@ -1,18 +1,16 @@
-//! A base and a patch to the target: planned first, then written in control, then proved.
+//! A base and a patch to the target: planned first, then written in parallel, then verified.
 
 use std::path::Path;
 
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
-use crate::disk::staged::Existing;
-use crate::disk::staged::Staged;
+use crate::disk::staged::{Existing, Staged};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::patch::Patch;
 use crate::tensors::diagnose::explain;
 use crate::tensors::target::{build, Output};
-use crate::tensors::ApplyReport;
-use crate::tensors::{Control, TensorSource};
+use crate::tensors::{ApplyReport, Control, TensorSource};
 
 /// Choices of [`Patch::apply`] and [`Patch::revert`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

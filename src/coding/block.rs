@@ -88,7 +88,7 @@ impl EncodedBlock {
 /// Encodes single blocks without a container: for those who frame and verify them by other means.
 ///
 /// ```
-/// use pulse::coding::BlockEncoder;
+/// use pulse::coding::{BlockEncoder, BlockOptions};
 /// use pulse::dtype::Dtype;
 ///
 /// let mut encoder = BlockEncoder::new(BlockOptions::default());

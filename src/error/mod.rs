@@ -18,6 +18,7 @@
 //! | `io` | [`Error::Io`] | whoever runs the machine |
 
 mod advice;
+mod fields;
 mod fault;
 mod file;
 mod mismatch;

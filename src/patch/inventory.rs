@@ -144,7 +144,7 @@ impl Inventory {
         Ok(Patch::scan_file(path.as_ref(), &limits, Depth::Payloads, &Disk::default())?.0)
     }
 
-    /// The largest step that [`steps`](Self::ulp_steps) tells from greater ones: a bound for its memory.
+    /// The largest step that [`ulp_steps`](Self::ulp_steps) tells from greater ones: a bound for its memory.
     pub const ULP_STEP_MAX: i64 = 1 << 16;
 
     pub(super) fn scan(&mut self, patch: &mut dyn Read, limits: &Limits, depth: Depth) -> Result<()> {

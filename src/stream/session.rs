@@ -1,6 +1,6 @@
 //! One patch being written: which tensor is open, what was skipped, the digests of both sides.
 //!
-//! The encoder gathers blocks one after the other, `diff` makes them in control; both tell the
+//! The encoder gathers blocks one after the other, `diff` makes them in parallel; both tell the
 //! story of a tensor to a session, which turns it into sections.
 
 use std::collections::HashSet;

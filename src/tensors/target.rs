@@ -1,4 +1,4 @@
-//! The tensors of a target from base and patch: made in control, proved by their digests.
+//! The tensors of a target from base and patch: made in parallel, verified by their digests.
 
 use std::collections::HashSet;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::update::{recover_on, update_on};
-use super::{recover, update, Recovery};
+use super::{recover, Recovery};
 use crate::checkpoint::apply::apply_on;
 use crate::checkpoint::{diff, ApplyOptions, Checkpoint};
 use crate::coding::Coding;
@@ -286,8 +286,8 @@ impl Scene {
         restore(&to, &target);
         let options = EncoderOptions::default().with_coding(coding).with_block_leaves(1).with_steps(40, 41);
         let (from, to) = (Checkpoint::open(&from)?, Checkpoint::open(&to)?);
-        let (bytes, _) = diff(Some(&from), &to, Vec::new(), options, Control::threads(1))?;
-        fs::write(&patch, bytes).unwrap();
+        let file = fs::File::create(&patch).unwrap();
+        diff(Some(&from), &to, file, options.into(), Control::threads(1))?;
         let checkpoint = room.join("checkpoint");
         Ok(Scene { _dir: dir, room, checkpoint, base, target, patch })
     }
@@ -320,7 +320,7 @@ impl Scene {
     /// Updates on a disk with a fault; gives back whether the fault came, and whether it was done.
     fn update(&self, faulty: &Arc<Faulty>) -> (bool, Result<bool>) {
         let disk = faulty.disk();
-        let done = Patch::open_on(&self.patch, &Limits::default(), &disk)
+        let done = Patch::open_on(&self.patch, Limits::default(), &disk)
             .and_then(|patch| update_on(&disk, &self.checkpoint, &patch, Control::threads(1)))
             .map(|report| !report.already);
         (faulty.fired(), done)
@@ -397,7 +397,7 @@ fn an_update_that_crashes_is_recovered_whatever_was_lost() {
                 assert_eq!(scene.litter(), [] as [PathBuf; 0], "{loss:?} at {at}");
                 // The same command once more gets there.
                 let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
-                update(&scene.checkpoint, &patch, Control::threads(2)).unwrap();
+                patch.update(&scene.checkpoint, Control::threads(2)).unwrap();
                 assert!(scene.is_target(), "{loss:?} at {at}");
                 fired
             });
@@ -444,7 +444,7 @@ fn a_new_checkpoint_appears_whole_or_not_at_all_whatever_fails() {
                 let faulty = Faulty::new(at, fault);
                 let disk = faulty.disk();
                 let done = Checkpoint::open_on(&scene.checkpoint, &disk).and_then(|base| {
-                    let patch = Patch::open_on(&scene.patch, &Limits::default(), &disk)?;
+                    let patch = Patch::open_on(&scene.patch, Limits::default(), &disk)?;
                     apply_on(&disk, Some(&base), &patch, &out, ApplyOptions::default(), Control::threads(1))
                 });
                 assert_eq!(done.is_err(), faulty.fired());
@@ -479,6 +479,6 @@ fn the_journal_takes_as_much_room_as_a_flat_patch_that_overwrites() {
         .with_values(ValueForm::Overwrite)
         .with_block_leaves(1)
         .with_steps(41, 40);
-    let (patch, _) = diff(Some(&target), &base, Vec::new(), options, Control::threads(1)).unwrap();
-    assert_eq!(bytes, patch.len() as u64);
+    let report = diff(Some(&target), &base, io::sink(), options.into(), Control::threads(1)).unwrap();
+    assert_eq!(bytes, report.summary.patch_bytes);
 }

@@ -7,7 +7,7 @@ mod header;
 pub(crate) mod index;
 mod tensor;
 
-pub use crate::tag::Tag;
+pub use crate::tag::{Tag, SIGNATURE};
 pub(crate) use block::BlockHeader;
 #[cfg(feature = "checkpoint")]
 pub(crate) use file::is_file_name;
@@ -27,8 +27,6 @@ use crate::limits::{self, Limits};
 use crate::parse::{self, Parse};
 use crate::varint;
 
-/// First bytes of every file: a high byte, the name, and line ends that a text transfer would change.
-pub const SIGNATURE: [u8; 8] = [0xab, b'P', b'L', b'S', b'\r', b'\n', 0x1a, b'\n'];
 /// Major version: a reader refuses any other.
 pub const MAJOR: u8 = 1;
 /// Minor version that this crate writes; readers accept greater ones.

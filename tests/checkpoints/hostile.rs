@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::error::Fault;
+use pulse::patch::Inventory;
 use pulse::stream::EncoderOptions;
 use pulse::wire::{FileKind, Tag};
 use pulse::{Encoder, Error, Limits, Patch};
@@ -246,8 +247,8 @@ fn a_forged_block_gives_the_right_target_or_none() {
 fn a_block_that_does_not_decode_is_found_without_the_base() {
     for options in every_coding() {
         let (place, patch) = patched_with(options);
-        let map = Inventory::inspect(&place.path("patch"), Limits::default()).unwrap();
-        let changes: u64 = map.steps.values().sum();
+        let map = Inventory::inspect(place.path("patch"), Limits::default()).unwrap();
+        let changes: u64 = map.ulp_steps.values().sum();
         assert!(map.error.is_none() && map.version == Some((1, 0)) && [0, 10].contains(&changes));
         let mut sections = forge::sections(&patch);
         let block = sections.iter_mut().find(|section| section.tag == b'B').unwrap();
@@ -316,7 +317,7 @@ fn a_tensor_of_more_bytes_than_any_disk_has_is_refused() {
 #[test]
 fn limits_of_the_caller_hold_for_files() {
     let (place, _) = patched();
-    let open = |limits: Limits| Patch::open(&place.path("patch"), &limits).map(|_| ());
+    let open = |limits: Limits| Patch::open(place.path("patch"), limits).map(|_| ());
     for limits in [
         Limits::default().with_section_bytes(100),
         Limits::default().with_block_leaves(31),
@@ -363,7 +364,7 @@ fn a_patch_that_changes_after_it_was_opened_is_refused() {
     changed[at] ^= 1;
     fs::write(&path, changed).unwrap();
     let out = place.path("out");
-    let error = pulse::checkpoint::apply(None, &patch, &out, Default::default(), Default::default()).unwrap_err();
+    let error = patch.apply(None, &out, Default::default(), Default::default()).unwrap_err();
     assert_eq!(error.kind(), "digest");
     assert!(!out.exists());
 }

@@ -1,5 +1,6 @@
 //! Headers, shards and companions: the files around the tensors.
 
+use pulse::stream::EncoderOptions;
 use serde_json::json;
 
 use crate::rebuilds;
@@ -147,7 +148,7 @@ fn a_tensor_file_that_the_index_does_not_name_is_a_companion() {
 fn a_patch_says_how_much_was_saved() {
     let place = Place::new();
     let (base, target) = (place.put("a", &sharded(&model(), 2)), place.put("b", &sharded(&stepped_model(), 2)));
-    let report = diff(Some(&base), &target, &place.path("patch"), Default::default(), 1);
+    let report = diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
     let patch = open_patch(&place.path("patch"));
     let Files::Many(files) = Files::read(&target) else { panic!("not a directory") };
     assert_eq!(report.target_file_bytes, files.values().map(|bytes| bytes.len() as u64).sum::<u64>());

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
+use pulse::stream::EncoderOptions;
 use pulse::{Checkpoint, Error};
 
 use testkit::files::{data, header, raw, safetensors, tensor, Files, Place};
@@ -176,7 +177,7 @@ fn subdirectories_are_left_out_and_reported() {
     fs::write(path.join("logs/x.safetensors"), "no tensors").unwrap();
     assert_eq!(open(&path).left_out(), [".cache", "logs"]);
     // A patch is made of the rest.
-    diff(Some(&path), &path, &place.path("patch"), Default::default(), 1);
+    diff(Some(&path), &path, &place.path("patch"), EncoderOptions::default(), 1);
     apply(Some(&path), &place.path("patch"), &place.path("out")).unwrap();
     assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 2);
 }
@@ -200,7 +201,7 @@ fn links_to_files_are_files() {
         ("config.json", b"{}".to_vec()),
     ]);
     let target_path = place.put("target", &target);
-    diff(Some(&linked), &target_path, &place.path("patch"), Default::default(), 1);
+    diff(Some(&linked), &target_path, &place.path("patch"), EncoderOptions::default(), 1);
     apply(Some(&linked), &place.path("patch"), &place.path("out")).unwrap();
     Files::read(&place.path("out")).assert_same(&target);
     assert!(!place.path("out/model.safetensors").is_symlink());

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use pulse::checkpoint::{write_whole, ApplyOptions};
+use pulse::checkpoint::{write_whole, ApplyOptions, Existing};
+use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::Error;
 
@@ -18,14 +19,14 @@ fn patched(directory: bool) -> (Place, Files) {
     };
     let place = Place::new();
     let (base, target) = (place.put("base", &files(b"abc")), place.put("target", &files(b"abd")));
-    diff(Some(&base), &target, &place.path("patch"), Default::default(), 1);
+    diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
     (place, files(b"abd"))
 }
 
-fn apply_to(place: &Place, out: &Path, replace: bool) -> pulse::Result<pulse::tensors::ApplyReport> {
-    let options = ApplyOptions::default().with_replace(replace);
+fn apply_to(place: &Place, out: &Path, existing: Existing) -> pulse::Result<pulse::tensors::ApplyReport> {
+    let options = ApplyOptions::default().with_existing(existing);
     let base = open(&place.path("base"));
-    pulse::checkpoint::apply(Some(&base), &open_patch(&place.path("patch")), out, options, Control::threads(2))
+    open_patch(&place.path("patch")).apply(Some(&base), out, options, Control::threads(2))
 }
 
 #[test]
@@ -36,13 +37,13 @@ fn a_place_that_is_taken_is_refused_and_left_untouched() {
         fs::create_dir(place.path("empty")).unwrap();
         place.put("full", &Files::many([("mine", b"mine".to_vec())]));
         for name in ["file", "empty", "full", "base", "patch"] {
-            let error = place.untouched(|| apply_to(&place, &place.path(name), false).unwrap_err());
+            let error = place.untouched(|| apply_to(&place, &place.path(name), Existing::Refuse).unwrap_err());
             assert_eq!(error.kind(), "checkpoint", "{name}");
             assert!(error.to_string().contains(name), "{error}");
         }
         // Directories are not replaced even if replacing was asked for.
         for name in ["empty", "full"] {
-            place.untouched(|| apply_to(&place, &place.path(name), true).unwrap_err());
+            place.untouched(|| apply_to(&place, &place.path(name), Existing::Replace).unwrap_err());
         }
     }
 }
@@ -52,7 +53,7 @@ fn a_file_is_replaced_if_asked_for_even_if_it_is_the_base() {
     let (place, target) = patched(false);
     place.put_bytes("file", b"mine");
     for name in ["file", "base"] {
-        apply_to(&place, &place.path(name), true).unwrap();
+        apply_to(&place, &place.path(name), Existing::Replace).unwrap();
         Files::read(&place.path(name)).assert_same(&target);
     }
     assert_eq!(fs::read_dir(place.root()).unwrap().count(), 4);
@@ -63,7 +64,7 @@ fn a_file_that_cannot_be_replaced_is_left_untouched() {
     // The target is a directory, which does not take the place of a file.
     let (place, _) = patched(true);
     place.put_bytes("file", b"mine");
-    place.untouched(|| apply_to(&place, &place.path("file"), true).unwrap_err());
+    place.untouched(|| apply_to(&place, &place.path("file"), Existing::Replace).unwrap_err());
 }
 
 #[test]
@@ -72,7 +73,8 @@ fn of_many_that_write_to_the_same_place_one_wins() {
         let (place, target) = patched(directory);
         let before = place.contents().len();
         let done = std::thread::scope(|scope| {
-            let threads = [(); 8].map(|()| scope.spawn(|| apply_to(&place, &place.path("out"), false).is_ok()));
+            let threads =
+                [(); 8].map(|()| scope.spawn(|| apply_to(&place, &place.path("out"), Existing::Refuse).is_ok()));
             threads.map(|thread| thread.join().unwrap())
         });
         assert_eq!(done.into_iter().filter(|&done| done).count(), 1);
@@ -85,7 +87,7 @@ fn of_many_that_write_to_the_same_place_one_wins() {
 fn a_missing_parent_directory_is_an_error_that_names_the_place() {
     for directory in [false, true] {
         let (place, _) = patched(directory);
-        let error = place.untouched(|| apply_to(&place, &place.path("no/such/out"), false).unwrap_err());
+        let error = place.untouched(|| apply_to(&place, &place.path("no/such/out"), Existing::Refuse).unwrap_err());
         assert!(matches!(error, Error::Io { .. }), "{error}");
         assert!(error.to_string().contains("no/such/out"), "{error}");
     }
@@ -97,7 +99,7 @@ fn a_result_that_is_wrong_replaces_nothing() {
     place.put_bytes("file", b"mine");
     fs::remove_file(place.path("base")).unwrap();
     place.put("base", &Files::one(&[tensor("w", "U8", &[4], *b"abcd")]));
-    let error = place.untouched(|| apply_to(&place, &place.path("file"), true).unwrap_err());
+    let error = place.untouched(|| apply_to(&place, &place.path("file"), Existing::Replace).unwrap_err());
     assert_eq!(error.kind(), "base");
 }
 
@@ -110,12 +112,12 @@ fn a_write_that_fails_leaves_nothing() {
         file.write_all(&[1; 1_000_000]).unwrap();
         Err::<(), _>(Error::Misuse("no more".into()))
     };
-    let error = place.untouched(|| write_whole(&path, false, failing).unwrap_err());
+    let error = place.untouched(|| write_whole(&path, Existing::Refuse, failing).unwrap_err());
     assert_eq!(error.to_string(), "no more");
     place.put_bytes("patch", b"mine");
-    place.untouched(|| write_whole(&path, true, failing).unwrap_err());
-    place.untouched(|| write_whole(&path, false, |_| Ok(())).unwrap_err());
-    write_whole(&path, true, |_| Ok(())).unwrap();
+    place.untouched(|| write_whole(&path, Existing::Replace, failing).unwrap_err());
+    place.untouched(|| write_whole(&path, Existing::Refuse, |_| Ok(())).unwrap_err());
+    write_whole(&path, Existing::Replace, |_| Ok(())).unwrap();
     assert_eq!(fs::read(path).unwrap(), b"");
 }
 
@@ -128,11 +130,11 @@ fn outputs_have_the_permissions_of_ordinary_files() {
     let (file, directory) = (place.put_bytes("file", b""), place.path("directory"));
     fs::create_dir(&directory).unwrap();
     let out = place.path("out");
-    apply_to(&place, &out, false).unwrap();
+    apply_to(&place, &out, Existing::Refuse).unwrap();
     assert_eq!(mode(&out), mode(&directory));
     assert_eq!(mode(&out.join("model.safetensors")), mode(&file));
     assert_eq!(mode(&out.join("config.json")), mode(&file));
-    write_whole(&place.path("whole"), false, |_| Ok(())).unwrap();
+    write_whole(&place.path("whole"), Existing::Refuse, |_| Ok(())).unwrap();
     assert_eq!(mode(&place.path("whole")), mode(&file));
 }
 
@@ -143,8 +145,8 @@ fn a_link_in_the_place_is_replaced_and_what_it_leads_to_stays() {
     let (place, target) = patched(false);
     let mine = place.put_bytes("mine", b"mine");
     std::os::unix::fs::symlink(&mine, place.path("link")).unwrap();
-    place.untouched(|| apply_to(&place, &place.path("link"), false).unwrap_err());
-    apply_to(&place, &place.path("link"), true).unwrap();
+    place.untouched(|| apply_to(&place, &place.path("link"), Existing::Refuse).unwrap_err());
+    apply_to(&place, &place.path("link"), Existing::Replace).unwrap();
     assert_eq!(fs::read(mine).unwrap(), b"mine");
     Files::read(&place.path("link")).assert_same(&target);
 }

@@ -33,9 +33,15 @@ fn push_all(encoder: &mut Encoder<Vec<u8>>, base: &[Tensor], target: &[Tensor]) 
     }
 }
 
-fn encoded(options: EncoderOptions, base: &[Tensor], target: &[Tensor]) -> Vec<u8> {
-    let mut encoder = Encoder::new(Vec::new(), options).unwrap();
+fn encoded(base: &[Tensor], target: &[Tensor]) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
     push_all(&mut encoder, base, target);
+    encoder.finish().unwrap().0
+}
+
+fn snapshot(target: &[Tensor]) -> Vec<u8> {
+    let mut encoder = Encoder::snapshot(Vec::new(), EncoderOptions::default()).unwrap();
+    push_all(&mut encoder, &[], target);
     encoder.finish().unwrap().0
 }
 
@@ -86,7 +92,7 @@ fn diff_writes_what_the_encoder_writes() {
 fn a_patch_without_files_keeps_the_files_of_the_base() {
     let mut changed = model();
     changed[0].bytes = stepped(&changed[0].bytes, 2, 1000);
-    let patch = encoded(EncoderOptions::default(), &model(), &changed);
+    let patch = encoded(&model(), &changed);
     let file = |tensors: &[Tensor]| raw(&(header(tensors, &[r#""__metadata__":{"a":"b"}"#]) + "   "), &data(tensors));
     let directory = |tensors: &[Tensor]| {
         let (a, b) = tensors.split_at(2);
@@ -120,7 +126,7 @@ fn assert_canonical(path: &Path, tensors: &[Tensor]) {
 
 #[test]
 fn a_patch_without_files_that_adds_tensors_makes_a_file_of_its_own() {
-    let patch = encoded(EncoderOptions::default(), &model(), &target());
+    let patch = encoded(&model(), &target());
     let place = Place::new();
     let patch = place.put_bytes("patch", &patch);
     let base = place.put("base", &Files::one(&model()));
@@ -138,11 +144,11 @@ fn a_patch_without_files_that_adds_tensors_makes_a_file_of_its_own() {
 #[test]
 fn a_snapshot_without_files_makes_a_file_of_its_own() {
     let place = Place::new();
-    let patch = place.put_bytes("patch", &encoded(EncoderOptions::snapshot(), &[], &target()));
+    let patch = place.put_bytes("patch", &snapshot(&target()));
     apply(None, &patch, &place.path("out")).unwrap();
     assert_canonical(&place.path("out"), &target());
     verify(&patch, None, Some(&place.path("out"))).unwrap();
-    let none = place.put_bytes("none", &encoded(EncoderOptions::snapshot(), &[], &[]));
+    let none = place.put_bytes("none", &snapshot(&[]));
     apply(None, &none, &place.path("empty")).unwrap();
     assert_canonical(&place.path("empty"), &[]);
 }
@@ -151,7 +157,7 @@ fn a_snapshot_without_files_makes_a_file_of_its_own() {
 fn a_tensor_that_no_safetensors_file_can_hold_is_refused() {
     let place = Place::new();
     let tensors = [tensor("__metadata__", "U8", &[1], *b"x")];
-    let patch = place.put_bytes("patch", &encoded(EncoderOptions::snapshot(), &[], &tensors));
+    let patch = place.put_bytes("patch", &snapshot(&tensors));
     let error = place.untouched(|| apply(None, &patch, &place.path("out")).unwrap_err());
     assert_eq!(error.kind(), "checkpoint");
 }

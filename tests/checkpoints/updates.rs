@@ -1,11 +1,10 @@
 //! Updates in place: the target, or everything as it was, and a reason.
 
 use std::fs::{self, File};
-use std::path::Path;
 
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
-use pulse::update::{recover, update, Recovery, UpdateReport};
+use pulse::update::{recover, Recovery, UpdateReport};
 use pulse::{Checkpoint, Error};
 
 use testkit::files::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
@@ -34,7 +33,7 @@ fn step() -> Place {
 }
 
 fn updated(place: &Place) -> pulse::Result<UpdateReport> {
-    update(&place.path("checkpoint"), &open_patch(&place.path("patch")), Control::threads(2))
+    open_patch(&place.path("patch")).update(place.path("checkpoint"), Control::threads(2))
 }
 
 #[track_caller]
@@ -53,13 +52,13 @@ fn every_coding_and_any_number_of_threads_lead_to_the_target() {
             let checkpoint = place.path("checkpoint");
             diff(Some(&checkpoint), &place.path("target"), &place.path("patch"), options.clone(), 1);
             let patch = open_patch(&place.path("patch"));
-            let report = update(&checkpoint, &patch, Control::threads(threads)).unwrap();
+            let report = patch.update(&checkpoint, Control::threads(threads)).unwrap();
             assert_eq!((report.already, report.recovery, report.target.files), (false, Recovery::Nothing, 1));
             assert_eq!(report.target.target, patch.footer().target);
             Files::read(&checkpoint).assert_same(&Files::one(&target()));
             // Nothing is left beside it.
             assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
-            assert!(place.untouched(|| update(&checkpoint, &patch, Control::threads(threads)).unwrap().already));
+            assert!(place.untouched(|| patch.update(&checkpoint, Control::threads(threads)).unwrap().already));
         }
     }
 }
@@ -159,7 +158,7 @@ fn linked_files_are_refused_because_others_would_see_them_change() {
     // A link to the directory itself leads to the one place where it is.
     let place = scene(&directory(&model()), &directory(&target()));
     std::os::unix::fs::symlink(place.path("checkpoint"), place.path("link")).unwrap();
-    update(&place.path("link"), &open_patch(&place.path("patch")), Control::threads(1)).unwrap();
+    open_patch(&place.path("patch")).update(place.path("link"), Control::threads(1)).unwrap();
     Files::read(&place.path("checkpoint")).assert_same(&directory(&target()));
 }
 
@@ -191,7 +190,7 @@ fn a_directory_that_cannot_be_written_to_is_an_error_that_names_it() {
         return;
     }
     let patch = open_patch(&place.path("patch"));
-    let error = update(&place.path("locked/checkpoint"), &patch, Control::threads(1)).unwrap_err();
+    let error = patch.update(place.path("locked/checkpoint"), Control::threads(1)).unwrap_err();
     assert!(error.to_string().contains("locked"), "{error}");
 }
 
@@ -268,12 +267,12 @@ fn what_is_not_there_is_an_error_that_names_it() {
     let patch = open_patch(&place.path("patch"));
     for path in [place.path("nothing"), place.path("nothing/deeper")] {
         for error in
-            [update(&path, &patch, Control::threads(1)).unwrap_err(), recover(&path, Control::threads(1)).unwrap_err()]
+            [patch.update(&path, Control::threads(1)).unwrap_err(), recover(&path, Control::threads(1)).unwrap_err()]
         {
             assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("nothing"), "{error}");
         }
     }
-    let error = update(Path::new("/"), &patch, Control::threads(1)).unwrap_err();
+    let error = patch.update("/", Control::threads(1)).unwrap_err();
     assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
 }
 
@@ -283,7 +282,7 @@ fn a_patch_that_is_cut_short_after_it_was_opened_changes_nothing() {
     let patch = open_patch(&place.path("patch"));
     let before = fs::read(place.path("checkpoint")).unwrap();
     File::options().write(true).open(place.path("patch")).unwrap().set_len(40).unwrap();
-    let error = update(&place.path("checkpoint"), &patch, Control::threads(2)).unwrap_err();
+    let error = patch.update(place.path("checkpoint"), Control::threads(2)).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
     assert!(fs::read(place.path("checkpoint")).unwrap() == before);
     assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);

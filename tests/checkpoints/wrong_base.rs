@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pulse::hash::Digest;
+use pulse::stream::EncoderOptions;
 use pulse::Error;
 
 use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
@@ -30,7 +31,7 @@ fn patched(base: &Files, target: &Files) -> (Place, PathBuf) {
     let place = Place::new();
     let (base, target) = (place.put("base", base), place.put("target", target));
     let patch = place.path("patch");
-    diff(Some(&base), &target, &patch, Default::default(), 1);
+    diff(Some(&base), &target, &patch, EncoderOptions::default(), 1);
     (place, patch)
 }
 
@@ -136,7 +137,7 @@ fn a_patch_needs_a_base_and_a_snapshot_none() {
     let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
     let error = place.untouched(|| apply(None, &patch, &place.path("out")).unwrap_err());
     assert_eq!(error.kind(), "misuse");
-    diff(None, &place.path("target"), &place.path("snapshot"), Default::default(), 1);
+    diff(None, &place.path("target"), &place.path("snapshot"), EncoderOptions::default(), 1);
     apply(Some(&place.path("base")), &place.path("snapshot"), &place.path("out")).unwrap();
     Files::read(&place.path("out")).assert_same(&Files::one(&target()));
 }

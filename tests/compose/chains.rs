@@ -2,6 +2,7 @@
 
 use std::slice::from_ref;
 
+use pulse::checkpoint::DiffOptions;
 use pulse::coding::ValueForm;
 use pulse::stream::{EncoderOptions, TrustedBase};
 use pulse::tensors::Control;
@@ -105,7 +106,7 @@ fn a_snapshot_and_what_follows_it_is_a_snapshot() {
     // A base does no harm, and is not looked at.
     for base in [None, Some(run.checkpoints[2].as_path())] {
         let (patch, report) = run.compose(&patches, base, &options).unwrap();
-        assert!(patch == direct && report.proved);
+        assert!(patch == direct && report.verified);
     }
 }
 
@@ -125,7 +126,7 @@ fn the_header_says_the_whole_way() {
     assert_eq!((told.run, told.base_step, told.target_step), (Some([6; 16]), Some(40), Some(43)));
     assert_eq!(header(&run.patches(&ids([5, 5, 6])), flat(ValueForm::UlpStep)).run, None, "two runs are none");
     // A first patch that names its base at once is followed.
-    let named = flat(ValueForm::UlpStep).with_base_digest(patches[0].footer().base);
+    let named = flat(ValueForm::UlpStep).with_base_digest(patches[0].footer().base.unwrap());
     let named = [run.patch(Some(0), 1, &named), run.patch(Some(1), 2, &flat(ValueForm::UlpStep))];
     assert_eq!(header(&named, flat(ValueForm::UlpStep)).base_digest, patches[0].footer().base);
 }
@@ -274,7 +275,8 @@ fn a_patch_that_lies_about_its_target_makes_nothing() {
     let path = run.place.path("lie.pulse");
     let mut trusted = TrustedBase::new(base);
     trusted.tensors.insert("w".into(), pulse::hash::tensor_digest(b"another"));
-    diff(Some(&run.checkpoints[0]), &run.checkpoints[1], &path, options.clone().with_trusted_base(trusted), 1);
+    let trusting = DiffOptions::from(options.clone()).with_trusted_base(trusted);
+    diff(Some(&run.checkpoints[0]), &run.checkpoints[1], &path, trusting, 1);
     let patches = [open_patch(&path), run.patch(Some(1), 0, &options)];
     assert_eq!(run.compose(&patches, None, &options).unwrap_err().kind(), "digest");
 

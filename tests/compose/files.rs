@@ -3,13 +3,14 @@
 use std::slice::from_ref;
 
 use pulse::coding::ValueForm;
-use pulse::tensors::{diff_tensors, Control};
+use pulse::stream::{EncoderOptions, Lineage};
+use pulse::tensors::Control;
 use pulse::wire::{FileKind, FileSource};
 use pulse::{Encoder, Limits, Patch};
 
 use crate::{flat, Run};
 use testkit::files::{header, raw, tensor, Files};
-use testkit::library::open;
+use testkit::library::{diff_tensors, open};
 
 /// A checkpoint with this metadata in its header and these companions.
 fn model(weight: u8, metadata: &str, companions: &[(&str, &str)]) -> Files {
@@ -87,7 +88,7 @@ fn patches_with_files_and_without_do_not_mix() {
     let run = Run::new(&[model(1, "a", &[]), model(2, "a", &[]), model(3, "a", &[])]);
     let options = flat(ValueForm::UlpStep);
     let (middle, target) = (open(&run.checkpoints[1]), open(&run.checkpoints[2]));
-    let (bare, _) = diff_tensors(Some(&middle), &target, Vec::new(), options.clone(), Control::default()).unwrap();
+    let bare = diff_tensors(Some(&middle), &target, options.clone(), Control::default()).unwrap();
     let patches = [run.patch(Some(0), 1, &options), Patch::from_bytes(bare, Limits::default()).unwrap()];
     let error = run.compose(&patches, None, &options).unwrap_err().to_string();
     assert!(error.contains("describes no files, and the one before it files"), "{error}");
@@ -101,8 +102,8 @@ fn carried_bytes_are_cut_as_diff_cuts_them() {
     let spec = open(run.ends().0).tensor("w").unwrap().spec().clone();
     let Files::Many(files) = Files::read(run.ends().1) else { panic!("a directory") };
     let file = &files["model.safetensors"];
-    let options = pulse::stream::EncoderOptions::snapshot().with_steps(None, Some(1));
-    let mut encoder = Encoder::new(Vec::new(), options.clone()).unwrap();
+    let options = EncoderOptions::default().with_lineage(Lineage::default().with_target_step(1));
+    let mut encoder = Encoder::snapshot(Vec::new(), options).unwrap();
     encoder.carry_file("model.safetensors", FileKind::Tensors, &file[..file.len() - 4]).unwrap();
     encoder.carry_file("config", FileKind::Companion, text.as_bytes()).unwrap();
     encoder.begin("w", None, Some(&spec)).unwrap();
@@ -120,8 +121,8 @@ fn carried_bytes_are_cut_as_diff_cuts_them() {
     let recut = testkit::forge::join(&whole, &sections);
     assert!(recut != whole);
     let recut = Patch::from_bytes(recut, Limits::default()).unwrap();
-    let (patch, _) = run.compose(&[recut], None, &pulse::stream::EncoderOptions::default()).unwrap();
-    assert!(patch == run.direct(None, 1, &pulse::stream::EncoderOptions::default()));
+    let (patch, _) = run.compose(&[recut], None, &EncoderOptions::default()).unwrap();
+    assert!(patch == run.direct(None, 1, &EncoderOptions::default()));
 }
 
 /// The packed stream of a file data section.

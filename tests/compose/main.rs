@@ -41,7 +41,9 @@ impl Run {
     /// The bytes of the patch from one step to another; a snapshot without the first.
     fn direct(&self, from: Option<usize>, to: usize, options: &EncoderOptions) -> Vec<u8> {
         let path = self.place.path("direct.pulse");
-        let options = options.clone().with_steps(from.map(|step| step as u64), Some(to as u64));
+        let lineage = options.lineage.with_target_step(to as u64);
+        let lineage = from.map_or(lineage, |step| lineage.with_base_step(step as u64));
+        let options = options.clone().with_lineage(lineage);
         diff(from.map(|step| self.checkpoints[step].as_path()), &self.checkpoints[to], &path, options, 2);
         std::fs::read(path).unwrap()
     }
@@ -66,7 +68,9 @@ impl Run {
     ) -> Result<(Vec<u8>, ComposeReport)> {
         let base = base.map(open);
         let compose = |threads| {
-            pulse::chain::compose(patches, base.as_ref(), Vec::new(), options.clone(), Control::threads(threads))
+            let (mut patch, control) = (Vec::new(), Control::threads(threads));
+            let report = Patch::compose(patches, base.as_ref(), &mut patch, options.clone().into(), control)?;
+            Ok((patch, report))
         };
         let (one, three) = (compose(1), compose(3));
         assert_eq!(one.as_ref().map(|one| &one.0).ok(), three.as_ref().map(|three| &three.0).ok());
@@ -81,7 +85,7 @@ impl Run {
         assert!(patch == direct, "{} bytes, the direct patch has {}", patch.len(), direct.len());
         assert_eq!(report.summary.patch_bytes, patch.len() as u64);
         assert_eq!(report.input_bytes, patches.iter().map(Patch::bytes).sum::<u64>());
-        assert_eq!(report.proved, base.is_some());
+        assert_eq!(report.verified, base.is_some());
         let (first, last) = self.ends();
         let out = tempfile::tempdir().unwrap();
         let (patch, out) = (self.place.put_bytes("composed.pulse", &patch), out.path().join("out"));

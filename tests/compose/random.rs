@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use pulse::chain::{compose, invert};
 use pulse::coding::ValueForm;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{diff_tensors, Control, TensorRef};
+use pulse::tensors::{Control, TensorRef, Weights};
 use pulse::{Error, Limits, Patch};
 
 use crate::flat;
 use testkit::files::{noise, tensor, Files, Place, Tensor};
-use testkit::library::{every_coding, open};
+use testkit::library::{diff_tensors, every_coding, open};
 
 /// A version of a tensor: dtype and shape of a few, and contents of a few, so that they come back.
 type Version = Option<(u8, u8)>;
@@ -47,13 +46,13 @@ fn held(model: &Model) -> Vec<Tensor> {
     tensors(model).into_iter().map(one).collect()
 }
 
-fn refs(held: &BTreeMap<String, (TensorSpec, Vec<u8>)>) -> BTreeMap<String, TensorRef<'_>> {
-    held.iter().map(|(name, (spec, bytes))| (name.clone(), TensorRef::new(spec.clone(), bytes).unwrap())).collect()
+fn refs(held: &BTreeMap<String, (TensorSpec, Vec<u8>)>) -> Weights<'_> {
+    held.iter().map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap())).collect()
 }
 
 fn diff(base: &Model, target: &Model, options: &EncoderOptions) -> Vec<u8> {
     let (base, target) = (tensors(base), tensors(target));
-    diff_tensors(Some(&refs(&base)), &refs(&target), Vec::new(), options.clone(), Control::threads(1)).unwrap().0
+    diff_tensors(Some(&refs(&base)), &refs(&target), options.clone(), Control::threads(1)).unwrap()
 }
 
 fn patches(models: &[Model], options: &[EncoderOptions]) -> Vec<Patch> {
@@ -97,8 +96,9 @@ proptest! {
         let inputs: Vec<_> = blocks.iter().map(|&leaves| flat(form).with_block_leaves(leaves)).collect();
         let patches = patches(&models, &inputs);
         let options = flat(form).with_block_leaves(block);
-        match compose(&patches, None, Vec::new(), options.clone(), Control::threads(2)) {
-            Ok((patch, _)) => prop_assert!(patch == diff(&models[0], &models[models.len() - 1], &options)),
+        let mut patch = Vec::new();
+        match Patch::compose(&patches, None, &mut patch, options.clone().into(), Control::threads(2)) {
+            Ok(_) => prop_assert!(patch == diff(&models[0], &models[models.len() - 1], &options)),
             Err(Error::Misuse(what)) => {
                 prop_assert!(what.contains("old dtype and shape") && is_unsure(&models), "{what}");
             }
@@ -115,9 +115,9 @@ proptest! {
         let base = place.put("base", &Files::one(&held(&models[0])));
         let base = Some(open(&base));
         let options = codings[0].clone().with_block_leaves(block);
-        let composed = compose(&patches, base.as_ref(), Vec::new(), options.clone(), Control::threads(2));
-        let (patch, report) = composed.unwrap();
-        prop_assert!(report.proved && patch == diff(&models[0], &models[models.len() - 1], &options));
+        let (mut patch, control) = (Vec::new(), Control::threads(2));
+        let report = Patch::compose(&patches, base.as_ref(), &mut patch, options.clone().into(), control).unwrap();
+        prop_assert!(report.verified && patch == diff(&models[0], &models[models.len() - 1], &options));
     }
 
     #[test]
@@ -132,8 +132,9 @@ proptest! {
         let options = flat(form).with_block_leaves(block);
         let kind = |version: &Version| version.map(|version| version.0);
         let lost = base.iter().zip(&target).any(|(base, target)| base.is_some() && kind(base) != kind(target));
-        match invert(&patch, Vec::new(), options.clone(), Control::threads(2)) {
-            Ok((back, _)) => prop_assert!(!lost && back == diff(&target, &base, &options)),
+        let mut back = Vec::new();
+        match patch.invert(&mut back, options.clone().into(), Control::threads(2)) {
+            Ok(_) => prop_assert!(!lost && back == diff(&target, &base, &options)),
             Err(error) => prop_assert!(lost && matches!(error, Error::Misuse(_)), "{error}"),
         }
     }

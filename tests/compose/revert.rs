@@ -2,7 +2,7 @@
 
 use std::slice::from_ref;
 
-use pulse::chain::invert;
+use pulse::chain::{ComposeOptions, InvertOptions};
 use pulse::checkpoint::ApplyOptions;
 use pulse::coding::ValueForm;
 use pulse::hash::Digest;
@@ -25,7 +25,7 @@ fn scene(base: &Files, target: &Files, options: &EncoderOptions) -> Place {
 
 fn revert(place: &Place, target: &str, out: &str) -> Result<ApplyReport> {
     let (target, patch) = (open(&place.path(target)), open_patch(&place.path("patch")));
-    pulse::chain::revert(&target, &patch, &place.path(out), ApplyOptions::default(), Control::threads(2))
+    patch.revert(&target, place.path(out), ApplyOptions::default(), Control::threads(2))
 }
 
 fn digest(place: &Place, name: &str) -> Digest {
@@ -94,11 +94,12 @@ fn the_inverse_is_a_patch_like_any_other() {
     let options = flat(ValueForm::UlpStep).with_run([3; 16]).with_steps(40, 41);
     let place = scene(&files(&base), &files(&target), &options);
     let patch = open_patch(&place.path("patch"));
-    let back = |patch: &Patch, options| {
-        let (back, _) = invert(patch, Vec::new(), options, Control::default()).unwrap();
+    let back = |patch: &Patch| {
+        let mut back = Vec::new();
+        patch.invert(&mut back, InvertOptions::default(), Control::default()).unwrap();
         Patch::from_bytes(back, Limits::default()).unwrap()
     };
-    let inverse = back(&patch, EncoderOptions::default());
+    let inverse = back(&patch);
     let header = inverse.header();
     assert_eq!((header.run, header.base_step, header.target_step), (Some([3; 16]), Some(41), Some(40)));
     assert_eq!(
@@ -107,11 +108,10 @@ fn the_inverse_is_a_patch_like_any_other() {
     );
     assert!(inverse.files().is_empty(), "the base's files do not stand in the patch");
     // Turned round twice it is what it was, and both ways together are no way at all.
-    let again = back(&inverse, EncoderOptions::default());
+    let again = back(&inverse);
     assert_eq!(again.footer().base, patch.footer().base);
-    let (_, report) =
-        pulse::chain::compose(&[inverse, again], None, Vec::new(), flat(ValueForm::UlpStep), Control::default())
-            .unwrap();
+    let options = ComposeOptions::from(flat(ValueForm::UlpStep));
+    let report = Patch::compose(&[inverse, again], None, std::io::sink(), options, Control::default()).unwrap();
     assert_eq!(report.summary.footer.changes, 0);
 }
 

@@ -1,13 +1,12 @@
 //! Patches applied to the checkpoints of `testvectors/`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use pulse::checkpoint::{verify, ApplyOptions};
+use pulse::checkpoint::ApplyOptions;
 use pulse::patch::FileEntry;
-use pulse::tensors::{Control, TensorMut};
+use pulse::tensors::{Control, TensorMut, WeightsMut};
 use pulse::wire::{Action, FileKind, Footer, SIGNATURE};
 use pulse::{Checkpoint, Error, Patch, Result};
 use sha2::{Digest as _, Sha256};
@@ -107,7 +106,7 @@ pub fn apply(data: &[u8]) {
         Received::Refused(why) => Err(why),
         Received::Target(target, footer) => Ok((target, footer)),
     };
-    let opened = match Patch::from_bytes(patch, &limits()) {
+    let opened = match Patch::from_bytes(patch, limits()) {
         Ok(opened) => opened,
         Err(error) => {
             assert!(received.is_err(), "a patch that cannot be opened was applied: {error}");
@@ -147,7 +146,11 @@ impl Case<'_> {
 
     /// `verify` wants the base that is named, and looks at files too; apart from that it agrees with the receiver.
     fn prove(&self, refused: Option<&String>) {
-        match verify(self.patch, self.checkpoint(), None, Control::threads(1)) {
+        let verified = match self.checkpoint() {
+            Some(base) => self.patch.verify_with_base(base, Control::threads(1)),
+            None => self.patch.verify(Control::threads(1)),
+        };
+        match verified {
             Ok(()) => assert!(refused.is_none(), "verify takes what a receiver refuses: {}", refused.unwrap()),
             Err(error) => {
                 sound(&error);
@@ -192,8 +195,7 @@ impl Case<'_> {
     fn to_disk(&self) {
         let scratch = scratch();
         let out = scratch.path().join("out");
-        let applied =
-            pulse::checkpoint::apply(self.checkpoint(), self.patch, &out, ApplyOptions::default(), Control::threads(1));
+        let applied = self.patch.apply(self.checkpoint(), &out, ApplyOptions::default(), Control::threads(1));
         if let Err(error) = applied {
             sound(&error);
             let left = fs::read_dir(scratch.path()).expect("the scratch").count();
@@ -234,11 +236,9 @@ fn check_file(out: &Path, file: &FileEntry) {
 }
 
 fn in_place(weights: &mut Tensors, patch: &Patch) -> Result<()> {
-    let mut held = BTreeMap::new();
-    for (name, (spec, bytes)) in weights {
-        held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
-    }
-    pulse::tensors::apply_in_place(&mut held, patch, Control::threads(1)).map(|_| ())
+    let held = weights.iter_mut();
+    let held = held.map(|(name, (spec, bytes))| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)));
+    patch.apply_to(&mut held.collect::<Result<WeightsMut<'_>>>()?, Control::threads(1)).map(|_| ())
 }
 
 /// An error must be one that a patch or a base can cause, and say what is wrong.

@@ -2,9 +2,8 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use pulse::changes::count_changes;
-use pulse::coding::{BlockEncoder, Coding, EncodedBlock, ValueForm};
+use pulse::coding::{BlockEncoder, BlockOptions, Coding, EncodedBlock, ValueForm};
 use pulse::dtype::Dtype;
-use pulse::stream::EncoderOptions;
 use pulse::Result;
 
 use super::reference::{self, Kind};
@@ -165,10 +164,10 @@ impl Pair {
         (base, target)
     }
 
-    fn options(&self) -> EncoderOptions {
-        let flat = EncoderOptions::default().with_coding(Coding::Flat);
+    fn options(&self) -> BlockOptions {
+        let flat = BlockOptions::default().with_coding(Coding::Flat);
         let options = match self.form % 4 {
-            0 => EncoderOptions::default(),
+            0 => BlockOptions::default(),
             1 => flat.with_values(ValueForm::UlpStep),
             2 => flat.with_values(ValueForm::Xor),
             _ => flat.with_values(ValueForm::Overwrite),
@@ -180,7 +179,7 @@ impl Pair {
     fn encode(&self) -> Option<EncodedBlock> {
         let (base, target) = self.sides();
         let dtype = dtype(self.dtype % 18);
-        BlockEncoder::new(&self.options()).encode(&dtype, &base, &target).expect("two slices of one length")
+        BlockEncoder::new(self.options()).encode(&dtype, &base, &target).expect("two slices of one length")
     }
 }
 

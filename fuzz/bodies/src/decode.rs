@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind, Read};
 
-use pulse::checkpoint::verify;
 use pulse::coding::Coding;
 use pulse::tensors::Control;
 use pulse::{Decoder, Event, Patch, PushDecoder, Result};
@@ -28,11 +27,11 @@ pub fn decode(data: &[u8]) {
         if let Err(error) = &read {
             assert!(!error.kind().is_empty() && !error.to_string().is_empty());
         }
-        match (Patch::from_bytes(data, &limits()), read) {
+        match (Patch::from_bytes(data, limits()), read) {
             (Ok(patch), Ok(blocks)) => {
                 if !patch.header().snapshot {
                     // Looks at the blocks that need no base.
-                    let verified = verify(&patch, None, None, Control::threads(1));
+                    let verified = patch.verify(Control::threads(1));
                     assert!(verified.is_ok() == blocks.is_ok(), "{verified:?}, but {blocks:?}");
                 }
             }

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use pulse::checkpoint::{diff, ApplyOptions};
-use pulse::stream::EncoderOptions;
+use pulse::checkpoint::{diff, ApplyOptions, DiffOptions, Existing};
 use pulse::tensors::Control;
 use pulse::{Checkpoint, Limits, Patch};
 use serde_json::Value;
@@ -61,14 +60,13 @@ fn check(file: &[u8], scratch: &Path) {
     assert_eq!(tensors.len(), count);
     assert_eq!(checkpoint.tensor_bytes(), data.len() as u64);
 
-    let (options, control) = (EncoderOptions::snapshot(), Control::threads(1));
-    let patch = match diff(None, &checkpoint, Vec::new(), options, control) {
-        Ok((patch, _)) => patch,
+    let (mut patch, control) = (Vec::new(), Control::threads(1));
+    if let Err(error) = diff(None, &checkpoint, &mut patch, DiffOptions::default(), control) {
         // A rank or a name beyond what readers take.
-        Err(error) => return assert_eq!(error.kind(), "checkpoint", "{error}"),
-    };
+        return assert_eq!(error.kind(), "checkpoint", "{error}");
+    }
     let patch = Patch::from_bytes(patch, Limits::default()).expect("a patch of our own");
-    let options = ApplyOptions::default().with_replace(true);
-    pulse::checkpoint::apply(None, &patch, &out, options, control).expect("a snapshot of our own");
+    let options = ApplyOptions::default().with_existing(Existing::Replace);
+    patch.apply(None, &out, options, control).expect("a snapshot of our own");
     assert!(fs::read(&out).expect("the file of before") == file, "another file");
 }

@@ -1,5 +1,5 @@
 //! Checkpoints in memory, and a receiver as SPEC.md §8.2 and §8.4 describe it: one tensor after
-//! the other, over the events of a decoder. `pulse::checkpoint::verify` and the others must agree with it.
+//! the other, over the events of a decoder. `Patch::verify` and the others must agree with it.
 
 use std::collections::BTreeMap;
 

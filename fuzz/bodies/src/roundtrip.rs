@@ -7,7 +7,7 @@ use pulse::coding::{Coding, ValueForm};
 use pulse::dtype::TensorSpec;
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::{EncoderOptions, TrustedBase};
-use pulse::tensors::{apply_in_place, diff_tensors, Control, TensorMut, TensorRef, TensorSource};
+use pulse::tensors::{self, Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut};
 use pulse::wire::{FileKind, FileSource};
 use pulse::{Decoder, Encoder, Event, Limits, Patch, Result};
 
@@ -132,7 +132,7 @@ impl Case {
         pairs
     }
 
-    fn options(&self, base: &Tensors) -> EncoderOptions {
+    fn options(&self, base: &Tensors) -> DiffOptions {
         let flat = EncoderOptions::default().with_coding(Coding::Flat);
         let mut options = match self.coding % 4 {
             0 => EncoderOptions::default(),
@@ -140,26 +140,24 @@ impl Case {
             2 => flat.with_values(ValueForm::Xor),
             _ => flat.with_values(ValueForm::Overwrite),
         };
-        options.snapshot = self.snapshot;
-        if !self.snapshot {
-            let known = Digest(digest(base));
-            options = match self.known_base {
-                None => options,
-                Some(false) => options.with_base_digest(known),
-                Some(true) => {
-                    let mut trusted = TrustedBase::new(known);
-                    // Every other digest is known.
-                    let tensors = base.iter().step_by(2);
-                    trusted.tensors = tensors.map(|(name, (_, bytes))| (name.clone(), tensor_digest(bytes))).collect();
-                    options.with_trusted_base(trusted)
-                }
-            };
-        }
-        let base_step = self.steps.0.filter(|_| !self.snapshot);
+        options.lineage.run = self.run;
+        options.lineage.base_step = self.steps.0.filter(|_| !self.snapshot);
+        options.lineage.target_step = self.steps.1;
         let options = options.with_block_leaves(u64::from(self.block_leaves % 4) + 1);
-        let options = options.with_level(i32::from(self.level).clamp(-7, 3)).with_run(self.run);
-        let options = options.with_steps(base_step, self.steps.1);
-        self.metadata.iter().fold(options, |options, (key, value)| options.with_metadata(key, value))
+        let options = options.with_level(i32::from(self.level).clamp(-7, 3));
+        let options = self.metadata.iter().fold(options, |options, (key, value)| options.with_metadata(key, value));
+        let known = Digest(digest(base));
+        match self.known_base.filter(|_| !self.snapshot) {
+            None => options.into(),
+            Some(false) => options.with_base_digest(known).into(),
+            Some(true) => {
+                let mut trusted = TrustedBase::new(known);
+                // Every other digest is known.
+                let tensors = base.iter().step_by(2);
+                trusted.tensors = tensors.map(|(name, (_, bytes))| (name.clone(), tensor_digest(bytes))).collect();
+                DiffOptions::from(options).with_trusted_base(trusted)
+            }
+        }
     }
 
     /// The files that the encoder takes; the others it must refuse.
@@ -169,8 +167,13 @@ impl Case {
         self.files.iter().filter(legal).filter(|file| names.insert(&file.name)).collect()
     }
 
-    fn encode(&self, pairs: &Pairs, options: EncoderOptions) -> Result<Vec<u8>> {
-        let mut encoder = Encoder::new(Vec::new(), options)?;
+    fn encode(&self, pairs: &Pairs, options: DiffOptions) -> Result<Vec<u8>> {
+        let DiffOptions { encoder: options, trusted_base, .. } = options;
+        let mut encoder = match trusted_base {
+            _ if self.snapshot => Encoder::snapshot(Vec::new(), options)?,
+            Some(base) => Encoder::trusting(Vec::new(), options, base)?,
+            None => Encoder::new(Vec::new(), options)?,
+        };
         let files = self.files();
         for file in &self.files {
             let (name, kind) = (&file.name, file.kind());
@@ -221,28 +224,26 @@ pub fn roundtrip(data: &[u8]) {
     let opened = Patch::from_bytes(patch.clone(), Limits::default()).expect("a patch of our own");
     if !case.snapshot && base.keys().eq(target.keys()) && base.iter().all(|(name, side)| side.0 == target[name].0) {
         let mut weights = base.clone();
-        let mut held: BTreeMap<String, TensorMut<'_>> = weights
+        let mut held: WeightsMut<'_> = weights
             .iter_mut()
             .map(|(name, (spec, bytes))| (name.clone(), TensorMut::new(spec.clone(), bytes).expect("its size")))
             .collect();
-        apply_in_place(&mut held, &opened, Control::threads(1)).expect("a patch of our own");
+        opened.apply_to(&mut held, Control::threads(1)).expect("a patch of our own");
         drop(held);
         assert!(weights == target, "other weights");
     }
     if case.files.is_empty() {
         let (old, new) = (refs(&base), refs(&target));
         let old = (!case.snapshot).then_some(&old as &dyn TensorSource);
-        let (same, _) = diff_tensors(old, &new, Vec::new(), options, Control::threads(1)).expect("legal checkpoints");
+        let mut same = Vec::new();
+        tensors::diff(old, &new, &mut same, options, Control::threads(1)).expect("legal checkpoints");
         assert!(same == patch, "diff writes another patch than the encoder");
     }
 }
 
-fn refs(tensors: &Tensors) -> BTreeMap<String, TensorRef<'_>> {
-    let mut refs = BTreeMap::new();
-    for (name, (spec, bytes)) in tensors {
-        refs.insert(name.clone(), TensorRef::new(spec.clone(), bytes).expect("its size"));
-    }
-    refs
+fn refs(tensors: &Tensors) -> Weights<'_> {
+    let held = tensors.iter();
+    held.map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).expect("its size"))).collect()
 }
 
 /// Looks for what a receiver does not: that the patch says no more than it must, and what files it carries.

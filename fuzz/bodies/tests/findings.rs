@@ -1,8 +1,7 @@
 //! What fuzzing found, each under a name of its own.
 
-use pulse::coding::{BlockEncoder, Coding, EncodedBlock};
+use pulse::coding::{BlockEncoder, BlockOptions, Coding, EncodedBlock};
 use pulse::dtype::Dtype;
-use pulse::stream::EncoderOptions;
 
 /// The bytes of a seed of the target `blocks`.
 fn seed(name: &str) -> Vec<u8> {
@@ -11,8 +10,8 @@ fn seed(name: &str) -> Vec<u8> {
 
 /// A block as the encoder makes it.
 fn block(base: &[u8], target: &[u8]) -> EncodedBlock {
-    let options = EncoderOptions::default().with_coding(Coding::Flat);
-    BlockEncoder::new(&options).encode(&Dtype::U8, base, target).unwrap().unwrap()
+    let options = BlockOptions::default().with_coding(Coding::Flat);
+    BlockEncoder::new(options).encode(&Dtype::U8, base, target).unwrap().unwrap()
 }
 
 /// libzstd words its refusal of some frames by the buffers that it has from frames before: the same

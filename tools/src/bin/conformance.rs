@@ -55,8 +55,7 @@ fn apply(arguments: &Arguments) -> Result<()> {
     check_from_first_byte_to_last(&patch)?;
     let patch = Patch::from_bytes(patch, Limits::default())?;
     let base = arguments.base.as_deref().map(Checkpoint::open).transpose()?;
-    pulse::checkpoint::apply(base.as_ref(), &patch, &arguments.out, ApplyOptions::default(), Control::threads(1))
-        .map(|_| ())
+    patch.apply(base.as_ref(), &arguments.out, ApplyOptions::default(), Control::threads(1)).map(|_| ())
 }
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! The in-memory path of a process that holds the weights: `diff_tensors` and `apply_in_place` at
+//! The in-memory path of a process that holds the weights: `tensors::diff` and `Patch::apply_to` at
 //! one thread and at all of them, and one-thread SHA-256 over the same bytes, in one run.
 //!
 //! `cargo run --release -p pulse-tools --bin memory [-- MEGABYTES]`
@@ -7,18 +7,17 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use pulse::dtype::TensorSpec;
-use pulse::stream::EncoderOptions;
-use pulse::tensors::{apply_in_place, diff_tensors, Control, TensorMut, TensorRef};
+use pulse::tensors::{diff, Control, DiffOptions, TensorMut, TensorRef, Weights, WeightsMut};
 use pulse::{Checkpoint, Limits, Patch};
 use pulse_cli::simulation::Simulation;
 use sha2::{Digest, Sha256};
 
 /// Name, dtype and shape, and bytes of each tensor.
-type Weights = Vec<(String, TensorSpec, Vec<u8>)>;
+type Tensors = Vec<(String, TensorSpec, Vec<u8>)>;
 
 const ROUNDS: usize = 7;
 
-fn load(checkpoint: &Checkpoint) -> pulse::Result<Weights> {
+fn load(checkpoint: &Checkpoint) -> pulse::Result<Tensors> {
     let read = |(name, tensor): (&str, &pulse::checkpoint::CheckpointTensor)| {
         let mut bytes = vec![0; usize::try_from(tensor.spec().bytes()).unwrap_or(0)];
         checkpoint.read_at(tensor, 0, &mut bytes)?;
@@ -27,8 +26,8 @@ fn load(checkpoint: &Checkpoint) -> pulse::Result<Weights> {
     checkpoint.tensors().map(read).collect()
 }
 
-fn refs(weights: &Weights) -> pulse::Result<BTreeMap<String, TensorRef<'_>>> {
-    weights.iter().map(|(name, spec, bytes)| Ok((name.clone(), TensorRef::new(spec.clone(), bytes)?))).collect()
+fn refs(tensors: &Tensors) -> pulse::Result<Weights<'_>> {
+    tensors.iter().map(|(name, spec, bytes)| Ok((name.as_str(), TensorRef::new(spec.clone(), bytes)?))).collect()
 }
 
 fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
@@ -61,20 +60,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (sha, _) = seconds(|| target.iter().map(|weight| Sha256::digest(&weight.2)[0]).max());
         times.entry("SHA-256, 1 thread".into()).or_default().push(sha);
         for threads in [1, all] {
-            let parallel = Control::threads(threads);
-            let (from, to) = (refs(&base)?, refs(&target)?);
-            let (diff, patch) =
-                seconds(|| diff_tensors(Some(&from), &to, Vec::new(), EncoderOptions::default(), control));
-            times.entry(format!("diff_tensors, {threads} threads")).or_default().push(diff);
-            let patch = Patch::from_bytes(patch?.0, Limits::default())?;
-            let mut weights = base.clone();
-            let mut held = BTreeMap::new();
-            for (name, spec, bytes) in &mut weights {
-                held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
-            }
-            let (apply, report) = seconds(|| apply_in_place(&mut held, &patch, control));
+            let control = Control::threads(threads);
+            let (from, to, mut patch) = (refs(&base)?, refs(&target)?, Vec::new());
+            let (time, report) = seconds(|| diff(Some(&from), &to, &mut patch, DiffOptions::default(), control));
             report?;
-            times.entry(format!("apply_in_place, {threads} threads")).or_default().push(apply);
+            times.entry(format!("diff, {threads} threads")).or_default().push(time);
+            let patch = Patch::from_bytes(patch, Limits::default())?;
+            let mut weights = base.clone();
+            let tensors = weights.iter_mut();
+            let held = tensors.map(|(name, spec, bytes)| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)));
+            let mut held = held.collect::<pulse::Result<WeightsMut<'_>>>()?;
+            let (time, report) = seconds(|| patch.apply_to(&mut held, control));
+            report?;
+            times.entry(format!("apply_to, {threads} threads")).or_default().push(time);
             assert!(weights == target, "the weights are the target's, bit for bit");
         }
     }
@@ -84,7 +82,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let time = median(times.clone());
         println!("{what:28} {time:7.3} s  {:6.2} GB/s  {:5.2} x SHA-256", bytes as f64 / time / 1e9, time / sha);
     }
-    for what in ["diff_tensors", "apply_in_place"] {
+    for what in ["diff", "apply_to"] {
         let time = |threads| median(times[&format!("{what}, {threads} threads")].clone());
         println!("{what}: {all} threads are {:.2} times as fast as 1", time(1) / time(all));
     }

@@ -18,7 +18,7 @@ pub fn flat(values: ValueForm) -> EncoderOptions {
 
 /// Payloads only: no framing, no digests.
 pub fn encode_blocks(pair: &Pair, options: &EncoderOptions) -> Result<Message> {
-    let mut encoder = BlockEncoder::new(options);
+    let mut encoder = BlockEncoder::new(options.block);
     let mut message = Message::default();
     for tensor in &pair.tensors {
         let (base, target) = pair.bytes_of(tensor);
@@ -49,7 +49,8 @@ fn block_bytes() -> usize {
 /// A `.pulse` file with everything in it, made from the files of the checkpoints.
 pub fn encode_file(pair: &Pair, options: EncoderOptions) -> Result<Message> {
     let (base, target) = (&pair.base_files, &pair.target_files);
-    let (patch, _) = pulse::checkpoint::diff(Some(base), target, Vec::new(), options, Control::threads(1))?;
+    let mut patch = Vec::new();
+    pulse::checkpoint::diff(Some(base), target, &mut patch, options.into(), Control::threads(1))?;
     Ok(Message { pieces: vec![patch], ..Message::default() })
 }
 
