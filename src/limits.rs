@@ -55,7 +55,26 @@ impl Default for Limits {
 }
 
 macro_rules! with {
-    ($($method:ident $field:ident)*) => {$(
+    ($($method:ident $field:ident)*) => {
+        /// The names of all limits, which are those of the fields.
+        pub const NAMES: &[&str] = &[$(stringify!($field)),*];
+
+        /// Replaces the limit of this name; `None` if there is no such limit.
+        ///
+        /// ```
+        /// use pulse::Limits;
+        /// assert_eq!(Limits::default().with("tensors", 1000), Some(Limits::default().with_tensors(1000)));
+        /// assert_eq!(Limits::default().with("tensor", 1000), None);
+        /// ```
+        #[must_use]
+        pub fn with(mut self, name: &str, value: u64) -> Option<Self> {
+            match name {
+                $(stringify!($field) => self.$field = value,)*
+                _ => return None,
+            }
+            Some(self)
+        }
+        $(
         #[doc = concat!("Replaces [`", stringify!($field), "`](Self::", stringify!($field), ").")]
         #[must_use]
         pub fn $method(mut self, $field: u64) -> Self {

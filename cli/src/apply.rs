@@ -7,19 +7,22 @@ use clap::Args;
 use pulse::checkpoint::ApplyOptions;
 use pulse::tensors::ApplyReport;
 use pulse::update::UpdateReport;
-use pulse::{Checkpoint, Limits, Patch, Result};
+use pulse::Checkpoint;
 use serde_json::json;
 
+use super::failure::Result;
+use super::opening::Reading;
 use super::progress::Progress;
-use super::{existing, recover, text, Common, Outcome};
+use super::writing::existing;
+use super::{recover, text, Common, Outcome};
 
-/// Make the target of a patch from its base.
+/// Apply a patch to its base.
 ///
-/// OUT appears when every digest is right, and not otherwise. A snapshot needs no BASE.
+/// OUT is created only if every digest matches. A snapshot needs no BASE.
 ///
-/// With --in-place the base becomes the target, for models too large to copy. The patch is proved first and an undo
-/// journal is kept beside the checkpoint while it changes: after a crash, the same command or `pulse recover`
-/// puts the base back.
+/// With --in-place the base itself becomes the target, for models too large to copy. The patch is verified against
+/// the base first, and an undo journal is kept beside the checkpoint while it changes: after a crash, the same
+/// command or `pulse recover` restores the base.
 #[derive(Debug, Args)]
 #[command(override_usage = "pulse apply [OPTIONS] BASE PATCH -o OUT
        pulse apply [OPTIONS] SNAPSHOT -o OUT
@@ -42,19 +45,21 @@ pub struct Apply {
     /// Replace OUT if it is a file that exists.
     #[arg(long, requires = "output")]
     force: bool,
-    /// Change the checkpoint itself; see `pulse recover` for what happens in a crash.
+    /// Change the checkpoint itself; `pulse recover` restores it after a crash.
     #[arg(long, conflicts_with = "output", requires = "second")]
     in_place: bool,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl Apply {
-    pub fn patch(&self) -> &Path {
+    fn patch(&self) -> &Path {
         self.second.as_ref().unwrap_or(&self.first)
     }
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
-        let patch = Patch::open(self.patch(), Limits::default())?;
+        let patch = self.reading.patch(self.patch())?;
         match &self.output {
             Some(output) => {
                 let base = self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
@@ -65,7 +70,7 @@ impl Apply {
                 Ok(done(output, &report, started))
             }
             None => {
-                // Proved, changed, and read back.
+                // Verified, changed, and read back.
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes.saturating_mul(3));
                 let report = patch.update(&self.first, progress.control())?;
                 drop(progress);
@@ -80,7 +85,7 @@ impl Apply {
         outcome.json["already"] = report.already.into();
         outcome.json["recovery"] = recover::name(&report.recovery).into();
         if report.already {
-            outcome.text = format!("{} is the target already; nothing was changed\n", self.first.display());
+            outcome.text = format!("{} is the target already: nothing was changed\n", self.first.display());
         }
         if let Some(sentence) = recover::sentence(&report.recovery) {
             outcome.text = format!("{sentence}\n{}", outcome.text);

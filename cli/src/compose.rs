@@ -1,23 +1,25 @@
-//! `pulse compose`: many patches to one.
+//! `pulse compose`: several patches to one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use pulse::chain::ComposeReport;
 use pulse::checkpoint::write_whole;
-use pulse::{Checkpoint, Error, Limits, Patch, Result};
+use pulse::{Checkpoint, Patch};
 use serde_json::json;
 
-use super::diff::{changes, same_file, tensor_counts, Writing};
+use super::failure::{usage, Result};
+use super::opening::Reading;
 use super::progress::Progress;
-use super::{existing, text, Common, Outcome};
+use super::writing::{changes, existing, same_file, tensor_counts, Writing};
+use super::{text, Common, Outcome};
 
-/// Write one patch for the way of several.
+/// Combine several patches into one.
 ///
-/// Each patch must start where the one before it ends. The result is what `pulse diff` of both ends
+/// Each patch must start where the previous one ends. The result is what `pulse diff` of the two ends
 /// would write. Without --base, only flat patches of one value form, step or xor, can be composed,
-/// and snapshots with whatever follows them.
+/// and snapshots with the patches that follow them.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pulse compose 41.pulse 42.pulse 48.pulse -o 40-48.pulse
@@ -35,24 +37,15 @@ pub struct Compose {
     base: Option<PathBuf>,
     #[command(flatten)]
     writing: Writing,
+    #[command(flatten)]
+    reading: Reading,
     /// Replace OUT if it exists.
     #[arg(long)]
     force: bool,
 }
 
-/// Opens a patch; what is wrong in it names it, for there are several.
-fn open(path: &Path) -> Result<Patch> {
-    Patch::open(path, Limits::default()).map_err(|error| match error {
-        Error::Corrupt(_) | Error::Limit { .. } | Error::Version { .. } => {
-            Error::Checkpoint { path: path.display().to_string(), what: error.to_string() }
-        }
-        other => other,
-    })
-}
-
 impl Compose {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let usage = |what: &str| Err(Error::Misuse(what.into()));
         self.writing.check()?;
         if self.base.is_none() && self.writing.is_chosen() {
             return usage(
@@ -63,8 +56,8 @@ impl Compose {
             return usage("OUT is one of the inputs; choose another name");
         }
         let started = Instant::now();
-        let patches = self.patches.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
-        let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+        let patches = self.patches.iter().map(|path| self.reading.patch(path)).collect::<Result<Vec<_>>>()?;
+        let base = self.base.as_ref().map(Checkpoint::open).transpose()?;
         let progress = Progress::new(common, "compose", patches.last().map_or(0, |last| last.footer().target_bytes));
         let report = write_whole(&self.output, existing(self.force), |out| {
             Patch::compose(&patches, base.as_ref(), out, self.writing.options().into(), progress.control())
@@ -82,7 +75,7 @@ impl Compose {
             patches.first().and_then(|first| first.header().base_step),
             patches.last().and_then(|last| last.header().target_step),
         );
-        let way = match steps {
+        let range = match steps {
             (Some(first), Some(last)) => format!(", step {first} to {last}"),
             (None, Some(last)) => format!(", to step {last}"),
             _ => String::new(),
@@ -98,7 +91,7 @@ impl Compose {
         };
         let text = text::facts(&[
             ("patch", self.output.display().to_string()),
-            ("composed", format!("{patches_text}{way}")),
+            ("composed", format!("{patches_text}{range}")),
             ("tensors", tensors),
             ("changes", format!("{}, {} before", changes(&footer), text::count(changes_before))),
             ("size", text::size(bytes, before, &format!("{} before", text::bytes(before)))),

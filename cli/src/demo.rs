@@ -7,9 +7,10 @@ use clap::Args;
 use pulse::checkpoint::{write_whole, ApplyOptions, Existing};
 use pulse::patch::Inventory;
 use pulse::stream::EncoderOptions;
-use pulse::{Checkpoint, Error, Limits, Patch, Result};
+use pulse::{Checkpoint, Error, Limits, Patch};
 use serde_json::json;
 
+use super::failure::Result;
 use super::progress::control;
 use super::simulation::Simulation;
 use super::{text, Common, Outcome};
@@ -48,7 +49,7 @@ struct Sync {
 
 impl Demo {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let io = |error| Error::Io { context: "working in the temporary directory".into(), source: error };
+        let io = |source| Error::Io { doing: "working in the temporary directory".into(), path: None, source };
         let say = |message: &str| {
             if !common.quiet && !common.json {
                 text::note(message);
@@ -57,8 +58,8 @@ impl Demo {
         let temporary = tempfile::tempdir().map_err(io)?;
         let dir = match &self.keep {
             Some(keep) => {
-                let context = format!("making the directory {} for --keep, which must be a new one", keep.display());
-                std::fs::create_dir(keep).map_err(|source| Error::Io { context, source })?;
+                let doing = "making the directory for --keep, which must be a new one,".into();
+                std::fs::create_dir(keep).map_err(|source| Error::Io { doing, path: Some(keep.clone()), source })?;
                 keep
             }
             None => temporary.path(),
@@ -101,7 +102,7 @@ fn sync(common: &Common, step: u64, dir: &Path, [base, target, patch_path]: [&Pa
 
     let map = Inventory::read(patch_path, Limits::default())?;
     if let Some(error) = map.error {
-        return Err(error);
+        return Err(error.into());
     }
 
     let started = Instant::now();

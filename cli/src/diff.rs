@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use pulse::checkpoint::{write_whole, DiffOptions, DiffReport};
-use pulse::coding::{Coding, ValueForm};
 use pulse::patch::TensorEntry;
-use pulse::stream::{EncoderOptions, Lineage, TrustedBase};
-use pulse::wire::{Action, Footer};
-use pulse::{Checkpoint, Error, Limits, Patch, Result};
+use pulse::stream::{Lineage, TrustedBase};
+use pulse::Checkpoint;
 use serde_json::json;
 
+use super::failure::{usage, Failure, Result};
+use super::opening::Reading;
 use super::progress::Progress;
-use super::{existing, text, Common, Outcome};
+use super::writing::{changes, existing, same_file, tensor_counts, Writing};
+use super::{text, Common, Outcome};
 
-/// Write the patch that leads from one checkpoint to another.
+/// Write the patch from one checkpoint to another.
 ///
 /// BASE and TARGET are a .safetensors file or a directory of them.
 #[derive(Debug, Args)]
@@ -41,6 +42,8 @@ pub struct Diff {
     snapshot: bool,
     #[command(flatten)]
     writing: Writing,
+    #[command(flatten)]
+    reading: Reading,
     /// Take the digests of BASE from the patch that produced it instead of hashing BASE again.
     #[arg(long, value_name = "PREV", conflicts_with = "snapshot")]
     base_patch: Option<PathBuf>,
@@ -58,44 +61,6 @@ pub struct Diff {
     force: bool,
 }
 
-/// How a patch is written, for every command that writes one.
-#[derive(Debug, Args)]
-pub struct Writing {
-    /// How blocks are coded [default: contextual, or flat if --values is given].
-    #[arg(long, value_enum)]
-    coding: Option<CodingArg>,
-    /// How values of flat blocks are expressed [default: step].
-    #[arg(long, value_enum)]
-    values: Option<ValuesArg>,
-    /// A string to keep in the header; may be given several times.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_meta)]
-    meta: Vec<(String, String)>,
-    /// Leaves of 64 KiB in a block.
-    #[arg(long, value_name = "LEAVES", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=64))]
-    block: u64,
-    /// Level of zstd.
-    #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=19))]
-    level: i32,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum CodingArg {
-    /// Gaps within exponent classes of the base; smallest.
-    Contextual,
-    /// Readable without the base.
-    Flat,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ValuesArg {
-    /// Signed distance in ULPs; smallest.
-    Step,
-    /// Bits that flip.
-    Xor,
-    /// Bits of the target; applying twice does no harm.
-    Overwrite,
-}
-
 fn parse_run(hex: &str) -> Result<[u8; 16], String> {
     let bytes: Option<Vec<u8>> =
         hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
@@ -105,30 +70,17 @@ fn parse_run(hex: &str) -> Result<[u8; 16], String> {
         .ok_or_else(|| "expected 32 hexadecimal digits".into())
 }
 
-fn parse_meta(pair: &str) -> Result<(String, String), String> {
-    let (key, value) = pair.split_once('=').ok_or("expected KEY=VALUE")?;
-    Ok((key.into(), value.into()))
-}
-
 /// The digests of the target of a patch, for the base that it produced.
-fn trusted(previous: &Path, base: Option<&Checkpoint>) -> Result<TrustedBase> {
-    let patch = Patch::open(previous, Limits::default())?;
+fn trusted(reading: &Reading, previous: &Path, base: Option<&Checkpoint>) -> Result<TrustedBase> {
+    let patch = reading.patch(previous)?;
     let produced = |tensor: &&TensorEntry| {
         let found = base.and_then(|base| base.tensor(&tensor.header.name)).map(|found| found.spec());
         found == tensor.header.spec.as_ref()
     };
     match patch.tensors().iter().find(|tensor| !produced(tensor)) {
         None => Ok(patch.trusted_target()),
-        Some(tensor) => Err(Error::Checkpoint {
-            path: previous.display().to_string(),
-            what: format!("this patch has not produced BASE: tensor '{}' is another one", tensor.header.name),
-        }),
+        Some(tensor) => Err(Failure::NotProduced { patch: previous.into(), tensor: tensor.header.name.clone() }),
     }
-}
-
-/// Whether both paths lead to the same file.
-pub fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Bytes to go through for each tensor of either checkpoint, in the order of their names.
@@ -141,85 +93,18 @@ fn tensor_sizes(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u64> {
     sizes.into_values().collect()
 }
 
-impl Writing {
-    /// Refuses a value form that would not be used.
-    pub fn check(&self) -> Result<()> {
-        match (self.coding, self.values) {
-            (Some(CodingArg::Contextual), Some(_)) => {
-                Err(Error::Misuse("--values is for flat blocks; contextual ones have steps".into()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether coding or value form was asked for.
-    pub fn is_chosen(&self) -> bool {
-        self.coding.is_some() || self.values.is_some()
-    }
-
-    pub fn options(&self) -> EncoderOptions {
-        let values = match self.values {
-            None | Some(ValuesArg::Step) => ValueForm::UlpStep,
-            Some(ValuesArg::Xor) => ValueForm::Xor,
-            Some(ValuesArg::Overwrite) => ValueForm::Overwrite,
-        };
-        let coding = match (self.coding, self.values) {
-            (Some(CodingArg::Flat), _) | (None, Some(_)) => Coding::Flat,
-            (Some(CodingArg::Contextual), _) | (None, None) => Coding::Contextual,
-        };
-        let options = EncoderOptions::default()
-            .with_coding(coding)
-            .with_values(values)
-            .with_block_leaves(self.block)
-            .with_level(self.level);
-        self.meta.iter().fold(options, |options, (key, value)| options.with_metadata(key, value))
-    }
-}
-
-/// Tensors of the target by what happened to them, for people and for programs.
-pub fn tensor_counts(counts: &BTreeMap<Action, u64>, footer: &Footer) -> (String, serde_json::Value) {
-    let actions = [Action::Patched, Action::Added, Action::Replaced, Action::Deleted];
-    let number = |action| counts.get(&action).copied().unwrap_or(0);
-    // The footer of a patch that was made without a base repeats what others said.
-    let changed = actions[..3].iter().map(|&action| number(action)).sum();
-    let unchanged = footer.target_tensors.saturating_sub(changed);
-    let mut words: Vec<String> = Vec::new();
-    for action in actions {
-        if number(action) > 0 {
-            words.push(format!("{} {}", text::count(number(action)), action.name()));
-        }
-    }
-    words.push(format!("{} unchanged", text::count(unchanged)));
-    let json = json!({
-        "patched": number(Action::Patched), "added": number(Action::Added),
-        "replaced": number(Action::Replaced), "deleted": number(Action::Deleted), "unchanged": unchanged,
-    });
-    (words.join(", "), json)
-}
-
-/// "1,212 of 65,536 elements (1.849%)".
-pub fn changes(footer: &Footer) -> String {
-    format!(
-        "{} of {} elements ({})",
-        text::count(footer.changes),
-        text::count(footer.target_elements),
-        text::percent(footer.changes, footer.target_elements)
-    )
-}
-
 impl Diff {
     fn options(&self, base: Option<&Checkpoint>) -> Result<DiffOptions> {
         let mut lineage = Lineage::default();
         (lineage.run, lineage.base_step, lineage.target_step) = (self.run, self.base_step, self.step);
         let options = DiffOptions::from(self.writing.options().with_lineage(lineage));
         Ok(match &self.base_patch {
-            Some(previous) => options.with_trusted_base(trusted(previous, base)?),
+            Some(previous) => options.with_trusted_base(trusted(&self.reading, previous, base)?),
             None => options,
         })
     }
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let usage = |what: &str| Err(Error::Misuse(what.into()));
         let (base, target) = match (self.snapshot, &self.second) {
             (true, None) => (None, &self.first),
             (true, Some(_)) => return usage("--snapshot takes one checkpoint: a snapshot has no base"),
@@ -234,7 +119,7 @@ impl Diff {
             return usage("PATCH is one of the checkpoints; choose another name");
         }
         let started = Instant::now();
-        let base = base.map(|path| Checkpoint::open(path)).transpose()?;
+        let base = base.map(Checkpoint::open).transpose()?;
         let target = Checkpoint::open(target)?;
         let options = self.options(base.as_ref())?;
         if !common.quiet && !target.left_out().is_empty() {
@@ -268,7 +153,7 @@ impl Diff {
             ("transfer", format!("{}, {}", transfer(100.0, "100 Mbit/s"), transfer(1000.0, "1 Gbit/s"))),
             ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput as u64))),
             ("target", footer.target.to_string()),
-            ("next", format!("at a receiver: pulse apply {base}{} -o OUT", text::shell(&self.output))),
+            ("to apply", format!("pulse apply {base}{} -o OUT", text::shell(&self.output))),
         ]);
         let json = json!({
             "patch": self.output.display().to_string(),

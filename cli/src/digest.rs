@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::{Checkpoint, Result};
+use pulse::Checkpoint;
 use serde_json::json;
 
+use super::failure::Result;
 use super::progress::Progress;
 use super::{Common, Outcome};
 

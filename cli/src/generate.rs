@@ -6,9 +6,10 @@ use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use pulse::checkpoint::{write_whole, Existing};
-use pulse::{Error, Result};
+use pulse::Error;
 use serde_json::json;
 
+use super::failure::Result;
 use super::{inspect, Cli, Common, Outcome};
 
 /// Write shell completions or man pages into a directory.
@@ -74,8 +75,8 @@ fn man_pages() -> std::io::Result<Vec<(String, Vec<u8>)>> {
 impl Generate {
     pub fn run(&self, _: &Common) -> Result<Outcome> {
         let io = |path: &Path| {
-            let context = format!("writing {}", path.display());
-            |source| Error::Io { context, source }
+            let path = path.to_path_buf();
+            |source| Error::Io { doing: "writing".into(), path: Some(path), source }
         };
         let files = match self.what {
             What::Completions => completions(),

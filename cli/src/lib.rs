@@ -8,10 +8,13 @@ mod compose;
 mod demo;
 mod diff;
 mod digest;
+mod failure;
 mod generate;
 mod html;
 mod inspect;
 mod layers;
+mod opening;
+mod outcome;
 mod progress;
 mod recover;
 mod revert;
@@ -20,14 +23,16 @@ mod stat;
 mod steps;
 pub mod text;
 mod verify;
+mod writing;
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use pulse::checkpoint::Existing;
+use clap::{Parser, Subcommand};
 use pulse::Error;
+
+use failure::Failure;
+use outcome::{Common, Outcome};
 
 /// Ship model weights as verified lossless patches.
 #[derive(Debug, Parser)]
@@ -47,20 +52,6 @@ struct Cli {
     common: Common,
 }
 
-/// Options of every command.
-#[derive(Debug, Args)]
-struct Common {
-    /// Threads to use; 0 means one for each core. Results do not depend on it.
-    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// Print one JSON object instead of text.
-    #[arg(long, global = true)]
-    json: bool,
-    /// Print nothing but errors.
-    #[arg(long, short, global = true, conflicts_with = "json")]
-    quiet: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     Diff(diff::Diff),
@@ -74,57 +65,6 @@ enum Command {
     Stat(stat::Stat),
     Demo(demo::Demo),
     Generate(generate::Generate),
-}
-
-/// What `--force` allows.
-fn existing(force: bool) -> Existing {
-    if force {
-        Existing::Replace
-    } else {
-        Existing::Refuse
-    }
-}
-
-/// What a command has to say when it is done.
-struct Outcome {
-    text: String,
-    json: serde_json::Value,
-    /// Why it failed although there is something to print.
-    error: Option<Error>,
-}
-
-impl Outcome {
-    fn new(text: String, json: serde_json::Value) -> Self {
-        Outcome { text, json, error: None }
-    }
-}
-
-impl Command {
-    /// The patch that the command reads; errors in its bytes name it.
-    fn patch(&self) -> Option<&Path> {
-        match self {
-            Command::Apply(command) => Some(command.patch()),
-            Command::Revert(command) => Some(&command.patch),
-            Command::Verify(command) => Some(&command.patch),
-            Command::Inspect(command) => Some(&command.patch),
-            _ => None,
-        }
-    }
-
-    /// The message of an error, with the file that it is about.
-    fn explain(&self, error: &Error) -> String {
-        match (error, self.patch()) {
-            (
-                Error::Corrupt(_)
-                | Error::Limit { .. }
-                | Error::Version { .. }
-                | Error::BaseMismatch { .. }
-                | Error::TargetMismatch { .. },
-                Some(patch),
-            ) => format!("{}: {error}", patch.display()),
-            _ => error.to_string(),
-        }
-    }
 }
 
 /// Runs the program with these arguments, the first of which is its name.
@@ -151,7 +91,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(command) => command.run(common),
         Command::Generate(command) => command.run(common),
     };
-    let error = match outcome {
+    let failure = match outcome {
         Ok(outcome) => {
             let printed = match (common.quiet, common.json) {
                 (true, _) => Ok(()),
@@ -160,17 +100,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
             match (outcome.error, printed) {
                 (None, Ok(())) => return ExitCode::SUCCESS,
-                (Some(error), _) => cli.command.explain(&error),
-                (None, Err(error)) => format!("writing to standard output: {error}"),
+                (Some(error), _) => Failure::from(error),
+                (None, Err(source)) => {
+                    Failure::from(Error::Io { doing: "writing to standard output".into(), path: None, source })
+                }
             }
         }
-        Err(error) => {
-            text::complain(&cli.command.explain(&error));
-            // What the library calls misuse is, from here, wrong usage.
-            let usage = matches!(error, Error::Misuse(_));
-            return if usage { ExitCode::from(2) } else { ExitCode::FAILURE };
-        }
+        Err(failure) => failure,
     };
-    text::complain(&error);
-    ExitCode::FAILURE
+    failure.report(common.json);
+    failure.exit_code()
 }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pulse::update::Recovery;
-use pulse::Result;
 use serde_json::json;
 
+use super::failure::Result;
 use super::progress::Progress;
 use super::{text, Common, Outcome};
 

@@ -1,4 +1,4 @@
-//! `pulse revert`: a target and its patch back to the base.
+//! `pulse revert`: a target and its patch to the base.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -6,17 +6,20 @@ use std::time::Instant;
 use clap::Args;
 use pulse::checkpoint::ApplyOptions;
 use pulse::wire::{FileKind, FileRecord, FileSource};
-use pulse::{Checkpoint, Limits, Patch, Result};
+use pulse::Checkpoint;
 use serde_json::json;
 
+use super::failure::Result;
+use super::opening::Reading;
 use super::progress::Progress;
-use super::{existing, text, Common, Outcome};
+use super::writing::existing;
+use super::{text, Common, Outcome};
 
-/// Make the base of a patch again from its target.
+/// Undo a patch: rebuild the base from the target.
 ///
-/// Only flat patches with values step or xor lead back, and tensors that were added. The tensors
-/// are proved to be those of the base. The files are those of TARGET with these tensors in them:
-/// headers and companions that were others in the base are not in the patch.
+/// Works for flat patches with step or xor values, and for tensors that were added. The tensors are
+/// verified to be those of the base. The files are those of TARGET with these tensors in them: the
+/// patch does not hold the headers and companions that the base had.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pulse revert step_0041.safetensors 41.pulse -o step_0040.safetensors
@@ -27,13 +30,15 @@ pub struct Revert {
     target: PathBuf,
     /// The patch.
     #[arg(value_name = "PATCH")]
-    pub patch: PathBuf,
+    patch: PathBuf,
     /// Write the base here.
     #[arg(long, short, value_name = "OUT")]
     output: PathBuf,
     /// Replace OUT if it is a file that exists.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 /// What a record describes, in words.
@@ -48,7 +53,7 @@ fn described(record: &FileRecord) -> String {
 impl Revert {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
-        let patch = Patch::open(&self.patch, Limits::default())?;
+        let patch = self.reading.patch(&self.patch)?;
         let target = Checkpoint::open(&self.target)?;
         let progress = Progress::new(common, "revert", patch.footer().target_bytes);
         let options = ApplyOptions::default().with_existing(existing(self.force));
@@ -63,7 +68,10 @@ impl Revert {
             ("verified", format!("{} in {}", text::bytes(report.target_bytes), text::number(report.files, "file"))),
         ];
         if !not_restored.is_empty() {
-            facts.push(("not restored", format!("{}: not as in the base", not_restored.join(", "))));
+            facts.push((
+                "not restored",
+                format!("{}: the patch does not hold those of the base", not_restored.join(", ")),
+            ));
         }
         facts.push(("time", text::seconds(seconds)));
         facts.push(("digest", report.target.to_string()));

@@ -22,6 +22,12 @@ pub fn complain(message: &str) {
     let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", clean(message));
 }
 
+/// Prints an error as one JSON object.
+pub fn complain_json(error: &serde_json::Value) {
+    // Control characters of names are escaped by JSON itself.
+    let _ = writeln!(io::stderr(), "{error}");
+}
+
 /// A note that is not the result of the command.
 pub fn note(message: &str) {
     let _ = writeln!(io::stderr(), "note: {}", clean(message));

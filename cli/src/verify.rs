@@ -1,15 +1,17 @@
-//! `pulse verify`: is everything right? Writes nothing.
+//! `pulse verify`: checks a patch and writes nothing.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::{Checkpoint, Limits, Patch, Result};
+use pulse::Checkpoint;
 use serde_json::json;
 
+use super::failure::Result;
+use super::opening::Reading;
 use super::progress::Progress;
 use super::{Common, Outcome};
 
-/// Check a patch: structure, CRC-32, SHA-256; with a base, that it leads to the target.
+/// Check a patch: structure, CRC-32, SHA-256; with a base, that applying it gives the target.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pulse verify 41.pulse
@@ -18,18 +20,20 @@ use super::{Common, Outcome};
 pub struct Verify {
     /// The patch.
     #[arg(value_name = "PATCH")]
-    pub patch: PathBuf,
-    /// Make the target from this base, in memory, and check its digests.
+    patch: PathBuf,
+    /// Apply the patch to this base, in memory, and check the digests.
     #[arg(long, value_name = "B")]
     base: Option<PathBuf>,
     /// Check that this checkpoint is the target.
     #[arg(long, value_name = "T")]
     target: Option<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl Verify {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let patch = Patch::open(&self.patch, Limits::default())?;
+        let patch = self.reading.patch(&self.patch)?;
         let open = |path: &Option<PathBuf>| path.as_ref().map(Checkpoint::open).transpose();
         let (base, target) = (open(&self.base)?, open(&self.target)?);
         let progress = Progress::new(common, "verify", patch.footer().target_bytes);
@@ -51,7 +55,7 @@ impl Verify {
         if target.is_some() {
             checked.push("target");
         }
-        let text = format!("{}: right ({})\n", self.patch.display(), checked.join(", "));
+        let text = format!("{}: OK ({})\n", self.patch.display(), checked.join(", "));
         let digest = |digest: Option<pulse::hash::Digest>| digest.map(|digest| digest.to_string());
         let json = json!({
             "patch": self.patch.display().to_string(),

@@ -225,8 +225,15 @@ impl Fault {
         Fault::Digest { .. } => "digest",
     }
 
-    /// Places the fault at a byte of the file.
-    pub(crate) fn at(self, offset: u64) -> Error {
+    /// The error of this fault at a byte of the file: for readers that check more than a decoder does.
+    ///
+    /// ```
+    /// use pulse::error::Fault;
+    /// let error = Fault::Count { field: "target tensors", expected: 2, found: 3 }.at(100);
+    /// assert_eq!(error.to_string(), "at byte 100: target tensors is 3, expected 2");
+    /// ```
+    #[must_use]
+    pub fn at(self, offset: u64) -> Error {
         Error::Corrupt(Box::new(Corrupt { file: None, offset, section: None, tensor: None, block: None, fault: self }))
     }
 }

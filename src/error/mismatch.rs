@@ -64,8 +64,15 @@ fn list(f: &mut fmt::Formatter<'_>, what: &str, names: &[String]) -> fmt::Result
 
 impl BaseMismatch {
     /// A base with the wrong digest, of which no more is known.
+    ///
+    /// ```
+    /// use pulse::error::BaseMismatch;
+    /// use pulse::hash::Digest;
+    /// let mismatch = BaseMismatch::new(Some("w".into()), Digest([0; 32]), Digest([1; 32]));
+    /// assert!(mismatch.to_string().starts_with("wrong base: tensor 'w' differs: expected digest 00"));
+    /// ```
     #[must_use]
-    pub(crate) fn of(tensor: Option<String>, expected: Digest, found: Digest) -> Self {
+    pub fn new(tensor: Option<String>, expected: Digest, found: Digest) -> Self {
         BaseMismatch {
             file: None,
             tensor,

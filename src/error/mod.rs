@@ -18,8 +18,8 @@
 //! | `io` | [`Error::Io`] | whoever runs the machine |
 
 mod advice;
-mod fields;
 mod fault;
+mod fields;
 mod file;
 mod mismatch;
 
@@ -302,7 +302,7 @@ impl Error {
 
     /// A base with the wrong digest.
     pub(crate) fn wrong_base(tensor: Option<String>, expected: Digest, found: Digest) -> Self {
-        Error::BaseMismatch(Box::new(BaseMismatch::of(tensor, expected, found)))
+        Error::BaseMismatch(Box::new(BaseMismatch::new(tensor, expected, found)))
     }
 
     pub(crate) fn misuse(what: impl Into<String>) -> Self {

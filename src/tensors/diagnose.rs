@@ -41,8 +41,8 @@ pub(crate) fn check_base(base: &dyn TensorSource, patch: &Patch, control: Contro
         return Ok(());
     }
     let mut mismatch = match differing.tensor {
-        Some((name, expected, found)) => BaseMismatch::of(Some(name), expected, found),
-        None => BaseMismatch::of(None, expected, differing.checkpoint),
+        Some((name, expected, found)) => BaseMismatch::new(Some(name), expected, found),
+        None => BaseMismatch::new(None, expected, differing.checkpoint),
     };
     mismatch.is_target = differing.checkpoint == patch.footer().target;
     compare_tensors(&mut mismatch, base, patch);

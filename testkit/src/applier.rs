@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use crate::checkpoint::{Checkpoint, Tensor};
 use pulse::coding::{Coding, ValueForm};
 use pulse::dtype::TensorSpec;
-use pulse::error::{Corrupt, Fault};
+use pulse::error::{BaseMismatch, Fault};
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::EncoderOptions;
 use pulse::wire::{Action, FileRecord, TensorHeader, TensorTrailer};
@@ -50,7 +50,7 @@ struct Applier<'a> {
 }
 
 pub fn corrupt(offset: u64, fault: Fault) -> Error {
-    Error::Corrupt(Box::new(Corrupt { offset, section: None, tensor: None, block: None, fault }))
+    fault.at(offset)
 }
 
 fn check_digest(field: &'static str, expected: Digest, found: Digest) -> Result<()> {
@@ -84,7 +84,7 @@ impl<'a> Applier<'a> {
         let Event::End(footer) = event else { return };
         if let (Some(expected), Some(found)) = (footer.base, self.applied.base_digest) {
             if expected != found {
-                self.wrong_base = Some(Error::BaseMismatch { tensor: None, expected, found });
+                self.wrong_base = Some(Error::BaseMismatch(Box::new(BaseMismatch::new(None, expected, found))));
             }
         }
     }
@@ -131,7 +131,7 @@ impl<'a> Applier<'a> {
             }
             (action, ..) => {
                 let what = format!("tensor '{}' cannot be {}", header.name, action.name());
-                Err(Error::Checkpoint { path: "base".into(), what })
+                Err(Error::Unfit { file: None, what })
             }
         }
     }

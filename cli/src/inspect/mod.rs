@@ -16,9 +16,11 @@ use std::path::PathBuf;
 use clap::Args;
 use pulse::checkpoint::write_whole;
 use pulse::patch::Inventory;
-use pulse::{Error, Limits, Result};
+use pulse::Error;
 
-use super::diff::same_file;
+use super::failure::{usage, Result};
+use super::opening::Reading;
+use super::writing::{existing, same_file};
 use super::{text, Common, Outcome};
 use bytes::Spent;
 use damage::Damage;
@@ -66,6 +68,8 @@ pub struct Inspect {
     /// Fit tables into so many columns [default: those of the terminal; elsewhere no limit].
     #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(40..))]
     width: Option<u16>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 /// A patch and all that is said of it.
@@ -95,9 +99,9 @@ fn matching<'a>(tensors: &'a [Tensor<'a>], filter: Option<&'a Glob>) -> impl Ite
 impl Inspect {
     pub fn run(&self, _: &Common) -> Result<Outcome> {
         if self.html.as_ref().is_some_and(|page| same_file(page, &self.patch)) {
-            return Err(Error::Misuse("FILE is the patch; choose another name for the page".into()));
+            return usage("FILE is the patch; choose another name for the page");
         }
-        let map = Inventory::inspect(&self.patch, Limits::default())?;
+        let map = self.reading.inspect(&self.patch)?;
         let all: Vec<Tensor<'_>> = map.tensors.iter().map(Tensor::new).collect();
         let mut report = Report {
             path: self.patch.display().to_string(),
@@ -115,9 +119,9 @@ impl Inspect {
         let mut text = self.text(&report);
         if let Some(path) = &self.html {
             let page = page::page(&report);
-            write_whole(path, crate::existing(self.force), |file| {
-                let context = || format!("writing {}", path.display());
-                file.write_all(page.as_bytes()).map_err(|source| Error::Io { context: context(), source })
+            write_whole(path, existing(self.force), |file| {
+                let at = |source| Error::Io { doing: "writing".into(), path: Some(path.clone()), source };
+                file.write_all(page.as_bytes()).map_err(at)
             })?;
             text.push_str(&format!("\npage  {}\n", text::clean(&path.display().to_string())));
         }

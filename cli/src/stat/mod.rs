@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pulse::checkpoint::write_whole;
 use pulse::measure::{PatchSizes, Series, SeriesStat};
-use pulse::{Error, Result};
+use pulse::Error;
 
+use super::failure::Result;
 use super::progress::Progress;
+use super::writing::existing;
 use super::{Common, Outcome};
 
 /// Measure density, step sizes and patch sizes along a series of checkpoints.
@@ -127,10 +129,13 @@ impl Stat {
         let paths: Vec<&Path> = series.checkpoints.iter().map(|checkpoint| checkpoint.path.as_path()).collect();
         let report = Report { labels: labels(&paths), syncs: syncs(&series), series: &series, interval: self.interval };
         if let Some(path) = &self.html {
-            write_whole(path, crate::existing(self.force), |out| {
+            write_whole(path, existing(self.force), |out| {
                 let page = page::page(&report);
-                out.write_all(page.as_bytes())
-                    .map_err(|error| Error::Io { context: format!("writing {}", path.display()), source: error })
+                out.write_all(page.as_bytes()).map_err(|source| Error::Io {
+                    doing: "writing".into(),
+                    path: Some(path.clone()),
+                    source,
+                })
             })?;
         }
         Ok(Outcome::new(tables::text(&report), json::object(&report)))

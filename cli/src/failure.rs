@@ -1,0 +1,150 @@
+//! Why a command failed: a message for people, or one JSON object for programs, on standard error.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use pulse::error::{Advice, BaseMismatch};
+use pulse::Error;
+use serde_json::{json, Value};
+
+use crate::text;
+
+/// Result of a command, and of what it is made of.
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The arguments do not fit together.
+    Usage(String),
+    /// A patch whose digests were to be trusted did not produce the base.
+    NotProduced { patch: PathBuf, tensor: String },
+    /// The library says so; with words of our own on what to do, where it cannot know them.
+    Library { error: Error, hint: Option<String> },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Library { error, hint: None }
+    }
+}
+
+/// Arguments that do not fit together.
+pub(crate) fn usage<T>(what: impl Into<String>) -> Result<T> {
+    Err(Failure::Usage(what.into()))
+}
+
+impl Failure {
+    /// What to do, in the words of the command line.
+    fn advice(&self) -> Option<String> {
+        let (error, hint) = match self {
+            Failure::Usage(_) => return None,
+            Failure::NotProduced { .. } => {
+                return Some("give the patch whose target is BASE, or leave --base-patch out".into())
+            }
+            Failure::Library { error, hint } => (error, hint),
+        };
+        if let Some(hint) = hint {
+            return Some(hint.clone());
+        }
+        Some(match (error, error.advice()?) {
+            (Error::Limit { limit, asked, .. }, Advice::RaiseLimit) => {
+                format!("if the source is trusted, raise the limit: --limit {limit}={asked}")
+            }
+            (Error::Exists { directory: false, .. }, _) => {
+                "remove it, choose another name, or replace it: --force".into()
+            }
+            (_, Advice::WriteNewCheckpoint) => "write the target to a new place: -o OUT".into(),
+            (_, Advice::Recover) => "wait, or run `pulse recover` on it".into(),
+            (Error::NotInvertible { .. }, _) => {
+                "keep the base, or make a patch the other way: pulse diff TARGET BASE -o PATCH".into()
+            }
+            (_, advice) => advice.to_string(),
+        })
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Failure::Usage(what) => what.clone(),
+            Failure::NotProduced { patch, tensor } => {
+                format!("{}: BASE was not produced by this patch: tensor '{tensor}' differs", patch.display())
+            }
+            Failure::Library { error, .. } => error.to_string(),
+        }
+    }
+
+    /// Tells whoever called, on standard error.
+    pub(crate) fn report(&self, json: bool) {
+        if json {
+            text::complain_json(&self.json());
+            return;
+        }
+        match self.advice() {
+            Some(advice) => text::complain(&format!("{}; {advice}", self.message())),
+            None => text::complain(&self.message()),
+        }
+    }
+
+    /// 1 for what failed, 2 for wrong usage.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            // Values of options that only the library can judge.
+            Failure::Usage(_) | Failure::Library { error: Error::Misuse(_), .. } => ExitCode::from(2),
+            Failure::NotProduced { .. } | Failure::Library { .. } => ExitCode::FAILURE,
+        }
+    }
+
+    /// The fields of docs/failure-json.md.
+    fn json(&self) -> Value {
+        let error = match self {
+            Failure::Usage(what) => return json!({ "kind": "usage", "message": what }),
+            Failure::NotProduced { patch, tensor } => {
+                return json!({
+                    "kind": "base",
+                    "message": self.message(),
+                    "file": patch.display().to_string(),
+                    "tensor": tensor,
+                    "advice_text": self.advice(),
+                })
+            }
+            Failure::Library { error, .. } => error,
+        };
+        let mut object = json!({
+            "kind": error.kind(),
+            "message": error.to_string(),
+            "file": error.file().map(|path| path.display().to_string()),
+            "offset": error.offset(),
+            "tensor": error.tensor(),
+            "expected": error.expected(),
+            "found": error.found(),
+            "advice": error.advice().map(Advice::name),
+            "advice_text": self.advice(),
+        });
+        match error {
+            Error::Corrupt(corrupt) => {
+                object["section"] = json!(corrupt.section.map(pulse::wire::Tag::name));
+                object["block"] = json!(corrupt.block);
+            }
+            Error::Limit { limit, .. } => object["limit"] = json!(limit),
+            Error::BaseMismatch(mismatch) => object["base"] = base_json(mismatch),
+            _ => {}
+        }
+        object
+    }
+}
+
+/// How a base differs from the one that the patch was made from.
+fn base_json(mismatch: &BaseMismatch) -> Value {
+    let reshaped = mismatch
+        .reshaped
+        .iter()
+        .map(|tensor| json!({ "tensor": tensor.tensor, "expected": tensor.expected, "found": tensor.found }));
+    json!({
+        "is_target": mismatch.is_target,
+        "missing": mismatch.missing,
+        "extra": mismatch.extra,
+        "reshaped": reshaped.collect::<Vec<_>>(),
+        "tensors_expected": mismatch.tensors.map(|tensors| tensors.0),
+        "tensors_found": mismatch.tensors.map(|tensors| tensors.1),
+    })
+}

@@ -1,0 +1,97 @@
+//! Opening patches: with the limits that were asked for, and a look at what else the file could be.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use clap::Args;
+use pulse::patch::Inventory;
+use pulse::{Checkpoint, Error, Limits, Patch};
+
+use crate::failure::{Failure, Result};
+
+/// Limits of the reader, for every command that reads patches.
+#[derive(Debug, Args)]
+pub(crate) struct Reading {
+    /// Change a limit of the reader, such as target_bytes=20GiB; may be given several times.
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = parse_limit, help_heading = "Reading patches")]
+    limits: Vec<(&'static str, u64)>,
+}
+
+/// "target_bytes=20GiB" to name and value.
+fn parse_limit(text: &str) -> Result<(&'static str, u64), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let names = || Limits::NAMES.join(", ");
+    let name = Limits::NAMES
+        .iter()
+        .find(|known| **known == name)
+        .ok_or_else(|| format!("no limit is named {name}; the limits are {}", names()))?;
+    let digits = value.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit: u64 = match &value[digits.len()..] {
+        "" => 1,
+        "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        other => return Err(format!("{other} is no unit; use kB, MB, GB, TB, KiB, MiB, GiB or TiB")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{value} is not a number of 64 bits"))?;
+    let value = number.checked_mul(unit).ok_or_else(|| format!("{value} is more than 64 bits hold"))?;
+    Ok((name, value))
+}
+
+impl Reading {
+    fn limits(&self) -> Limits {
+        self.limits.iter().fold(Limits::default(), |limits, (name, value)| {
+            // The name was checked when it was read.
+            limits.clone().with(name, *value).unwrap_or(limits)
+        })
+    }
+
+    /// Opens a patch.
+    pub(crate) fn patch(&self, path: &Path) -> Result<Patch> {
+        Patch::open(path, self.limits()).map_err(|error| with_hint(error, path))
+    }
+
+    /// Reads all that a patch holds, as far as it goes.
+    pub(crate) fn inspect(&self, path: &Path) -> Result<Inventory> {
+        Inventory::inspect(path, self.limits()).map_err(|error| with_hint(error, path))
+    }
+}
+
+/// Says so if what was given as a patch is a checkpoint: arguments are easily exchanged.
+fn with_hint(error: Error, path: &Path) -> Failure {
+    let hint = (matches!(error.kind(), "signature" | "checkpoint") && is_checkpoint(path))
+        .then(|| "it is a checkpoint: are the checkpoint and the patch exchanged?".to_string());
+    Failure::Library { error, hint }
+}
+
+/// Whether a path is a directory of tensor files, or starts as a safetensors file does.
+fn is_checkpoint(path: &Path) -> bool {
+    if path.is_dir() {
+        return Checkpoint::open(path).is_ok();
+    }
+    let mut start = [0; 9];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    // The length of a JSON object, and how it starts.
+    read.is_ok() && start[8] == b'{' && start[4..8] == [0; 4]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_have_names_and_units() {
+        assert_eq!(parse_limit("tensors=7"), Ok(("tensors", 7)));
+        assert_eq!(parse_limit("target_bytes=20GiB"), Ok(("target_bytes", 20 << 30)));
+        assert_eq!(parse_limit("section_bytes=3MB"), Ok(("section_bytes", 3_000_000)));
+        for wrong in ["tensors", "tensor=7", "tensors=", "tensors=x", "tensors=7XB", "tensors=99999999999TiB"] {
+            assert!(parse_limit(wrong).is_err(), "{wrong}");
+        }
+    }
+}

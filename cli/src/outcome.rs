@@ -1,0 +1,32 @@
+//! What every command is told, and what it has to say when it is done.
+
+use clap::Args;
+use pulse::Error;
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Threads to use; 0 means one for each core. Results do not depend on it.
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Print one JSON object instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print nothing but errors.
+    #[arg(long, short, global = true, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+/// What a command has to say when it is done.
+pub(crate) struct Outcome {
+    pub(crate) text: String,
+    pub(crate) json: serde_json::Value,
+    /// Why it failed although there is something to print.
+    pub(crate) error: Option<Error>,
+}
+
+impl Outcome {
+    pub(crate) fn new(text: String, json: serde_json::Value) -> Self {
+        Outcome { text, json, error: None }
+    }
+}
