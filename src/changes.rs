@@ -1,6 +1,7 @@
 //! Finding changes between slices, and lists of them.
 
 use crate::dtype::Dtype;
+use crate::error::{Error, Result};
 use crate::word::{at_width, unzigzag, Order, ValueForm, Word};
 
 /// The changes of one block: elements in ascending order and, at the same places, their values.
@@ -67,36 +68,60 @@ fn collect<W: Word>(changes: &mut Changes, order: Order, form: ValueForm, base: 
 
 /// Number of elements whose bits differ between two slices of the same length.
 ///
+/// # Errors
+/// [`Error::Misuse`] if the slices differ in length or do not hold whole elements: a count of a part
+/// would be wrong without anybody noticing.
+///
 /// ```
 /// use pulse::changes::count_changes;
-/// assert_eq!(count_changes(2, &[0, 0, 1, 0], &[0, 0x80, 1, 0]), 1); // 0.0 against -0.0
+/// use pulse::dtype::Dtype;
+/// assert_eq!(count_changes(&Dtype::F16, &[0, 0, 1, 0], &[0, 0x80, 1, 0])?, 1); // 0.0 against -0.0
+/// assert!(count_changes(&Dtype::F16, &[0, 0, 1], &[0, 0, 1]).is_err());
+/// # Ok::<(), pulse::Error>(())
 /// ```
-#[must_use]
-pub fn count_changes(element_bytes: usize, base: &[u8], target: &[u8]) -> u64 {
+pub fn count_changes(dtype: &Dtype, base: &[u8], target: &[u8]) -> Result<u64> {
     fn count<W: Word>(base: &[u8], target: &[u8]) -> u64 {
         let mut count = 0;
         for_each_change::<W>(base, target, |_, _, _| count += 1);
         count
     }
-    at_width!(element_bytes, count(base, target))
+    check_pair(dtype, base, target)?;
+    Ok(at_width!(dtype.element_bytes(), count(base, target)))
+}
+
+/// Refuses slices that are not the same elements of two tensors.
+fn check_pair(dtype: &Dtype, base: &[u8], target: &[u8]) -> Result<()> {
+    if base.len() == target.len() && target.len().is_multiple_of(dtype.element_bytes()) {
+        return Ok(());
+    }
+    let (base, target) = (base.len(), target.len());
+    Err(Error::misuse(format!(
+        "base ({base} bytes) and target ({target} bytes) must have the same length: whole {dtype} elements"
+    )))
 }
 
 /// Calls `found` with the signed step, in ULPs, of every element that differs between two slices
 /// of the same length. A step too long for `i64` (64-bit dtypes only) wraps, as on the wire.
 ///
+/// # Errors
+/// As [`count_changes`].
+///
 /// ```
 /// let mut steps = Vec::new();
 /// let (base, target) = (0x3f80u16.to_le_bytes(), 0x3f7eu16.to_le_bytes());
-/// pulse::changes::for_each_ulp_step(&pulse::dtype::Dtype::Bf16, &base, &target, |step| steps.push(step));
+/// pulse::changes::for_each_ulp_step(&pulse::dtype::Dtype::Bf16, &base, &target, |step| steps.push(step))?;
 /// assert_eq!(steps, [-2]);
+/// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn for_each_ulp_step(dtype: &Dtype, base: &[u8], target: &[u8], mut found: impl FnMut(i64)) {
+pub fn for_each_ulp_step(dtype: &Dtype, base: &[u8], target: &[u8], mut found: impl FnMut(i64)) -> Result<()> {
     fn walk<W: Word>(order: Order, base: &[u8], target: &[u8], found: &mut dyn FnMut(i64)) {
         for_each_change::<W>(base, target, |_, base, target| {
             found(unzigzag(ValueForm::UlpStep.value(order, base, target).widen()));
         });
     }
+    check_pair(dtype, base, target)?;
     at_width!(dtype.element_bytes(), walk(dtype.order(), base, target, &mut found));
+    Ok(())
 }
 
 #[cfg(test)]

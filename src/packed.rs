@@ -1,6 +1,7 @@
 //! Packed streams: bytes as one zstd frame, or stored if that is smaller (SPEC.md §7.2).
 
 use std::cell::RefCell;
+use std::fmt;
 
 use zstd::bulk::Compressor;
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
@@ -17,32 +18,43 @@ const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 const GROWTH: usize = 64 * 1024;
 
 thread_local! {
-    // A zstd context is a large allocation: one for each thread serves all of its blocks.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    // Decoders of blocks have no place of their own to keep a context in, and one is a large allocation.
     static DECODER: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
 }
 
-/// Appends `bytes` as a packed stream.
-pub(crate) fn put(out: &mut Vec<u8>, bytes: &[u8], level: i32) {
-    let frame = compress(bytes, level).filter(|frame| frame.len() < bytes.len());
-    let stream = frame.as_deref().unwrap_or(bytes);
-    varint::put(out, (stream.len() as u64) << 1 | u64::from(frame.is_some()));
-    out.extend_from_slice(stream);
+/// Writes packed streams, and keeps the large allocation that zstd needs from one to the next.
+#[derive(Default)]
+pub(crate) struct Packer {
+    compressor: Option<Compressor<'static>>,
 }
 
-/// A zstd frame of `bytes`; `None` where zstd refuses (the stream is then stored).
-fn compress(bytes: &[u8], level: i32) -> Option<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|slot| {
-        let compressor = match slot {
+impl fmt::Debug for Packer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Packer")
+    }
+}
+
+impl Packer {
+    /// Appends `bytes` as a packed stream.
+    pub fn put(&mut self, out: &mut Vec<u8>, bytes: &[u8], level: i32) {
+        let frame = self.compress(bytes, level).filter(|frame| frame.len() < bytes.len());
+        let stream = frame.as_deref().unwrap_or(bytes);
+        varint::put(out, (stream.len() as u64) << 1 | u64::from(frame.is_some()));
+        out.extend_from_slice(stream);
+    }
+
+    /// A zstd frame of `bytes`; `None` where zstd refuses (the stream is then stored).
+    fn compress(&mut self, bytes: &[u8], level: i32) -> Option<Vec<u8>> {
+        let compressor = match &mut self.compressor {
             Some(compressor) => compressor,
-            None => slot.insert(Compressor::new(level).ok()?),
+            slot => slot.insert(Compressor::new(level).ok()?),
         };
         compressor.set_compression_level(level).ok()?;
         // The reader knows the size from the block; the frame need not say it again.
         compressor.set_parameter(CParameter::ContentSizeFlag(false)).ok()?;
         compressor.set_parameter(CParameter::WindowLog(window_log(bytes.len()))).ok()?;
         compressor.compress(bytes).ok()
-    })
+    }
 }
 
 /// The smallest legal window that covers `len` bytes, at most the largest that a reader must accept.
@@ -167,7 +179,7 @@ mod tests {
             ((0..2000u32).flat_map(|i| crate::hash::leaf_digest(&i.to_le_bytes()).0).collect(), false),
         ] {
             let mut stream = Vec::new();
-            put(&mut stream, &bytes, 1);
+            Packer::default().put(&mut stream, &bytes, 1);
             assert_eq!(stream[0] & 1 == 1, compressed, "{} bytes", bytes.len());
             assert_eq!(unpack(&stream, bytes.len() as u64).unwrap(), bytes);
             if !bytes.is_empty() {

@@ -117,12 +117,12 @@ word!(u8 i8, u16 i16, u32 i32, u64 i64);
 
 /// Runs a generic function at the width of an element of 1, 2, 4 or 8 bytes.
 macro_rules! at_width {
-    ($bytes:expr, $function:ident ( $($arg:expr),* $(,)? )) => {
+    ($bytes:expr, $($function:ident)::+ ( $($arg:expr),* $(,)? )) => {
         match $bytes {
-            1 => $function::<u8>($($arg),*),
-            2 => $function::<u16>($($arg),*),
-            4 => $function::<u32>($($arg),*),
-            _ => $function::<u64>($($arg),*),
+            1 => $($function)::+::<u8>($($arg),*),
+            2 => $($function)::+::<u16>($($arg),*),
+            4 => $($function)::+::<u32>($($arg),*),
+            _ => $($function)::+::<u64>($($arg),*),
         }
     };
 }

@@ -46,7 +46,7 @@ struct Combined<'a> {
     header: TensorHeader,
     base: Option<Digest>,
     target: Option<Digest>,
-    /// Both sides for changes, the target alone for a tensor that is put, none for one deleted.
+    /// Both sides for changes, the target alone for a tensor that is written whole, none for one deleted.
     pair: Pair<'a>,
 }
 
@@ -101,10 +101,10 @@ pub(crate) fn combine_tensors<W: Write>(
     let mut tensors = combined.iter();
     let mut open = None;
     let mut hasher = TensorHasher::new();
-    let work = |payload: &mut Vec<u8>, group: &[Piece<'_>]| {
-        group.iter().map(|piece| combining.piece(piece, payload)).collect::<Result<Vec<_>>>()
+    let work = |own: &mut Own, group: &[Piece<'_>]| {
+        group.iter().map(|piece| combining.piece(piece, own)).collect::<Result<Vec<_>>>()
     };
-    for_each_piece(&pairs, combining.piece_bytes(), control, Vec::new, work, |piece, done| {
+    for_each_piece(&pairs, combining.piece_bytes(), control, Own::default, work, |piece, done| {
         if piece.first {
             open = tensors.next();
         }
@@ -116,7 +116,7 @@ pub(crate) fn combine_tensors<W: Write>(
         done.blocks.iter().try_for_each(|(leaves, block)| session.block(*leaves, block.as_ref()))?;
         if piece.last {
             let outcome = session.end_as(*base, *target)?;
-            // A tensor that is put was made, and can be compared; of changes it is known only
+            // A tensor that is written whole was made, and can be compared; of changes it is known only
             // that they cannot be none.
             let found = match pair.base {
                 None => header.spec.as_ref().map(|_| std::mem::take(&mut hasher).finish()),
@@ -167,8 +167,15 @@ fn flat_block(
 struct Done {
     /// Leaves of each block, and its changes if there are any.
     blocks: Vec<(u64, Option<EncodedBlock>)>,
-    /// Digests of the bytes of a tensor that is put.
+    /// Digests of the bytes of a tensor that is written whole.
     leaves: Vec<Digest>,
+}
+
+/// What a thread keeps while it combines pieces.
+#[derive(Debug, Default)]
+struct Own {
+    payload: Vec<u8>,
+    scratch: coding::Scratch,
 }
 
 struct Combining<'a> {
@@ -187,7 +194,7 @@ impl Combining<'_> {
         largest.next_multiple_of(self.options.block_bytes())
     }
 
-    fn piece(&self, piece: &Piece<'_>, payload: &mut Vec<u8>) -> Result<Done> {
+    fn piece(&self, piece: &Piece<'_>, own: &mut Own) -> Result<Done> {
         let Pair { name, base, target } = piece.pair;
         let Some(spec) = target else { return Ok(Done { blocks: Vec::new(), leaves: Vec::new() }) };
         let block_bytes = self.options.block_bytes();
@@ -198,12 +205,13 @@ impl Combining<'_> {
                 self.chain.read(name, piece.start, &mut bytes)?;
             }
             let whole = |block: &[u8]| {
-                (leaves(block.len()), Some(coding::encode_whole(spec.dtype(), self.options.block, block)))
+                let encoded = coding::encode_whole(spec.dtype(), self.options.block, block, &mut own.scratch);
+                (leaves(block.len()), Some(encoded))
             };
             let blocks = bytes.chunks(block_bytes).map(whole).collect();
             return Ok(Done { blocks, leaves: leaves_of_all(&[&bytes]).concat() });
         }
-        let changes = self.changes(piece, spec, payload)?;
+        let changes = self.changes(piece, spec, &mut own.payload)?;
         let mut blocks = Vec::new();
         let mut at = 0;
         for start in (0..piece.target_bytes).step_by(block_bytes) {
@@ -216,13 +224,14 @@ impl Combining<'_> {
                 elements: changes.elements[here.clone()].iter().map(|element| element - first as u32).collect(),
                 values: changes.values[here].to_vec(),
             };
-            blocks.push((leaves(end - start), coding::encode_flat(&block, self.form, self.options.block.level)));
+            let encoded = coding::encode_flat(&block, self.form, self.options.block.level, &mut own.scratch);
+            blocks.push((leaves(end - start), encoded));
             at += count;
         }
         Ok(Done { blocks, leaves: Vec::new() })
     }
 
-    /// The changes of all patches within a piece, combined and turned the right direction.
+    /// The changes of all patches within a piece, combined, and inverted if the direction is back.
     fn changes(&self, piece: &Piece<'_>, spec: &TensorSpec, payload: &mut Vec<u8>) -> Result<Changes> {
         let width = spec.dtype().element_bytes();
         let range = piece.start..piece.start + piece.target_bytes as u64;

@@ -5,7 +5,8 @@ use crate::coding::{contextual, flat, whole, BlockDecoder, Coding};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::hash::LEAF_BYTES;
-use crate::word::{at_width, Order, ValueForm, Word};
+use crate::packed::Packer;
+use crate::word::{at_width, ValueForm};
 
 /// How blocks are written.
 ///
@@ -134,6 +135,7 @@ impl BlockEncoder {
 pub(crate) struct Scratch {
     changes: Changes,
     sorted: contextual::Sorted,
+    packer: Packer,
 }
 
 /// Blocks with at most so many changes are coded flat as well: a table may cost more than it saves.
@@ -154,7 +156,7 @@ pub(crate) fn encode(
     scratch: &mut Scratch,
 ) -> Option<EncodedBlock> {
     let (element_bytes, order) = (dtype.element_bytes(), dtype.order());
-    let Scratch { changes, sorted } = scratch;
+    let Scratch { changes, sorted, packer } = scratch;
     let form = if options.coding == Coding::Flat { options.values } else { ValueForm::UlpStep };
     changes.collect(element_bytes, order, form, base, target);
     let count = changes.elements.len();
@@ -163,22 +165,22 @@ pub(crate) fn encode(
     }
     let block = |coding, payload| EncodedBlock { coding, changes: count as u64, payload };
     if options.coding == Coding::Flat {
-        return Some(block(Coding::Flat, flat::encode(changes, form, options.level)));
+        return Some(block(Coding::Flat, flat::encode(changes, form, options.level, packer)));
     }
-    let contextual = at_width!(element_bytes, contextual_encode(order, base, changes, sorted));
+    let contextual = at_width!(element_bytes, contextual::encode(order, base, changes, sorted));
     // The others are tried only where they can win. Flat: few changes, changes at regular places,
     // or hardly any gain so far.
     let try_flat = count <= FEW_CHANGES || contextual.len() > target.len() / 4 || is_regular(changes);
     let mut best = block(Coding::Contextual, contextual);
     if try_flat {
         changes.collect(element_bytes, order, options.values, base, target);
-        let payload = flat::encode(changes, options.values, options.level);
+        let payload = flat::encode(changes, options.values, options.level, packer);
         if payload.len() < best.payload.len() {
             best = block(Coding::Flat, payload);
         }
     }
     if best.payload.len() > target.len() / 2 {
-        let payload = whole::encode(target, element_bytes, options.level);
+        let payload = whole::encode(target, element_bytes, options.level, packer);
         if payload.len() < best.payload.len() {
             best = block(Coding::Whole, payload);
         }
@@ -188,28 +190,30 @@ pub(crate) fn encode(
 
 /// Encodes changes that are known already as a flat block; `None` if there are none.
 #[cfg(feature = "checkpoint")]
-pub(crate) fn encode_flat(changes: &Changes, form: ValueForm, level: i32) -> Option<EncodedBlock> {
-    let count = changes.elements.len() as u64;
-    let block = || EncodedBlock { coding: Coding::Flat, changes: count, payload: flat::encode(changes, form, level) };
-    (count > 0).then(block)
-}
-
-// at_width! takes a plain name.
-fn contextual_encode<W: Word>(
-    order: Order,
-    base: &[u8],
+pub(crate) fn encode_flat(
     changes: &Changes,
-    sorted: &mut contextual::Sorted,
-) -> Vec<u8> {
-    contextual::encode::<W>(order, base, changes, sorted)
+    form: ValueForm,
+    level: i32,
+    scratch: &mut Scratch,
+) -> Option<EncodedBlock> {
+    if changes.elements.is_empty() {
+        return None;
+    }
+    let payload = flat::encode(changes, form, level, &mut scratch.packer);
+    Some(EncodedBlock { coding: Coding::Flat, changes: changes.elements.len() as u64, payload })
 }
 
 /// Encodes a block that has no base.
-pub(crate) fn encode_whole(dtype: &Dtype, options: BlockOptions, target: &[u8]) -> EncodedBlock {
+pub(crate) fn encode_whole(
+    dtype: &Dtype,
+    options: BlockOptions,
+    target: &[u8],
+    scratch: &mut Scratch,
+) -> EncodedBlock {
     let element_bytes = dtype.element_bytes();
     EncodedBlock {
         coding: Coding::Whole,
         changes: (target.len() / element_bytes) as u64,
-        payload: whole::encode(target, element_bytes, options.level),
+        payload: whole::encode(target, element_bytes, options.level, &mut scratch.packer),
     }
 }

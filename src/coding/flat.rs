@@ -3,7 +3,7 @@
 use crate::changes::Changes;
 use crate::coding::PayloadBits;
 use crate::error::Fault;
-use crate::packed;
+use crate::packed::{self, Packer};
 use crate::parse::{self, Bad, Parse};
 use crate::varint;
 use crate::word::ValueForm;
@@ -58,9 +58,9 @@ fn form_code(form: ValueForm) -> u8 {
 }
 
 /// Writes the payload: form byte, gaps, values; each stream in its smallest width.
-pub(crate) fn encode(changes: &Changes, form: ValueForm, level: i32) -> Vec<u8> {
-    let (gap_code, gaps) = smallest(gaps(&changes.elements), level);
-    let (value_code, values) = smallest(changes.values.iter().copied(), level);
+pub(crate) fn encode(changes: &Changes, form: ValueForm, level: i32, packer: &mut Packer) -> Vec<u8> {
+    let (gap_code, gaps) = smallest(gaps(&changes.elements), level, packer);
+    let (value_code, values) = smallest(changes.values.iter().copied(), level, packer);
     let mut payload = Vec::with_capacity(1 + gaps.len() + values.len());
     payload.push(gap_code | form_code(form) << 3 | value_code << 5);
     payload.extend_from_slice(&gaps);
@@ -79,13 +79,13 @@ pub(crate) fn gaps(elements: &[u32]) -> impl Iterator<Item = u64> + Clone + '_ {
 }
 
 /// The numbers as a packed stream, as varints or at the narrowest fixed width, whichever is smaller.
-fn smallest(numbers: impl Iterator<Item = u64> + Clone, level: i32) -> (u8, Vec<u8>) {
+fn smallest(numbers: impl Iterator<Item = u64> + Clone, level: i32, packer: &mut Packer) -> (u8, Vec<u8>) {
     let fixed = Width::narrowest(numbers.clone().max().unwrap_or(0));
-    let pack = |width: Width| {
+    let mut pack = |width: Width| {
         let mut plain = Vec::new();
         numbers.clone().for_each(|number| width.put(&mut plain, number));
         let mut stream = Vec::new();
-        packed::put(&mut stream, &plain, level);
+        packer.put(&mut stream, &plain, level);
         (width.code(), stream)
     };
     let (a, b) = (pack(fixed), pack(Width::Varint));
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn the_worked_example_of_the_spec() {
         // SPEC.md §7.3: elements 3, 4 and 300 of a BF16 block; steps +1, -1, +2.
-        let payload = encode(&changes(&[(3, 2), (4, 1), (300, 4)]), ValueForm::UlpStep, 1);
+        let payload = encode(&changes(&[(3, 2), (4, 1), (300, 4)]), ValueForm::UlpStep, 1, &mut Packer::default());
         assert_eq!(payload, [0x20, 0x08, 0x03, 0x00, 0xa7, 0x02, 0x06, 0x02, 0x01, 0x04]);
     }
 
@@ -243,7 +243,7 @@ mod tests {
             for value in [1, 0x80, 0x100, 0x1_0000, 1 << 32, u64::MAX] {
                 for form in [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite] {
                     let given = changes(&[(gap, value), (gap + 1, 1), (2 * gap + 2, value)]);
-                    let payload = encode(&given, form, 1);
+                    let payload = encode(&given, form, 1, &mut Packer::default());
                     let (found_form, found, _) = decode(&payload, 8, 1 << 26, 3).unwrap();
                     assert_eq!(found_form, form);
                     assert_eq!((found.elements, found.values), (given.elements, given.values));

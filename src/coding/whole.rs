@@ -3,17 +3,17 @@
 //! Byte plane `p` holds byte `p` of every element. The high bytes of floats compress well, the
 //! low ones hardly: apart, each stream gets what it deserves.
 
-use crate::packed;
+use crate::packed::{self, Packer};
 use crate::parse::{self, Bad};
 
 /// Writes the payload: one packed stream for each byte of an element.
-pub(crate) fn encode(target: &[u8], element_bytes: usize, level: i32) -> Vec<u8> {
+pub(crate) fn encode(target: &[u8], element_bytes: usize, level: i32, packer: &mut Packer) -> Vec<u8> {
     let mut payload = Vec::new();
     let mut plane = Vec::with_capacity(target.len() / element_bytes);
     for p in 0..element_bytes {
         plane.clear();
         plane.extend(target.iter().skip(p).step_by(element_bytes));
-        packed::put(&mut payload, &plane, level);
+        packer.put(&mut payload, &plane, level);
     }
     payload
 }
@@ -50,7 +50,7 @@ mod tests {
     fn planes_round_trip_at_every_width() {
         for element_bytes in [1, 2, 4, 8] {
             let target: Vec<u8> = (0..element_bytes * 1000).map(|i| (i * i / 77) as u8).collect();
-            let payload = encode(&target, element_bytes, 1);
+            let payload = encode(&target, element_bytes, 1, &mut Packer::default());
             assert_eq!(decode(&payload, element_bytes, 1000).unwrap(), target);
             assert!(decode(&payload, element_bytes, 999).is_err());
             assert!(decode(&payload[..payload.len() - 1], element_bytes, 1000).is_err());
@@ -60,6 +60,6 @@ mod tests {
     #[test]
     fn the_worked_example_of_the_spec() {
         // SPEC.md §7.4: BF16 values 1.0 and -2.0.
-        assert_eq!(encode(&[0x80, 0x3f, 0x00, 0xc0], 2, 1), [0x04, 0x80, 0x00, 0x04, 0x3f, 0xc0]);
+        assert_eq!(encode(&[0x80, 0x3f, 0x00, 0xc0], 2, 1, &mut Packer::default()), [0x04, 0x80, 0x00, 0x04, 0x3f, 0xc0]);
     }
 }

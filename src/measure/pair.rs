@@ -110,11 +110,12 @@ pub fn stat(base: &Checkpoint, target: &Checkpoint, control: Control<'_>) -> Res
         let steps = |((piece, base), target): ((&Piece<'_>, &[u8]), &[u8])| {
             let mut steps = BTreeMap::new();
             if let Some(spec) = piece.pair.target.filter(|_| piece.pair.base == piece.pair.target) {
-                for_each_ulp_step(spec.dtype(), base, target, |step| *steps.entry(counted_at(step)).or_default() += 1);
+                let count = |step| *steps.entry(counted_at(step)).or_default() += 1;
+                for_each_ulp_step(spec.dtype(), base, target, count)?;
             }
-            steps
+            Ok(steps)
         };
-        Ok(group.iter().zip(bases).zip(targets).map(steps).collect())
+        group.iter().zip(bases).zip(targets).map(steps).collect()
     };
     for_each_piece(&pairs, PIECE_BYTES, control, Buffers::default, work, |piece, steps: BTreeMap<i64, u64>| {
         let Pair { name, base, target } = piece.pair;

@@ -2,6 +2,7 @@
 
 mod encoder;
 mod event;
+mod max_size;
 mod options;
 mod pull;
 mod push;
@@ -9,6 +10,7 @@ mod session;
 mod writer;
 
 pub use encoder::Encoder;
+pub use max_size::MaxSize;
 pub use event::{Block, Event, Section};
 #[cfg(feature = "parallel")]
 pub(crate) use event::{Extent, Place};

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::hash::Sha;
 use crate::limits::Limits;
-use crate::packed;
+use crate::packed::Packer;
 use crate::stream::Summary;
 use crate::tag::Tag;
 use crate::wire::{self, index, BlockHeader, FileRecord, Footer, Header, IndexEntry, TensorHeader, TensorTrailer};
@@ -31,6 +31,7 @@ pub(crate) struct PatchWriter<W: Write> {
     /// The section being built, reused from one to the next.
     section: Vec<u8>,
     payload: Vec<u8>,
+    packer: Packer,
     index: Vec<IndexEntry>,
     changes: u64,
 }
@@ -44,6 +45,7 @@ impl<W: Write> PatchWriter<W> {
             offset: 0,
             section: Vec::new(),
             payload: Vec::new(),
+            packer: Packer::default(),
             index: Vec::new(),
             changes: 0,
         };
@@ -92,7 +94,7 @@ impl<W: Write> PatchWriter<W> {
     pub fn file_data(&mut self, bytes: &[u8], level: i32) -> Result<()> {
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
-        packed::put(&mut payload, bytes, level);
+        self.packer.put(&mut payload, bytes, level);
         self.section(Tag::FILE_DATA, &payload)?;
         self.payload = payload;
         Ok(())

@@ -175,7 +175,7 @@ impl Encoding {
                     coding::encode(spec.dtype(), options, base, target, &mut self.scratch)
                 }
                 (_, Some(_)) if target.is_empty() => None,
-                (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), options, target)),
+                (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), options, target, &mut self.scratch)),
             };
             let trusted = base_side.trusted_digest(name).is_some();
             encoded.push((batch.add(base, target, trusted), block));

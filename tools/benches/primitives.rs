@@ -47,7 +47,7 @@ fn encoded(options: &EncoderOptions, base: &[u8], target: &[u8]) -> EncodedBlock
 #[divan::bench(args = ["0%", "0.5%", "3%"])]
 fn compare(bencher: Bencher, density: &str) {
     let [base, target] = pair(density);
-    bencher.counter(BytesCount::new(BYTES)).bench(|| count_changes(2, black_box(&base), black_box(&target)));
+    bencher.counter(BytesCount::new(BYTES)).bench(|| count_changes(&Dtype::Bf16, black_box(&base), black_box(&target)));
 }
 
 fn encode(bencher: Bencher, density: &str, options: &EncoderOptions) {

@@ -188,7 +188,7 @@ pub fn encoder(data: &[u8]) {
     let Ok(pair) = Pair::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let (base, target) = pair.sides();
     let (code, dtype) = (pair.dtype % 18, dtype(pair.dtype % 18));
-    let changes = count_changes(dtype.element_bytes(), &base, &target);
+    let changes = count_changes(&dtype, &base, &target).unwrap();
     let Some(block) = pair.encode() else {
         assert!(base == target, "changes were overlooked");
         return;

@@ -61,9 +61,9 @@ impl Pair {
         let (base, target) = (read(&base_files)?, read(&target_files)?);
         let changed = |tensor: &Tensor| {
             let range = tensor.range.clone();
-            count_changes(tensor.width(), &base[range.clone()], &target[range])
+            count_changes(tensor.spec.dtype(), &base[range.clone()], &target[range])
         };
-        let changes = tensors.iter().map(changed).sum();
+        let changes = tensors.iter().map(changed).sum::<pulse::Result<u64>>()?;
         if changes == 0 {
             return Err("nothing changed between the two checkpoints".into());
         }
