@@ -1,18 +1,18 @@
-//! Where a file breaks, why, and what to do.
+//! Where a file is broken, why, and what to do.
 
 use pulse::{Error, PatchMap};
 
 pub struct Damage {
     /// The kind of error in one word, as SPEC.md §11 lists them.
     pub kind: &'static str,
-    /// Byte of the file at which it shows.
+    /// Byte of the file at which it was found.
     pub offset: u64,
-    /// Name of the section in which it shows, where one was begun.
+    /// Name of the section in which it was found, once one has started.
     pub section: Option<&'static str>,
     /// Tensor that was being read, and number of the block in it.
     pub tensor: Option<String>,
     pub block: Option<u64>,
-    /// What is wrong.
+    /// What is wrong, without advice.
     pub message: String,
     /// What to do.
     pub advice: String,
@@ -37,7 +37,7 @@ impl Damage {
                 damage.section = corrupt.section.map(pulse::Tag::name);
                 damage.tensor = corrupt.tensor.clone().or(damage.tensor);
                 damage.block = corrupt.block;
-                damage.message = corrupt.fault.to_string();
+                damage.message = without_advice(error.kind(), corrupt.fault.to_string());
             }
             Error::Limit { offset, .. } => damage.offset = *offset,
             _ => {}
@@ -45,7 +45,7 @@ impl Damage {
         Some(damage)
     }
 
-    /// "block section, tensor 'a', block 3"; empty if no section was begun.
+    /// "block section, tensor 'a', block 3"; empty if no section has started.
     pub fn place(&self) -> String {
         let section = self.section.map(|section| format!("{section} section"));
         let tensor = self.tensor.as_ref().map(|tensor| format!("tensor '{tensor}'"));
@@ -54,20 +54,28 @@ impl Damage {
     }
 }
 
+/// The messages of these kinds end in advice of their own, after a semicolon. That of [`advice`] is
+/// more precise, and enough.
+fn without_advice(kind: &str, message: String) -> String {
+    match (kind, message.split_once("; ")) {
+        ("signature" | "truncated" | "crc" | "file-digest" | "unknown-section", Some((what, _))) => what.into(),
+        _ => message,
+    }
+}
+
 fn advice(error: &Error, map: &PatchMap) -> String {
     let (good, have) = (map.good_bytes, map.file_bytes);
     match error.kind() {
-        "truncated" => format!("resume the transfer at byte {have}; the first {good} bytes are right"),
-        "crc" => format!("transfer it again from byte {good} on; all bytes before are right"),
-        "file-digest" => {
-            "transfer it again: a byte that no CRC-32 covers is wrong, or one was changed with care".into()
-        }
-        "trailing" => format!("keep the first {good} bytes, which are a right patch: head -c {good}"),
-        "signature" => "see that this is the patch, and that nothing treats it as text on its way".into(),
-        "version" | "unknown-section" => "read it with a newer pulse".into(),
-        "limit" => "if its source can be trusted, read it through the library with this limit raised".into(),
-        "io" => "see what ails the disk or the network it is on".into(),
-        // The CRC-32 was right: the bytes are as they were written.
-        _ => "make the patch again: the transfer is not at fault, its bytes are as they were written".into(),
+        "truncated" if good == 0 => "transfer it again".into(),
+        "truncated" => format!("resume the transfer at byte {have}; the first {good} bytes are OK"),
+        "crc" => format!("transfer it again from byte {good}; everything before is OK"),
+        "file-digest" => "transfer it again: the CRC-32s match, but a byte has changed".into(),
+        "trailing" => format!("keep the first {good} bytes, which are a complete patch: head -c {good}"),
+        "signature" => "check that this is the patch, and that it was transferred as binary, not as text".into(),
+        "version" | "unknown-section" => "read it with a newer version of pulse".into(),
+        "limit" => "if you trust its source, read it through the library with a higher limit".into(),
+        "io" => "check the disk or network".into(),
+        // The CRC-32 matched: the bytes are as they were written.
+        _ => "create the patch again: it was not damaged in transfer, it was written like this".into(),
     }
 }
