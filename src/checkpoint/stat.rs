@@ -55,11 +55,11 @@ pub struct TensorStat {
     pub action: Option<Action>,
     /// Dtype and shape in the target, or in the base if it is deleted.
     pub spec: TensorSpec,
-    /// Elements whose bits differ; all of them in a tensor that a patch would put whole.
+    /// Elements whose bits differ; all of them in a tensor that a patch would carry whole.
     pub changes: u64,
-    /// Step in ULPs → number of changes, for tensors that are in both. Steps beyond 256 are
-    /// counted at the power of two above, so that wide dtypes do not fill the memory.
-    pub steps: BTreeMap<i64, u64>,
+    /// Step in ULPs → number of changes, for tensors in both checkpoints. Steps beyond 256 are
+    /// counted at the next power of two, so that wide dtypes do not fill the memory.
+    pub ulp_steps: BTreeMap<i64, u64>,
 }
 
 impl TensorStat {
@@ -97,7 +97,7 @@ fn counted_at(step: i64) -> i64 {
 /// # let (base, target) = (write("base", b"abc"), write("target", b"abe"));
 /// use pulse::{stat, Checkpoint, PairStat, Parallel};
 /// let stats = stat(&Checkpoint::open(&base)?, &Checkpoint::open(&target)?, Parallel::default())?;
-/// assert_eq!((stats[0].changes, stats[0].steps[&2]), (1, 1));
+/// assert_eq!((stats[0].changes, stats[0].ulp_steps[&2]), (1, 1));
 /// assert_eq!(PairStat::of(&stats).density.ratio(), Some(1.0 / 3.0));
 /// # Ok::<(), pulse::Error>(())
 /// ```
@@ -126,13 +126,13 @@ pub fn stat(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> R
                 action: Some(action),
                 spec: spec.clone(),
                 changes,
-                steps: BTreeMap::new(),
+                ulp_steps: BTreeMap::new(),
             });
         }
         if let Some(stat) = stats.last_mut() {
             for (step, count) in steps {
                 stat.changes += count;
-                *stat.steps.entry(step).or_default() += count;
+                *stat.ulp_steps.entry(step).or_default() += count;
             }
             if piece.last && stat.action == Some(Action::Patched) && stat.changes == 0 {
                 stat.action = None;
@@ -143,7 +143,7 @@ pub fn stat(base: &Checkpoint, target: &Checkpoint, parallel: Parallel<'_>) -> R
     Ok(stats)
 }
 
-/// Tensors of all layers that do the same, see [`module_of`].
+/// Tensors with the same role in all layers, see [`module_of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModuleStat {
@@ -155,27 +155,27 @@ pub struct ModuleStat {
     pub density: Density,
 }
 
-/// What changed between two checkpoints, summed up over the tensors that both have with the same
-/// dtype and shape. The others are listed.
+/// What changed between two checkpoints, summed over the tensors that both have with the same dtype
+/// and shape. The others are listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PairStat {
     /// Changes in the tensors compared.
     pub density: Density,
-    /// Step → number of changes, as in [`TensorStat::steps`].
-    pub steps: BTreeMap<i64, u64>,
+    /// Step in ULPs → number of changes, as in [`TensorStat::ulp_steps`].
+    pub ulp_steps: BTreeMap<i64, u64>,
     /// The same changes by module.
     pub modules: BTreeMap<String, ModuleStat>,
     /// Tensors in the target only.
     pub added: Vec<String>,
-    /// Tensors in both, with another dtype or shape.
+    /// Tensors in both, with a different dtype or shape.
     pub replaced: Vec<String>,
     /// Tensors in the base only.
     pub deleted: Vec<String>,
 }
 
 impl PairStat {
-    /// Sums up what [`stat`] found.
+    /// Sums what [`stat`] found.
     #[must_use]
     pub fn of(stats: &[TensorStat]) -> PairStat {
         let mut pair = PairStat::default();
@@ -197,17 +197,17 @@ impl PairStat {
         let module = self.modules.entry(module_of(&stat.name)).or_insert(none);
         module.tensors += 1;
         module.density += density;
-        for (step, count) in &stat.steps {
-            *self.steps.entry(*step).or_default() += count;
+        for (step, count) in &stat.ulp_steps {
+            *self.ulp_steps.entry(*step).or_default() += count;
         }
     }
 
-    /// Adds what changed between two further checkpoints of the same model: densities and steps are
-    /// summed up, and a tensor is listed or counted once.
+    /// Adds another pair of checkpoints of the same model: densities and ULP steps are summed, and
+    /// a tensor is listed or counted once.
     pub(crate) fn add(&mut self, other: &PairStat) {
         self.density += other.density;
-        for (step, count) in &other.steps {
-            *self.steps.entry(*step).or_default() += count;
+        for (step, count) in &other.ulp_steps {
+            *self.ulp_steps.entry(*step).or_default() += count;
         }
         for (name, module) in &other.modules {
             let none = ModuleStat { kind: module.kind, tensors: 0, density: Density::default() };
@@ -234,7 +234,7 @@ impl PairStat {
     }
 }
 
-/// Bytes that travel from one checkpoint to the next.
+/// Bytes to send from one checkpoint to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PatchSizes {
@@ -246,8 +246,8 @@ pub struct PatchSizes {
     pub full: u64,
 }
 
-/// The exact sizes of the patches that [`diff`] makes with default options and each coding. They
-/// are made and counted, digests and all, but kept nowhere.
+/// The exact sizes of the patches that [`diff`] makes with default options and each coding. The
+/// patches are made in full and counted, but not stored.
 ///
 /// # Errors
 /// As [`diff`].

@@ -7,7 +7,7 @@ mod chart;
 mod curves;
 
 pub use chart::{bars, colours, heat_map, stacked, Bar, Cell, HeatMap, Part};
-pub use curves::{curves, Curve, Curves};
+pub use curves::{curves, Curve, Curves, Place};
 
 use super::text;
 
