@@ -81,7 +81,10 @@ fn headline(report: &Report<'_>) -> Html {
         return html::headline(&numbers);
     };
     number("size", text::bytes(map.file_bytes), format!("full copy: {}", text::bytes(full)));
-    let parts = format!("than a full copy: {}", summary::full_copy_parts(map));
+    let parts = match summary::full_copy_parts(map) {
+        only if only == "tensors" => "than a full copy".into(),
+        parts => format!("than a full copy: {parts}"),
+    };
     if full >= map.file_bytes {
         number("smaller", format!("{:.1}×", text::ratio(full, map.file_bytes)), parts);
     } else {
