@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::error::{Error, Result};
 pub use crate::word::Order;
 
 /// Type of the elements of a tensor.
@@ -179,16 +180,15 @@ impl TensorSpec {
     /// # Errors
     /// [`Error::Misuse`](crate::Error::Misuse) if its size exceeds 64 bits, or if the size does
     /// not follow from the dtype: use [`with_bytes`](Self::with_bytes) for [`Dtype::Other`].
-    pub fn new(dtype: Dtype, shape: &[u64]) -> crate::Result<Self> {
+    pub fn new(dtype: Dtype, shape: &[u64]) -> Result<Self> {
         let dtype = dtype.known_by_name();
         if let Dtype::Other(name) = &dtype {
-            return Err(crate::Error::misuse(format!(
+            return Err(Error::misuse(format!(
                 "dtype {name} needs an explicit size in bytes; use TensorSpec::with_bytes"
             )));
         }
-        let bytes = known_bytes(&dtype, shape).ok_or_else(|| {
-            crate::Error::misuse(format!("shape {shape:?} of {dtype} exceeds 2^64 bytes; check the shape"))
-        })?;
+        let bytes = known_bytes(&dtype, shape)
+            .ok_or_else(|| Error::misuse(format!("shape {shape:?} of {dtype} exceeds 2^64 bytes; check the shape")))?;
         Ok(TensorSpec { dtype, shape: shape.to_vec(), bytes })
     }
 
@@ -196,11 +196,11 @@ impl TensorSpec {
     ///
     /// # Errors
     /// [`Error::Misuse`](crate::Error::Misuse) if the dtype is a known one and the size is not that of the shape.
-    pub fn with_bytes(dtype: Dtype, shape: &[u64], bytes: u64) -> crate::Result<Self> {
+    pub fn with_bytes(dtype: Dtype, shape: &[u64], bytes: u64) -> Result<Self> {
         let dtype = dtype.known_by_name();
         let known = !matches!(dtype, Dtype::Other(_));
         if known && known_bytes(&dtype, shape) != Some(bytes) {
-            return Err(crate::Error::misuse(format!(
+            return Err(Error::misuse(format!(
                 "shape {shape:?} of {dtype} does not have {bytes} bytes; check dtype and shape"
             )));
         }

@@ -116,7 +116,9 @@ fn an_arrow_that_is_turned_round_is_found() {
         let text = match layer {
             "stream" => "use crate::wire::{Footer, Header};\n",
             // Below stream.
-            "coding" => "// crate::update\nfn f() -> crate::stream::Encoder {}\n#[cfg(test)]\nmod tests {\nuse crate::chain;\n}",
+            "coding" => {
+                "// crate::update\nfn f() -> crate::stream::Encoder {}\n#[cfg(test)]\nmod tests {\nuse crate::chain;\n}"
+            }
             "hash" => "use crate::Limits;\n",
             _ => "",
         };

@@ -1,17 +1,19 @@
 //! What changed between checkpoints and along a series of them, without a patch.
+#![cfg(feature = "checkpoint")]
+
+mod fixtures;
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use fixtures::library::{diff, open};
+use fixtures::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use pulse::Error;
 use pulse::coding::Coding;
-use pulse::measure::{patch_sizes, stat, Density, Kind, PairStat, Series, SeriesStat, Window};
+use pulse::measure::{Density, Kind, PairStat, Series, SeriesStat, Window, patch_sizes, stat};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::wire::Action;
-use pulse::Error;
-use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
-use testkit::library::{diff, open};
 
 /// A checkpoint of one tensor of 100 elements of one byte each, some of which are 1.
 fn ones(place: &Place, name: &str, is_one: impl Fn(usize) -> bool) -> PathBuf {
@@ -24,7 +26,6 @@ fn measure(paths: &[PathBuf], sizes: bool) -> SeriesStat {
     let done = std::sync::atomic::AtomicU64::new(0);
     let progress = |bytes| {
         done.fetch_add(bytes, std::sync::atomic::Ordering::SeqCst);
-        ControlFlow::Continue(())
     };
     let stat = series.measure(sizes, Control::threads(2).with_progress(&progress)).unwrap();
     assert_eq!(done.into_inner(), series.work_bytes(sizes), "the progress announced");
@@ -32,12 +33,12 @@ fn measure(paths: &[PathBuf], sizes: bool) -> SeriesStat {
 }
 
 /// Length, number of windows, and densities in per cent: mean, least, greatest.
-fn rows(stat: &SeriesStat) -> Vec<(usize, usize, [f64; 3])> {
+fn rows(stat: &SeriesStat) -> Vec<(u64, usize, [f64; 3])> {
     let percent = |ratio: Option<f64>| (100.0 * ratio.unwrap() * 1e6).round() / 1e6;
-    let row = |window: &pulse::measure::SeriesWindow| {
-        (window.window.length, window.pairs.len(), [window.mean(), window.min(), window.max()].map(percent))
+    let row = |window: &pulse::measure::SeriesWindow<'_>| {
+        (window.length, window.pairs.len(), [window.mean(), window.min(), window.max()].map(percent))
     };
-    stat.windows.iter().map(row).collect()
+    stat.windows().iter().map(row).collect()
 }
 
 #[test]
@@ -61,6 +62,56 @@ fn a_change_that_is_taken_back_is_no_change_in_the_longer_window() {
     let found = rows(&measure(&paths, false));
     let third = 0.333333;
     assert_eq!(found, [(1, 4, [4.25, 4.0, 5.0]), (2, 3, [third, 0.0, 1.0]), (4, 1, [1.0, 1.0, 1.0])]);
+}
+
+/// What is measured along checkpoints at these steps, in which each step makes another element 1.
+fn along(steps: &[u64]) -> SeriesStat {
+    let place = Place::new();
+    let paths: Vec<_> =
+        steps.iter().map(|&step| ones(&place, &format!("{step}"), |element| (element as u64) < step)).collect();
+    let series = Series::open(&paths).unwrap().with_steps(steps).unwrap();
+    series.measure(false, Control::threads(2)).unwrap()
+}
+
+#[test]
+fn pairs_of_different_distances_in_steps_are_never_averaged() {
+    let exactly = |percent: f64| [percent; 3];
+    let found = along(&[40, 41, 48, 60]);
+    // Of checkpoints one apart, of those two apart, and of all three: 20 steps.
+    let windows = [1, 7, 8, 12, 19, 20].map(|length| (length, 1, exactly(length as f64)));
+    assert_eq!(rows(&found), windows);
+    assert_eq!((found.typical_distance, found.typical().mean()), (1, Some(0.01)));
+    assert_eq!(found.tensors["w"].changes, 1);
+    assert_eq!(found.pairs.iter().map(|pair| pair.distance).collect::<Vec<_>>(), [1, 7, 12, 8, 19, 20]);
+    assert_eq!(found.checkpoints.iter().map(|one| one.step.unwrap()).collect::<Vec<_>>(), [40, 41, 48, 60]);
+}
+
+#[test]
+fn the_typical_distance_is_the_commonest() {
+    let found = along(&[1, 10, 20, 30]);
+    assert_eq!((found.typical_distance, found.typical().pairs.len()), (10, 2));
+    assert_eq!((found.tensors["w"].changes, found.tensors["w"].pairs), (20, 2));
+    // Evenly ten steps apart: as without steps, but the lengths are in steps.
+    let found = along(&[10, 20, 30, 40, 50]);
+    assert_eq!(rows(&found), [(10, 4, [10.0; 3]), (20, 3, [20.0; 3]), (40, 1, [40.0; 3])]);
+    assert_eq!(found.typical().total().density, Density { changes: 40, elements: 400 });
+}
+
+#[test]
+fn steps_are_one_for_each_checkpoint_and_ascend() {
+    let place = Place::new();
+    let paths = ["a", "b", "c"].map(|name| ones(&place, name, |_| false));
+    for (steps, told) in [
+        (&[1, 2][..], "2 steps for 3 checkpoints"),
+        (&[1, 2, 3, 4], "4 steps for 3 checkpoints"),
+        (&[1, 3, 2], "step 2 follows step 3"),
+        (&[1, 1, 2], "step 1 follows step 1"),
+    ] {
+        let error = Series::open(&paths).unwrap().with_steps(steps).unwrap_err();
+        assert!(matches!(&error, Error::Misuse(what) if what.contains(told)), "{error}");
+    }
+    let found = Series::open(&paths).unwrap().with_steps(&[0, 1, u64::MAX]).unwrap();
+    assert_eq!(found.measure(false, Control::default()).unwrap().pairs[1].distance, u64::MAX - 1);
 }
 
 #[test]
@@ -123,8 +174,8 @@ fn kinds_and_modules_gather_the_tensors_of_all_layers() {
     let attention = &found.modules["model.layers.*.self_attn.q_proj"];
     assert_eq!((attention.kind, attention.tensors, attention.density), (Kind::Attention, 2, density(80, 800)));
     assert_eq!(found.density, density(90, 2620));
-    assert_eq!(found.steps.values().sum::<u64>(), 90);
-    assert!(found.steps.keys().all(|step| step.abs() == 1));
+    assert_eq!(found.ulp_steps.values().sum::<u64>(), 90);
+    assert!(found.ulp_steps.keys().all(|step| step.abs() == 1));
 }
 
 #[test]
@@ -143,7 +194,7 @@ fn what_is_not_in_both_is_listed_and_not_counted() {
 }
 
 #[test]
-fn a_series_sums_up_its_pairs() {
+fn a_series_sums_its_pairs() {
     let place = Place::new();
     let with_head = |mut tensors: Vec<Tensor>| {
         tensors.push(tensor("lm_head.weight", "U8", &[7], *b"weights"));
@@ -152,7 +203,7 @@ fn a_series_sums_up_its_pairs() {
     let paths = [model(), trained(), with_head(trained())].map(|tensors| safetensors(&tensors));
     let paths: Vec<_> = paths.iter().enumerate().map(|(at, bytes)| place.put_bytes(&format!("{at}"), bytes)).collect();
     let found = measure(&paths, true);
-    let total = found.total();
+    let total = found.typical().total();
     assert_eq!(total.density, Density { changes: 90, elements: 2 * 2620 });
     assert_eq!(
         (total.added, total.modules["model.layers.*.self_attn.q_proj"].tensors),
@@ -163,8 +214,10 @@ fn a_series_sums_up_its_pairs() {
     let norm = &found.tensors["model.norm.weight"];
     assert_eq!((norm.action, norm.changes, norm.elements), (None, 0, 40));
     // Patches are measured from each checkpoint to the next only.
-    let sizes = found.windows.iter().flat_map(|window| &window.pairs).map(|pair| pair.sizes.is_some());
+    let sizes = found.pairs.iter().map(|pair| pair.sizes.is_some());
     assert_eq!(sizes.collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(found.adjacent().len(), 2);
+    assert_eq!(found.checkpoints[2].elements, 2627);
 }
 
 #[test]
@@ -193,16 +246,16 @@ fn sizes_are_those_of_the_patches_that_diff_writes() {
 }
 
 #[test]
-fn wide_steps_are_counted_in_few_places() {
-    // Every element of an F32 tensor goes a way of its own.
+fn long_ulp_steps_are_counted_in_few_entries() {
+    // Every element of an F32 tensor moves by a different amount.
     let floats = |offset: u32| (0..50_000u32).flat_map(|i| (offset + i * i).to_le_bytes()).collect::<Vec<u8>>();
     let of = |bytes| [tensor("w", "F32", &[50_000], bytes)];
     let zeros = vec![0; 200_000];
     let found = pair(&Place::new(), &of(zeros), &of(floats(1)));
     assert_eq!(found.density, Density { changes: 50_000, elements: 50_000 });
-    assert_eq!(found.steps.values().sum::<u64>(), 50_000);
-    assert!(found.steps.len() < 256 + 64, "{} places", found.steps.len());
-    assert_eq!((found.steps[&1], found.steps[&512]), (1, 7));
+    assert_eq!(found.ulp_steps.values().sum::<u64>(), 50_000);
+    assert!(found.ulp_steps.len() < 256 + 64, "{} entries", found.ulp_steps.len());
+    assert_eq!((found.ulp_steps[&1], found.ulp_steps[&512]), (1, 7));
 }
 
 #[test]

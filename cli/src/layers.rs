@@ -1,11 +1,13 @@
-//! Density by layer and module, from the names of tensors.
+//! Density by layer and module, from tensor names.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use pulse::measure::module_of;
 
 use super::html::{self, Cell, Column, HeatMap, Html};
 use super::text;
 
-/// What can happen to a tensor other than that some elements change.
+/// What can happen to a tensor, other than that some elements change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Other {
     Added,
@@ -36,29 +38,31 @@ impl Other {
     }
 }
 
-/// What is known of a tensor.
+/// The counts of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measured<'a> {
     pub name: &'a str,
     pub changes: u64,
     pub elements: u64,
-    /// What happened to it, if that is not a density.
+    /// What happened to it, if a density does not say it.
     pub other: Option<Other>,
 }
 
-/// Where a name says that its tensor stands: "model.layers.12.mlp.experts.7.up.weight" is in layer
-/// 12 of the stack "model.layers", and its module is "mlp.experts.*.up.weight".
+/// Stack, layer and module of a tensor, from its name: "model.layers.12.mlp.experts.7.up.weight" is
+/// in layer 12 of the stack "model.layers", and its module is "mlp.experts.*.up". These are the
+/// parts of [`module_of`], with the number of the layer.
 fn place(name: &str) -> Option<(String, u64, String)> {
-    let parts: Vec<&str> = name.split('.').collect();
-    let number = |part: &str| part.parse::<u64>().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
-    let at = parts.iter().position(|part| number(part).is_some())?;
-    let (stack, layer) = (parts[..at].join("."), number(parts[at])?);
-    let rest = parts[at + 1..].iter().map(|part| if number(part).is_some() { "*" } else { part });
-    let module = rest.collect::<Vec<_>>().join(".");
-    (!module.is_empty()).then_some((stack, layer, module))
+    let module = module_of(name);
+    let segments: Vec<&str> = module.split('.').collect();
+    let at = segments.iter().position(|segment| *segment == "*")?;
+    let layer = name.split('.').nth(at)?.parse().ok()?;
+    let rest = segments[at + 1..].join(".");
+    // A layer that is one module has no name beside its weight.
+    let rest = if rest.is_empty() && name.ends_with(".weight") { "weight".into() } else { rest };
+    (!rest.is_empty()).then(|| (segments[..at].join("."), layer, rest))
 }
 
-/// Tensors in the same layer and module; experts share one.
+/// Tensors in the same layer and module; all experts of a layer are one group.
 #[derive(Debug, Default)]
 struct Group {
     tensors: u64,
@@ -73,7 +77,7 @@ struct Stack {
     layers: BTreeMap<u64, BTreeMap<String, Group>>,
 }
 
-/// Names can say anything. A stack with more cells than this is no stack but a list.
+/// Names are arbitrary. A stack with more cells than this is shown as a list.
 const CELLS_MAX: usize = 1 << 14;
 
 impl Stack {
@@ -91,11 +95,11 @@ impl Stack {
         let (changes, elements) = (text::count(group.changes), text::count(group.elements));
         let density = text::percent(group.changes, group.elements);
         let title = title(&format!("{density}, {changes} of {elements} elements"));
-        Cell::Heat { share: text::ratio(group.changes, group.elements), title }
+        Cell::Heat { share: text::ratio(group.changes, group.elements), elements: group.elements, title }
     }
 }
 
-/// Heat maps of the stacks of layers, and a list of the tensors that are in none.
+/// Heat maps of the stacks of layers, and a list of the tensors outside of any.
 pub fn figure(tensors: &[Measured<'_>]) -> Html {
     let mut stacks = BTreeMap::<String, Stack>::new();
     for tensor in tensors {
@@ -104,7 +108,7 @@ pub fn figure(tensors: &[Measured<'_>]) -> Html {
         stack.modules.insert(module.clone());
         let group = stack.layers.entry(layer).or_default().entry(module).or_default();
         group.tensors += 1;
-        // Shapes can say anything as well.
+        // Shapes are arbitrary as well.
         group.changes = group.changes.saturating_add(tensor.changes);
         group.elements = group.elements.saturating_add(tensor.elements);
         group.other = group.other.or(tensor.other);
@@ -114,8 +118,6 @@ pub fn figure(tensors: &[Measured<'_>]) -> Html {
     let others: Vec<_> = tensors.iter().filter(|tensor| !in_stack(tensor)).collect();
     let mut parts = Vec::new();
     for (name, stack) in &stacks {
-        // Most names end in this; without it the headings are short.
-        let short = |module: &String| module.strip_suffix(".weight").unwrap_or(module).to_string();
         let row = |&layer: &u64| {
             (layer.to_string(), stack.modules.iter().map(|module| stack.cell(layer, module)).collect::<Vec<_>>())
         };
@@ -125,15 +127,16 @@ pub fn figure(tensors: &[Measured<'_>]) -> Html {
         let map = HeatMap {
             label: &format!("density of {name}"),
             corner: "layer",
-            columns: stack.modules.iter().map(short).collect(),
+            columns: stack.modules.iter().cloned().collect(),
             rows: stack.layers.keys().map(row).collect(),
         };
-        parts.push(html::paragraph("note", &format!("{name}: changed elements in per cent; empty: no change{marks}")));
+        parts
+            .push(html::paragraph("note", &format!("{name}: percentage of elements changed; empty: no change{marks}")));
         parts.push(html::heat_map(&map));
     }
     if !others.is_empty() {
         if !parts.is_empty() {
-            parts.push(html::paragraph("note", "Tensors without a layer"));
+            parts.push(html::paragraph("note", "Tensors outside layers"));
         }
         let row = |tensor: &&Measured<'_>| {
             let density = match tensor.other {
@@ -149,7 +152,7 @@ pub fn figure(tensors: &[Measured<'_>]) -> Html {
             ("elements", Column::Number),
         ];
         let rows: Vec<_> = others.iter().map(row).collect();
-        parts.push(html::table("tensors without a layer", &columns, &rows, rows.len() > 1));
+        parts.push(html::table("tensors outside layers", &columns, &rows, rows.len() > 1));
     }
     parts.into_iter().collect()
 }
@@ -162,15 +165,17 @@ mod tests {
     fn names_say_layer_and_module() {
         let found = |name| place(name).map(|(stack, layer, module)| format!("{stack} | {layer} | {module}"));
         for (name, expected) in [
-            ("model.layers.12.self_attn.q_proj.weight", "model.layers | 12 | self_attn.q_proj.weight"),
+            ("model.layers.12.self_attn.q_proj.weight", "model.layers | 12 | self_attn.q_proj"),
             ("encoder.layer.3.attention.self.key.bias", "encoder.layer | 3 | attention.self.key.bias"),
-            ("transformer.h.0.ln_1.weight", "transformer.h | 0 | ln_1.weight"),
-            ("model.layers.3.mlp.experts.17.up.weight", "model.layers | 3 | mlp.experts.*.up.weight"),
+            ("transformer.h.0.ln_1.weight", "transformer.h | 0 | ln_1"),
+            ("model.layers.3.mlp.experts.17.up.weight", "model.layers | 3 | mlp.experts.*.up"),
             ("0.weight", " | 0 | weight"),
         ] {
             assert_eq!(found(name).as_deref(), Some(expected));
         }
-        for name in ["embeddings.word_embeddings.weight", "blocks.7", "", "...", "a.+1.b", "a.99999999999999999999.b"] {
+        for name in
+            ["embeddings.word_embeddings.weight", "blocks.7", "", "...", "a.+1.b", "a.*.b", "a.99999999999999999999.b"]
+        {
             assert_eq!(found(name), None, "{name}");
         }
     }

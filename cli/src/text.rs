@@ -1,12 +1,12 @@
-//! Numbers and tables for people.
+//! Numbers and tables for output.
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use anstyle::AnsiColor;
 
-/// Prints to standard output, with colours if it is a terminal that shows them and nobody minds
-/// (`NO_COLOR`, `CLICOLOR`). A reader that has seen enough is no failure.
+/// Prints to standard output, in colour if it is a terminal that supports it and `NO_COLOR` or
+/// `CLICOLOR` do not forbid it. A reader that closes the pipe early is not an error.
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -18,7 +18,7 @@ pub fn print(text: &str) -> io::Result<()> {
 /// Prints an error message.
 pub fn complain(message: &str) {
     let style = AnsiColor::Red.on_default().bold();
-    // There is nobody left to tell if this fails.
+    // If this fails there is nowhere left to report it.
     let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", clean(message));
 }
 
@@ -63,12 +63,12 @@ pub fn bytes(number: u64) -> String {
     String::new()
 }
 
-/// A share in per cent.
+/// A share as a percentage.
 pub fn percent(part: u64, whole: u64) -> String {
     format!("{:.3}%", 100.0 * ratio(part, whole))
 }
 
-/// A quotient; 0 where there is nothing to divide by.
+/// A quotient; 0 if the divisor is 0.
 pub fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         0.0
@@ -87,17 +87,17 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
-/// Seconds that bytes take on a line of so many megabits per second.
+/// Seconds that a transfer takes on a link of this many megabits per second.
 pub fn transfer(bytes: u64, megabits: f64) -> f64 {
     bytes as f64 * 8.0 / (megabits * 1e6)
 }
 
-/// Those of a full copy and of a patch, for programs.
+/// Transfer times of a full copy and of a patch, as JSON.
 pub fn transfers(full: u64, patch: u64, megabits: f64) -> serde_json::Value {
     serde_json::json!({ "full": transfer(full, megabits), "patch": transfer(patch, megabits) })
 }
 
-/// A path as a shell takes it.
+/// A path quoted for a shell.
 pub fn shell(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ',' | '=' | '@' | ':');
@@ -108,8 +108,8 @@ pub fn shell(path: &Path) -> String {
     }
 }
 
-/// Text from a file, fit for a terminal: control characters and those that turn the direction of
-/// writing are escaped, so that a name cannot forge lines or colours.
+/// Text from a file, made safe for a terminal: control characters and those that change the writing
+/// direction are escaped, so that a name cannot forge lines or colours.
 pub fn clean(text: &str) -> String {
     let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
@@ -128,7 +128,7 @@ pub fn times_smaller(full: u64, patch: u64) -> String {
     }
 }
 
-/// A size, and how it compares with another one that is described.
+/// A size, and how it compares with another one.
 pub fn size(bytes: u64, other: u64, described: &str) -> String {
     format!("{}, {} than the {described}", number(bytes, "byte"), times_smaller(other, bytes))
 }

@@ -204,12 +204,7 @@ pub(crate) fn encode_flat(
 }
 
 /// Encodes a block that has no base.
-pub(crate) fn encode_whole(
-    dtype: &Dtype,
-    options: BlockOptions,
-    target: &[u8],
-    scratch: &mut Scratch,
-) -> EncodedBlock {
+pub(crate) fn encode_whole(dtype: &Dtype, options: BlockOptions, target: &[u8], scratch: &mut Scratch) -> EncodedBlock {
     let element_bytes = dtype.element_bytes();
     EncodedBlock {
         coding: Coding::Whole,

@@ -60,6 +60,9 @@ mod tests {
     #[test]
     fn the_worked_example_of_the_spec() {
         // SPEC.md §7.4: BF16 values 1.0 and -2.0.
-        assert_eq!(encode(&[0x80, 0x3f, 0x00, 0xc0], 2, 1, &mut Packer::default()), [0x04, 0x80, 0x00, 0x04, 0x3f, 0xc0]);
+        assert_eq!(
+            encode(&[0x80, 0x3f, 0x00, 0xc0], 2, 1, &mut Packer::default()),
+            [0x04, 0x80, 0x00, 0x04, 0x3f, 0xc0]
+        );
     }
 }

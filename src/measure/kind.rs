@@ -1,4 +1,4 @@
-//! What part of a model a tensor belongs to, as far as its name says.
+//! The part of a model that a tensor belongs to, guessed from its name.
 
 /// Part of a model, by the words that common architectures use in tensor names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,13 +14,13 @@ pub enum Kind {
     Norm,
     /// Biases of all other layers.
     Bias,
-    /// What turns the last hidden state into logits, classes or scores.
+    /// Layers that turn the last hidden state into logits, classes or scores.
     Head,
-    /// Names that say none of these.
+    /// Everything else.
     Other,
 }
 
-/// Whole segments of names, for words too short to look for inside others.
+/// Matched against whole segments of names: these words are too short to look for inside others.
 const ATTENTION: [&str; 10] = ["q_proj", "k_proj", "v_proj", "o_proj", "qkv", "query", "key", "value", "wq", "wo"];
 const MLP: [&str; 14] = [
     "fc1",
@@ -42,7 +42,7 @@ const EMBEDDING: [&str; 3] = ["wte", "wpe", "shared"];
 const HEAD: [&str; 5] = ["head", "classifier", "score", "qa_outputs", "embed_out"];
 
 impl Kind {
-    /// All kinds, in the order in which tables show them.
+    /// All kinds, in the order of tables.
     pub const ALL: [Kind; 7] =
         [Kind::Embedding, Kind::Attention, Kind::Mlp, Kind::Norm, Kind::Bias, Kind::Head, Kind::Other];
 
@@ -78,7 +78,7 @@ impl Kind {
         }
     }
 
-    /// Name for people.
+    /// Name for output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -93,8 +93,8 @@ impl Kind {
     }
 }
 
-/// The name with `*` for layer and expert numbers, and without a final `.weight`: what the tensors
-/// of all layers that do the same have in common.
+/// The name with `*` for layer and expert numbers and without a final `.weight`: the same for the
+/// tensors with the same role in all layers.
 ///
 /// ```
 /// assert_eq!(pulse::measure::module_of("model.layers.7.self_attn.q_proj.weight"), "model.layers.*.self_attn.q_proj");

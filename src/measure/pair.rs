@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
 use crate::changes::for_each_ulp_step;
-use crate::checkpoint::{diff, Checkpoint};
+use crate::checkpoint::diff;
+use crate::checkpoint::Checkpoint;
 use crate::coding::Coding;
 use crate::dtype::TensorSpec;
 use crate::error::Result;
-use crate::measure::{module_of, Kind};
+use crate::measure::kind::{module_of, Kind};
 use crate::stream::{tensor_header, EncoderOptions};
 use crate::tensors::pieces::{for_each_piece, pairs, Buffers, Pair, Piece, PIECE_BYTES};
 use crate::tensors::Control;
@@ -54,11 +55,11 @@ pub struct TensorStat {
     pub action: Option<Action>,
     /// Dtype and shape in the target, or in the base if it is deleted.
     pub spec: TensorSpec,
-    /// Elements whose bits differ; all of them in a tensor that a patch would put whole.
+    /// Elements whose bits differ; all of them in a tensor that a patch would carry whole.
     pub changes: u64,
-    /// Step in ULPs → number of changes, for tensors that are in both. Steps beyond 256 are
-    /// counted at the power of two above, so that wide dtypes do not fill the memory.
-    pub steps: BTreeMap<i64, u64>,
+    /// Step in ULPs → number of changes, for tensors in both checkpoints. Steps beyond 256 are
+    /// counted at the next power of two, so that wide dtypes do not fill the memory.
+    pub ulp_steps: BTreeMap<i64, u64>,
 }
 
 impl TensorStat {
@@ -98,7 +99,7 @@ fn counted_at(step: i64) -> i64 {
 /// use pulse::measure::{PairStat, stat};
 /// use pulse::tensors::Control;
 /// let stats = stat(&Checkpoint::open(&base)?, &Checkpoint::open(&target)?, Control::default())?;
-/// assert_eq!((stats[0].changes, stats[0].steps[&2]), (1, 1));
+/// assert_eq!((stats[0].changes, stats[0].ulp_steps[&2]), (1, 1));
 /// assert_eq!(PairStat::of(&stats).density.ratio(), Some(1.0 / 3.0));
 /// # Ok::<(), pulse::Error>(())
 /// ```
@@ -128,13 +129,13 @@ pub fn stat(base: &Checkpoint, target: &Checkpoint, control: Control<'_>) -> Res
                 action: Some(action),
                 spec: spec.clone(),
                 changes,
-                steps: BTreeMap::new(),
+                ulp_steps: BTreeMap::new(),
             });
         }
         if let Some(stat) = stats.last_mut() {
             for (step, count) in steps {
                 stat.changes += count;
-                *stat.steps.entry(step).or_default() += count;
+                *stat.ulp_steps.entry(step).or_default() += count;
             }
             if piece.last && stat.action == Some(Action::Patched) && stat.changes == 0 {
                 stat.action = None;
@@ -145,7 +146,7 @@ pub fn stat(base: &Checkpoint, target: &Checkpoint, control: Control<'_>) -> Res
     Ok(stats)
 }
 
-/// Tensors of all layers that do the same, see [`module_of`].
+/// Tensors with the same role in all layers, see [`module_of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModuleStat {
@@ -157,27 +158,27 @@ pub struct ModuleStat {
     pub density: Density,
 }
 
-/// What changed between two checkpoints, summed up over the tensors that both have with the same
-/// dtype and shape. The others are listed.
+/// What changed between two checkpoints, summed over the tensors that both have with the same dtype
+/// and shape. The others are listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PairStat {
     /// Changes in the tensors compared.
     pub density: Density,
-    /// Step → number of changes, as in [`TensorStat::steps`].
-    pub steps: BTreeMap<i64, u64>,
+    /// Step in ULPs → number of changes, as in [`TensorStat::ulp_steps`].
+    pub ulp_steps: BTreeMap<i64, u64>,
     /// The same changes by module.
     pub modules: BTreeMap<String, ModuleStat>,
     /// Tensors in the target only.
     pub added: Vec<String>,
-    /// Tensors in both, with another dtype or shape.
+    /// Tensors in both, with a different dtype or shape.
     pub replaced: Vec<String>,
     /// Tensors in the base only.
     pub deleted: Vec<String>,
 }
 
 impl PairStat {
-    /// Sums up what [`stat`] found.
+    /// Sums what [`stat`] found.
     #[must_use]
     pub fn of(stats: &[TensorStat]) -> PairStat {
         let mut pair = PairStat::default();
@@ -199,17 +200,17 @@ impl PairStat {
         let module = self.modules.entry(module_of(&stat.name)).or_insert(none);
         module.tensors += 1;
         module.density += density;
-        for (step, count) in &stat.steps {
-            *self.steps.entry(*step).or_default() += count;
+        for (step, count) in &stat.ulp_steps {
+            *self.ulp_steps.entry(*step).or_default() += count;
         }
     }
 
-    /// Adds what changed between two further checkpoints of the same model: densities and steps are
-    /// summed up, and a tensor is listed or counted once.
+    /// Adds another pair of checkpoints of the same model: densities and ULP steps are summed, and
+    /// a tensor is listed or counted once.
     pub(crate) fn add(&mut self, other: &PairStat) {
         self.density += other.density;
-        for (step, count) in &other.steps {
-            *self.steps.entry(*step).or_default() += count;
+        for (step, count) in &other.ulp_steps {
+            *self.ulp_steps.entry(*step).or_default() += count;
         }
         for (name, module) in &other.modules {
             let none = ModuleStat { kind: module.kind, tensors: 0, density: Density::default() };
@@ -236,7 +237,7 @@ impl PairStat {
     }
 }
 
-/// Bytes that travel from one checkpoint to the next.
+/// Bytes to send from one checkpoint to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PatchSizes {
@@ -248,8 +249,8 @@ pub struct PatchSizes {
     pub full: u64,
 }
 
-/// The exact sizes of the patches that [`diff`] makes with default options and each coding. They
-/// are made and counted, digests and all, but kept nowhere.
+/// The exact sizes of the patches that [`diff`] makes with default options and each coding. The
+/// patches are made in full and counted, but not stored.
 ///
 /// # Errors
 /// As [`diff`].

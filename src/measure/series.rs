@@ -1,5 +1,6 @@
-//! What changed along a series of checkpoints: step by step, and over ever longer windows.
+//! What changed along a series of checkpoints: from each to the next, and over longer windows.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use crate::measure::{patch_sizes, stat, PairStat, PatchSizes, TensorStat};
 use crate::tensors::Control;
 use crate::wire::Action;
 
-/// Pairs of checkpoints that are equally many checkpoints apart.
+/// Which pairs of checkpoints to compare: those that are this many checkpoints apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Window {
@@ -23,8 +24,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// The windows to measure in a series: of length 1, 2, 4, 8 …, and one over all. Longer ones
-    /// overlap by half, so that all of them together cost at most about three times as much as those
+    /// The windows to measure in a series: lengths 1, 2, 4, 8 …, and one from first to last. Longer
+    /// ones overlap by half, so that all of them together cost about three times as much as those
     /// of length 1.
     ///
     /// ```
@@ -47,7 +48,7 @@ impl Window {
         lengths.into_iter().map(|length| Window { length, stride: (length / 2).max(1), checkpoints }).collect()
     }
 
-    /// Base and target of each window, as places in the series.
+    /// Base and target of each window, as indices into the series.
     pub fn pairs(self) -> impl Iterator<Item = (usize, usize)> {
         let bases = (0..self.checkpoints.saturating_sub(self.length)).step_by(self.stride);
         bases.map(move |base| (base, base + self.length))
@@ -60,8 +61,12 @@ impl Window {
 pub struct SeriesCheckpoint {
     /// Where it is.
     pub path: PathBuf,
+    /// Optimizer step, if [known](Series::with_steps).
+    pub step: Option<u64>,
     /// Number of tensors.
     pub tensors: u64,
+    /// Elements of its tensors.
+    pub elements: u64,
     /// Bytes of its tensors.
     pub tensor_bytes: u64,
     /// Size of its files.
@@ -73,7 +78,11 @@ impl SeriesCheckpoint {
         let checkpoint = Checkpoint::open(path)?;
         Ok(SeriesCheckpoint {
             path: path.into(),
+            step: None,
             tensors: checkpoint.tensors().count() as u64,
+            elements: checkpoint
+                .tensors()
+                .fold(0, |sum: u64, (_, tensor)| sum.saturating_add(tensor.spec().elements())),
             tensor_bytes: checkpoint.tensor_bytes(),
             file_bytes: checkpoint.file_bytes(),
         })
@@ -87,7 +96,7 @@ pub struct Series {
 }
 
 impl Series {
-    /// Opens every checkpoint once, so that one that is missing or broken shows before the work.
+    /// Opens every checkpoint once, so that a missing or broken one is found before the work starts.
     /// None stays open.
     ///
     /// # Errors
@@ -100,7 +109,47 @@ impl Series {
         Ok(Series { checkpoints })
     }
 
-    /// Tensor bytes that [`measure`](Self::measure) goes through and reports as progress.
+    /// Sets the optimizer step of each checkpoint, so that distances are measured in steps.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] unless there is one step for each checkpoint, each greater than the one
+    /// before it.
+    pub fn with_steps(mut self, steps: &[u64]) -> Result<Self> {
+        if steps.len() != self.checkpoints.len() {
+            let (found, expected) = (steps.len(), self.checkpoints.len());
+            return Err(Error::misuse(format!("{found} steps for {expected} checkpoints; expected one for each")));
+        }
+        if let Some(pair) = steps.windows(2).find(|pair| pair[0] >= pair[1]) {
+            let what = format!("step {} follows step {}; expected steps in ascending order", pair[1], pair[0]);
+            return Err(Error::misuse(what));
+        }
+        for (checkpoint, step) in self.checkpoints.iter_mut().zip(steps) {
+            checkpoint.step = Some(*step);
+        }
+        Ok(self)
+    }
+
+    /// Distance between two checkpoints: in optimizer steps if they are known, else in checkpoints.
+    fn distance(&self, base: usize, target: usize) -> u64 {
+        let step = |index: usize| self.checkpoints[index].step;
+        match (step(base), step(target)) {
+            (Some(base), Some(target)) => target.saturating_sub(base),
+            _ => target.saturating_sub(base) as u64,
+        }
+    }
+
+    /// The most frequent distance from one checkpoint to the next; the shortest of equally frequent
+    /// ones.
+    fn typical_distance(&self) -> u64 {
+        let mut counts = BTreeMap::<u64, usize>::new();
+        for target in 1..self.checkpoints.len() {
+            *counts.entry(self.distance(target - 1, target)).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|&(distance, count)| (count, Reverse(distance)));
+        most.map_or(1, |(distance, _)| distance)
+    }
+
+    /// Tensor bytes that [`measure`](Self::measure) reads and reports as progress.
     #[must_use]
     pub fn work_bytes(&self, sizes: bool) -> u64 {
         let mut bytes = 0u64;
@@ -122,24 +171,24 @@ impl Series {
     /// # Errors
     /// Those of [`Checkpoint::open`], [`stat`] and, with `sizes`, [`diff`](crate::diff()).
     pub fn measure(&self, sizes: bool, control: Control<'_>) -> Result<SeriesStat> {
-        let mut found =
-            SeriesStat { checkpoints: self.checkpoints.clone(), windows: Vec::new(), tensors: BTreeMap::new() };
+        let mut found = SeriesStat {
+            checkpoints: self.checkpoints.clone(),
+            typical_distance: self.typical_distance(),
+            pairs: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
         for window in Window::all(self.checkpoints.len()) {
-            let mut pairs = Vec::new();
+            let adjacent = window.length == 1;
             for (base, target) in window.pairs() {
-                let open = |place: usize| Checkpoint::open(&self.checkpoints[place].path);
+                let open = |index: usize| Checkpoint::open(&self.checkpoints[index].path);
                 let (from, to) = (open(base)?, open(target)?);
                 let stats = stat(&from, &to, control)?;
-                let sizes = match sizes && window.length == 1 {
-                    true => Some(patch_sizes(&from, &to, control)?),
-                    false => None,
-                };
-                if window.length == 1 {
-                    stats.iter().for_each(|stat| found.add_tensor(stat));
-                }
-                pairs.push(SeriesPair { base, target, stat: PairStat::of(&stats), sizes });
+                let sizes = if sizes && adjacent { Some(patch_sizes(&from, &to, control)?) } else { None };
+                let distance = self.distance(base, target);
+                let is_typical = distance == found.typical_distance;
+                stats.iter().for_each(|stat| found.add_tensor(stat, adjacent, is_typical));
+                found.pairs.push(SeriesPair { base, target, distance, stat: PairStat::of(&stats), sizes });
             }
-            found.windows.push(SeriesWindow { window, pairs });
         }
         Ok(found)
     }
@@ -149,27 +198,30 @@ impl Series {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SeriesPair {
-    /// Place of the earlier checkpoint in the series.
+    /// Index of the earlier checkpoint in the series.
     pub base: usize,
-    /// Place of the later one.
+    /// Index of the later one.
     pub target: usize,
+    /// Distance between them: in optimizer steps if they are [known](Series::with_steps), else in
+    /// checkpoints.
+    pub distance: u64,
     /// What changed.
     pub stat: PairStat,
-    /// Exact sizes of the patches; measured only if asked for, and from each checkpoint to the next.
+    /// Exact sizes of the patches; measured only on request, and from each checkpoint to the next.
     pub sizes: Option<PatchSizes>,
 }
 
-/// All pairs measured that are equally many checkpoints apart.
+/// All measured pairs of one distance.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct SeriesWindow {
-    /// How far apart.
-    pub window: Window,
-    /// In the order of the series; never empty.
-    pub pairs: Vec<SeriesPair>,
+pub struct SeriesWindow<'a> {
+    /// The distance, see [`SeriesPair::distance`].
+    pub length: u64,
+    /// The pairs, in the order in which they were measured; never empty.
+    pub pairs: Vec<&'a SeriesPair>,
 }
 
-impl SeriesWindow {
+impl SeriesWindow<'_> {
     fn ratios(&self) -> impl Iterator<Item = f64> + '_ {
         self.pairs.iter().filter_map(|pair| pair.stat.density.ratio())
     }
@@ -192,19 +244,30 @@ impl SeriesWindow {
     pub fn max(&self) -> Option<f64> {
         self.ratios().reduce(f64::max)
     }
+
+    /// All pairs together: densities, ULP steps and modules, summed.
+    #[must_use]
+    pub fn total(&self) -> PairStat {
+        let mut total = PairStat::default();
+        self.pairs.iter().for_each(|pair| total.add(&pair.stat));
+        total
+    }
 }
 
-/// One tensor from each checkpoint to the next, all pairs together.
+/// One tensor along a series.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TensorTotal {
-    /// Dtype and shape where it was seen last.
+    /// Dtype and shape where it was last seen.
     pub spec: TensorSpec,
-    /// What a patch did when the tensor changed last; `None` if it never did.
+    /// What a patch from one checkpoint to the next did when the tensor last changed; `None` if it
+    /// never did.
     pub action: Option<Action>,
-    /// Sum of [`TensorStat::changes`].
+    /// Pairs at the [typical distance](SeriesStat::typical_distance) that have the tensor.
+    pub pairs: u64,
+    /// Sum of [`TensorStat::changes`] over these pairs.
     pub changes: u64,
-    /// Sum of the elements of the tensor, once for each pair.
+    /// Elements of the tensor, summed over these pairs.
     pub elements: u64,
 }
 
@@ -214,35 +277,51 @@ pub struct TensorTotal {
 pub struct SeriesStat {
     /// The checkpoints.
     pub checkpoints: Vec<SeriesCheckpoint>,
-    /// Ascending lengths; the first is 1: from each checkpoint to the next.
-    pub windows: Vec<SeriesWindow>,
-    /// Name → what changed in the tensor from each checkpoint to the next.
+    /// The most frequent distance from one checkpoint to the next, the shortest of equally frequent
+    /// ones; see [`SeriesPair::distance`].
+    pub typical_distance: u64,
+    /// All pairs measured: first those from each checkpoint to the next, in order.
+    pub pairs: Vec<SeriesPair>,
+    /// Name → what changed in the tensor.
     pub tensors: BTreeMap<String, TensorTotal>,
 }
 
 impl SeriesStat {
-    fn add_tensor(&mut self, stat: &TensorStat) {
-        let none = || TensorTotal { spec: stat.spec.clone(), action: None, changes: 0, elements: 0 };
+    fn add_tensor(&mut self, stat: &TensorStat, adjacent: bool, is_typical: bool) {
+        let none = || TensorTotal { spec: stat.spec.clone(), action: None, pairs: 0, changes: 0, elements: 0 };
         let total = self.tensors.entry(stat.name.clone()).or_insert_with(none);
-        total.spec = stat.spec.clone();
-        total.action = stat.action.or(total.action);
-        total.changes = total.changes.saturating_add(stat.changes);
-        total.elements = total.elements.saturating_add(stat.spec.elements());
+        if adjacent {
+            total.spec = stat.spec.clone();
+            total.action = stat.action.or(total.action);
+        }
+        if is_typical {
+            total.pairs += 1;
+            total.changes = total.changes.saturating_add(stat.changes);
+            total.elements = total.elements.saturating_add(stat.spec.elements());
+        }
     }
 
     /// The pairs from each checkpoint to the next.
     #[must_use]
-    pub fn pairs(&self) -> &[SeriesPair] {
-        self.windows.first().map_or(&[], |first| &first.pairs)
+    pub fn adjacent(&self) -> &[SeriesPair] {
+        let count = self.checkpoints.len().saturating_sub(1).min(self.pairs.len());
+        &self.pairs[..count]
     }
 
-    /// All pairs from each checkpoint to the next together: densities, steps and modules summed up.
+    /// The pairs by distance, from the shortest. Pairs of different distances are never mixed.
     #[must_use]
-    pub fn total(&self) -> PairStat {
-        let mut total = PairStat::default();
-        for pair in self.pairs() {
-            total.add(&pair.stat);
+    pub fn windows(&self) -> Vec<SeriesWindow<'_>> {
+        let mut windows = BTreeMap::<u64, Vec<&SeriesPair>>::new();
+        for pair in &self.pairs {
+            windows.entry(pair.distance).or_default().push(pair);
         }
-        total
+        windows.into_iter().map(|(length, pairs)| SeriesWindow { length, pairs }).collect()
+    }
+
+    /// The pairs at the [typical distance](Self::typical_distance).
+    #[must_use]
+    pub fn typical(&self) -> SeriesWindow<'_> {
+        let length = self.typical_distance;
+        SeriesWindow { length, pairs: self.pairs.iter().filter(|pair| pair.distance == length).collect() }
     }
 }

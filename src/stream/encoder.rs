@@ -206,7 +206,9 @@ impl<W: Write> Encoder<W> {
         let header = &self.session.open()?.header;
         let (base, target) = (&self.base.block, &self.target.block);
         let encoded = match &header.spec {
-            Some(spec) if header.action.is_whole() => Some(coding::encode_whole(spec.dtype(), options, target, &mut self.scratch)),
+            Some(spec) if header.action.is_whole() => {
+                Some(coding::encode_whole(spec.dtype(), options, target, &mut self.scratch))
+            }
             Some(spec) => coding::encode(spec.dtype(), options, base, target, &mut self.scratch),
             None => None,
         };

@@ -10,10 +10,10 @@ mod session;
 mod writer;
 
 pub use encoder::Encoder;
-pub use max_size::MaxSize;
 pub use event::{Block, Event, Section};
 #[cfg(feature = "parallel")]
 pub(crate) use event::{Extent, Place};
+pub use max_size::MaxSize;
 pub use options::{EncoderOptions, Lineage, TrustedBase};
 pub use pull::Decoder;
 pub use push::PushDecoder;

@@ -1,7 +1,7 @@
-//! Figures: bars, a stacked bar, a heat map. Widths are per cent and text is not scaled, so that
-//! they can be read at any width.
+//! Figures: bars, a stacked bar, a heat map. Widths are percentages and text is not scaled, so that
+//! they are legible at any width.
 
-use super::{element, line, scroll, Html};
+use super::{element, line, paragraph, scroll, Html};
 
 /// A bar of a chart.
 pub struct Bar {
@@ -9,7 +9,7 @@ pub struct Bar {
     /// Length as a share of the width, 0 to 1, and the part of it that is drawn in a second colour.
     pub length: f64,
     pub second: f64,
-    /// What stands behind the bar.
+    /// Text after the bar.
     pub values: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ pub fn bars(head: &[&str], rows: &[Bar]) -> Html {
     line(element("table", &[("class", "bars")], element("tbody", &[], rows)))
 }
 
-/// What the colours of a chart stand for: classes and names.
+/// Legend of a chart: colour classes and their names.
 pub fn colours(names: &[(&str, &str)]) -> Html {
     let name = |(class, name): &(&str, &str)| {
         let swatch = element("span", &[("class", &format!("swatch {class}"))], Html::default());
@@ -63,12 +63,12 @@ pub struct Part {
     /// Class of its colour: "c1" to "c9", or "bad".
     pub colour: &'static str,
     pub amount: u64,
-    /// What stands in the legend: numbers, then words.
+    /// Legend: numbers, then text.
     pub values: Vec<String>,
     pub words: &'static str,
 }
 
-/// A bar made of parts, with a legend that says how large each is. `head` names name and values.
+/// A bar made of parts, with a legend of their sizes. `head` names the name and the values.
 pub fn stacked(label: &str, head: &[&str], parts: &[Part]) -> Html {
     let whole = parts.iter().map(|part| part.amount).sum::<u64>().max(1) as f64;
     let mut start = 0.0;
@@ -97,12 +97,18 @@ pub fn stacked(label: &str, head: &[&str], parts: &[Part]) -> Html {
 /// What a cell of a heat map shows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
-    /// There is nothing.
     Empty,
-    /// A share above 0 and at most 1, and what to say of it.
-    Heat { share: f64, title: String },
-    /// Beyond the scale; the mark and what to say of it.
-    Mark { mark: &'static str, title: String },
+    /// A share above 0 and at most 1, the number of elements that it is of, and its tooltip.
+    Heat {
+        share: f64,
+        elements: u64,
+        title: String,
+    },
+    /// Not a share; the mark and its tooltip.
+    Mark {
+        mark: &'static str,
+        title: String,
+    },
 }
 
 /// Shares by row and column.
@@ -114,25 +120,53 @@ pub struct HeatMap<'a> {
     pub rows: Vec<(String, Vec<Cell>)>,
 }
 
-/// Shares as colours on a logarithmic scale from the least to the greatest.
+/// Share of the elements outside the scale at each end of it.
+const OFF_SCALE: f64 = 0.01;
+
+/// Ends of a scale that fits the elements rather than the cells: a bias of a few hundred elements
+/// is far more often extreme than a matrix of a million, and must not set the scale.
+fn scale_of(map: &HeatMap<'_>) -> Option<(f64, f64)> {
+    let cells = map.rows.iter().flat_map(|(_, cells)| cells);
+    let heat = |cell: &Cell| match cell {
+        Cell::Heat { share, elements, .. } => Some((*share, *elements as f64)),
+        _ => None,
+    };
+    let mut shares: Vec<(f64, f64)> = cells.filter_map(heat).collect();
+    shares.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let all: f64 = shares.iter().map(|(_, elements)| elements).sum();
+    let mut before = 0.0;
+    let mut inside = shares.iter().filter(|(_, elements)| {
+        let from = before;
+        before += elements;
+        before > OFF_SCALE * all && from < (1.0 - OFF_SCALE) * all
+    });
+    let (least, _) = inside.next()?;
+    Some((*least, inside.last().map_or(*least, |(greatest, _)| *greatest)))
+}
+
+/// Shares as colours on a logarithmic scale. Cells off the scale have the colour of its end and an
+/// outline.
 pub fn heat_map(map: &HeatMap<'_>) -> Html {
-    let shares = || {
-        let cells = map.rows.iter().flat_map(|(_, cells)| cells);
-        cells.filter_map(|cell| if let Cell::Heat { share, .. } = cell { Some(*share) } else { None })
+    let scale = scale_of(map);
+    let (least, greatest) = scale.unwrap_or((1.0, 1.0));
+    let heat = |share: f64| match () {
+        _ if share < least => 0.0,
+        _ if share >= greatest => 1.0,
+        _ => (share / least).ln() / (greatest / least).ln(),
     };
-    let (least, greatest) = (shares().fold(f64::INFINITY, f64::min), shares().fold(0.0, f64::max));
-    let heat = |share: f64| match greatest > least {
-        true => (share / least).ln() / (greatest / least).ln(),
-        false => 1.0,
-    };
-    let cell = |cell: &Cell| match cell {
+    let mut off = [false, false];
+    let mut cell = |cell: &Cell| match cell {
         Cell::Empty => element("td", &[], Html::default()),
-        Cell::Heat { share, title } => {
+        Cell::Heat { share, title, .. } => {
             let (heat, text) = (heat(*share), short_percent(*share));
-            let class = if heat > 0.65 { "hot" } else { "heat" };
+            off = [off[0] || *share < least, off[1] || *share > greatest];
+            let mut class = String::from(if heat > 0.65 { "hot" } else { "heat" });
+            if *share < least || *share > greatest {
+                class += " off";
+            }
             let style = format!("--heat:{:.2}", 0.08 + 0.92 * heat);
             let text = element("span", &[], Html::text(&text));
-            element("td", &[("class", class), ("style", &style), ("title", title)], text)
+            element("td", &[("class", &class), ("style", &style), ("title", title)], text)
         }
         Cell::Mark { mark, title } => element("td", &[("class", "mark"), ("title", title)], Html::text(mark)),
     };
@@ -141,23 +175,29 @@ pub fn heat_map(map: &HeatMap<'_>) -> Html {
     let head = line(element("tr", &[], [corner].into_iter().chain(map.columns.iter().map(column)).collect()));
     let row = |(name, cells): &(String, Vec<Cell>)| {
         let name = element("th", &[("scope", "row")], Html::text(name));
-        line(element("tr", &[], [name].into_iter().chain(cells.iter().map(cell)).collect()))
+        line(element("tr", &[], [name].into_iter().chain(cells.iter().map(&mut cell)).collect()))
     };
     let body = element("tbody", &[], map.rows.iter().map(row).collect());
     let table = [element("thead", &[], head), body].into_iter().collect();
     let table = scroll(map.label, element("table", &[("class", "heatmap")], table));
-    if greatest == 0.0 {
+    if scale.is_none() {
         return table;
     }
     let middle = (least * greatest).sqrt();
-    let ticks = [least, middle, greatest].map(|share| element("span", &[], Html::text(&(short_percent(share) + "%"))));
+    let [below, above] = [("≤ ", off[0]), ("≥ ", off[1])].map(|(sign, off)| if off { sign } else { "" });
+    let ticks = [(below, least), ("", middle), (above, greatest)];
+    let ticks =
+        ticks.map(|(sign, share)| element("span", &[], Html::text(&format!("{sign}{}%", short_percent(share)))));
     let scale = element("div", &[("class", "gradient")], Html::default());
     let ticks = element("div", &[("class", "ticks")], ticks.into_iter().collect());
     let scale = line(element("div", &[("class", "scale")], [scale, ticks].into_iter().collect()));
-    [table, scale].into_iter().collect()
+    let note =
+        "The scale fits the largest tensors, 98% of the elements. Cells with an outline, small tensors, are off it.";
+    let note = if off == [false; 2] { Html::default() } else { paragraph("note", note) };
+    [table, scale, note].into_iter().collect()
 }
 
-/// A share in per cent, in about four characters and without the sign.
+/// A share as a percentage, in about four characters and without the sign.
 fn short_percent(share: f64) -> String {
     match 100.0 * share {
         percent if percent < 0.01 => format!("{percent:.0e}"),
@@ -172,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_heat_map_has_all_its_scale() {
-        let heat = |share: f64| Cell::Heat { share, title: format!("{share}") };
+        let heat = |share: f64| Cell::Heat { share, elements: 1000, title: format!("{share}") };
         let map = HeatMap {
             label: "density",
             corner: "layer",
@@ -186,8 +226,20 @@ mod tests {
     }
 
     #[test]
+    fn small_tensors_do_not_set_the_scale() {
+        let heat = |share: f64, elements| Cell::Heat { share, elements, title: String::new() };
+        let cells = [(0.5, 384), (0.02, 500_000), (0.01, 500_000), (0.0001, 384)].map(|(a, b)| heat(a, b));
+        let columns = vec!["a".into(); 4];
+        let map = HeatMap { label: "", corner: "", columns, rows: vec![("0".into(), cells.into())] };
+        assert_eq!(scale_of(&map), Some((0.01, 0.02)));
+        let Html(html) = heat_map(&map);
+        assert_eq!((html.matches("hot off").count(), html.matches("heat off").count()), (1, 1), "{html}");
+        assert!(html.contains("≤ 1.00%") && html.contains("≥ 2.00%") && html.contains("off it"), "{html}");
+    }
+
+    #[test]
     fn a_map_of_one_share_and_of_none_divides_by_nothing() {
-        for cells in [vec![], vec![Cell::Empty], vec![Cell::Heat { share: 0.5, title: String::new() }]] {
+        for cells in [vec![], vec![Cell::Empty], vec![Cell::Heat { share: 0.5, elements: 0, title: String::new() }]] {
             let map = HeatMap { label: "", corner: "", columns: vec!["a".into()], rows: vec![("0".into(), cells)] };
             assert!(!heat_map(&map).0.contains("NaN"));
         }

@@ -1,22 +1,22 @@
 //! One HTML page in one file: no network, no framework, light and dark, readable on a phone.
 //!
-//! Builders take text and give back [`Html`]; text becomes markup by [`Html::text`] alone, which
-//! escapes it. So nothing that a file says can become a tag.
+//! Builders take text and return [`Html`]. Only [`Html::text`] turns text into markup, and it
+//! escapes: nothing in a file can become a tag.
 
 mod chart;
 mod curves;
 
 pub use chart::{bars, colours, heat_map, stacked, Bar, Cell, HeatMap, Part};
-pub use curves::{curves, Curve, Curves};
+pub use curves::{curves, Curve, Curves, Place};
 
 use super::text;
 
-/// Markup that is right: tags are closed, text is escaped.
+/// Well-formed markup: tags are closed, text is escaped.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Html(String);
 
 impl Html {
-    /// Text as it is to be read. Control characters are made visible.
+    /// Escaped text. Control characters are made visible.
     pub fn text(plain: &str) -> Html {
         Html(escape(plain))
     }
@@ -60,7 +60,7 @@ pub fn element(tag: &'static str, attributes: &[(&'static str, &str)], content: 
 pub fn page(title: &str, parts: impl IntoIterator<Item = Html>) -> String {
     let Html(body) = parts.into_iter().collect();
     let title = escape(title);
-    // The policy makes the browser hold to what the page promises: nothing is fetched.
+    // The policy makes the browser enforce what the page promises: nothing is fetched.
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -84,11 +84,11 @@ pub fn section(heading: &str, content: Html) -> Html {
     line(element("section", &[], [heading, content].into_iter().collect()))
 }
 
-/// Headline numbers: each a value, large, above its label and a remark.
-pub fn headline(numbers: &[(&str, String, String)]) -> Html {
-    let number = |(label, value, remark): &(&str, String, String)| {
-        let parts =
-            [("dt", *label), ("dd", value), ("dd", remark)].map(|(tag, text)| element(tag, &[], Html::text(text)));
+/// Headline numbers: label, value, remark.
+pub fn headline<L: AsRef<str>>(numbers: &[(L, String, String)]) -> Html {
+    let number = |(label, value, remark): &(L, String, String)| {
+        let parts = [("dt", label.as_ref()), ("dd", value.as_str()), ("dd", remark)]
+            .map(|(tag, text)| element(tag, &[], Html::text(text)));
         line(element("div", &[], parts.into_iter().collect()))
     };
     line(element("dl", &[("class", "headline")], numbers.iter().map(number).collect()))
@@ -103,12 +103,12 @@ pub fn facts(facts: &[(&str, String)]) -> Html {
     line(element("dl", &[("class", "facts")], facts.iter().map(fact).collect()))
 }
 
-/// What a column holds: numbers stand right and sort by size.
+/// What a column holds. Numbers are aligned right and sort by size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     Name,
     Text,
-    /// One word, which is the class of its cell as well: what is "broken" stands out.
+    /// One word, which is also the class of its cell: "broken" stands out.
     State,
     Number,
 }
@@ -123,8 +123,8 @@ impl Column {
     }
 }
 
-/// A table that scrolls within its box where it is wider than the page; if `sortable`, a click on
-/// a heading sorts it.
+/// A table that scrolls within its box if it is wider than the page. If `sortable`, a click on a
+/// heading sorts it.
 pub fn table(label: &str, columns: &[(&str, Column)], rows: &[Vec<String>], sortable: bool) -> Html {
     let head = |(name, column): &(&str, Column)| {
         element("th", &[("scope", "col"), ("class", column.class())], Html::text(name))
@@ -140,13 +140,13 @@ pub fn table(label: &str, columns: &[(&str, Column)], rows: &[Vec<String>], sort
     scroll(label, element("table", &[("class", class)], [head, body].into_iter().collect()))
 }
 
-/// A box that scrolls sideways, so that the page need not.
+/// A box that scrolls sideways, so that the page does not.
 fn scroll(label: &str, content: Html) -> Html {
     let attributes = [("class", "scroll"), ("role", "region"), ("aria-label", label), ("tabindex", "0")];
     line(element("div", &attributes, content))
 }
 
-/// Ends a line of the file, for those who read it.
+/// Ends a line of the file, to keep the source readable.
 fn line(html: Html) -> Html {
     Html(html.0 + "\n")
 }

@@ -1,5 +1,5 @@
-// A click on a heading sorts its table: numbers from the largest, names from the first, and the
-// other way round with the next click. Without scripts the order of the file stays.
+// A click on a heading sorts its table: numbers descending, names ascending; the next click reverses
+// the order. Without scripts, rows stay in file order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];

@@ -1,4 +1,4 @@
-//! What the bytes of a patch are for.
+//! What the bytes of a patch are used for.
 
 use pulse::coding::{Coding, PayloadBits};
 use pulse::patch::{Inventory, TensorEntry};
@@ -73,20 +73,20 @@ impl Use {
     pub fn meaning(self) -> &'static str {
         match self {
             Use::Positions => "which elements change",
-            Use::Signs => "up or down, where it is coded apart",
+            Use::Signs => "up or down, where coded separately",
             Use::Values => "by how much",
-            Use::Whole => "blocks put whole: new, replaced, or changed nearly everywhere",
+            Use::Whole => "blocks stored whole: new, replaced, or changed nearly everywhere",
             Use::Tables => "parameters of the codings, padding",
-            Use::Undecoded => "blocks that break a rule of their coding",
+            Use::Undecoded => "blocks with invalid coding",
             Use::Digests => "of each tensor, before and after",
             Use::Framing => "names, shapes, block headers, lengths, CRC-32",
-            Use::Files => "records of files, and the bytes of those that are carried",
+            Use::Files => "file records, and the contents of carried files",
             Use::Index => "names and offsets of all tensors",
             Use::Header => "steps, run, metadata",
             Use::Footer => "totals, digests of both checkpoints, SHA-256",
             Use::Signature => "signature and version",
-            Use::Skipped => "sections that this reader does not know",
-            Use::Unread => "not readable",
+            Use::Skipped => "sections unknown to this reader",
+            Use::Unread => "unreadable, from the damage on",
         }
     }
 }
@@ -96,7 +96,7 @@ impl Use {
 pub struct Spent([u64; Use::ALL.len()]);
 
 impl Spent {
-    /// Of a tensor; they sum up to its bytes.
+    /// The bytes of a tensor, in full.
     pub fn on_tensor(tensor: &TensorEntry) -> Spent {
         let mut spent = Spent::default();
         let (mut bits, mut decoded) = (PayloadBits::default(), 0);
@@ -110,7 +110,7 @@ impl Spent {
                 }
             }
         }
-        // Rounded down; the parts of bytes are counted with the tables.
+        // Rounded down; the remainders are counted with the tables.
         let [positions, signs, values] = [bits.positions, bits.signs, bits.values].map(|bits| bits / 8);
         spent.add(Use::Positions, positions);
         spent.add(Use::Signs, signs);
@@ -122,7 +122,7 @@ impl Spent {
         spent
     }
 
-    /// Of a file whose tensors took so much; they sum up to its size.
+    /// The bytes of a file, in full, given those of its tensors.
     pub fn on_file(map: &Inventory, tensors: impl Iterator<Item = Spent>) -> Spent {
         let mut spent = Spent::default();
         tensors.for_each(|tensor| Use::ALL.into_iter().for_each(|what| spent.add(what, tensor.on(what))));
@@ -154,12 +154,12 @@ impl Spent {
         self.0.iter().sum()
     }
 
-    /// Uses that took any bytes, in order.
+    /// Uses with any bytes, in order.
     pub fn used(&self) -> impl Iterator<Item = (Use, u64)> + '_ {
         Use::ALL.into_iter().map(|what| (what, self.on(what))).filter(|(_, bytes)| *bytes > 0)
     }
 
-    /// The largest uses and their shares, without those below half a per cent: "positions 52%, signs 18%".
+    /// The largest uses and their shares, without those below 0.5%: "positions 52%, signs 18%".
     pub fn largest(&self, number: usize) -> String {
         let share = |bytes| 100.0 * text::ratio(bytes, self.sum());
         let mut used: Vec<(Use, u64)> = self.used().filter(|(_, bytes)| share(*bytes) >= 0.5).collect();

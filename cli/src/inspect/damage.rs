@@ -1,19 +1,20 @@
-//! Where a file breaks, why, and what to do.
+//! Where a file is broken, why, and what to do.
 
+use pulse::error::Fault;
 use pulse::patch::Inventory;
 use pulse::Error;
 
 pub struct Damage {
     /// The kind of error in one word, as SPEC.md §11 lists them.
     pub kind: &'static str,
-    /// Byte of the file at which it shows.
+    /// Byte of the file at which it was found.
     pub offset: u64,
-    /// Name of the section in which it shows, where one was begun.
+    /// Name of the section in which it was found, once one has started.
     pub section: Option<&'static str>,
     /// Tensor that was being read, and number of the block in it.
     pub tensor: Option<String>,
     pub block: Option<u64>,
-    /// What is wrong.
+    /// What is wrong, without advice.
     pub message: String,
     /// What to do.
     pub advice: String,
@@ -46,7 +47,7 @@ impl Damage {
         Some(damage)
     }
 
-    /// "block section, tensor 'a', block 3"; empty if no section was begun.
+    /// "block section, tensor 'a', block 3"; empty if no section has started.
     pub fn place(&self) -> String {
         let section = self.section.map(|section| format!("{section} section"));
         let tensor = self.tensor.as_ref().map(|tensor| format!("tensor '{tensor}'"));
@@ -55,20 +56,29 @@ impl Damage {
     }
 }
 
+/// What to do, in view of how far the file is intact: more precise than what the error itself knows.
 fn advice(error: &Error, map: &Inventory) -> String {
     let (good, have) = (map.good_bytes, map.file_bytes);
-    match error.kind() {
-        "truncated" => format!("resume the transfer at byte {have}; the first {good} bytes are right"),
-        "crc" => format!("transfer it again from byte {good} on; all bytes before are right"),
-        "file-digest" => {
-            "transfer it again: a byte that no CRC-32 covers is wrong, or one was changed with care".into()
+    let fault = match error {
+        Error::Corrupt(corrupt) => &corrupt.fault,
+        Error::Limit { limit, asked, .. } => {
+            return format!("if you trust its source, raise the limit: --limit {limit}={asked}");
         }
-        "trailing" => format!("keep the first {good} bytes, which are a right patch: head -c {good}"),
-        "signature" => "see that this is the patch, and that nothing treats it as text on its way".into(),
-        "version" | "unknown-section" => "read it with a newer pulse".into(),
-        "limit" => "if its source can be trusted, read it through the library with this limit raised".into(),
-        "io" => "see what ails the disk or the network it is on".into(),
-        // The CRC-32 was right: the bytes are as they were written.
-        _ => "make the patch again: the transfer is not at fault, its bytes are as they were written".into(),
+        Error::Version { .. } => return "read it with a newer version of pulse".into(),
+        Error::Io { .. } => return "check the disk or network".into(),
+        other => return other.advice().map(|advice| advice.to_string()).unwrap_or_default(),
+    };
+    match fault {
+        Fault::Truncated { .. } if good == 0 => "transfer it again".into(),
+        Fault::Truncated { .. } => format!("resume the transfer at byte {have}; the first {good} bytes are OK"),
+        Fault::Crc { .. } => format!("transfer it again from byte {good}; everything before is OK"),
+        Fault::FileDigest { .. } => "transfer it again: the CRC-32s match, but a byte has changed".into(),
+        Fault::Trailing => format!("keep the first {good} bytes, which are a complete patch: head -c {good}"),
+        Fault::Signature { .. } => {
+            "check that this is the patch, and that it was transferred as binary, not as text".into()
+        }
+        Fault::UnknownSection { .. } => "read it with a newer version of pulse".into(),
+        // The CRC-32 matched: the bytes are as they were written.
+        _ => "create the patch again: it was not damaged in transfer, it was written like this".into(),
     }
 }

@@ -1,4 +1,4 @@
-//! Patterns for names: `*` stands for any characters, `?` for one.
+//! Patterns for names: `*` matches any characters, `?` matches one.
 
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -23,8 +23,8 @@ impl Glob {
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();
         let (mut at, mut next) = (0, 0);
-        // After a star: where it stands, and how far into the name it reaches. Only the last star
-        // need ever reach further, so the time is bounded by the product of the lengths.
+        // The last star: its place in the pattern, and how far into the name it reaches. No earlier
+        // star ever needs to reach further, so the time is bounded by the product of the lengths.
         let mut star = None;
         while at < name.len() {
             match self.pattern.get(next) {

@@ -7,12 +7,12 @@ use pulse::wire::{Action, FileKind, FileSource};
 use serde_json::{json, Value};
 
 use super::bytes::{Spent, Use};
-use super::summary::LINES;
+use super::summary::{self, LINES};
 use super::tensor::Tensor;
 use super::Report;
 use crate::text;
 
-/// Grows when a field goes or changes its meaning, not when one is added.
+/// Incremented when a field is removed or changes its meaning, not when one is added.
 const SCHEMA: u64 = 1;
 
 fn digest(digest: Option<Digest>) -> Option<String> {
@@ -81,7 +81,7 @@ pub fn object(report: &Report<'_>) -> Value {
         json!({
             "megabits_per_second": megabits,
             "patch_seconds": text::transfer(map.file_bytes, megabits),
-            "full_seconds": map.footer.map(|footer| text::transfer(footer.target_bytes, megabits)),
+            "full_seconds": summary::full_copy(map).map(|bytes| text::transfer(bytes, megabits)),
         })
     });
     let count = |action: Action| report.all.iter().filter(|tensor| tensor.action == action).count();
@@ -90,6 +90,7 @@ pub fn object(report: &Report<'_>) -> Value {
         "format": map.version.map(|(major, minor)| json!({ "major": major, "minor": minor })),
         "file_bytes": map.file_bytes,
         "good_bytes": map.good_bytes,
+        "full_copy_bytes": summary::full_copy(map),
         "error": map.error.as_ref().map(ToString::to_string),
         "damage": damage,
         "header": header,

@@ -1,4 +1,4 @@
-//! `pulse inspect`: what is in a patch, and where every byte of it went.
+//! `pulse inspect`: what is in a patch, and where its bytes go.
 
 mod bytes;
 mod damage;
@@ -27,10 +27,10 @@ use damage::Damage;
 use glob::Glob;
 use tensor::{Sort, Tensor};
 
-/// Show what is in a patch, and where every byte of it went.
+/// Show what is in a patch, and where its bytes go.
 ///
-/// Prints a summary of one screen, or the tables that are asked for. A damaged file is shown as
-/// far as it goes; the exit status is then 1.
+/// Prints a one-screen summary, or the tables requested. A damaged file is shown as far as it can be
+/// read; the exit status is then 1.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pulse inspect 41.pulse
@@ -44,41 +44,41 @@ pub struct Inspect {
     /// The patch.
     #[arg(value_name = "PATCH")]
     pub patch: PathBuf,
-    /// Print a table of all tensors, and digests in full.
+    /// Print a table of all tensors, and the full digests.
     #[arg(long)]
     tensors: bool,
-    /// Order of the tensors [default: that of the file].
+    /// Sort the tensors [default: in file order].
     #[arg(long, value_enum, value_name = "BY")]
     sort: Option<Sort>,
-    /// Only tensors whose name matches: * is any characters, ? is one; or contains, without them.
+    /// Show only tensors matching GLOB (`*`, `?`); without wildcards, names that contain it.
     #[arg(long, value_name = "GLOB")]
     filter: Option<Glob>,
-    /// Print where the bytes go.
+    /// Print a table of where the bytes go.
     #[arg(long)]
     bytes: bool,
-    /// Print a table of the files of the target.
+    /// Print a table of the target's files.
     #[arg(long)]
     files: bool,
-    /// Write a page for a browser as well: one file, which needs nothing else.
+    /// Also write an HTML page: one file, which loads nothing from the network.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Replace FILE if it exists.
     #[arg(long, requires = "html")]
     force: bool,
-    /// Fit tables into so many columns [default: those of the terminal; elsewhere no limit].
+    /// Limit tables to this width [default: the terminal's; no limit elsewhere].
     #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(40..))]
     width: Option<u16>,
     #[command(flatten)]
     reading: Reading,
 }
 
-/// A patch and all that is said of it.
+/// A patch and everything shown about it.
 struct Report<'a> {
     path: String,
     map: &'a Inventory,
-    /// All tensors, in the order of the file.
+    /// All tensors, in file order.
     all: &'a [Tensor<'a>],
-    /// Those that were asked for, in the order that was asked for.
+    /// The tensors requested, in the order requested.
     shown: Vec<&'a Tensor<'a>>,
     filter: Option<&'a Glob>,
     spent: Spent,
@@ -86,7 +86,12 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// The tensors that were asked for, in the order of the file.
+    /// Whether the patch is a snapshot: it has no base, so nothing in it is a change.
+    fn is_snapshot(&self) -> bool {
+        self.map.header.as_ref().is_some_and(|header| header.snapshot)
+    }
+
+    /// The tensors requested, in file order.
     fn in_file_order(&self) -> impl Iterator<Item = &Tensor<'_>> {
         matching(self.all, self.filter)
     }
@@ -129,7 +134,7 @@ impl Inspect {
         Ok(Outcome { text, json, error: map.error })
     }
 
-    /// The tables that were asked for, or the summary.
+    /// The tables requested, or the summary.
     fn text(&self, report: &Report<'_>) -> String {
         let terminal = || std::io::stdout().is_terminal().then(|| console::Term::stdout().size_checked()).flatten();
         let width = self.width.or_else(|| terminal().map(|(_, columns)| columns)).map(usize::from);

@@ -4,12 +4,12 @@ use pulse::wire::Action;
 
 use super::bytes::Use;
 use super::summary::{self, LINES};
-use super::tables::{file_row, tensor_row, FILE_COLUMNS, TENSOR_COLUMNS};
+use super::tables::{file_row, tensor_columns, tensor_row, FILE_COLUMNS};
 use super::Report;
 use crate::html::{self, Column, Html, Part};
 use crate::{layers, steps, text};
 
-/// Class of the colour of a use in the chart.
+/// Colour class of a use in the chart.
 fn colour(what: Use) -> &'static str {
     match what {
         Use::Positions => "c1",
@@ -29,13 +29,13 @@ pub fn page(report: &Report<'_>) -> String {
     let mut parts = vec![lead(report), verdict(report), headline(report), about(report)];
     parts.push(html::section("Where the bytes go", bytes(report)));
     if report.map.footer.is_some() {
-        parts.push(html::section("How long it takes", time(report)));
+        parts.push(html::section("Transfer time", time(report)));
     }
     if report.shown.iter().any(|tensor| tensor.action == Action::Patched) {
         parts.push(html::section("Density by layer and module", density(report)));
     }
     if !report.map.ulp_steps.is_empty() {
-        parts.push(html::section("How far the weights moved", moved(report)));
+        parts.push(html::section("Step sizes in ULPs", moved(report)));
     }
     if !report.shown.is_empty() {
         parts.push(html::section("Tensors", tensors(report)));
@@ -46,7 +46,7 @@ pub fn page(report: &Report<'_>) -> String {
         let rows: Vec<_> = report.map.files.iter().map(file_row).collect();
         parts.push(html::section("Files", html::table("files", &columns, &rows, rows.len() > 1)));
     }
-    // The name of the file, without the way to it.
+    // The name of the file, without its directory.
     let name = report.path.rsplit(['/', '\\']).next().unwrap_or(&report.path);
     html::page(name, parts)
 }
@@ -55,7 +55,7 @@ fn lead(report: &Report<'_>) -> Html {
     let a = if report.map.header.is_some() { "A " } else { "" };
     let size = text::number(report.map.file_bytes, "byte");
     let kind = html::paragraph("lead", &format!("{a}{}, {size}.", summary::kind(report.map)));
-    let why = || html::paragraph("lead", &format!("Mostly {}.", summary::why(report)));
+    let why = || html::paragraph("lead", &format!("Largest part: {}.", summary::why(report)));
     [Some(kind), (report.map.good_bytes > 0).then(why)].into_iter().flatten().collect()
 }
 
@@ -72,26 +72,40 @@ fn verdict(report: &Report<'_>) -> Html {
 
 fn headline(report: &Report<'_>) -> Html {
     let map = report.map;
-    let mut numbers = vec![("size", text::bytes(map.file_bytes), String::new())];
-    if report.damage.is_some() {
-        let good = format!("{} bytes are right", text::count(map.good_bytes));
-        numbers.push(("readable", text::percent(map.good_bytes, map.file_bytes), good));
+    let mut numbers = Vec::new();
+    let mut number = |label: &str, value, remark| numbers.push((label.to_string(), value, remark));
+    let Some((footer, full)) = map.footer.as_ref().zip(summary::full_copy(map)) else {
+        number("size", text::bytes(map.file_bytes), text::number(map.file_bytes, "byte"));
+        let good = text::number(map.good_bytes, "byte");
+        number("readable", text::percent(map.good_bytes, map.file_bytes), good);
+        return html::headline(&numbers);
+    };
+    number("size", text::bytes(map.file_bytes), format!("full copy: {}", text::bytes(full)));
+    let parts = match summary::full_copy_parts(map) {
+        only if only == "tensors" => "than a full copy".into(),
+        parts => format!("than a full copy: {parts}"),
+    };
+    if full >= map.file_bytes {
+        number("smaller", format!("{:.1}×", text::ratio(full, map.file_bytes)), parts);
+    } else {
+        let percent = 100.0 * (text::ratio(map.file_bytes, full) - 1.0);
+        number("larger", format!("{percent:.1}%"), parts);
     }
-    if let Some(footer) = &map.footer {
-        let full = text::bytes(footer.target_bytes);
-        numbers[0].2 = format!("instead of {full}");
-        let ratio = text::ratio(footer.target_bytes, map.file_bytes);
-        numbers.push(("smaller", format!("{ratio:.1}×"), "than a full copy".into()));
+    if !report.is_snapshot() {
         let density = text::percent(footer.changes, footer.target_elements);
-        numbers.push(("density", density, format!("{} changes", text::count(footer.changes))));
-        if footer.changes > 0 {
-            let bits = 8.0 * text::ratio(map.file_bytes, footer.changes);
-            numbers.push(("per change", format!("{bits:.2} bits"), "all included".into()));
-        }
-        let (patch, full) = (map.file_bytes, footer.target_bytes);
-        let [patch, full] = [patch, full].map(|bytes| text::seconds(text::transfer(bytes, LINES[0].0)));
-        numbers.push(("on 100 Mbit/s", patch, format!("instead of {full}")));
+        number("density", density, format!("{} changes", text::count(footer.changes)));
     }
+    if let Some((bits, what)) = summary::bits(report) {
+        let remark = match (report.is_snapshot(), summary::carried_bytes(map)) {
+            (true, 0) => "snapshot: all elements",
+            (true, _) => "snapshot, without other files",
+            (false, 0) => "all overhead included",
+            (false, _) => "without carried files",
+        };
+        number(&format!("per {what}"), format!("{bits:.2} bits"), remark.into());
+    }
+    let [patch, full] = [map.file_bytes, full].map(|bytes| text::seconds(text::transfer(bytes, LINES[0].0)));
+    number(&format!("at {}", LINES[0].1), patch, format!("full copy: {full}"));
     html::headline(&numbers)
 }
 
@@ -112,16 +126,16 @@ fn about(report: &Report<'_>) -> Html {
         facts.push(("file SHA-256", footer.sha256.to_string()));
     }
     if !report.all.is_empty() {
-        facts.push(("tensors", summary::actions(report.all)));
-        facts.push(("changes", summary::changes(report)));
+        facts.extend(summary::contents(report));
         facts.push(("coding", summary::codings(report.all)));
     }
     facts.extend(summary::files(map).map(|files| ("files", files)));
     let metadata = map.header.iter().flat_map(|header| &header.metadata);
     facts.extend(metadata.map(|(key, value)| (key.as_str(), value.clone())));
-    match facts.is_empty() {
-        true => Html::default(),
-        false => html::section("What it is", html::facts(&facts)),
+    if facts.is_empty() {
+        Html::default()
+    } else {
+        html::section("Details", html::facts(&facts))
     }
 }
 
@@ -139,13 +153,13 @@ fn bytes(report: &Report<'_>) -> Html {
 
 fn time(report: &Report<'_>) -> Html {
     let columns = [("", Column::Text)].into_iter().chain(LINES.map(|(_, name)| (name, Column::Number)));
-    html::table("time to send", &columns.collect::<Vec<_>>(), &summary::transfer(report.map), false)
+    html::table("transfer time", &columns.collect::<Vec<_>>(), &summary::transfer(report.map), false)
 }
 
-/// What the tensors of the page are, if they are not all.
+/// Which tensors the page shows, if not all.
 fn filtered(report: &Report<'_>) -> Html {
     match &report.filter {
-        Some(filter) => html::paragraph("note", &format!("Only tensors that match '{}'", filter.text)),
+        Some(filter) => html::paragraph("note", &format!("Only tensors matching '{}'", filter.text)),
         None => Html::default(),
     }
 }
@@ -160,9 +174,9 @@ fn moved(report: &Report<'_>) -> Html {
     let changes: u64 = report.all.iter().map(|tensor| tensor.changes).sum();
     let others = match changes.saturating_sub(counted) {
         0 => String::new(),
-        others => format!(" {} are not written as steps and not counted here.", text::number(others, "change")),
+        others => format!(" {} not stored as steps, and not counted here.", text::number(others, "change")),
     };
-    let note = format!("Changes by the size of their step in ULPs, units of the last place.{others}");
+    let note = format!("Changes by step size in units in the last place (ULPs).{others}");
     [html::paragraph("note", &note), steps::figure(&report.map.ulp_steps)].into_iter().collect()
 }
 
@@ -173,16 +187,17 @@ fn tensors(report: &Report<'_>) -> Html {
         "dtype, shape" | "blocks" => (name, Column::Text),
         _ => (name, Column::Number),
     };
-    let rows: Vec<_> = report.shown.iter().map(|tensor| tensor_row(tensor)).collect();
+    let rows: Vec<_> = report.shown.iter().map(|tensor| tensor_row(report, tensor)).collect();
+    let columns: Vec<_> = tensor_columns(report).into_iter().map(kind).collect();
     let deleted = report.shown.iter().filter(|tensor| tensor.action == Action::Deleted).count() as u64;
     let note = format!(
-        "{}{}. A click on a heading sorts.",
+        "{}{}. Click a heading to sort.",
         text::number(rows.len() as u64, "tensor"),
         match deleted {
             0 => String::new(),
             n => format!(", {n} of them deleted"),
         }
     );
-    let table = html::table("tensors", &TENSOR_COLUMNS.map(kind), &rows, true);
+    let table = html::table("tensors", &columns, &rows, true);
     [filtered(report), html::paragraph("note", &note), table].into_iter().collect()
 }

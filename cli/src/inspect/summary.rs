@@ -1,23 +1,24 @@
-//! The summary: one screen that says what a patch is, how large, and why.
+//! The one-screen summary: what a patch is, how large, and why.
 
 use std::collections::BTreeMap;
 
 use anstyle::{AnsiColor, Style};
 use pulse::hash::Digest;
 use pulse::patch::Inventory;
-use pulse::wire::FileSource;
+use pulse::wire::{FileKind, FileSource};
 
 use super::bytes::Use;
 use super::table::Table;
+use super::tables::{tensor_columns, tensor_row};
 use super::tensor::Tensor;
 use super::Report;
 use crate::text;
 
 /// Lines of a screen, less one for the prompt.
 const SCREEN: usize = 23;
-/// Tensors that are named if there is room.
+/// Tensors listed if there is room.
 const TENSORS: usize = 5;
-/// Lines to send patches over: megabits per second and name.
+/// Links for transfer times: megabits per second and name.
 pub const LINES: [(f64, &str); 3] = [(100.0, "100 Mbit/s"), (1_000.0, "1 Gbit/s"), (10_000.0, "10 Gbit/s")];
 
 const LABEL: Style = Style::new().dimmed();
@@ -33,13 +34,13 @@ pub fn checkpoint(step: Option<u64>, digest: Option<&Digest>) -> String {
     let digest = digest.map(|digest| format!("digest {}", short(digest)));
     let known: Vec<_> = [step, digest].into_iter().flatten().collect();
     if known.is_empty() {
-        "not said".into()
+        "unknown".into()
     } else {
         known.join(", ")
     }
 }
 
-/// "patch, format 1.0", or what is known of it.
+/// "patch, format 1.0", as far as it is known.
 pub fn kind(map: &Inventory) -> String {
     let kind = match &map.header {
         Some(header) if header.snapshot => "snapshot",
@@ -54,21 +55,20 @@ pub fn kind(map: &Inventory) -> String {
 pub fn actions(tensors: &[Tensor<'_>]) -> String {
     let mut counts = BTreeMap::new();
     for tensor in tensors {
-        // At most one is broken, and stands last.
+        // At most one is broken, and it comes last.
         *counts.entry((!tensor.complete, tensor.action, tensor.state())).or_insert(0) += 1;
     }
     let counts = counts.iter().map(|((.., state), count)| format!("{} {state}", text::count(*count)));
     counts.collect::<Vec<_>>().join(", ")
 }
 
-/// "101 blocks contextual, 3 blocks flat"
+/// "101 contextual blocks, 3 flat blocks"
 pub fn codings(tensors: &[Tensor<'_>]) -> String {
     let mut counts = BTreeMap::new();
     for (name, number) in tensors.iter().flat_map(|tensor| &tensor.blocks) {
         *counts.entry(*name).or_insert(0) += number;
     }
-    let all: Vec<_> =
-        counts.iter().map(|(name, number)| format!("{} {name}", text::number(*number, "block"))).collect();
+    let all: Vec<_> = counts.iter().map(|(name, number)| text::number(*number, &format!("{name} block"))).collect();
     if all.is_empty() {
         "no blocks".into()
     } else {
@@ -76,18 +76,18 @@ pub fn codings(tensors: &[Tensor<'_>]) -> String {
     }
 }
 
-/// Files that travel along, if there are any.
+/// The files of the target, if there are any.
 pub fn files(map: &Inventory) -> Option<String> {
     let carried = |source| map.files.iter().filter(move |file| file.record.source == source);
     let bytes = carried(FileSource::Patch).map(|file| file.record.bytes).sum();
     let (kept, sent) = (carried(FileSource::Base).count() as u64, carried(FileSource::Patch).count() as u64);
-    let kept = (kept > 0).then(|| format!("{} as in the base", text::number(kept, "file")));
+    let kept = (kept > 0).then(|| format!("{} from the base", text::number(kept, "file")));
     let sent = (sent > 0).then(|| format!("{} carried, {}", text::number(sent, "file"), text::bytes(bytes)));
     let known: Vec<_> = [kept, sent].into_iter().flatten().collect();
     (!known.is_empty()).then(|| known.join("; "))
 }
 
-/// What most of the file is, and why: the answer to "why is this so large".
+/// The largest part of the file, and why: the answer to "why is this so large".
 pub fn why(report: &Report<'_>) -> String {
     let (map, spent) = (report.map, &report.spent);
     let sum = |uses: &[Use]| uses.iter().map(|&what| spent.on(what)).sum::<u64>();
@@ -95,19 +95,17 @@ pub fn why(report: &Report<'_>) -> String {
     let fixed = [Use::Digests, Use::Framing, Use::Index, Use::Header, Use::Footer, Use::Signature];
     let candidates = [
         ("changes", changes),
-        ("tensors put whole", spent.on(Use::Whole)),
+        ("whole tensors", spent.on(Use::Whole)),
         ("files", spent.on(Use::Files)),
         ("digests, names and framing", sum(&fixed)),
-        ("bytes that cannot be read", sum(&[Use::Unread, Use::Undecoded, Use::Skipped])),
+        ("unreadable bytes", sum(&[Use::Unread, Use::Undecoded, Use::Skipped])),
     ];
     // The first of equal ones.
     let (what, bytes) = candidates.into_iter().rev().max_by_key(|(_, bytes)| *bytes).unwrap_or(("nothing", 0));
     let reason = match what {
         "changes" => because_of_changes(report, changes),
-        "tensors put whole" if map.header.as_ref().is_some_and(|header| header.snapshot) => {
-            ": a snapshot has all of its target".into()
-        }
-        "tensors put whole" => {
+        "whole tensors" if report.is_snapshot() => ": a snapshot contains all of its target".into(),
+        "whole tensors" => {
             let whole: Vec<_> = report.all.iter().filter(|tensor| tensor.spent.on(Use::Whole) > 0).collect();
             let most = whole.iter().max_by_key(|tensor| tensor.spent.on(Use::Whole)).map_or("", |tensor| tensor.name);
             match whole.len() {
@@ -139,13 +137,61 @@ fn because_of_changes(report: &Report<'_>, bytes: u64) -> String {
     format!(": {density}{over}, {:.2} bits each", 8.0 * text::ratio(bytes, changes))
 }
 
+/// Bytes of a full copy of the target: its tensors and all of its files. Known once the footer is.
+pub fn full_copy(map: &Inventory) -> Option<u64> {
+    let files = map.files.iter().map(|file| file.record.bytes);
+    Some(files.fold(map.footer?.target_bytes, u64::saturating_add))
+}
+
+/// What a full copy consists of: "tensors and 2 other files".
+pub fn full_copy_parts(map: &Inventory) -> String {
+    let companions = map.files.iter().filter(|file| file.record.kind == FileKind::Companion).count() as u64;
+    if companions == 0 {
+        return "tensors".into();
+    }
+    format!("tensors and {}", text::number(companions, "other file"))
+}
+
+/// Contents of carried companions. They say nothing about the cost of a change.
+pub fn carried_bytes(map: &Inventory) -> u64 {
+    let carried = map.files.iter().filter(|file| file.record.source == FileSource::Patch);
+    let companions = carried.filter(|file| file.record.kind == FileKind::Companion);
+    companions.map(|file| file.record.bytes).fold(0, u64::saturating_add)
+}
+
+/// Bits for each change, or for each element of a snapshot, without carried companions.
+pub fn bits(report: &Report<'_>) -> Option<(f64, &'static str)> {
+    let (map, footer) = (report.map, report.map.footer?);
+    let (number, what) =
+        if report.is_snapshot() { (footer.target_elements, "element") } else { (footer.changes, "change") };
+    let bytes = map.file_bytes.saturating_sub(carried_bytes(map));
+    (number > 0).then(|| (8.0 * text::ratio(bytes, number), what))
+}
+
 /// How a patch compares with a full copy, once its footer says how large that is.
-pub fn size(map: &Inventory) -> Option<String> {
-    let footer = map.footer?;
-    let bits = 8.0 * text::ratio(map.file_bytes, footer.changes);
-    let bits = if footer.changes > 0 { format!(", {bits:.2} bits per change") } else { String::new() };
-    let full = text::bytes(footer.target_bytes);
-    Some(format!("{} than {full} of tensors{bits}", text::times_smaller(footer.target_bytes, map.file_bytes)))
+fn size(report: &Report<'_>) -> Option<String> {
+    let map = report.map;
+    let full = full_copy(map)?;
+    let times = text::times_smaller(full, map.file_bytes);
+    let carried = if carried_bytes(map) > 0 { " without carried files" } else { "" };
+    let bits = bits(report).map(|(bits, what)| format!(", {bits:.2} bits per {what}{carried}")).unwrap_or_default();
+    Some(format!("{times} than {} of {}{bits}", text::bytes(full), full_copy_parts(map)))
+}
+
+/// Tensors and elements, and in a patch how many change.
+pub fn contents(report: &Report<'_>) -> Vec<(&'static str, String)> {
+    let footer = report.map.footer.as_ref();
+    if report.is_snapshot() {
+        let elements = report.all.iter().map(|tensor| tensor.elements).fold(0, u64::saturating_add);
+        let broken = report.all.iter().filter(|tensor| !tensor.complete).count();
+        let broken = if broken > 0 { format!(", {broken} broken") } else { String::new() };
+        return vec![
+            ("tensors", text::count(report.all.len() as u64) + &broken),
+            ("elements", text::count(footer.map_or(elements, |footer| footer.target_elements))),
+        ];
+    }
+    let of = footer.map(|footer| format!(" ({} in the target)", text::count(footer.target_tensors)));
+    vec![("tensors", actions(report.all) + &of.unwrap_or_default()), ("changes", changes(report))]
 }
 
 /// "26 of 2,500 elements (1.040%)"
@@ -161,24 +207,26 @@ pub fn changes(report: &Report<'_>) -> String {
                 text::percent(changes, elements)
             )
         }
-        None => format!("{} so far", text::count(changes)),
+        None => format!("{} in the readable part", text::count(changes)),
     }
 }
 
 /// What was checked.
 pub fn integrity(map: &Inventory) -> String {
     let sections = map.sections.values().map(|total| total.count).sum();
-    format!("right: CRC-32 of {}, SHA-256 of the file", text::number(sections, "section"))
+    format!("OK: CRC-32 of {}, SHA-256 of the file", text::number(sections, "section"))
 }
 
-/// How long patch and full copy take on each of [`LINES`].
+/// Transfer times of patch and full copy on each of [`LINES`].
 pub fn transfer(map: &Inventory) -> Vec<Vec<String>> {
     let row = |name: &str, bytes| {
         let times = LINES.iter().map(|(megabits, _)| text::seconds(text::transfer(bytes, *megabits)));
         [name.to_string()].into_iter().chain(times).collect()
     };
-    let full = map.footer.map(|footer| row("full copy", footer.target_bytes));
-    [Some(row("patch", map.file_bytes)), full].into_iter().flatten().collect()
+    let full = full_copy(map).map(|bytes| row("full copy", bytes));
+    let is_snapshot = map.header.as_ref().is_some_and(|header| header.snapshot);
+    let name = if is_snapshot { "snapshot" } else { "patch" };
+    [Some(row(name, map.file_bytes)), full].into_iter().flatten().collect()
 }
 
 /// The screen.
@@ -200,13 +248,11 @@ pub fn screen(report: &Report<'_>, width: Option<usize>) -> String {
         }
     }
     if !report.all.is_empty() {
-        let of = map.footer.map(|footer| format!(" (the target has {})", text::count(footer.target_tensors)));
-        facts.push(("tensors", actions(report.all) + &of.unwrap_or_default()));
-        facts.push(("changes", changes(report)));
+        facts.extend(contents(report));
     }
-    facts.extend(size(map).map(|size| ("size", size)));
+    facts.extend(size(report).map(|size| ("size", size)));
     if map.good_bytes > 0 {
-        facts.push(("mostly", why(report)));
+        facts.push(("largest part", why(report)));
         facts.push(("bytes", spent.largest(5)));
         facts.push(("coding", codings(report.all)));
     }
@@ -242,7 +288,7 @@ pub fn screen(report: &Report<'_>, width: Option<usize>) -> String {
             }
         }
     }
-    let mut head = vec!["time on"];
+    let mut head = vec!["transfer time"];
     head.extend(LINES.iter().map(|(_, name)| *name));
     let time = Table::new(&head, transfer(map)).fit(width).text;
     let mut out = lines.join("\n") + "\n\n" + &time;
@@ -251,36 +297,33 @@ pub fn screen(report: &Report<'_>, width: Option<usize>) -> String {
     out
 }
 
-/// The largest tensors in so many lines, and how to see more.
+/// The largest tensors, as many as fit the given lines, and how to see more.
 fn largest(report: &Report<'_>, width: Option<usize>, room: usize) -> String {
     let mut tensors: Vec<&Tensor<'_>> = report.all.iter().collect();
     tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.bytes));
     let shown = room.min(TENSORS).min(tensors.len());
     let row = |tensor: &&Tensor<'_>| {
-        vec![
-            tensor.name.into(),
-            text::count(tensor.bytes),
-            text::percent(tensor.bytes, report.map.file_bytes),
-            text::count(tensor.changes),
-            text::percent(tensor.changes, tensor.elements),
-        ]
+        let share = text::percent(tensor.bytes, report.map.file_bytes);
+        [tensor.name.into(), text::count(tensor.bytes), share]
+            .into_iter()
+            .chain(tensor_row(report, tensor).into_iter().skip(2).take(2))
+            .collect()
     };
+    let columns = tensor_columns(report);
+    let head = ["largest tensors", "bytes", "share", columns[2], columns[3]];
     let rows = tensors.iter().take(shown).map(row).collect();
     let table = match shown {
         0 => String::new(),
-        _ => {
-            "\n".to_string()
-                + &Table::new(&["largest tensors", "bytes", "share", "changes", "density"], rows).fit(width).text
-        }
+        _ => "\n".to_string() + &Table::new(&head, rows).fit(width).text,
     };
     let more = match tensors.len() - shown {
         0 => String::new(),
-        more => format!("{} more: --tensors; ", text::count(more as u64)),
+        more => format!("--tensors ({} more), ", text::count(more as u64)),
     };
-    format!("{table}{LABEL}{more}all bytes: --bytes; as a page: --html FILE{LABEL:#}\n")
+    format!("{table}{LABEL}see also {more}--bytes and --html FILE{LABEL:#}\n")
 }
 
-/// One line, which ends in an ellipsis if there is no room for all of it.
+/// One line, cut with an ellipsis if it does not fit.
 fn clip(value: &str, width: Option<usize>) -> String {
     let value = text::clean(value);
     match width {
@@ -291,7 +334,7 @@ fn clip(value: &str, width: Option<usize>) -> String {
     }
 }
 
-/// Lines of whole words.
+/// Wraps text at spaces.
 fn wrap(value: &str, width: Option<usize>) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in value.split(' ') {

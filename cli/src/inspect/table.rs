@@ -1,11 +1,11 @@
-//! A table that fits a terminal: names are shortened in the middle, then columns left out from
+//! A table that fits a terminal: names are shortened in the middle, then columns are omitted from
 //! the right.
 
 use anstyle::Style;
 
 use crate::text;
 
-/// Names are not made shorter than this while there are columns to leave out.
+/// Names are not shortened below this while there are columns to omit.
 const NAME_MIN: usize = 36;
 /// These columns stay, however narrow the terminal.
 const COLUMNS_MIN: usize = 3;
@@ -17,10 +17,10 @@ pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
-/// A table as it is printed, and the columns that found no room.
+/// A table as printed, and the columns that did not fit.
 pub struct Fitted {
     pub text: String,
-    pub left_out: Vec<String>,
+    pub omitted: Vec<String>,
 }
 
 impl Table {
@@ -34,9 +34,9 @@ impl Table {
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     }
 
-    /// Fits so many columns of characters; all of it if there is no limit.
+    /// Fits the table to a width in characters; `None` is no limit.
     pub fn fit(mut self, width: Option<usize>) -> Fitted {
-        let mut left_out = Vec::new();
+        let mut omitted = Vec::new();
         if let Some(width) = width {
             let widths: Vec<usize> = (0..self.head.len()).map(|column| self.width(column)).collect();
             let name = widths.first().copied().unwrap_or(0);
@@ -44,7 +44,7 @@ impl Table {
             let fits = |count: &usize| others(*count) + name.min(NAME_MIN) <= width;
             let least = COLUMNS_MIN.min(widths.len());
             let count = (least..=widths.len()).rev().find(fits).unwrap_or(least);
-            left_out = self.head.split_off(count);
+            omitted = self.head.split_off(count);
             let room = width.saturating_sub(others(count)).max(1);
             for row in &mut self.rows {
                 row.truncate(count);
@@ -54,29 +54,30 @@ impl Table {
         let head: Vec<&str> = self.head.iter().map(String::as_str).collect();
         let text = text::table(&head, &self.rows);
         let (head, rows) = text.split_once('\n').unwrap_or((&text, ""));
-        Fitted { text: format!("{HEAD}{head}{HEAD:#}\n{rows}"), left_out }
+        Fitted { text: format!("{HEAD}{head}{HEAD:#}\n{rows}"), omitted }
     }
 }
 
 impl Fitted {
-    /// The table, and what is not in it.
-    pub fn told(self) -> String {
-        match self.left_out.is_empty() {
-            true => self.text,
-            false => format!("{}no room for: {}; see --width\n", self.text, self.left_out.join(", ")),
+    /// The table, followed by the names of the omitted columns.
+    pub fn with_omitted(self) -> String {
+        if self.omitted.is_empty() {
+            self.text
+        } else {
+            format!("{}columns omitted: {}; see --width\n", self.text, self.omitted.join(", "))
         }
     }
 }
 
-/// A name of at most `width` characters: begin and end stay, for the layer and the module.
+/// A name of at most `width` characters. Both ends stay: they say layer and module.
 fn shorten(name: &str, width: usize) -> String {
     let count = name.chars().count();
     if count <= width {
         return name.into();
     }
-    let begin = width / 2;
-    let end = width - 1 - begin;
-    name.chars().take(begin).chain(['…']).chain(name.chars().skip(count - end)).collect()
+    let start = width / 2;
+    let end = width - 1 - start;
+    name.chars().take(start).chain(['…']).chain(name.chars().skip(count - end)).collect()
 }
 
 #[cfg(test)]
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn without_a_limit_nothing_is_lost() {
         let fitted = table().fit(None);
-        assert!(fitted.text.contains("model.layers.12.self_attn.q_proj.weight") && fitted.left_out.is_empty());
+        assert!(fitted.text.contains("model.layers.12.self_attn.q_proj.weight") && fitted.omitted.is_empty());
     }
 
     #[test]
@@ -101,10 +102,10 @@ mod tests {
             let fitted = table().fit(Some(width));
             let text = anstream::adapter::strip_str(&fitted.text).to_string();
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
-            assert_eq!(fitted.left_out.is_empty(), width >= NAME_MIN + 2 + 5 + 2 + 5 + 2 + 4, "{width}");
+            assert_eq!(fitted.omitted.is_empty(), width >= NAME_MIN + 2 + 5 + 2 + 5 + 2 + 4, "{width}");
         }
-        let text = table().fit(Some(50)).told();
+        let text = table().fit(Some(50)).with_omitted();
         assert!(text.contains("model.layers.12.se…ttn.q_proj.weight  1,000     2%"), "{text}");
-        assert!(text.ends_with("no room for: more; see --width\n"), "{text}");
+        assert!(text.ends_with("columns omitted: more; see --width\n"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The tables behind options: tensors, bytes, files.
+//! The tables of --tensors, --bytes and --files.
 
 use pulse::patch::FileEntry;
 use pulse::wire::{FileKind, FileSource};
@@ -10,24 +10,34 @@ use super::Report;
 use crate::text;
 
 /// The columns of a table of tensors, from the most important.
-pub const TENSOR_COLUMNS: [&str; 8] =
-    ["tensor", "bytes", "changes", "density", "bits/change", "state", "dtype, shape", "blocks"];
-
-/// The cells of a tensor in [`TENSOR_COLUMNS`].
-pub fn tensor_row(tensor: &Tensor<'_>) -> Vec<String> {
-    vec![
-        tensor.name.into(),
-        text::count(tensor.bytes),
-        text::count(tensor.changes),
-        text::percent(tensor.changes, tensor.elements),
-        format!("{:.2}", tensor.bits_per_change()),
-        tensor.state().into(),
-        tensor.shape(),
-        tensor.codings(),
-    ]
+pub fn tensor_columns(report: &Report<'_>) -> Vec<&'static str> {
+    let mut columns = vec!["tensor", "bytes"];
+    if report.is_snapshot() {
+        columns.extend(["elements", "bits/element"]);
+    } else {
+        columns.extend(["changes", "density", "bits/change"]);
+    }
+    columns.extend(["state", "dtype, shape", "blocks"]);
+    columns
 }
 
-/// All tensors, with what their bytes are for, under the digests of the checkpoints in full.
+/// The cells of a tensor in [`tensor_columns`].
+pub fn tensor_row(report: &Report<'_>, tensor: &Tensor<'_>) -> Vec<String> {
+    let mut cells = vec![tensor.name.into(), text::count(tensor.bytes)];
+    let bits = |number| format!("{:.2}", 8.0 * text::ratio(tensor.bytes, number));
+    let state = if report.is_snapshot() {
+        cells.extend([text::count(tensor.elements), bits(tensor.elements)]);
+        tensor.state_in_snapshot()
+    } else {
+        let density = text::percent(tensor.changes, tensor.elements);
+        cells.extend([text::count(tensor.changes), density, bits(tensor.changes)]);
+        tensor.state()
+    };
+    cells.extend([state.into(), tensor.shape(), tensor.codings()]);
+    cells
+}
+
+/// The full digests, then all tensors and what their bytes are for.
 pub fn tensors(report: &Report<'_>, width: Option<usize>) -> String {
     let mut digests = Vec::new();
     if let Some(footer) = &report.map.footer {
@@ -38,27 +48,27 @@ pub fn tensors(report: &Report<'_>, width: Option<usize>) -> String {
     let digests = text::facts(&digests);
     let space = if digests.is_empty() { "" } else { "\n" };
     if report.shown.is_empty() {
-        let all = text::number(report.all.len() as u64, "tensor");
+        let all = text::count(report.all.len() as u64);
         let none = match report.filter.map(|filter| &filter.text) {
             Some(filter) if filter.contains(['*', '?']) => {
-                format!("none of {all} matches '{filter}' from begin to end; try '*{}*'", filter.trim_matches('*'))
+                format!("no tensor matches '{filter}' in full ({all} checked); try '*{}*'", filter.trim_matches('*'))
             }
-            Some(filter) => format!("none of {all} has '{filter}' in its name"),
+            Some(filter) => format!("no tensor name contains '{filter}' ({all} checked)"),
             None => "no tensors".into(),
         };
         return format!("{digests}{space}{}\n", text::clean(&none));
     }
-    let mut head = TENSOR_COLUMNS.to_vec();
+    let mut head = tensor_columns(report);
     head.extend(Use::OF_TENSORS.iter().map(|what| what.name()));
     let row = |tensor: &&Tensor<'_>| {
         let uses = Use::OF_TENSORS.iter().map(|what| text::count(tensor.spent.on(*what)));
-        tensor_row(tensor).into_iter().chain(uses).collect()
+        tensor_row(report, tensor).into_iter().chain(uses).collect()
     };
     let rows = report.shown.iter().map(row).collect();
-    format!("{digests}{space}{}", Table::new(&head, rows).fit(width).told())
+    format!("{digests}{space}{}", Table::new(&head, rows).fit(width).with_omitted())
 }
 
-/// Every byte of the file: by use, and by the kind of section it belongs to.
+/// Every byte of the file: by use, and by kind of section.
 pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
     let map = report.map;
     let share = |bytes| text::percent(bytes, map.file_bytes);
@@ -67,7 +77,7 @@ pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
     };
     let mut rows: Vec<Vec<String>> = report.spent.used().map(use_row).collect();
     rows.push(vec!["file".into(), text::count(report.spent.sum()), share(report.spent.sum()), String::new()]);
-    // Words read better from the left.
+    // Text is easier to read when aligned left.
     let widest = rows.iter().map(|row| row[3].len()).max().unwrap_or(0);
     rows.iter_mut().for_each(|row| row[3] = format!("{:<widest$}", row[3]));
     let uses = Table::new(&["bytes for", "bytes", "share", ""], rows).fit(width).text;
@@ -79,7 +89,7 @@ pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
     let mut rows = vec![row("signature and version".into(), 0, report.spent.on(Use::Signature))];
     rows.extend(map.sections.iter().map(|(tag, total)| row(tag.to_string(), total.count, total.bytes)));
     if report.spent.on(Use::Unread) > 0 {
-        rows.push(row("not readable".into(), 0, report.spent.on(Use::Unread)));
+        rows.push(row("unreadable".into(), 0, report.spent.on(Use::Unread)));
     }
     rows.push(row("file".into(), map.sections.values().map(|total| total.count).sum(), map.file_bytes));
     let sections = Table::new(&["section", "bytes", "share", "count"], rows).fit(width).text;
@@ -92,13 +102,13 @@ pub const FILE_COLUMNS: [&str; 4] = ["file", "bytes", "source", "holds"];
 /// The cells of a file in [`FILE_COLUMNS`].
 pub fn file_row(file: &FileEntry) -> Vec<String> {
     let record = &file.record;
-    let name = if record.name.is_empty() { "(the checkpoint)" } else { &record.name };
+    let name = if record.name.is_empty() { "(single file)" } else { &record.name };
     let holds = match record.kind {
         FileKind::Tensors => "safetensors header",
         FileKind::Companion => "other file",
     };
     let source = match record.source {
-        FileSource::Base => "as in the base",
+        FileSource::Base => "from the base",
         FileSource::Patch => "carried",
     };
     vec![name.into(), text::count(record.bytes), source.into(), holds.into()]
@@ -107,7 +117,7 @@ pub fn file_row(file: &FileEntry) -> Vec<String> {
 /// The files of the target.
 pub fn files(report: &Report<'_>, width: Option<usize>) -> String {
     if report.map.files.is_empty() {
-        return "no files: the patch was made from tensors alone\n".into();
+        return "no files: the patch was made from tensors, not from files\n".into();
     }
-    Table::new(&FILE_COLUMNS, report.map.files.iter().map(file_row).collect()).fit(width).told()
+    Table::new(&FILE_COLUMNS, report.map.files.iter().map(file_row).collect()).fit(width).with_omitted()
 }

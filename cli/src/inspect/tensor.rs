@@ -1,4 +1,4 @@
-//! A tensor of a patch, with all that is counted of it.
+//! A tensor of a patch and its counts.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ pub struct Tensor<'a> {
     pub action: Action,
     /// Whether the file holds all of it.
     pub complete: bool,
-    /// Changes found in the blocks, which a broken file may have without a trailer.
+    /// Changes found in the blocks: a broken file may lack the trailer.
     pub changes: u64,
     pub elements: u64,
     pub bytes: u64,
@@ -30,7 +30,7 @@ pub struct Tensor<'a> {
     pub target: Option<Digest>,
 }
 
-/// Order of the tensors; numbers from the largest.
+/// Order of the tensors; numbers descend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sort {
     Name,
@@ -65,14 +65,19 @@ impl<'a> Tensor<'a> {
         text::ratio(self.changes, self.elements)
     }
 
-    pub fn bits_per_change(&self) -> f64 {
-        8.0 * text::ratio(self.bytes, self.changes)
-    }
-
-    /// What happens to it, or that the file breaks within it.
+    /// What happens to it, or that the file is broken within it.
     pub fn state(&self) -> &'static str {
         if self.complete {
             self.action.name()
+        } else {
+            "broken"
+        }
+    }
+
+    /// In a snapshot nothing happens to a tensor; it is there.
+    pub fn state_in_snapshot(&self) -> &'static str {
+        if self.complete {
+            "whole"
         } else {
             "broken"
         }
@@ -99,7 +104,7 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// Puts tensors in order; those that are equal keep the order of the file.
+/// Sorts tensors; equal ones keep their order in the file.
 pub fn sort(tensors: &mut [&Tensor<'_>], by: Sort) {
     match by {
         Sort::Name => tensors.sort_by_key(|tensor| tensor.name),

@@ -4,17 +4,19 @@ use pulse::measure::{Density, PairStat, SeriesPair, SeriesWindow};
 use pulse::wire::Action;
 use serde_json::{json, Value};
 
-use super::{Report, LINKS};
+use super::{Report, StepsFrom, LINKS};
 use crate::text;
 
 /// The object; its density fields are null where nothing was compared.
 pub fn object(report: &Report<'_>) -> Value {
-    let (series, total) = (report.series, report.series.total());
+    let series = report.series;
     let checkpoints = series.checkpoints.iter().zip(&report.labels).map(|(checkpoint, label)| {
         json!({
             "label": label,
             "path": checkpoint.path.display().to_string(),
+            "step": checkpoint.step,
             "tensors": checkpoint.tensors,
+            "elements": checkpoint.elements,
             "tensor_bytes": checkpoint.tensor_bytes,
             "file_bytes": checkpoint.file_bytes,
         })
@@ -24,39 +26,55 @@ pub fn object(report: &Report<'_>) -> Value {
             "name": name,
             "dtype": tensor.spec.dtype().name(),
             "shape": tensor.spec.shape(),
+            "elements": tensor.spec.elements(),
             "action": tensor.action.map_or("unchanged", Action::name),
-            "changes": tensor.changes,
-            "elements": tensor.elements,
+            "mean_changes": mean(tensor.changes, tensor.pairs),
             "density": text::ratio(tensor.changes, tensor.elements),
         })
     });
-    let mut object = json!({
+    let steps_from = match report.steps_from {
+        StepsFrom::Names => Some("names"),
+        StepsFrom::Option => Some("option"),
+        StepsFrom::Nowhere => None,
+    };
+    json!({
+        "unit": report.unit(),
+        "steps_from": steps_from,
         "checkpoints": checkpoints.collect::<Vec<_>>(),
-        "steps": total.steps.iter().map(|(step, number)| json!([step, number])).collect::<Vec<_>>(),
-        "windows": series.windows.iter().map(window).collect::<Vec<_>>(),
-        "kinds": kinds(&total),
+        "pairs": series.pairs.iter().map(pair).collect::<Vec<_>>(),
+        "windows": report.windows.iter().map(window).collect::<Vec<_>>(),
+        "typical": typical(report),
         "tensors": tensors.collect::<Vec<_>>(),
         "sync": sync(report),
-    });
-    add(&mut object, total.density);
-    object
+    })
 }
 
-/// Adds the three fields of a density.
+/// A sum over this many pairs, as the mean of one pair.
+fn mean(sum: u64, pairs: u64) -> f64 {
+    text::ratio(sum, pairs)
+}
+
+/// Adds the three fields of the density of one pair.
 fn add(object: &mut Value, density: Density) {
     object["changes"] = density.changes.into();
     object["elements"] = density.elements.into();
     object["density"] = json!(density.ratio());
 }
 
-fn window(window: &SeriesWindow) -> Value {
+/// Adds the three fields of the density of several pairs together.
+fn add_mean(object: &mut Value, density: Density, pairs: u64) {
+    object["mean_changes"] = mean(density.changes, pairs).into();
+    object["mean_elements"] = mean(density.elements, pairs).into();
+    object["density"] = json!(density.ratio());
+}
+
+fn window(window: &SeriesWindow<'_>) -> Value {
     json!({
-        "length": window.window.length,
-        "stride": window.window.stride,
+        "length": window.length,
+        "pairs": window.pairs.len(),
         "mean": window.mean(),
         "min": window.min(),
         "max": window.max(),
-        "pairs": window.pairs.iter().map(pair).collect::<Vec<_>>(),
     })
 }
 
@@ -69,6 +87,7 @@ fn pair(pair: &SeriesPair) -> Value {
     let mut object = json!({
         "base": pair.base,
         "target": pair.target,
+        "distance": pair.distance,
         "added": pair.stat.added,
         "replaced": pair.stat.replaced,
         "deleted": pair.stat.deleted,
@@ -80,16 +99,28 @@ fn pair(pair: &SeriesPair) -> Value {
     object
 }
 
-fn kinds(total: &PairStat) -> Vec<Value> {
+fn typical(report: &Report<'_>) -> Value {
+    let (total, pairs) = (report.typical.total(), report.typical.pairs.len() as u64);
+    let mut object = json!({
+        "distance": report.typical.length,
+        "pairs": pairs,
+        "ulp_steps": total.ulp_steps.iter().map(|(step, number)| json!([step, number])).collect::<Vec<_>>(),
+        "kinds": kinds(&total, pairs),
+    });
+    add_mean(&mut object, total.density, pairs);
+    object
+}
+
+fn kinds(total: &PairStat, pairs: u64) -> Vec<Value> {
     let kinds = total.kinds().into_iter().map(|(kind, density)| {
         let of_kind = total.modules.iter().filter(|(_, module)| module.kind == kind);
         let modules = of_kind.map(|(name, module)| {
             let mut object = json!({ "module": name, "tensors": module.tensors });
-            add(&mut object, module.density);
+            add_mean(&mut object, module.density, pairs);
             object
         });
         let mut object = json!({ "kind": kind.name(), "modules": modules.collect::<Vec<_>>() });
-        add(&mut object, density);
+        add_mean(&mut object, density, pairs);
         object
     });
     kinds.collect()
@@ -106,5 +137,5 @@ fn sync(report: &Report<'_>) -> Value {
             "links": links,
         })
     });
-    json!({ "interval_seconds": report.interval, "ways": ways.collect::<Vec<_>>() })
+    json!({ "distance": report.typical.length, "interval_seconds": report.interval, "ways": ways.collect::<Vec<_>>() })
 }

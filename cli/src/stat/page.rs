@@ -1,31 +1,31 @@
-//! What `pulse stat --html` writes: curves of density and patch size, kinds, steps, tables.
+//! What `pulse stat --html` writes: curves of density and patch size, kinds, ULP steps, tables.
 
-use pulse::measure::{Density, Kind, PairStat, SeriesPair, SeriesWindow};
+use pulse::measure::{Density, Kind, PairStat, SeriesWindow};
 
 use super::tables::{self, percent, rate};
-use super::{Report, LINKS};
-use crate::html::{self, Bar, Column, Curve, Curves, Html};
+use super::{Report, StepsFrom, LINKS};
+use crate::html::{self, Bar, Column, Curve, Curves, Html, Place};
 use crate::{steps, text};
 
 const COLOURS: [&str; 7] = ["c1", "c3", "c4", "c5", "c8", "c6", "c7"];
 
 pub fn page(report: &Report<'_>) -> String {
-    let (series, total) = (report.series, report.series.total());
+    let (series, total) = (report.series, report.typical.total());
     let ends = [report.labels.first(), report.labels.last()].map(|label| label.map_or("", String::as_str));
     let title = format!("From {} to {}", ends[0], ends[1]);
-    let several = series.pairs().len() > 1;
+    let several = series.adjacent().len() > 1;
     let mut parts = vec![lead(report, &total), headline(report)];
     if several {
         parts.push(html::section("Density from each checkpoint to the next", density(report)));
         parts.push(html::section("Density over longer windows", windows(report)));
     }
-    if several && series.pairs().iter().any(|pair| pair.sizes.is_some()) {
+    if several && series.adjacent().iter().any(|pair| pair.sizes.is_some()) {
         parts.push(html::section("Patch sizes", sizes(report)));
     }
-    parts.push(html::section("What a synchronisation costs", sync(report)));
+    parts.push(html::section("Cost of a synchronisation", sync(report)));
     if !total.modules.is_empty() {
-        parts.push(html::section("Parts of the model", kinds(&total)));
-        parts.push(html::section("Step sizes", step_sizes(&total)));
+        parts.push(html::section("Parts of the model", kinds(report, &total)));
+        parts.push(html::section("Step sizes in ULPs", ulp_steps(report, &total)));
     }
     parts.push(html::section("Checkpoints", pairs(report)));
     parts.push(html::section("Tensors", tensors(report)));
@@ -33,54 +33,83 @@ pub fn page(report: &Report<'_>) -> String {
 }
 
 fn lead(report: &Report<'_>, total: &PairStat) -> Html {
-    let from = match report.labels.len() as u64 {
-        2 => String::new(),
-        several => format!("{} checkpoints. From each to the next, ", text::count(several)),
-    };
-    let Density { changes, elements } = total.density;
-    let mut text = format!(
-        "{from}{} of {} elements changed their bits: {}.",
-        text::count(changes),
-        text::count(elements),
-        percent(total.density.ratio())
-    );
-    match tables::others(total) {
+    let mut text = format!("Changed: {}.", tables::changes(report, total));
+    match tables::others(report.series.adjacent()) {
         none if none.is_empty() => {}
-        others => text += &format!(" Tensors that could not be compared: {others}."),
+        others => text += &format!(" Tensors not compared: {others}."),
     }
-    html::paragraph("lead", &text)
+    let count = text::count(report.labels.len() as u64);
+    let mut note = format!("{count} checkpoints: {}.", tables::distances(report));
+    if let Some(uneven) = tables::uneven(report) {
+        note += &format!(" {uneven}.");
+    }
+    [html::paragraph("lead", &text), html::paragraph("note", &note)].into_iter().collect()
 }
 
 fn headline(report: &Report<'_>) -> Html {
     let mut numbers = Vec::new();
-    let several = report.series.pairs().len() > 1;
-    let name = |mean, only| if several { mean } else { only };
-    if let Some(first) = report.series.windows.first() {
-        let range = match first.pairs.len() {
-            1 => "of the elements".into(),
-            _ => format!("{} to {}", percent(first.min()), percent(first.max())),
-        };
-        numbers.push((name("mean density", "density"), percent(first.mean()), range));
-    }
+    let window = &report.typical;
+    let over = format!("over {}", report.typical_distance());
+    let name = |what: &str| match window.pairs.as_slice() {
+        [_] => format!("{what} {over}"),
+        _ => format!("mean {what} {over}"),
+    };
+    let range = match window.pairs.as_slice() {
+        [_] => "of the elements".into(),
+        _ => format!("{} to {}", percent(window.min()), percent(window.max())),
+    };
+    numbers.push((name("density"), percent(window.mean()), range));
     if let [patch, .., full] = report.syncs.as_slice() {
         let times = format!("{:.0} times smaller than a full copy", full.mean_bytes / patch.mean_bytes.max(1.0));
-        numbers.push((name("mean patch", "patch"), text::bytes(patch.mean_bytes.round() as u64), times));
-        let every = format!("for a patch every {} s", report.interval);
+        numbers.push((name("patch"), text::bytes(patch.mean_bytes.round() as u64), times));
+        let every = format!("for a patch {over} every {} s", report.interval);
         let megabits = tables::significant(patch.rate(report.interval) / 1e6);
-        numbers.push(("bandwidth, Mbit/s", megabits, every));
+        numbers.push(("bandwidth, Mbit/s".into(), megabits, every));
     }
     if let Some(full) = report.syncs.last() {
         let bandwidth = format!("{} every {} s", rate(full.rate(report.interval)), report.interval);
-        numbers.push(("full copy", text::bytes(full.mean_bytes.round() as u64), bandwidth));
+        numbers.push(("full copy".into(), text::bytes(full.mean_bytes.round() as u64), bandwidth));
     }
     html::headline(&numbers)
 }
 
-/// The places of the pairs from each checkpoint to the next, named after the later one.
-fn places(report: &Report<'_>) -> Vec<(f64, String)> {
-    let last = report.series.pairs().len().saturating_sub(1).max(1) as f64;
-    let place = |(at, pair): (usize, &SeriesPair)| (at as f64 / last, report.labels[pair.target].clone());
-    report.series.pairs().iter().enumerate().map(place).collect()
+/// What to write at a checkpoint on an axis: "step 40", or its label.
+fn tick(report: &Report<'_>, checkpoint: usize) -> String {
+    match report.series.checkpoints[checkpoint].step {
+        Some(step) => format!("step {step}"),
+        None => report.labels[checkpoint].clone(),
+    }
+}
+
+/// A chart of values from each checkpoint to the next. Where distances differ, each value is as wide
+/// as the distance that it covers; else it is a point at the later checkpoint.
+fn along(report: &Report<'_>, label: &'static str, curves: Vec<Curve>, format: fn(f64) -> String) -> Html {
+    let uneven = report.uneven().is_some();
+    let at = |checkpoint: usize| report.series.checkpoints[checkpoint].step.unwrap_or(checkpoint as u64) as f64;
+    let pairs = report.series.adjacent();
+    let start = pairs.first().map_or(0.0, |pair| at(if uneven { pair.base } else { pair.target }));
+    let end = pairs.last().map_or(0.0, |pair| at(pair.target));
+    let share = |checkpoint: usize| if end > start { (at(checkpoint) - start) / (end - start) } else { 0.0 };
+    let places = pairs.iter().map(|pair| Place {
+        from: share(if uneven { pair.base } else { pair.target }),
+        to: share(pair.target),
+        label: format!("{} to {}", tick(report, pair.base), tick(report, pair.target)),
+    });
+    let first = pairs.first().filter(|_| uneven).map(|pair| pair.base);
+    let ticks = first.into_iter().chain(pairs.iter().map(|pair| pair.target));
+    let ticks = ticks.map(|checkpoint| (share(checkpoint), tick(report, checkpoint)));
+    html::curves(&Curves { label, places: places.collect(), ticks: ticks.collect(), curves, format })
+}
+
+/// How to read a chart whose values cover different distances.
+fn width_note(report: &Report<'_>) -> Html {
+    match report.uneven() {
+        None => Html::default(),
+        Some(_) => html::paragraph(
+            "note",
+            "Each value is drawn as wide as the distance that it covers; over more steps more elements change.",
+        ),
+    }
 }
 
 fn share(value: f64) -> String {
@@ -89,7 +118,7 @@ fn share(value: f64) -> String {
 }
 
 fn density(report: &Report<'_>) -> Html {
-    let pairs = report.series.pairs();
+    let pairs = report.series.adjacent();
     let of = |density: &dyn Fn(&PairStat) -> Option<Density>| -> Vec<Option<f64>> {
         pairs.iter().map(|pair| density(&pair.stat).and_then(Density::ratio)).collect()
     };
@@ -102,21 +131,23 @@ fn density(report: &Report<'_>) -> Html {
     };
     let present = |curve: &Curve| curve.values.iter().any(Option::is_some);
     let kinds: Vec<Curve> = Kind::ALL.iter().zip(COLOURS).map(kind).filter(present).collect();
-    let chart = |label, curves| html::curves(&Curves { label, places: places(report), curves, format: share });
-    let mut parts = vec![chart("density from each checkpoint to the next", vec![all])];
+    let mut parts =
+        vec![along(report, "density from each checkpoint to the next", vec![all], share), width_note(report)];
     if kinds.len() > 1 {
-        parts.push(html::paragraph("note", "The same by part of the model"));
-        parts.push(chart("density by part of the model", kinds));
+        parts.push(html::paragraph("note", "By part of the model:"));
+        parts.push(along(report, "density by part of the model", kinds, share));
     }
     parts.into_iter().collect()
 }
 
 fn windows(report: &Report<'_>) -> Html {
-    let windows = &report.series.windows;
-    let longest = windows.last().map_or(1, |window| window.window.length).max(2) as f64;
-    let place = |window: &SeriesWindow| {
-        let length = window.window.length;
-        ((length as f64).log2() / longest.log2(), length.to_string())
+    let windows = &report.windows;
+    let ends = [windows.first(), windows.last()].map(|window| window.map_or(1.0, |window| window.length as f64));
+    let span = (ends[1] / ends[0]).ln();
+    let share = |length: u64| if span > 0.0 { (length as f64 / ends[0]).ln() / span } else { 0.0 };
+    let place = |window: &SeriesWindow<'_>| {
+        let at = share(window.length);
+        Place { from: at, to: at, label: report.distance(window.length) }
     };
     let curve = Curve {
         name: "mean density".into(),
@@ -124,16 +155,22 @@ fn windows(report: &Report<'_>) -> Html {
         values: windows.iter().map(SeriesWindow::mean).collect(),
         band: windows.iter().map(|window| (window.min().unwrap_or(0.0), window.max().unwrap_or(0.0))).collect(),
     };
-    let note = "Line: mean over all windows of a length; band: from the least to the greatest. Lengths stand on a \
-                logarithmic scale and count checkpoints, whatever the number of optimizer steps between them.";
-    let row = |window: &SeriesWindow| {
+    let unit = match report.steps_from {
+        StepsFrom::Nowhere => "checkpoints; the steps between them are unknown",
+        _ => "optimizer steps",
+    };
+    let note = format!(
+        "Line: mean of all pairs of a length. Band: from the smallest to the largest. Lengths are in {unit}. The scale \
+         is logarithmic."
+    );
+    let row = |window: &SeriesWindow<'_>| {
         let length = tables::window_name(report, window);
         let numbers = [window.mean(), window.min(), window.max()].map(percent);
         [length, text::count(window.pairs.len() as u64)].into_iter().chain(numbers).collect()
     };
     let columns = [
         ("window", Column::Name),
-        ("measured", Column::Number),
+        ("pairs", Column::Number),
         ("mean", Column::Number),
         ("min", Column::Number),
         ("max", Column::Number),
@@ -141,38 +178,40 @@ fn windows(report: &Report<'_>) -> Html {
     let chart = Curves {
         label: "density by length of the window",
         places: windows.iter().map(place).collect(),
+        ticks: windows.iter().map(|window| (share(window.length), text::count(window.length))).collect(),
         curves: vec![curve],
-        format: share,
+        format: self::share,
     };
     let table = html::table("windows", &columns, &windows.iter().map(row).collect::<Vec<_>>(), false);
-    [html::curves(&chart), html::paragraph("note", note), table].into_iter().collect()
+    [html::curves(&chart), html::paragraph("note", &note), table].into_iter().collect()
 }
 
 fn sizes(report: &Report<'_>) -> Html {
+    let pairs = report.series.adjacent();
     let curve = |name: &str, colour, bytes: fn(&pulse::measure::PatchSizes) -> u64| Curve {
         name: name.into(),
         colour,
-        values: report.series.pairs().iter().map(|pair| pair.sizes.as_ref().map(|sizes| bytes(sizes) as f64)).collect(),
+        values: pairs.iter().map(|pair| pair.sizes.as_ref().map(|sizes| bytes(sizes) as f64)).collect(),
         band: Vec::new(),
     };
-    html::curves(&Curves {
-        label: "bytes of the patch from each checkpoint to the next",
-        places: places(report),
-        curves: vec![curve("contextual", "c1", |sizes| sizes.contextual), curve("flat", "c4", |sizes| sizes.flat)],
-        format: |bytes| text::bytes(bytes.round() as u64),
-    })
+    let curves = vec![curve("contextual", "c1", |sizes| sizes.contextual), curve("flat", "c4", |sizes| sizes.flat)];
+    let format = |bytes: f64| text::bytes(bytes.round() as u64);
+    let chart = along(report, "bytes of the patch from each checkpoint to the next", curves, format);
+    [chart, width_note(report)].into_iter().collect()
 }
 
 fn sync(report: &Report<'_>) -> Html {
     let every = format!("every {} s", report.interval);
-    let names =
-        ["sync", "mean bytes", "largest", "smaller", every.as_str()].into_iter().chain(LINKS.map(|(link, _)| link));
+    let over = format!("sync over {}", report.typical_distance());
+    let names = [over.as_str(), "mean bytes", "largest", "smaller", every.as_str()]
+        .into_iter()
+        .chain(LINKS.map(|(link, _)| link));
     let columns: Vec<_> =
         names.enumerate().map(|(at, name)| (name, if at == 0 { Column::Text } else { Column::Number })).collect();
     html::table("synchronisation", &columns, &tables::sync_rows(report), false)
 }
 
-fn kinds(total: &PairStat) -> Html {
+fn kinds(report: &Report<'_>, total: &PairStat) -> Html {
     let kinds = total.kinds();
     let ratio = |density: &Density| density.ratio().unwrap_or(0.0);
     let most = kinds.values().map(ratio).fold(f64::MIN_POSITIVE, f64::max);
@@ -191,8 +230,8 @@ fn kinds(total: &PairStat) -> Html {
                 name.clone(),
                 module.kind.name().into(),
                 percent(module.density.ratio()),
-                text::count(module.density.changes),
-                text::count(module.density.elements),
+                text::count(report.per_pair(module.density.changes)),
+                text::count(report.per_pair(module.density.elements)),
                 tables::share(module.density.changes, total.density.changes),
                 text::count(module.tensors),
             ]
@@ -202,20 +241,34 @@ fn kinds(total: &PairStat) -> Html {
         ("module", Column::Name),
         ("kind", Column::Text),
         ("density", Column::Number),
-        ("changes", Column::Number),
-        ("compared", Column::Number),
+        (tables::changes_name(report), Column::Number),
+        ("elements", Column::Number),
         ("of changes", Column::Number),
         ("tensors", Column::Number),
     ];
     let bars = html::bars(&["kind", "density", "of changes"], &bars);
-    let note = "A star stands for the numbers of layers and experts. Elements count once for each pair of checkpoints.";
-    [bars, html::paragraph("note", note), html::table("modules", &columns, &rows, rows.len() > 1)].into_iter().collect()
+    let note = format!("{} * stands for layer and expert numbers.", totals(report));
+    [bars, html::paragraph("note", &note), html::table("modules", &columns, &rows, rows.len() > 1)]
+        .into_iter()
+        .collect()
 }
 
-fn step_sizes(total: &PairStat) -> Html {
-    let note = "Distance in units of the last place (ULPs) between old and new bits, in numeric order; the second \
-                colour is the part that went down.";
-    [steps::figure(&total.steps), html::paragraph("note", note)].into_iter().collect()
+/// What totals are about.
+fn totals(report: &Report<'_>) -> String {
+    let over = report.typical_distance();
+    match report.typical.pairs.as_slice() {
+        [only] => format!("Over {over}: {} to {}.", report.labels[only.base], report.labels[only.target]),
+        pairs => format!("Over {over}: all {} pairs together.", text::count(pairs.len() as u64)),
+    }
+}
+
+fn ulp_steps(report: &Report<'_>, total: &PairStat) -> Html {
+    let note = format!(
+        "{} Distance in units in the last place (ULPs) between old and new value, in numeric order. The second colour \
+         marks decreases.",
+        totals(report)
+    );
+    [steps::figure(&total.ulp_steps), html::paragraph("note", &note)].into_iter().collect()
 }
 
 fn pairs(report: &Report<'_>) -> Html {
@@ -230,16 +283,10 @@ fn pairs(report: &Report<'_>) -> Html {
 }
 
 fn tensors(report: &Report<'_>) -> Html {
-    let columns = [
-        ("tensor", Column::Name),
-        ("dtype, shape", Column::Text),
-        ("", Column::Text),
-        ("changes", Column::Number),
-        ("density", Column::Number),
-    ];
+    let kinds = [Column::Name, Column::Text, Column::Text, Column::Number, Column::Number];
+    let columns: Vec<_> = tables::tensor_columns(report).into_iter().zip(kinds).collect();
     let rows = tables::tensor_rows(report);
-    let note = "Elements count once for each pair of checkpoints. Tensors that a patch carries whole count as changed \
-                throughout.";
+    let note = format!("{} Tensors that a patch carries whole count as fully changed.", totals(report));
     let table = html::table("tensors", &columns, &rows, rows.len() > 1);
-    [html::paragraph("note", note), table].into_iter().collect()
+    [html::paragraph("note", &note), table].into_iter().collect()
 }

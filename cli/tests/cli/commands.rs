@@ -204,15 +204,17 @@ fn stat_counts_every_change_once() {
     for (name, changes, whole) in [("target", 26, 0), ("other", 26, 10), ("base", 0, 0)] {
         let name = format!("{name}.safetensors");
         let json = pulse(&place, &["stat", "base.safetensors", &name, "--json"]).json();
-        assert_eq!((json["changes"].as_u64(), sum(&json["steps"])), (Some(changes), changes));
+        let typical = &json["typical"];
+        assert_eq!((typical["mean_changes"].as_f64(), sum(&typical["ulp_steps"])), (Some(changes as f64), changes));
         let tensors = json["tensors"].as_array().unwrap();
-        let of = |key: &str| tensors.iter().map(|tensor| tensor[key].as_u64().unwrap()).sum::<u64>();
-        assert_eq!((of("changes"), json["elements"].as_u64()), (changes + whole, Some(of("elements") - whole)));
-        assert_keys(&tensors[0], &["name", "dtype", "shape", "action", "changes", "elements", "density"]);
+        let of = |key: &str| tensors.iter().map(|tensor| tensor[key].as_f64().unwrap()).sum::<f64>();
+        let elements = of("elements") - whole as f64;
+        assert_eq!((of("mean_changes"), typical["mean_elements"].as_f64()), ((changes + whole) as f64, Some(elements)));
+        assert_keys(&tensors[0], &["name", "dtype", "shape", "action", "mean_changes", "elements", "density"]);
 
         // The rows of the histogram are the same changes again.
         let out = pulse(&place, &["stat", "base.safetensors", &name]).done();
-        let histogram = out.lines().skip_while(|line| !line.starts_with("step, ULPs")).skip(1);
+        let histogram = out.lines().skip_while(|line| !line.starts_with("ULP step")).skip(1);
         let number =
             |line: &str| line.split("  ").filter(|cell| !cell.is_empty()).nth(1).unwrap().trim().parse::<u64>();
         assert_eq!(histogram.map(|line| number(line).unwrap()).sum::<u64>(), changes);

@@ -1,12 +1,13 @@
-//! `inspect` accounts for every byte of a good patch, and says where a bad one breaks.
+//! `inspect` accounts for every byte of a good patch, and says where a bad one is broken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use serde_json::{json, Value};
 
+use crate::commands::fact;
+use crate::fixtures::{noise, safetensors, stepped, tensor, weights, Files, Place};
 use crate::{assert_keys, command, model, pulse, pulse_inspect, scene, target, Run};
-use testkit::files::{noise, safetensors, stepped, tensor, weights, Files, Place};
 
 /// A place with "rich.pulse", in which every kind of section stands.
 fn rich() -> Place {
@@ -29,7 +30,7 @@ fn sum(values: &Value) -> u64 {
     values.as_array().unwrap().iter().map(|value| value["bytes"].as_u64().unwrap()).sum()
 }
 
-/// The JSON of a patch whether it is right or not.
+/// The JSON of a patch, damaged or not.
 #[track_caller]
 fn inspected(run: &Run) -> Value {
     let json: Value = serde_json::from_str(&run.out).expect("JSON");
@@ -221,7 +222,7 @@ fn what_is_no_patch_at_all_is_said_to_be_none() {
 fn the_bytes_of_a_tensor_are_told_apart_and_sum_up() {
     let place = scene();
     let run = pulse(&place, &["inspect", "41.pulse", "--json"]);
-    let found: Value = serde_json::from_str(&run.out).unwrap();
+    let found: serde_json::Value = serde_json::from_str(&run.out).unwrap();
     let tensors = found["tensors"].as_array().unwrap();
     assert!(!tensors.is_empty());
     for tensor in tensors {
@@ -275,7 +276,7 @@ fn the_summary_fits_a_screen_of_24_lines_and_80_columns() {
         "{out}"
     );
     let out = pulse(&deep, &["inspect", "deep.pulse", "--tensors", "--width", "90"]).done();
-    assert!(out.contains("model.layers.2.mlp.up…_and_last_kind.weight") && out.contains("no room for: "), "{out}");
+    assert!(out.contains("model.layers.2.mlp.up…_and_last_kind.weight") && out.contains("columns omitted: "), "{out}");
 }
 
 #[test]
@@ -309,7 +310,10 @@ fn tensors_are_sorted_and_filtered() {
     let rows = out.lines().skip_while(|line| !line.starts_with("tensor ")).skip(1);
     let rows: Vec<_> = rows.map(|row| row.split(' ').next().unwrap().to_string()).collect();
     assert_eq!(rows, names(&["--filter", "proj", "--sort", "changes"]));
-    for (filter, told) in [("nothing", "none of 7 tensors has 'nothing'"), ("q_proj.*", "try '*q_proj.*'")] {
+    for (filter, told) in [
+        ("nothing", "no tensor name contains 'nothing' (7 checked)"),
+        ("q_proj.*", "no tensor matches 'q_proj.*' in full (7 checked); try '*q_proj.*'"),
+    ] {
         let out = pulse(&place, &["inspect", "deep.pulse", "--filter", filter]).done();
         assert!(out.contains(told), "{out}");
     }
@@ -359,7 +363,7 @@ fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 
 #[test]
 fn the_json_is_as_documented() {
-    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/inspect-json.md")).unwrap();
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/inspect-json.md")).unwrap();
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| row.split_once("` | ").unwrap());
     let documented: BTreeMap<&str, Vec<&str>> =
         rows.map(|(field, rest)| (field, rest.split(" | ").collect())).collect();
@@ -445,8 +449,7 @@ fn the_page_is_one_file_that_needs_nothing_else() {
     for name in tensors.filter(|name| *name != EVIL) {
         assert!(page.contains(&format!(">{name}<")), "{name}");
     }
-    for text in ["viewport", "prefers-color-scheme: dark", "heatmap", "Where the bytes go", "How far the weights moved"]
-    {
+    for text in ["viewport", "prefers-color-scheme: dark", "heatmap", "Where the bytes go", "Step sizes in ULPs"] {
         assert!(page.contains(text), "{text}");
     }
     for digest in ["base_digest", "target_digest", "sha256"] {
@@ -494,4 +497,110 @@ fn the_page_of_a_damaged_patch_marks_the_break() {
         let shown = tensors.iter().filter(|tensor| tensor["name"] != EVIL).count();
         assert_eq!(page.matches("<td class=\"name\">model.").count(), shown, "byte {at}");
     }
+}
+
+#[test]
+fn a_snapshot_is_not_shown_as_a_diff() {
+    let place = rich();
+    for more in [&[][..], &["--tensors"]] {
+        let out = pulse(&place, &[&["inspect", "snapshot.pulse"], more].concat()).done();
+        assert!(["density", "change", "added", "100.000%"].iter().all(|diff| !out.contains(diff)), "{out}");
+        assert!(out.contains("bits/element"), "{out}");
+    }
+    let out = pulse(&place, &["inspect", "snapshot.pulse"]).done();
+    let json = pulse(&place, &["inspect", "snapshot.pulse", "--json"]).json();
+    let elements = json["footer"]["target_elements"].as_u64().unwrap();
+    assert_eq!(fact(&out, "elements").replace(',', ""), elements.to_string());
+    assert_eq!(fact(&out, "tensors"), json["footer"]["target_tensors"].to_string());
+    assert!(fact(&out, "size").contains("bits per element"), "{out}");
+
+    pulse(&place, &["inspect", "snapshot.pulse", "--html", "page.html"]).done();
+    let page = fs::read_to_string(place.path("page.html")).unwrap();
+    assert!(page.contains("<dt>per element</dt>") && page.contains("snapshot, without other files"));
+    for diff in ["density", "<dt>changes</dt>", "per change", "added"] {
+        assert!(!page.contains(diff), "{diff}");
+    }
+    // A broken one says so still.
+    let patch = fs::read(place.path("snapshot.pulse")).unwrap();
+    place.put_bytes("cut.pulse", &patch[..patch.len() / 2]);
+    let out = pulse(&place, &["inspect", "cut.pulse"]).out;
+    assert!(fact(&out, "tensors").ends_with(" broken"), "{out}");
+}
+
+#[test]
+fn a_patch_is_compared_with_all_bytes_of_its_target() {
+    let place = Place::new();
+    let directory = |tensors: &[crate::Tensor], companion: usize| {
+        Files::many([("model.safetensors", safetensors(tensors)), ("data.bin", noise(companion as u64, companion))])
+    };
+    place.put("base", &directory(&model(), 10));
+    place.put("target", &directory(&target(), 1 << 17));
+    pulse(&place, &["diff", "base", "target", "-o", "large.pulse"]).done();
+    let files = |name: &str| fs::metadata(place.path(name)).unwrap().len();
+    let full = files("target/model.safetensors") + files("target/data.bin");
+    let json = pulse(&place, &["inspect", "large.pulse", "--json"]).json();
+    assert_eq!(json["full_copy_bytes"], full);
+    assert_eq!(json["transfer"][0]["full_seconds"].as_f64(), Some(full as f64 * 8.0 / 1e8));
+    assert!(json["file_bytes"].as_u64() > json["footer"]["target_bytes"].as_u64(), "larger than the tensors alone");
+
+    let out = pulse(&place, &["inspect", "large.pulse", "--html", "page.html"]).done();
+    let size = fact(&out, "size");
+    assert!(size.starts_with("1.0 times smaller than 136 kB of tensors and 1 other file, "), "{size}");
+    // The file that comes along is no cost of the changes.
+    let bits = 8.0 * (json["file_bytes"].as_f64().unwrap() - files("target/data.bin") as f64) / 26.0;
+    assert!(size.ends_with(&format!("{bits:.2} bits per change without carried files")), "{size}");
+    let page = fs::read_to_string(place.path("page.html")).unwrap();
+    assert!(page.contains("than a full copy: tensors and 1 other file") && page.contains("without carried files"));
+    assert!(!page.contains("0.0×"));
+
+    // What is larger than a full copy is called that.
+    let tiny = Files::one(&[tensor("w", "U8", &[1], *b"x")]);
+    place.put("tiny", &tiny);
+    pulse(&place, &["diff", "--snapshot", "tiny", "-o", "tiny.pulse"]).done();
+    let out = pulse(&place, &["inspect", "tiny.pulse", "--html", "page.html", "--force"]).done();
+    assert!(fact(&out, "size").starts_with("not smaller than "), "{out}");
+    assert!(fs::read_to_string(place.path("page.html")).unwrap().contains("<dt>larger</dt>"));
+}
+
+#[test]
+fn a_damage_banner_says_each_thing_once() {
+    let place = rich();
+    let patch = fs::read(place.path("rich.pulse")).unwrap();
+    let mut bad = patch.clone();
+    bad[patch.len() / 2] ^= 1;
+    place.put_bytes("bad.pulse", &bad);
+    place.put_bytes("cut.pulse", &patch[..patch.len() / 2]);
+    place.put_bytes("text.pulse", b"PULSE patch, or so this text says.\n");
+    place.put_bytes("none.pulse", b"");
+    for name in ["bad.pulse", "cut.pulse", "text.pulse", "none.pulse"] {
+        let run = pulse(&place, &["inspect", name, "--html", "page.html", "--force"]);
+        let page = fs::read_to_string(place.path("page.html")).unwrap();
+        let banner = page.lines().find(|line| line.contains("class=\"bad\"")).unwrap();
+        for once in ["ransfer it again", "as text", "resume", " OK", "bytes are"] {
+            assert!(banner.matches(once).count() <= 1, "{banner}");
+            let told = run.out.lines().skip_while(|line| !line.starts_with("BROKEN")).collect::<Vec<_>>().join(" ");
+            assert!(told.matches(once).count() <= 1, "{told}");
+        }
+        assert!(!banner.contains("first 0 bytes"), "{banner}");
+    }
+}
+
+#[test]
+fn a_small_tensor_does_not_set_the_scale_of_the_heat_map() {
+    let place = Place::new();
+    let (matrix, bias) = (weights(1, 100_000), weights(2, 100));
+    let model = |layers: [Vec<u8>; 2], bias: Vec<u8>| {
+        let [first, second] = layers;
+        Files::one(&[
+            tensor("layers.0.mlp.weight", "BF16", &[1000, 100], first),
+            tensor("layers.1.mlp.weight", "BF16", &[1000, 100], second),
+            tensor("layers.0.mlp.bias", "BF16", &[100], bias),
+        ])
+    };
+    place.put("base", &model([matrix.clone(), matrix.clone()], bias.clone()));
+    place.put("target", &model([stepped(&matrix, 2, 100), stepped(&matrix, 2, 200)], stepped(&bias, 2, 2)));
+    pulse(&place, &["diff", "base", "target", "-o", "p.pulse"]).done();
+    pulse(&place, &["inspect", "p.pulse", "--html", "page.html"]).done();
+    let page = fs::read_to_string(place.path("page.html")).unwrap();
+    assert!(page.contains("≥ 1.00%") && page.contains("class=\"hot off\"") && page.contains("<span>0.50%</span>"));
 }
