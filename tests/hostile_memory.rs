@@ -188,6 +188,70 @@ fn an_index_of_wrong_names_costs_no_more_than_its_bytes() {
     assert!(peak < 3 * (32 << 20), "{peak} bytes");
 }
 
+/// At random the names of the index are all that there is: they are bounded together before they are held.
+#[cfg(feature = "parallel")]
+#[test]
+fn a_tail_holds_its_names_and_no_more_than_its_limits() {
+    use pulse::patch::{FnSource, Tail};
+    let _alone = alone();
+    let patch = tiny_tensors(20_000, 4090);
+    let open = |limits: Limits| {
+        let (peak, result) = peak(|| Tail::new(&patch, limits).map(|_| ()));
+        (peak, result.err().map(|error| error.kind()))
+    };
+    let (peak_bytes, error) = open(Limits::default().with_names_bytes(MIB as u64));
+    assert_eq!(error, Some("limit"));
+    assert!(peak_bytes < 2 * MIB, "{peak_bytes} bytes");
+    let (peak_bytes, error) = open(Limits::default());
+    assert_eq!(error, None);
+    assert!(peak_bytes < 20_000 * (4096 + 200), "{peak_bytes} bytes");
+
+    // An index of 2^62 bytes, of as many tensors as fit a number, in a source that has any number of bytes.
+    let sections = testkit::forge::sections(&tiny_sections(0));
+    let mut footer = testkit::forge::join_as_is(&patch, &sections[sections.len() - 1..])[10..].to_vec();
+    let len = 1 << 62;
+    for (tensors, index_offset, kind) in [(u64::MAX, len - 1000, "limit"), (1, 100, "limit"), (1, len, "count")] {
+        footer[4..12].copy_from_slice(&tensors.to_le_bytes());
+        footer[44..52].copy_from_slice(&u64::to_le_bytes(index_offset));
+        let crc = crc32fast::hash(&footer[..148]);
+        footer[148..].copy_from_slice(&crc.to_le_bytes());
+        let source = FnSource::new(len, |buffer, offset| {
+            let prelude = &patch[..10];
+            buffer.fill(0);
+            if offset == 0 {
+                buffer.copy_from_slice(prelude);
+            } else if offset + buffer.len() as u64 == len {
+                let at = buffer.len() - footer.len();
+                buffer[at..].copy_from_slice(&footer);
+            }
+            Ok(())
+        });
+        let (peak, result) = peak(|| Tail::new(source, Limits::default()).map(|_| ()));
+        assert_eq!(result.unwrap_err().kind(), kind, "index at {index_offset}");
+        assert!(peak < 100 * KIB, "index at {index_offset}: {peak} bytes");
+    }
+}
+
+/// A tensor that is read at random takes a chunk and a block, whatever its size.
+#[cfg(feature = "parallel")]
+#[test]
+fn a_tensor_at_random_is_not_held() {
+    let _alone = alone();
+    let patch = tiny_blocks(2_000_000);
+    assert!(patch.len() > 16 * MIB);
+    let (peak, blocks) = peak(|| {
+        let tail = pulse::patch::Tail::new(&patch, Limits::default()).unwrap();
+        let mut tensor = tail.tensor("w").unwrap().unwrap();
+        let mut blocks = 0;
+        while tensor.next_block().unwrap().is_some() {
+            blocks += 1;
+        }
+        blocks
+    });
+    assert_eq!(blocks, 2_000_000);
+    assert!(peak < 5 * MIB, "{peak} bytes");
+}
+
 /// Headers of safetensors files, which serde_json reads.
 #[cfg(feature = "checkpoint")]
 #[test]

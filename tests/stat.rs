@@ -1,19 +1,16 @@
 //! What changed between checkpoints and along a series of them, without a patch.
-#![cfg(feature = "checkpoint")]
-
-mod fixtures;
 
 use std::fs;
 use std::path::PathBuf;
 
-use fixtures::library::{diff, open};
-use fixtures::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
-use pulse::Error;
 use pulse::coding::Coding;
-use pulse::measure::{Density, Kind, PairStat, Series, SeriesStat, Window, patch_sizes, stat};
+use pulse::measure::{patch_sizes, stat, Density, Kind, PairStat, Series, SeriesStat, Window};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::wire::Action;
+use pulse::Error;
+use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::library::{diff, open};
 
 /// A checkpoint of one tensor of 100 elements of one byte each, some of which are 1.
 fn ones(place: &Place, name: &str, is_one: impl Fn(usize) -> bool) -> PathBuf {

@@ -52,7 +52,12 @@ impl<R: Read> Decoder<R> {
     /// [`BufReader`](std::io::BufReader) where those are dear and reading ahead does no harm.
     #[must_use]
     pub fn new(reader: R, limits: Limits) -> Self {
-        Decoder { reader, push: PushDecoder::new(limits), chunk: vec![0; CHUNK_BYTES] }
+        Self::resume(reader, PushDecoder::new(limits))
+    }
+
+    /// Goes on where the push decoder stands, which must be where the reader stands.
+    pub(crate) fn resume(reader: R, push: PushDecoder) -> Self {
+        Decoder { reader, push, chunk: vec![0; CHUNK_BYTES] }
     }
 
     /// The next event; `None` after the end.
@@ -76,6 +81,12 @@ impl<R: Read> Decoder<R> {
                 return Ok(self.push.event());
             }
         }
+    }
+
+    /// The event that was given last, once more.
+    #[cfg(feature = "parallel")]
+    pub(crate) fn event(&mut self) -> Option<Event<'_>> {
+        self.push.event()
     }
 
     fn read(&mut self, wanted: usize) -> Result<usize> {

@@ -3,11 +3,14 @@
 use crate::digest::Digest;
 use crate::error::Fault;
 use crate::parse::{self, Parse};
-use crate::wire::{put_digest, put_u64};
+use crate::wire::{put_digest, put_u64, Header, CRC_BYTES};
 
 /// Bytes of the SHA-256 that closes the payload.
 pub(crate) const FOOTER_DIGEST_BYTES: usize = 32;
 const PAYLOAD_BYTES: usize = 1 + 6 * 8 + 2 * 32 + FOOTER_DIGEST_BYTES;
+/// Bytes of the section, the last of every file: tag, a length of two bytes, payload, CRC.
+#[cfg_attr(not(feature = "parallel"), allow(dead_code))] // for those who start at the end
+pub(crate) const FOOTER_BYTES: usize = 1 + 2 + PAYLOAD_BYTES + CRC_BYTES;
 
 /// End of a patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,5 +85,26 @@ impl Footer {
             sha256,
         };
         Ok((i, footer))
+    }
+
+    /// Checks the footer against the header of the same file.
+    pub(crate) fn check(&self, header: &Header) -> Result<(), Fault> {
+        let snapshot = header.snapshot;
+        for (field, expected, found) in [
+            ("snapshot without base digest", snapshot.into(), self.base.is_none().into()),
+            // A snapshot holds all of its target.
+            ("target tensors", if snapshot { self.tensors } else { self.target_tensors }, self.target_tensors),
+            ("target elements", if snapshot { self.changes } else { self.target_elements }, self.target_elements),
+        ] {
+            if expected != found {
+                return Err(Fault::Count { field, expected, found });
+            }
+        }
+        match (header.base_digest, self.base) {
+            (Some(expected), Some(found)) if expected != found => {
+                Err(Fault::Digest { field: "base digest of the footer", expected, found })
+            }
+            _ => Ok(()),
+        }
     }
 }

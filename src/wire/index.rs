@@ -1,12 +1,13 @@
 //! The index: name and offset of each tensor, for readers with random access (SPEC.md §6.5).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Fault;
-use crate::limits::Limits;
+use crate::limits::{Limits, Used};
 use crate::parse::{self, Parse};
 use crate::varint;
-use crate::wire::{parse_name_parts, put_name};
+use crate::wire::{parse_name, parse_name_parts, put_name};
 
 /// Most bytes of a wrong name that an error repeats: a suffix may be as long as the section.
 const FOUND_BYTES: usize = 4096;
@@ -58,4 +59,42 @@ pub(crate) fn check<'a>(start: &'a [u8], expected: &[IndexEntry], limits: &Limit
         i = rest;
     }
     Ok((i, ()))
+}
+
+/// Reads an index on its own, for a reader that has not met the tensors. Offsets must ascend within
+/// `places`; whether a tensor header stands there shows when it is read.
+#[cfg_attr(not(feature = "parallel"), allow(dead_code))] // patches are read from front to back only
+pub(crate) fn read<'a>(
+    start: &'a [u8],
+    tensors: u64,
+    places: Range<u64>,
+    limits: &Limits,
+) -> Parse<'a, Vec<IndexEntry>> {
+    let (mut i, count) = parse::varint(start, "index count")?;
+    if count != tensors {
+        return parse::fail(start, Fault::Count { field: "index count", expected: tensors, found: count });
+    }
+    let mut used = Used::default();
+    let mut entries = Vec::<IndexEntry>::new();
+    let mut lowest = places.start;
+    for _ in 0..count {
+        let last = entries.last();
+        let (previous, before) = last.map_or(("", 0), |entry| (&*entry.name, entry.offset));
+        let (offset_at, name) = parse_name(i, previous, limits)?;
+        // Bytes of the target are counted when the tensor header is read.
+        if let Err(fault) = used.tensor(limits, &name, 0) {
+            return parse::fail(i, fault);
+        }
+        let (rest, delta) = parse::varint(offset_at, "index offset")?;
+        let offset = before.saturating_add(delta);
+        if offset < lowest || offset >= places.end {
+            let expected = if offset < lowest { lowest } else { places.end - 1 };
+            return parse::fail(offset_at, Fault::Count { field: "index offset", expected, found: offset });
+        }
+        // Cannot overflow: the offset is less than the end of `places`.
+        lowest = offset + 1;
+        entries.push(IndexEntry { name: name.into(), offset });
+        i = rest;
+    }
+    Ok((i, entries))
 }

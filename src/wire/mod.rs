@@ -14,7 +14,7 @@ pub(crate) use file::is_file_name;
 pub(crate) use file::{parse_file_data, FILE_DATA_BYTES};
 pub use file::{FileKind, FileRecord, FileSource};
 pub use footer::Footer;
-pub(crate) use footer::FOOTER_DIGEST_BYTES;
+pub(crate) use footer::{FOOTER_BYTES, FOOTER_DIGEST_BYTES};
 pub use header::Header;
 pub(crate) use index::IndexEntry;
 pub use tensor::{Action, TensorHeader, TensorTrailer};
@@ -35,6 +35,9 @@ pub const MINOR: u8 = 0;
 pub(crate) const PRELUDE_BYTES: usize = SIGNATURE.len() + 2;
 /// Tag, shortest length and CRC-32: no section is smaller.
 pub(crate) const SECTION_BYTES_MIN: usize = 6;
+/// No payload is larger, whatever the limit: with its framing it must be one allocation, which on a
+/// machine of 32 bits ends at 2 GiB.
+pub(crate) const SECTION_BYTES_MAX: u64 = isize::MAX as u64 - 64;
 /// Bytes of the CRC-32 that closes a section.
 pub(crate) const CRC_BYTES: usize = 4;
 

@@ -6,8 +6,8 @@ use std::fs;
 use serde_json::{json, Value};
 
 use crate::commands::fact;
-use crate::fixtures::{noise, safetensors, stepped, tensor, weights, Files, Place};
 use crate::{assert_keys, command, model, pulse, pulse_inspect, scene, target, Run};
+use testkit::files::{noise, safetensors, stepped, tensor, weights, Files, Place};
 
 /// A place with "rich.pulse", in which every kind of section stands.
 fn rich() -> Place {
@@ -363,7 +363,7 @@ fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 
 #[test]
 fn the_json_is_as_documented() {
-    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/inspect-json.md")).unwrap();
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/inspect-json.md")).unwrap();
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| row.split_once("` | ").unwrap());
     let documented: BTreeMap<&str, Vec<&str>> =
         rows.map(|(field, rest)| (field, rest.split(" | ").collect())).collect();

@@ -6,7 +6,7 @@ use pulse::coding::Coding;
 use pulse::tensors::Control;
 use pulse::{Decoder, Event, Patch, PushDecoder, Result};
 
-use super::limits;
+use super::{limits, random};
 use testkit::forge;
 
 /// Blocks beyond this size are not applied: time is better spent on others.
@@ -20,14 +20,16 @@ fn variants(data: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// Any bytes, under small limits: an error or a patch of which every block can be applied, by the streaming decoder
-/// and as a file in memory.
+/// as a file in memory, and at random.
 pub fn decode(data: &[u8]) {
     for data in variants(data) {
         let read = read(&data);
         if let Err(error) = &read {
             assert!(!error.kind().is_empty() && !error.to_string().is_empty());
         }
-        match (Patch::from_bytes(data, limits()), read) {
+        let whole = Patch::from_bytes(data.clone(), limits());
+        random::agrees(&data, whole.as_ref().ok());
+        match (whole, read) {
             (Ok(patch), Ok(blocks)) => {
                 if !patch.header().snapshot {
                     // Looks at the blocks that need no base.

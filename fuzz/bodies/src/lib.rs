@@ -9,6 +9,7 @@ mod blocks;
 mod decode;
 mod headers;
 pub mod mutate;
+mod random;
 mod receiver;
 mod reference;
 mod roundtrip;
