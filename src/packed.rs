@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_frame_must_be_alone_and_whole() {
-        let frame = compress(&[5; 1000], 1).unwrap();
+        let frame = Packer::default().compress(&[5; 1000], 1).unwrap();
         let packed = |bytes: &[u8]| Packed { field: "test", compressed: true, bytes }.unpack(1000);
         assert_eq!(packed(&frame).unwrap(), [5; 1000]);
         assert!(packed(&frame[..frame.len() - 1]).is_err());
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_bomb_costs_no_more_than_its_block_allows() {
-        let frame = compress(&vec![0; 50 << 20], 1).unwrap();
+        let frame = Packer::default().compress(&vec![0; 50 << 20], 1).unwrap();
         assert!(frame.len() < 10_000);
         let bomb = Packed { field: "test", compressed: true, bytes: &frame };
         assert!(matches!(bomb.unpack(1000), Err(Fault::Stream { .. })));

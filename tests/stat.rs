@@ -18,11 +18,12 @@ fn ones(place: &Place, name: &str, is_one: impl Fn(usize) -> bool) -> PathBuf {
     place.put(name, &Files::one(&[tensor("w", "U8", &[10, 10], bytes)]))
 }
 
-fn measure(paths: &[PathBuf], sizes: bool) -> SeriesStat {
+fn measure(paths: &[PathBuf], sizes: Sizes) -> SeriesStat {
     let series = Series::open(paths).unwrap();
     let done = std::sync::atomic::AtomicU64::new(0);
     let progress = |bytes| {
         done.fetch_add(bytes, std::sync::atomic::Ordering::SeqCst);
+        std::ops::ControlFlow::Continue(())
     };
     let stat = series.measure(sizes, Control::threads(2).with_progress(&progress)).unwrap();
     assert_eq!(done.into_inner(), series.work_bytes(sizes), "the progress announced");
@@ -42,7 +43,7 @@ fn rows(stat: &SeriesStat) -> Vec<(u64, usize, [f64; 3])> {
 fn each_step_that_changes_another_element_makes_windows_as_dense_as_they_are_long() {
     let place = Place::new();
     let paths: Vec<_> = (0..10).map(|step| ones(&place, &format!("{step}"), |element| element < step)).collect();
-    let found = rows(&measure(&paths, false));
+    let found = rows(&measure(&paths, Sizes::Skip));
     let exactly = |percent: f64| [percent; 3];
     assert_eq!(
         found,
@@ -56,7 +57,7 @@ fn a_change_that_is_taken_back_is_no_change_in_the_longer_window() {
     // Elements 0 to 3 are 1 in every other checkpoint; element 50 becomes 1 in the last.
     let one = |step: usize| move |element: usize| (element < 4 && step % 2 == 1) || (element == 50 && step == 4);
     let paths: Vec<_> = (0..5).map(|step| ones(&place, &format!("{step}"), one(step))).collect();
-    let found = rows(&measure(&paths, false));
+    let found = rows(&measure(&paths, Sizes::Skip));
     let third = 0.333333;
     assert_eq!(found, [(1, 4, [4.25, 4.0, 5.0]), (2, 3, [third, 0.0, 1.0]), (4, 1, [1.0, 1.0, 1.0])]);
 }
@@ -67,7 +68,7 @@ fn along(steps: &[u64]) -> SeriesStat {
     let paths: Vec<_> =
         steps.iter().map(|&step| ones(&place, &format!("{step}"), |element| (element as u64) < step)).collect();
     let series = Series::open(&paths).unwrap().with_steps(steps).unwrap();
-    series.measure(false, Control::threads(2)).unwrap()
+    series.measure(Sizes::Skip, Control::threads(2)).unwrap()
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn steps_are_one_for_each_checkpoint_and_ascend() {
         assert!(matches!(&error, Error::Misuse(what) if what.contains(told)), "{error}");
     }
     let found = Series::open(&paths).unwrap().with_steps(&[0, 1, u64::MAX]).unwrap();
-    assert_eq!(found.measure(false, Control::default()).unwrap().pairs[1].distance, u64::MAX - 1);
+    assert_eq!(found.measure(Sizes::Skip, Control::default()).unwrap().pairs[1].distance, u64::MAX - 1);
 }
 
 #[test]
@@ -199,7 +200,7 @@ fn a_series_sums_its_pairs() {
     };
     let paths = [model(), trained(), with_head(trained())].map(|tensors| safetensors(&tensors));
     let paths: Vec<_> = paths.iter().enumerate().map(|(at, bytes)| place.put_bytes(&format!("{at}"), bytes)).collect();
-    let found = measure(&paths, true);
+    let found = measure(&paths, Sizes::Exact);
     let total = found.typical().total();
     assert_eq!(total.density, Density { changes: 90, elements: 2 * 2620 });
     assert_eq!(

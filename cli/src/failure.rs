@@ -63,7 +63,8 @@ impl Failure {
         })
     }
 
-    fn message(&self) -> String {
+    /// What happened.
+    pub(crate) fn message(&self) -> String {
         match self {
             Failure::Usage(what) => what.clone(),
             Failure::NotProduced { patch, tensor } => {

@@ -6,4 +6,4 @@ mod series;
 
 pub use kind::{module_of, Kind};
 pub use pair::{patch_sizes, stat, Density, ModuleStat, PairStat, PatchSizes, TensorStat};
-pub use series::{Series, SeriesCheckpoint, SeriesPair, SeriesStat, SeriesWindow, TensorTotal, Window};
+pub use series::{Series, SeriesCheckpoint, SeriesPair, SeriesStat, SeriesWindow, Sizes, TensorTotal, Window};

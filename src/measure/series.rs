@@ -151,10 +151,10 @@ impl Series {
 
     /// Tensor bytes that [`measure`](Self::measure) reads and reports as progress.
     #[must_use]
-    pub fn work_bytes(&self, sizes: bool) -> u64 {
+    pub fn work_bytes(&self, sizes: Sizes) -> u64 {
         let mut bytes = 0u64;
         for window in Window::all(self.checkpoints.len()) {
-            let passes = if sizes && window.length == 1 { 3 } else { 1 };
+            let passes = if sizes == Sizes::Exact && window.length == 1 { 3 } else { 1 };
             for (base, target) in window.pairs() {
                 let pair = self.checkpoints[base].tensor_bytes.max(self.checkpoints[target].tensor_bytes);
                 bytes = bytes.saturating_add(pair.saturating_mul(passes));
@@ -163,14 +163,15 @@ impl Series {
         bytes
     }
 
-    /// Measures [all windows](Window::all), and with `sizes` the patches from each checkpoint to the next.
+    /// Measures [all windows](Window::all) and, unless they are skipped, the sizes of the patches from
+    /// each checkpoint to the next.
     ///
     /// Two checkpoints are open at a time, and read in pieces: memory does not depend on their
     /// size, apart from the names of the tensors.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open`], [`stat`] and, with `sizes`, [`diff`](crate::diff()).
-    pub fn measure(&self, sizes: bool, control: Control<'_>) -> Result<SeriesStat> {
+    /// Those of [`Checkpoint::open`], [`stat`] and [`diff`](crate::checkpoint::diff()).
+    pub fn measure(&self, sizes: Sizes, control: Control<'_>) -> Result<SeriesStat> {
         let mut found = SeriesStat {
             checkpoints: self.checkpoints.clone(),
             typical_distance: self.typical_distance(),
@@ -183,7 +184,10 @@ impl Series {
                 let open = |index: usize| Checkpoint::open(&self.checkpoints[index].path);
                 let (from, to) = (open(base)?, open(target)?);
                 let stats = stat(&from, &to, control)?;
-                let sizes = if sizes && adjacent { Some(patch_sizes(&from, &to, control)?) } else { None };
+                let sizes = match sizes {
+                    Sizes::Exact if adjacent => Some(patch_sizes(&from, &to, control)?),
+                    Sizes::Exact | Sizes::Skip => None,
+                };
                 let distance = self.distance(base, target);
                 let is_typical = distance == found.typical_distance;
                 stats.iter().for_each(|stat| found.add_tensor(stat, adjacent, is_typical));
@@ -192,6 +196,15 @@ impl Series {
         }
         Ok(found)
     }
+}
+
+/// Whether the patches of a series are made to know their size; that takes two more passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sizes {
+    /// Every patch from a checkpoint to the next is encoded, and not kept.
+    Exact,
+    /// No patch is made.
+    Skip,
 }
 
 /// One pair of checkpoints of a series.

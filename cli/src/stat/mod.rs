@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn names_out_of_order_are_refused_with_the_order() {
-        let of = |paths: &[&str]| steps_of(&paths.iter().map(Path::new).collect::<Vec<_>>()).unwrap_err().to_string();
+        let of = |paths: &[&str]| steps_of(&paths.iter().map(Path::new).collect::<Vec<_>>()).unwrap_err().message();
         let error = of(&["r/step_1", "r/step_10", "r/step_2"]);
         assert!(error.contains("steps 1, 10, 2;") && error.contains("as r/step_1 r/step_2 r/step_10;"), "{error}");
         let error = of(&["step_2", "step_02"]);
