@@ -153,6 +153,16 @@ impl<S: ReadAt> Tail<S> {
 
     /// The bytes of the patch that hold the tensor of this name: from its header to the next
     /// tensor, or to the index. `None` if the patch does not have the tensor.
+    ///
+    /// ```
+    /// use pulse::{Encoder, Limits};
+    /// use pulse::patch::Tail;
+    /// use pulse::stream::EncoderOptions;
+    /// let (patch, _) = Encoder::new(Vec::new(), EncoderOptions::default())?.finish()?;
+    /// let tail = Tail::new(patch, Limits::default())?;
+    /// assert_eq!(tail.range("w"), None); // nothing changed
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
     #[must_use]
     pub fn range(&self, name: &str) -> Option<Range<u64>> {
         self.end.by_name.get(name).map(|&number| self.end.range(number))

@@ -14,7 +14,9 @@ pub(crate) use file::is_file_name;
 pub(crate) use file::{parse_file_data, FILE_DATA_BYTES};
 pub use file::{FileKind, FileRecord, FileSource};
 pub use footer::Footer;
-pub(crate) use footer::{FOOTER_BYTES, FOOTER_DIGEST_BYTES};
+#[cfg(feature = "parallel")]
+pub(crate) use footer::FOOTER_BYTES;
+pub(crate) use footer::FOOTER_DIGEST_BYTES;
 pub use header::Header;
 pub(crate) use index::IndexEntry;
 pub use tensor::{Action, TensorHeader, TensorTrailer};
