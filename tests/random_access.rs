@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::error::{Fault, Made};
+use pulse::error::Made;
 use pulse::patch::{FnSource, LocalFile, ReadAt, Tail};
 use pulse::stream::EncoderOptions;
 use pulse::wire::{Action, Footer, Header, TensorHeader, TensorTrailer};

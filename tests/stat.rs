@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use pulse::coding::Coding;
-use pulse::measure::{patch_sizes, stat, Density, Kind, PairStat, Series, SeriesStat, Window};
+use pulse::measure::{patch_sizes, stat, Density, Kind, PairStat, Series, SeriesStat, Sizes, Window};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::wire::Action;

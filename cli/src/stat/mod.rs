@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pulse::checkpoint::write_whole;
-use pulse::measure::{PatchSizes, Series, SeriesPair, SeriesStat, SeriesWindow};
+use pulse::measure::{PatchSizes, Series, SeriesPair, SeriesStat, SeriesWindow, Sizes};
 use pulse::Error;
 
 use super::failure::{usage, Result};
@@ -227,7 +227,8 @@ impl Stat {
                 None => (None, StepsFrom::Nowhere),
             },
         };
-        let (mut series, sizes) = (Series::open(&self.checkpoints)?, !self.no_sizes);
+        let mut series = Series::open(&self.checkpoints)?;
+        let sizes = if self.no_sizes { Sizes::Skip } else { Sizes::Exact };
         if let Some(steps) = steps {
             series = series.with_steps(&steps)?;
         }
