@@ -120,7 +120,7 @@ impl Series {
     /// size, apart from the names of the tensors.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open`], [`stat`] and, with `sizes`, [`diff`](crate::diff()).
+    /// Those of [`Checkpoint::open`], [`stat`] and, with `sizes`, [`diff`](crate::checkpoint::diff()).
     pub fn measure(&self, sizes: bool, control: Control<'_>) -> Result<SeriesStat> {
         let mut found =
             SeriesStat { checkpoints: self.checkpoints.clone(), windows: Vec::new(), tensors: BTreeMap::new() };
