@@ -1,7 +1,7 @@
 //! Codings: how the changes of one block are written. Plain functions on slices.
 //!
 //! The registry of SPEC.md §7 is open: a new coding is a new code, a new file here, and a new
-//! arm in `block::encode` and [`BlockDecoder::new`].
+//! arm in `block::encode` and `BlockDecoder::new`.
 
 mod block;
 mod contextual;
