@@ -15,9 +15,10 @@
 //!  checkpoint               Checkpoint, diff, Patch::{apply, verify}: safetensors files
 //! ─────────────────────────── feature `checkpoint` ───────────────────────────────────────
 //!  tensors                  TensorSource, diff, Patch::apply_to: weights wherever they are
-//!  patch                    Patch, Inventory: a whole patch, checked and read at random
+//!  patch                    Patch: checked in full · Tail: one tensor without the rest
 //! ─────────────────────────── feature `parallel` ─────────────────────────────────────────
-//!  stream                   Encoder ── a patch, any Write/Read ─▶ Decoder, PushDecoder ─▶ Event
+//!  stream                   Encoder ── a patch, any Write/Read ─▶ Receiver: a verified target
+//!                                                                Decoder, PushDecoder ─▶ Event
 //!  wire                     Header, FileRecord, TensorHeader, Footer: sections and their fields
 //!  coding                   BlockEncoder ──── EncodedBlock ─────▶ BlockDecoder
 //!  dtype, hash, changes     Dtype, TensorSpec, TensorHasher, CheckpointHasher, for_each_ulp_step
@@ -34,26 +35,26 @@
 //! **Weights in memory**: [`tensors::diff()`] makes a patch of two [`Weights`], or of whatever is a
 //! [`TensorSource`]; [`Patch::apply_to`] changes [`WeightsMut`] once it has verified the result.
 //!
-//! **A stream of your own**: an [`Encoder`] is told `begin`, `push`, `end` for each tensor, then
-//! `finish`, and writes to any `Write`. A [`PushDecoder`] is fed bytes as they arrive and gives
-//! [`Event`]s, a [`Decoder`] pulls them from any `Read`; a [`Block`] of changes is applied to the
-//! bytes that it covers, in place. The example below is this layer.
+//! **A stream of your own**: an [`Encoder`] gives a writer for each tensor, takes its bytes, and writes
+//! to any `Write`. A [`Receiver`](stream::Receiver) is pushed bytes as they arrive and applies them to weights in a map,
+//! or wherever a [`Store`](stream::Store) has them; these take over the target only after all of it
+//! is verified. The example below is this layer.
 //!
-//! **Digests**: a [`TensorHasher`] takes the bytes of a tensor, a [`CheckpointHasher`] the digests of
-//! all tensors. If you use the streaming layer, you compare them; the layers above do it by themselves.
+//! **Events**: to look into a patch, feed a [`PushDecoder`] or let a [`Decoder`] pull from any `Read`;
+//! both give [`Event`]s. They check the file, not what it makes of a base.
+//!
+//! **Digests**: a [`TensorHasher`](hash::TensorHasher) takes the bytes of a tensor, a
+//! [`CheckpointHasher`](hash::CheckpointHasher) the digests of all tensors.
 //!
 //! What takes long also takes a [`Control`]: the number of threads, and a closure that is told of the
 //! progress and may stop the work.
 //!
 //! Every call returns an [`Error`] that says who has to act: [`Error::Corrupt`] the patch,
-//! [`Error::BaseMismatch`] the base at hand, [`Error::Limit`] this reader's [`Limits`],
+//! [`Error::BaseMismatch`] the base given, [`Error::Limit`] this reader's [`Limits`],
 //! [`Error::Misuse`] the caller. The guide in `docs/guide` of the repository goes through trainer
 //! and receiver, chains and anchors; `examples` has programs to start from.
 //!
-//! [`Block`]: stream::Block
-//! [`CheckpointHasher`]: hash::CheckpointHasher
 //! [`Control`]: tensors::Control
-//! [`TensorHasher`]: hash::TensorHasher
 //! [`TensorSource`]: tensors::TensorSource
 //! [`Weights`]: tensors::Weights
 //! [`WeightsMut`]: tensors::WeightsMut
@@ -63,9 +64,10 @@
 //! A trainer sends one tensor to a receiver that holds the base:
 //!
 //! ```
-//! use pulse::{Decoder, Encoder, Event, Limits};
+//! use std::collections::BTreeMap;
+//! use pulse::{Encoder, Limits};
+//! use pulse::stream::Receiver;
 //! use pulse::dtype::{Dtype, TensorSpec};
-//! use pulse::hash::tensor_digest;
 //! use pulse::stream::EncoderOptions;
 //!
 //! let base: Vec<u8> = (0..1000u16).flat_map(|i| (0x3c00 + i).to_le_bytes()).collect();
@@ -75,28 +77,21 @@
 //! // The trainer.
 //! let spec = TensorSpec::new(Dtype::Bf16, &[10, 100])?;
 //! let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default())?;
-//! encoder.begin("layer.weight", Some(&spec), Some(&spec))?;
-//! encoder.push(&base, &target)?;
-//! encoder.end()?;
+//! let mut tensor = encoder.patched("layer.weight", &spec)?;
+//! tensor.push(&base, &target)?;
+//! tensor.end()?;
 //! let (patch, summary) = encoder.finish()?;
 //! assert_eq!(summary.footer.changes, 1);
 //!
 //! // The receiver.
-//! let mut weights = base;
-//! let mut decoder = Decoder::new(patch.as_slice(), Limits::default());
-//! while let Some(event) = decoder.next_event()? {
-//!     match event {
-//!         Event::Block(block) => {
-//!             let range = block.range();
-//!             block.apply(&mut weights[range.start as usize..range.end as usize])?;
-//!         }
-//!         // Nothing is right until its digest says so.
-//!         Event::TensorEnd(end) => assert_eq!(end.target, Some(tensor_digest(&weights))),
-//!         _ => {}
-//!     }
+//! let mut weights = BTreeMap::from([("layer.weight".to_string(), (spec, base))]);
+//! let mut receiver = Receiver::in_memory(&mut weights, Limits::default())?;
+//! for arrived in patch.chunks(100) {
+//!     receiver.push(arrived)?;
 //! }
-//! decoder.finish()?;
-//! assert_eq!(weights, target);
+//! let received = receiver.finish()?; // the weights change here, if all of it is verified
+//! assert_eq!(received.target(), summary.footer.target);
+//! assert_eq!(weights["layer.weight"].1, target);
 //! # Ok::<(), pulse::Error>(())
 //! ```
 //!

@@ -2,22 +2,33 @@
 
 mod encoder;
 mod event;
+mod framing;
+mod grammar;
+mod in_memory;
 mod max_size;
 mod options;
 mod pull;
 mod push;
+mod receiver;
 mod session;
+mod store;
+mod target;
+mod tensor_writer;
 mod writer;
 
 pub use encoder::Encoder;
 pub use event::{Block, Event, Section};
 #[cfg(feature = "parallel")]
 pub(crate) use event::{Extent, Place};
+pub use in_memory::InMemory;
 pub use max_size::MaxSize;
 pub use options::{EncoderOptions, Lineage, TrustedBase};
 pub use pull::Decoder;
 pub use push::PushDecoder;
+pub use receiver::{Received, Receiver};
 pub use session::Summary;
+pub use store::Store;
+pub use tensor_writer::TensorWriter;
 #[cfg(feature = "parallel")]
 pub(crate) use {options::BaseSide, session::Session};
 #[cfg(feature = "checkpoint")]
