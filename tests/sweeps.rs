@@ -321,10 +321,8 @@ fn decoders_leave_what_follows_the_footer() {
 #[test]
 fn an_empty_file_is_truncated() {
     let error = apply(&Checkpoint::default(), &b""[..]).expect_err("no patch");
-    assert_eq!(
-        error.to_string(),
-        "at byte 0: the file is cut short: at least 8 more bytes expected; transfer it again"
-    );
+    assert_eq!(error.to_string(), "at byte 0: the file is truncated: at least 8 more bytes expected");
+    assert_eq!(error.advice(), Some(pulse::error::Advice::TransferAgain));
     assert_eq!(error.kind(), "truncated");
 }
 
@@ -338,7 +336,7 @@ fn a_decoder_that_failed_is_of_no_further_use() {
     assert!(decoder.event().is_none());
     for error in [decoder.feed(&patch).map(|_| ()), decoder.wanted().map(|_| ()), decoder.finish()] {
         let error = error.expect_err("a failed decoder");
-        assert_eq!(error.to_string(), "the decoder failed before; start anew with another");
+        assert_eq!(error.to_string(), "this decoder has already failed; create a new one");
         assert_eq!(error.kind(), "misuse");
     }
 }

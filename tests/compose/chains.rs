@@ -4,6 +4,7 @@ use std::slice::from_ref;
 
 use pulse::checkpoint::DiffOptions;
 use pulse::coding::ValueForm;
+use pulse::error::Advice;
 use pulse::stream::{EncoderOptions, TrustedBase};
 use pulse::tensors::Control;
 use pulse::wire::Action;
@@ -201,8 +202,9 @@ fn what_cannot_be_told_without_the_base_asks_for_it() {
         (vec![step, xor], "values of another form"),
     ] {
         let patches = run.patches(&options);
-        let error = run.compose(&patches, None, &flat(ValueForm::UlpStep)).unwrap_err().to_string();
-        assert!(error.contains(needle) && error.contains("'weights'") && error.contains("--base"), "{error}");
+        let error = run.compose(&patches, None, &flat(ValueForm::UlpStep)).unwrap_err();
+        assert!(error.to_string().contains(needle) && error.to_string().contains("'weights'"), "{error}");
+        assert_eq!((error.kind(), error.advice()), ("needs-base", Some(Advice::GiveItsBase)));
         run.composes(&patches, Some(run.ends().0), &flat(ValueForm::Xor));
     }
 }
