@@ -256,7 +256,7 @@ fn differs(tensor: &Option<String>) -> String {
 }
 
 /// Makes `kind` and the list of its words from one table. The match has no wildcard: a new variant
-/// needs a row here, and tests/errors.rs an error of that kind.
+/// needs a row here, and tests/errors an error of that kind.
 macro_rules! kinds {
     ($($variant:pat => $kind:literal,)* $(; $inner:pat => $its_kind:expr)?) => {
         /// The kind of error in one word, as SPEC.md §11, [`Error`]'s module page and

@@ -36,7 +36,7 @@ fn recover_says_what_it_found() {
     pulse(&place, &[&undo[..], &["-o", "journal", "-q"]].concat()).done();
     fs::rename(place.path("journal"), place.path(".base.safetensors.pulse-undo")).unwrap();
     fs::copy(place.path("target.safetensors"), place.path("base.safetensors")).unwrap();
-    pulse(&place, &["digest", "base.safetensors"]).failed(&["pulse recover"]);
+    pulse(&place, &["digest", "base.safetensors"]).failed(&["an update was interrupted", "`pulse recover`"]);
     let json = pulse(&place, &["recover", "base.safetensors", "--json"]).json();
     assert_keys(&json, &["base_digest", "checkpoint", "recovery"]);
     assert_eq!(json["recovery"], "rolled-back");
