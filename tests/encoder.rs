@@ -54,7 +54,7 @@ fn a_tensor_is_pushed_once_and_in_one_checkpoint_at_least() {
     let mut encoder = begun();
     encoder.push(&[1; 4], &[1; 4]).unwrap();
     encoder.end().unwrap();
-    assert_misuse(encoder.begin("a", None, Some(&four)), "tensor 'a' was pushed before; push each tensor once");
+    assert_misuse(encoder.begin("a", None, Some(&four)), "tensor 'a' was already pushed; push each tensor once");
     assert_misuse(encoder.begin("b", None, None), "tensor 'b' is in neither checkpoint; do not begin it");
 }
 
@@ -110,7 +110,7 @@ fn a_snapshot_has_no_base() {
 fn files_come_first_once_and_with_plain_names() {
     let mut encoder = encoder();
     encoder.carry_file("f", FileKind::Companion, b"").unwrap();
-    assert_misuse(encoder.carry_file("f", FileKind::Tensors, b""), "file 'f' was given before; give each file once");
+    assert_misuse(encoder.carry_file("f", FileKind::Tensors, b""), "file 'f' was already given; give each file once");
     for name in ["../f", ""] {
         let advice = "use a plain name without / \\ : and control characters (SPEC.md §6.6)";
         let message = format!("{name:?} is not a legal file name; {advice}");
@@ -119,12 +119,12 @@ fn files_come_first_once_and_with_plain_names() {
     encoder.begin("a", None, Some(&spec(Dtype::U8, &[0]))).unwrap();
     assert_misuse(
         encoder.keep_file("g", FileKind::Companion, b""),
-        "file 'g': files come before tensors; give all of them first",
+        "file 'g': files come before tensors; give all files first",
     );
     encoder.end().unwrap();
     assert_misuse(
         encoder.carry_file("g", FileKind::Companion, b""),
-        "file 'g': files come before tensors; give all of them first",
+        "file 'g': files come before tensors; give all files first",
     );
 }
 

@@ -128,7 +128,7 @@ fn weights_that_are_not_the_base_are_told_how_they_differ() {
     assert!(held == target, "the weights were touched");
     assert!(matches!(&error, Error::BaseMismatch(mismatch) if mismatch.is_target), "{error}");
     assert_eq!(error.advice(), Some(Advice::NothingToDo));
-    assert_eq!(error.to_string(), "the checkpoint is the target of the patch already");
+    assert_eq!(error.to_string(), "the checkpoint is already the target of the patch");
 }
 
 #[test]

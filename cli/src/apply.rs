@@ -91,7 +91,7 @@ impl Apply {
         outcome.json["already"] = report.already.into();
         outcome.json["recovery"] = recover::name(&report.recovery).into();
         if report.already {
-            outcome.text = format!("{} is the target already: nothing was changed\n", self.first.display());
+            outcome.text = format!("{} is already the target; nothing was changed\n", self.first.display());
         }
         if let Some(sentence) = recover::sentence(&report.recovery) {
             outcome.text = format!("{sentence}\n{}", outcome.text);

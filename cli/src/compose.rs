@@ -56,7 +56,7 @@ impl Compose {
             return usage("OUT is one of the inputs; choose another name");
         }
         let started = Instant::now();
-        let patches = self.patches.iter().map(|path| self.reading.patch(path)).collect::<Result<Vec<_>>>()?;
+        let patches = self.patches.iter().map(|path| self.reading.patch(path)).collect::<pulse::Result<Vec<_>>>()?;
         let base = self.base.as_ref().map(Checkpoint::open).transpose()?;
         let progress = Progress::new(common, "compose", patches.last().map_or(0, |last| last.footer().target_bytes));
         let report = write_whole(&self.output, existing(self.force), |out| {

@@ -151,7 +151,7 @@ pub enum Error {
         fault: FileFault,
     },
     /// A file of the base is not the one that the patch was made with.
-    #[error("{}'{name}' is not as the patch expects it ({bytes} bytes, SHA-256 {sha256})", at_path(path))]
+    #[error("{}'{name}' is missing or differs: expected {bytes} bytes with SHA-256 {sha256}", at_path(path))]
     BaseFile {
         /// The base; `None` if there is none.
         path: Option<PathBuf>,
@@ -171,7 +171,7 @@ pub enum Error {
         what: String,
     },
     /// Something is at the place of the output already.
-    #[error("{}: {} exists already", path.display(), if *directory { "this directory" } else { "this file" })]
+    #[error("{}: this {} already exists", path.display(), if *directory { "directory" } else { "file" })]
     Exists {
         /// The place.
         path: PathBuf,
@@ -185,7 +185,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// An update in place was interrupted, or is running: the checkpoint may be neither base nor target.
-    #[error("{}: is being updated in place, or an update was interrupted", path.display())]
+    #[error("{}: an update in place is running or was interrupted", path.display())]
     Interrupted {
         /// The checkpoint.
         path: PathBuf,

@@ -173,7 +173,7 @@ fn the_target_is_no_base_for_its_own_patch_and_is_recognised() {
     let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
     let found = mismatch(refused(&place, &place.path("target"), &patch));
     assert!(found.is_target);
-    assert!(found.to_string().ends_with("the checkpoint is the target of the patch already"), "{found}");
+    assert!(found.to_string().ends_with("the checkpoint is already the target of the patch"), "{found}");
     assert_eq!(Error::BaseMismatch(Box::new(found)).advice(), Some(Advice::NothingToDo));
     // One bit off, it is any wrong base.
     let mut near = target();

@@ -173,10 +173,10 @@ fn tensors_that_do_not_chain_are_refused_though_the_checkpoints_do() {
     let step = |to: usize| run.patch(Some(to - 1), to, &flat(ValueForm::UlpStep));
     // From step 2 to 3, but it says that it starts from step 1.
     breaks(&run, &[step(1), lying(&run, 2, 3, 1)], &["lie.pulse does not follow", "0to1.pulse", "digest"]);
-    let guest = ["lie.pulse does not follow", "to1.pulse", "tensor 'guest' is deleted, but there is none"];
+    let guest = ["lie.pulse does not follow", "to1.pulse", "tensor 'guest' is deleted, but does not exist"];
     breaks(&run, &[run.patch(None, 1, &EncoderOptions::default()), lying(&run, 2, 3, 1)], &guest);
-    breaks(&run, &[step(1), lying(&run, 0, 1, 1)], &["tensor 'empty' is added, but there is one"]);
-    breaks(&run, &[step(1), step(2), lying(&run, 1, 2, 2)], &["tensor 'early' is deleted, but there is none"]);
+    breaks(&run, &[step(1), lying(&run, 0, 1, 1)], &["tensor 'empty' is added, but already exists"]);
+    breaks(&run, &[step(1), step(2), lying(&run, 1, 2, 2)], &["tensor 'early' is deleted, but does not exist"]);
 
     let one = |name: &str, dtype: &str, seed| Files::one(&[tensor(name, dtype, &[4], noise(seed, 8))]);
     let run = Run::new(&[

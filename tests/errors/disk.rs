@@ -101,7 +101,7 @@ fn of_the_caller() -> Vec<(Error, Error)> {
                 before: place.path("patch").display().to_string(),
                 patch: "the patch in memory".into(),
                 what: format!(
-                    "its base has digest {}, but the target before it is {}",
+                    "its base has digest {}, but the target of the other is {}",
                     digest_of(b"abcd"),
                     digest_of(b"abce")
                 ),

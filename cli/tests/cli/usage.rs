@@ -170,14 +170,14 @@ fn a_wrong_base_is_refused_and_the_tensor_named() {
     wrong[1].bytes[7] ^= 1;
     place.put("wrong.safetensors", &Files::one(&wrong));
     place.put("other.safetensors", &Files::one(&[tensor("w", "U8", &[1], *b"x")]));
-    for (base, needle) in [("wrong.safetensors", "tensor 'b' differs"), ("other.safetensors", "it lacks 'a', 'b'")] {
+    for (base, needle) in [("wrong.safetensors", "tensor 'b' differs"), ("other.safetensors", "missing: 'a', 'b'")] {
         let args = ["apply", base, "41.pulse", "-o", "out"];
         place.untouched(|| pulse(&place, &args).failed(&["41.pulse: wrong base", needle, "expected", "found"]));
     }
     // Applied before: nothing is wrong, and nothing to do.
     let args = ["apply", "target.safetensors", "41.pulse", "-o", "out"];
     place.untouched(|| {
-        pulse(&place, &args).failed(&["is the target of the patch already", "there is nothing left to apply"])
+        pulse(&place, &args).failed(&["is already the target of the patch", "there is nothing left to apply"])
     });
 }
 
