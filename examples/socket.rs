@@ -13,9 +13,10 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
+use pulse::checkpoint::{diff, DiffOptions};
 use pulse::dtype::TensorSpec;
 use pulse::stream::Receiver;
-use pulse::stream::{EncoderOptions, Received, Store};
+use pulse::stream::{Received, Store};
 use pulse::tensors::Control;
 use pulse::wire::{FileRecord, FileSource};
 use pulse::{Checkpoint, Limits};
@@ -67,7 +68,7 @@ fn refused<T>(what: &str) -> pulse::Result<T> {
 }
 
 fn io(during: &str) -> impl FnOnce(std::io::Error) -> pulse::Error + '_ {
-    move |source| pulse::Error::Io { context: during.into(), source }
+    move |source| pulse::Error::Io { doing: during.into(), path: None, source }
 }
 
 impl Store for Files<'_> {

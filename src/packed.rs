@@ -140,7 +140,7 @@ impl Packed<'_> {
                     break;
                 }
                 if !progress {
-                    return Err(stream("the zstd frame is cut short".into()));
+                    return Err(stream("the zstd frame is truncated".into()));
                 }
             }
             match self.bytes.len() - input.pos() {

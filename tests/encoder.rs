@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 use pulse::dtype::{Dtype, TensorSpec};
+use pulse::error::{Advice, BaseMismatch};
 use pulse::hash::{tensor_digest, Digest, LEAF_BYTES};
 use pulse::stream::{EncoderOptions, Lineage};
 use pulse::wire::FileKind;
@@ -89,10 +90,10 @@ fn neither_side_runs_past_the_block_that_the_other_is_in() {
     writer.push(&[0; LEAF_BYTES], &[]).unwrap();
     assert_misuse(
         writer.push(&[0], &[]),
-        "one side runs past the end of the block that the other is in; push both sides in step",
+        "base and target must advance together: one side runs past the end of the block that the other is in",
     );
     // Some of these bytes were taken, so this one is lost.
-    let message = "this encoder has already failed, so its file cannot be completed; create a new one";
+    let message = "this encoder has already failed and its file cannot be completed; create a new one";
     assert_misuse(writer.push(&[], &[0]), message);
     assert_misuse(encoder.finish(), message);
 }
@@ -114,7 +115,7 @@ fn a_snapshot_has_no_base() {
 fn files_come_first_once_and_with_plain_names() {
     let mut encoder = encoder();
     encoder.carry_file("f", FileKind::Companion, b"").unwrap();
-    assert_misuse(encoder.carry_file("f", FileKind::Tensors, b""), "file 'f' was given before; give each file once");
+    assert_misuse(encoder.carry_file("f", FileKind::Tensors, b""), "file 'f' was already given; give each file once");
     for name in ["../f", ""] {
         let advice = "use a plain name without / \\ : and control characters (SPEC.md §6.6)";
         let message = format!("{name:?} is not a legal file name; {advice}");
@@ -123,11 +124,11 @@ fn files_come_first_once_and_with_plain_names() {
     encoder.added("a", &spec(Dtype::U8, &[0])).unwrap().end().unwrap();
     assert_misuse(
         encoder.keep_file("g", FileKind::Companion, b""),
-        "file 'g': files come before tensors; give all of them first",
+        "file 'g': files come before tensors; give all files first",
     );
     assert_misuse(
         encoder.carry_file("g", FileKind::Companion, b""),
-        "file 'g': files come before tensors; give all of them first",
+        "file 'g': files come before tensors; give all files first",
     );
 }
 
@@ -175,8 +176,8 @@ fn options_that_readers_would_refuse_are_misuse() {
 fn an_announced_base_must_be_the_one_that_is_pushed() {
     let options = EncoderOptions::default().with_base_digest(Digest([7; 32]));
     let error = Encoder::new(Vec::new(), options).unwrap().finish().expect_err("another base");
-    let Error::BaseMismatch { tensor: None, expected, found } = error else { panic!("{error}") };
-    assert_eq!((expected, found), (Digest([7; 32]), Checkpoint::default().digest()));
+    let expected = BaseMismatch::new(None, Digest([7; 32]), Checkpoint::default().digest());
+    assert_eq!(format!("{error:?}"), format!("{:?}", Error::BaseMismatch(Box::new(expected))));
 }
 
 #[test]
@@ -267,7 +268,8 @@ fn a_writer_that_fails_at_any_byte_is_an_io_error() {
         let mut sink = Sink { room, ..Sink::default() };
         let error = encode(&mut sink).expect_err("a full disk");
         assert_eq!(error.kind(), "io");
-        assert!(error.to_string().ends_with(": no space left; make room and try again"), "{error}");
+        assert!(error.to_string().ends_with(": no space left"), "{error}");
+        assert_eq!(error.advice(), Some(Advice::MakeRoom));
         let source = std::error::Error::source(&error).expect("the cause");
         assert_eq!(source.downcast_ref::<io::Error>().unwrap().kind(), ErrorKind::StorageFull);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pulse::dtype::{Dtype, TensorSpec};
+use pulse::error::Advice;
 use pulse::hash::tensor_digest;
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut};
@@ -87,9 +88,56 @@ fn a_wrong_base_is_named_and_left_as_it_was() {
         wrong.get_mut(name).unwrap().1[at] ^= 0x10;
         let before = wrong.clone();
         let error = patch.apply_to(&mut muts(&mut wrong), Control::threads(2)).unwrap_err();
-        assert!(matches!(error, Error::BaseMismatch { .. }), "{error}");
+        let Error::BaseMismatch(mismatch) = &error else { panic!("{error}") };
+        assert_eq!((mismatch.tensor.as_deref(), &mismatch.file), (Some(name), &None));
         assert!(wrong == before, "the weights were touched");
     }
+}
+
+/// What is wrong with the weights: the same words as for files, and the weights stay.
+#[test]
+fn weights_that_are_not_the_base_are_told_how_they_differ() {
+    let (base, target) = (weights(0), weights(1));
+    let patch = patch(&base, &target);
+    type Change = fn(&mut Tensors);
+    let cases: [(Change, &[&str], &[[&str; 3]], u64); 4] = [
+        (|held| _ = held.remove("b.small"), &["b.small"], &[], 2),
+        (
+            |held| held.get_mut("b.small").unwrap().0 = TensorSpec::new(Dtype::F16, &[30]).unwrap(),
+            &[],
+            &[["b.small", "BF16 [30]", "F16 [30]"]],
+            3,
+        ),
+        (
+            |held| held.get_mut("b.small").unwrap().0 = TensorSpec::new(Dtype::Bf16, &[5, 6]).unwrap(),
+            &[],
+            &[["b.small", "BF16 [30]", "BF16 [5, 6]"]],
+            3,
+        ),
+        (|held| _ = held.insert("d.more".into(), (TensorSpec::new(Dtype::U8, &[1]).unwrap(), vec![1])), &[], &[], 4),
+    ];
+    for (change, missing, reshaped, tensors) in cases {
+        let mut held = base.clone();
+        change(&mut held);
+        let before = held.clone();
+        let error = patch.apply_to(&mut muts(&mut held), Control::threads(2)).unwrap_err();
+        assert!(held == before, "the weights were touched");
+        let Error::BaseMismatch(found) = &error else { panic!("{error}") };
+        let listed: Vec<_> = found.reshaped.iter().map(|row| [&*row.tensor, &*row.expected, &*row.found]).collect();
+        assert_eq!(
+            (found.missing.iter().map(String::as_str).collect::<Vec<_>>(), &listed[..]),
+            (missing.to_vec(), reshaped)
+        );
+        assert_eq!((found.tensors, found.is_target, &found.tensor), (Some((3, tensors)), false, &None));
+    }
+
+    // A retry finds the target: there is nothing to do, and it says so.
+    let mut held = target.clone();
+    let error = patch.apply_to(&mut muts(&mut held), Control::threads(2)).unwrap_err();
+    assert!(held == target, "the weights were touched");
+    assert!(matches!(&error, Error::BaseMismatch(mismatch) if mismatch.is_target), "{error}");
+    assert_eq!(error.advice(), Some(Advice::NothingToDo));
+    assert_eq!(error.to_string(), "the checkpoint is already the target of the patch");
 }
 
 #[test]
@@ -127,10 +175,8 @@ fn what_does_not_stay_in_place_is_refused() {
     target.insert("d.new".into(), (TensorSpec::new(Dtype::U8, &[3]).unwrap(), vec![1, 2, 3]));
     let mut held = base.clone();
     let error = patch(&base, &target).apply_to(&mut muts(&mut held), Control::default()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "tensor 'd.new' is added: only changes can be applied in place; use apply, or load a snapshot"
-    );
+    assert_eq!(error.to_string(), "tensor 'd.new' is added, which cannot be done in place");
+    assert_eq!((error.kind(), error.advice()), ("not-in-place", Some(Advice::WriteNewCheckpoint)));
     let mut fewer = base.clone();
     fewer.remove("a.large");
     let patch = patch(&base, &weights(1));

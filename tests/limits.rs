@@ -140,7 +140,8 @@ fn rows() -> Vec<Row> {
 #[test]
 fn every_limit_holds_to_the_byte_for_every_reader() {
     for (patch, tag, limit, needed, with) in rows() {
-        let expected = Error::Limit { limit, asked: needed, allowed: needed - 1, offset: last(&patch, tag) };
+        let expected =
+            Error::Limit { file: None, limit, asked: needed, allowed: needed - 1, offset: last(&patch, tag) };
         for read in READERS {
             read(&patch, &with(Limits::default(), needed)).unwrap_or_else(|error| panic!("{limit}: {error}"));
             let found = read(&patch, &with(Limits::default(), needed - 1)).expect_err(limit);
@@ -176,6 +177,26 @@ fn the_defaults_are_those_of_the_spec() {
     assert!(tried.iter().eq(defaults.keys()));
 }
 
+/// By name as by method, whatever the field; and no other name is one.
+#[test]
+fn limits_are_set_by_name_as_by_method() {
+    let mut names: Vec<_> = Limits::NAMES.to_vec();
+    names.sort_unstable();
+    assert!(names.iter().eq(limits_of_the_spec().keys()));
+    let mut methods = BTreeMap::new();
+    for (_, _, limit, _, with) in rows() {
+        methods.insert(limit, with);
+    }
+    for &name in Limits::NAMES {
+        let named = Limits::default().with(name, 12_345).unwrap();
+        assert_eq!(named, methods[name](Limits::default(), 12_345), "{name}");
+        assert_ne!(named, Limits::default(), "{name}");
+    }
+    for other in ["", "tensor", "Tensors", "tensors ", "default"] {
+        assert_eq!(Limits::default().with(other, 1), None, "{other:?}");
+    }
+}
+
 /// The sample with a section more, or another payload, CRCs and SHA-256 right.
 fn forged(edit: impl FnOnce(&mut Vec<Section>)) -> Vec<u8> {
     let patch = sample();
@@ -192,7 +213,8 @@ fn a_section_of_64_mib_is_read_and_one_byte_more_is_not() {
     let patch = skipped((64 << 20) + 1);
     let offset = last(&sample(), Tag::HEADER) + 2 + 11 + 4;
     let short = &patch[..usize::try_from(offset).unwrap() + 10];
-    let expected = Error::Limit { limit: "section_bytes", asked: (64 << 20) + 1, allowed: 64 << 20, offset };
+    let expected =
+        Error::Limit { file: None, limit: "section_bytes", asked: (64 << 20) + 1, allowed: 64 << 20, offset };
     for read in READERS {
         let found = read(short, &Limits::default()).unwrap_err();
         assert_eq!(format!("{found:?}"), format!("{expected:?}"));

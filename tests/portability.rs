@@ -184,7 +184,7 @@ fn a_section_is_one_allocation_at_most() {
     patch.push(b'x');
     patch.extend(varint(u64::MAX));
     let error = list(&patch, Limits::default().with_section_bytes(u64::MAX)).1.unwrap_err();
-    let pulse::Error::Limit { limit: "section_bytes", asked: u64::MAX, allowed, offset: 10 } = error else {
+    let pulse::Error::Limit { limit: "section_bytes", asked: u64::MAX, allowed, offset: 10, .. } = error else {
         panic!("{error}")
     };
     assert_eq!(allowed, isize::MAX as u64 - 64);

@@ -168,9 +168,9 @@ fn snapshot(names: impl Iterator<Item = String>, bytes: usize) -> Vec<u8> {
         })
         .take(bytes)
         .collect();
-        encoder.begin(&name, None, Some(&spec)).unwrap();
-        encoder.push(&[], &content).unwrap();
-        encoder.end().unwrap();
+        let mut tensor = encoder.added(&name, &spec).unwrap();
+        tensor.push(&[], &content).unwrap();
+        tensor.end().unwrap();
     }
     encoder.finish().unwrap().0
 }

@@ -47,8 +47,9 @@ fn refused(base: &Checkpoint, patch: Raw) -> Error {
 
 /// The patch between two checkpoints; a snapshot without a base.
 fn patch(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u8> {
-    let options = if base.is_some() { EncoderOptions::default() } else { EncoderOptions::snapshot() };
-    let mut encoder = Encoder::new(Vec::new(), options).unwrap();
+    let (out, options) = (Vec::new(), EncoderOptions::default());
+    let encoder = if base.is_some() { Encoder::new(out, options) } else { Encoder::snapshot(out, options) };
+    let mut encoder = encoder.unwrap();
     let none = Checkpoint::default();
     let base = base.unwrap_or(&none);
     let gone = base.tensors.keys().filter(|name| !target.tensors.contains_key(*name));
@@ -215,8 +216,8 @@ fn r63_a_wrong_base_is_told_from_a_bad_patch() {
         ("same", None),
     ] {
         let error = receive(&spoiled(&base, tensor), &whole).unwrap_err();
-        let Error::BaseMismatch { tensor: found, .. } = &error else { panic!("{tensor}: {error}") };
-        assert_eq!(found.as_deref(), named, "{error}");
+        let Error::BaseMismatch(mismatch) = &error else { panic!("{tensor}: {error}") };
+        assert_eq!(mismatch.tensor.as_deref(), named, "{error}");
     }
     let mut without = base.clone();
     without.tensors.remove("large");
@@ -243,7 +244,10 @@ fn r63_a_wrong_base_is_told_from_a_bad_patch() {
 fn r94_what_goes_must_have_been_there() {
     for raw in [sample::deletion(), sample::replacement()] {
         let error = receive(&spoiled(&sample::base(), "old"), &raw.write()).unwrap_err();
-        assert!(matches!(&error, Error::BaseMismatch { tensor: Some(name), .. } if name == "old"), "{error}");
+        assert!(
+            matches!(&error, Error::BaseMismatch(mismatch) if mismatch.tensor.as_deref() == Some("old")),
+            "{error}"
+        );
     }
     // The base is right, and the trailer is not.
     let trailer = fields().varint(0).digest(Digest([7; 32]));
@@ -317,7 +321,7 @@ impl Recorder {
     fn tell(&mut self, what: impl Into<String>) -> Result<()> {
         let what = what.into();
         if self.fails_at.is_some_and(|fails_at| what.starts_with(fails_at)) {
-            return Err(Error::Checkpoint { path: "the store".into(), what: "no room".into() });
+            return Err(Error::Unfit { file: None, what: "no room".into() });
         }
         self.told.push(what);
         Ok(())
@@ -331,7 +335,7 @@ impl Store for Recorder {
 
     fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
         if self.fails_at == Some("read") {
-            return Err(Error::Checkpoint { path: "the store".into(), what: "no room".into() });
+            return Err(Error::Unfit { file: None, what: "no room".into() });
         }
         *self.read.borrow_mut().entry(name.into()).or_default() += buffer.len() as u64;
         let start = usize::try_from(start).unwrap();

@@ -321,10 +321,8 @@ fn decoders_leave_what_follows_the_footer() {
 #[test]
 fn an_empty_file_is_truncated() {
     let error = apply(&Checkpoint::default(), &b""[..]).expect_err("no patch");
-    assert_eq!(
-        error.to_string(),
-        "at byte 0: the file is cut short: at least 8 more bytes expected; transfer it again"
-    );
+    assert_eq!(error.to_string(), "at byte 0: the file is truncated: at least 8 more bytes expected");
+    assert_eq!(error.advice(), Some(pulse::error::Advice::TransferAgain));
     assert_eq!(error.kind(), "truncated");
 }
 

@@ -7,10 +7,10 @@ use clap::Args;
 use pulse::checkpoint::ApplyOptions;
 use pulse::tensors::ApplyReport;
 use pulse::update::UpdateReport;
-use pulse::Checkpoint;
+use pulse::{Checkpoint, Error};
 use serde_json::json;
 
-use super::failure::Result;
+use super::failure::{Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::writing::existing;
@@ -65,8 +65,15 @@ impl Apply {
                 let base = self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes);
                 let options = ApplyOptions::default().with_existing(existing(self.force));
-                let report = patch.apply(base.as_ref(), output, options, progress.control())?;
+                let report = patch.apply(base.as_ref(), output, options, progress.control());
                 drop(progress);
+                let report = report.map_err(|error| match error {
+                    Error::NeedsBase { .. } => Failure::hinted(
+                        error,
+                        "give the checkpoint that it was made from: pulse apply BASE PATCH -o OUT",
+                    ),
+                    other => other.into(),
+                })?;
                 Ok(done(output, &report, started))
             }
             None => {
@@ -85,7 +92,7 @@ impl Apply {
         outcome.json["already"] = report.already.into();
         outcome.json["recovery"] = recover::name(&report.recovery).into();
         if report.already {
-            outcome.text = format!("{} is the target already: nothing was changed\n", self.first.display());
+            outcome.text = format!("{} is already the target; nothing was changed\n", self.first.display());
         }
         if let Some(sentence) = recover::sentence(&report.recovery) {
             outcome.text = format!("{sentence}\n{}", outcome.text);

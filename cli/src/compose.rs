@@ -6,10 +6,10 @@ use std::time::Instant;
 use clap::Args;
 use pulse::chain::ComposeReport;
 use pulse::checkpoint::write_whole;
-use pulse::{Checkpoint, Patch};
+use pulse::{Checkpoint, Error, Patch};
 use serde_json::json;
 
-use super::failure::{usage, Result};
+use super::failure::{usage, Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::writing::{changes, existing, same_file, tensor_counts, Writing};
@@ -56,13 +56,19 @@ impl Compose {
             return usage("OUT is one of the inputs; choose another name");
         }
         let started = Instant::now();
-        let patches = self.patches.iter().map(|path| self.reading.patch(path)).collect::<Result<Vec<_>>>()?;
+        let patches = self.patches.iter().map(|path| self.reading.patch(path)).collect::<pulse::Result<Vec<_>>>()?;
         let base = self.base.as_ref().map(Checkpoint::open).transpose()?;
         let progress = Progress::new(common, "compose", patches.last().map_or(0, |last| last.footer().target_bytes));
         let report = write_whole(&self.output, existing(self.force), |out| {
             Patch::compose(&patches, base.as_ref(), out, self.writing.options().into(), progress.control())
-        })?;
+        });
         drop(progress);
+        let report = report.map_err(|error| match error {
+            Error::NeedsBase { .. } => {
+                Failure::hinted(error, "give the checkpoint that the first patch was made from: --base BASE")
+            }
+            other => other.into(),
+        })?;
         Ok(self.outcome(&report, &patches, started.elapsed().as_secs_f64()))
     }
 
@@ -80,10 +86,7 @@ impl Compose {
             (None, Some(last)) => format!(", to step {last}"),
             _ => String::new(),
         };
-        let patches_text = match patches.len() {
-            1 => "1 patch".into(),
-            several => format!("{several} patches"),
-        };
+        let patches_text = if patches.len() == 1 { "1 patch".into() } else { format!("{} patches", patches.len()) };
         let verified = if report.verified {
             "yes: the target was rebuilt and its digest matches"
         } else {

@@ -1,4 +1,4 @@
-//! `pulse demo`: the whole way on a small model that trains before your eyes.
+//! `pulse demo`: every step on a small model that trains as you watch.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -58,7 +58,7 @@ impl Demo {
         let temporary = tempfile::tempdir().map_err(io)?;
         let dir = match &self.keep {
             Some(keep) => {
-                let doing = "making the directory for --keep, which must be a new one,".into();
+                let doing = "creating the directory for --keep, which must not exist yet:".into();
                 std::fs::create_dir(keep).map_err(|source| Error::Io { doing, path: Some(keep.clone()), source })?;
                 keep
             }

@@ -8,12 +8,12 @@ use clap::Args;
 use pulse::checkpoint::{write_whole, DiffOptions, DiffReport};
 use pulse::patch::TensorEntry;
 use pulse::stream::{Lineage, TrustedBase};
-use pulse::Checkpoint;
+use pulse::{Checkpoint, Error};
 use serde_json::json;
 
-use super::failure::{usage, Failure, Result};
+use super::failure::{usage, Failure, Result, USE_ITS_PRODUCER};
 use super::opening::Reading;
-use super::progress::Progress;
+use super::progress::{control, Progress};
 use super::writing::{changes, existing, same_file, tensor_counts, Writing};
 use super::{text, Common, Outcome};
 
@@ -45,8 +45,13 @@ pub struct Diff {
     #[command(flatten)]
     reading: Reading,
     /// Take the digests of BASE from the patch that produced it instead of hashing BASE again.
+    ///
+    /// One tensor of BASE is hashed all the same, and compared.
     #[arg(long, value_name = "PREV", conflicts_with = "snapshot")]
     base_patch: Option<PathBuf>,
+    /// With --base-patch: compare all of BASE with its digests, not one tensor.
+    #[arg(long, requires = "base_patch")]
+    check: bool,
     /// Lineage: the training run, 32 hexadecimal digits.
     #[arg(long, value_name = "ID", value_parser = parse_run)]
     run: Option<[u8; 16]>,
@@ -71,16 +76,22 @@ fn parse_run(hex: &str) -> Result<[u8; 16], String> {
 }
 
 /// The digests of the target of a patch, for the base that it produced.
-fn trusted(reading: &Reading, previous: &Path, base: Option<&Checkpoint>) -> Result<TrustedBase> {
+fn trusted(reading: &Reading, previous: &Path, base: &Checkpoint) -> Result<TrustedBase> {
     let patch = reading.patch(previous)?;
     let produced = |tensor: &&TensorEntry| {
-        let found = base.and_then(|base| base.tensor(&tensor.header.name)).map(|found| found.spec());
+        let found = base.tensor(&tensor.header.name).map(|found| found.spec());
         found == tensor.header.spec.as_ref()
     };
     match patch.tensors().iter().find(|tensor| !produced(tensor)) {
         None => Ok(patch.trusted_target()),
         Some(tensor) => Err(Failure::NotProduced { patch: previous.into(), tensor: tensor.header.name.clone() }),
     }
+}
+
+/// Both have tensors, and none of the same name: the checkpoints of two models.
+fn nothing_in_common(base: &Checkpoint, target: &Checkpoint) -> bool {
+    let shared = base.tensors().any(|(name, _)| target.tensor(name).is_some());
+    !shared && base.tensors().next().is_some() && target.tensors().next().is_some()
 }
 
 /// Bytes to go through for each tensor of either checkpoint, in the order of their names.
@@ -94,14 +105,23 @@ fn tensor_sizes(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u64> {
 }
 
 impl Diff {
-    fn options(&self, base: Option<&Checkpoint>) -> Result<DiffOptions> {
+    fn options(&self, common: &Common, base: Option<&Checkpoint>) -> Result<DiffOptions> {
         let mut lineage = Lineage::default();
         (lineage.run, lineage.base_step, lineage.target_step) = (self.run, self.base_step, self.step);
         let options = DiffOptions::from(self.writing.options().with_lineage(lineage));
-        Ok(match &self.base_patch {
-            Some(previous) => options.with_trusted_base(trusted(&self.reading, previous, base)?),
-            None => options,
-        })
+        let (Some(previous), Some(base)) = (&self.base_patch, base) else { return Ok(options) };
+        let trusted = trusted(&self.reading, previous, base)?;
+        let checked = if self.check {
+            let progress = Progress::new(common, "check", base.tensor_bytes());
+            trusted.check(base, progress.control())
+        } else {
+            trusted.check_sample(base, control(common.threads))
+        };
+        checked.map_err(|error| match error {
+            Error::BaseMismatch(_) => Failure::hinted(error, USE_ITS_PRODUCER),
+            other => other.into(),
+        })?;
+        Ok(options.with_trusted_base(trusted))
     }
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
@@ -121,16 +141,26 @@ impl Diff {
         let started = Instant::now();
         let base = base.map(Checkpoint::open).transpose()?;
         let target = Checkpoint::open(target)?;
-        let options = self.options(base.as_ref())?;
-        if !common.quiet && !target.left_out().is_empty() {
-            text::note(&format!("not regular files, left out: {}", target.left_out().join(", ")));
+        let options = self.options(common, base.as_ref())?;
+        let nothing_in_common = base.as_ref().is_some_and(|base| nothing_in_common(base, &target));
+        // With --json, standard error is for a failure alone.
+        if !common.quiet && !common.json {
+            if !target.left_out().is_empty() {
+                text::note(&format!("not regular files, left out: {}", target.left_out().join(", ")));
+            }
+            if nothing_in_common {
+                text::note("BASE and TARGET have no tensor in common: the patch carries all of TARGET");
+            }
         }
         let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
         let report = write_whole(&self.output, existing(self.force), |out| {
             pulse::checkpoint::diff(base.as_ref(), &target, out, options, progress.control())
         })?;
         drop(progress);
-        Ok(self.outcome(&report, started.elapsed().as_secs_f64()))
+        let mut outcome = self.outcome(&report, started.elapsed().as_secs_f64());
+        outcome.json["left_out"] = json!(target.left_out());
+        outcome.json["nothing_in_common"] = json!(nothing_in_common);
+        Ok(outcome)
     }
 
     fn outcome(&self, report: &DiffReport, seconds: f64) -> Outcome {

@@ -10,7 +10,7 @@ use super::failure::Result;
 use super::progress::Progress;
 use super::{Common, Outcome};
 
-/// Print the digest of checkpoints: content only, whatever the files and their order.
+/// Print the digest of checkpoints: of their contents, independent of file layout and order.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pulse digest step_0040.safetensors

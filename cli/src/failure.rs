@@ -7,6 +7,7 @@ use pulse::error::{Advice, BaseMismatch};
 use pulse::Error;
 use serde_json::{json, Value};
 
+use crate::opening::exchanged;
 use crate::text;
 
 /// Result of a command, and of what it is made of.
@@ -23,9 +24,19 @@ pub(crate) enum Failure {
     Library { error: Error, hint: Option<String> },
 }
 
+/// What to do about a patch that has not produced the base.
+pub(crate) const USE_ITS_PRODUCER: &str = "give the patch whose target is BASE, or leave out --base-patch";
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Failure::Library { error, hint: None }
+    }
+}
+
+impl Failure {
+    /// An error of the library, with words of our own on what to do.
+    pub(crate) fn hinted(error: Error, hint: impl Into<String>) -> Self {
+        Failure::Library { error, hint: Some(hint.into()) }
     }
 }
 
@@ -39,13 +50,11 @@ impl Failure {
     fn advice(&self) -> Option<String> {
         let (error, hint) = match self {
             Failure::Usage(_) => return None,
-            Failure::NotProduced { .. } => {
-                return Some("give the patch whose target is BASE, or leave --base-patch out".into())
-            }
+            Failure::NotProduced { .. } => return Some(USE_ITS_PRODUCER.into()),
             Failure::Library { error, hint } => (error, hint),
         };
-        if let Some(hint) = hint {
-            return Some(hint.clone());
+        if let Some(hint) = hint.as_deref().or_else(|| exchanged(error)) {
+            return Some(hint.into());
         }
         Some(match (error, error.advice()?) {
             (Error::Limit { limit, asked, .. }, Advice::RaiseLimit) => {
@@ -95,32 +104,43 @@ impl Failure {
         }
     }
 
-    /// The fields of docs/failure-json.md.
+    /// The fields of docs/failure-json.md, each of them always there.
     fn json(&self) -> Value {
+        let mut object = json!({
+            "kind": null,
+            "message": self.message(),
+            "file": null,
+            "offset": null,
+            "section": null,
+            "tensor": null,
+            "block": null,
+            "expected": null,
+            "found": null,
+            "limit": null,
+            "base": null,
+            "advice": null,
+            "advice_text": self.advice(),
+        });
         let error = match self {
-            Failure::Usage(what) => return json!({ "kind": "usage", "message": what }),
+            Failure::Usage(_) => {
+                object["kind"] = json!("usage");
+                return object;
+            }
             Failure::NotProduced { patch, tensor } => {
-                return json!({
-                    "kind": "base",
-                    "message": self.message(),
-                    "file": patch.display().to_string(),
-                    "tensor": tensor,
-                    "advice_text": self.advice(),
-                })
+                object["kind"] = json!("base");
+                object["file"] = json!(patch.display().to_string());
+                object["tensor"] = json!(tensor);
+                return object;
             }
             Failure::Library { error, .. } => error,
         };
-        let mut object = json!({
-            "kind": error.kind(),
-            "message": error.to_string(),
-            "file": error.file().map(|path| path.display().to_string()),
-            "offset": error.offset(),
-            "tensor": error.tensor(),
-            "expected": error.expected(),
-            "found": error.found(),
-            "advice": error.advice().map(Advice::name),
-            "advice_text": self.advice(),
-        });
+        object["kind"] = json!(error.kind());
+        object["file"] = json!(error.file().map(|path| path.display().to_string()));
+        object["offset"] = json!(error.offset());
+        object["tensor"] = json!(error.tensor());
+        object["expected"] = json!(error.expected());
+        object["found"] = json!(error.found());
+        object["advice"] = json!(error.advice().map(Advice::name));
         match error {
             Error::Corrupt(corrupt) => {
                 object["section"] = json!(corrupt.section.map(pulse::wire::Tag::name));

@@ -44,7 +44,7 @@ use outcome::{Common, Outcome};
   pulse verify 41.pulse --base step_40.safetensors --target received.safetensors
 
 `pulse help COMMAND` has examples of each command.
-Exit status: 0 done, 1 it failed, 2 wrong usage.")]
+Exit status: 0 done, 1 it failed, 2 wrong usage. With --json, a failure is one JSON object on standard error.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -67,15 +67,25 @@ enum Command {
     Generate(generate::Generate),
 }
 
+/// Says what is wrong with the arguments. Help and version are printed to standard output, and are
+/// no failure.
+fn misused(error: &clap::Error, json: bool) -> ExitCode {
+    if json && error.use_stderr() {
+        let text = error.render().to_string();
+        let failure = Failure::Usage(text.trim_start_matches("error: ").trim_end().into());
+        failure.report(true);
+        return failure.exit_code();
+    }
+    let _ = error.print();
+    ExitCode::from(error.exit_code() as u8)
+}
+
 /// Runs the program with these arguments, the first of which is its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help is printed to standard output and is no failure; usage errors are, with 2.
-            let _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
-        }
+        Err(error) => return misused(&error, args.iter().any(|arg| arg == "--json")),
     };
     let common = &cli.common;
     let outcome = match &cli.command {

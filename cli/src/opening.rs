@@ -5,10 +5,10 @@ use std::io::Read;
 use std::path::Path;
 
 use clap::Args;
+use pulse::error::{Fault, FileFault};
 use pulse::patch::Inventory;
-use pulse::{Checkpoint, Error, Limits, Patch};
-
-use crate::failure::{Failure, Result};
+use pulse::wire::SIGNATURE;
+use pulse::{Checkpoint, Error, Limits, Patch, Result};
 
 /// Limits of the reader, for every command that reads patches.
 #[derive(Debug, Args)]
@@ -37,10 +37,10 @@ fn parse_limit(text: &str) -> Result<(&'static str, u64), String> {
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
         "TiB" => 1 << 40,
-        other => return Err(format!("{other} is no unit; use kB, MB, GB, TB, KiB, MiB, GiB or TiB")),
+        other => return Err(format!("unknown unit {other}; use kB, MB, GB, TB, KiB, MiB, GiB or TiB")),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("{value} is not a number of 64 bits"))?;
-    let value = number.checked_mul(unit).ok_or_else(|| format!("{value} is more than 64 bits hold"))?;
+    let number: u64 = digits.parse().map_err(|_| format!("{value} is not a whole number below 2^64"))?;
+    let value = number.checked_mul(unit).ok_or_else(|| format!("{value} exceeds 64 bits"))?;
     Ok((name, value))
 }
 
@@ -54,20 +54,36 @@ impl Reading {
 
     /// Opens a patch.
     pub(crate) fn patch(&self, path: &Path) -> Result<Patch> {
-        Patch::open(path, self.limits()).map_err(|error| with_hint(error, path))
+        Patch::open(path, self.limits())
     }
 
     /// Reads all that a patch holds, as far as it goes.
     pub(crate) fn inspect(&self, path: &Path) -> Result<Inventory> {
-        Inventory::inspect(path, self.limits()).map_err(|error| with_hint(error, path))
+        Inventory::inspect(path, self.limits())
     }
 }
 
-/// Says so if what was given as a patch is a checkpoint: arguments are easily exchanged.
-fn with_hint(error: Error, path: &Path) -> Failure {
-    let hint = (matches!(error.kind(), "signature" | "checkpoint") && is_checkpoint(path))
-        .then(|| "it is a checkpoint: are the checkpoint and the patch exchanged?".to_string());
-    Failure::Library { error, hint }
+/// What to say if a checkpoint was given for a patch, or the other way round: arguments are easily
+/// exchanged.
+pub(crate) fn exchanged(error: &Error) -> Option<&'static str> {
+    let path = error.file()?;
+    let no_patch = match error {
+        Error::Corrupt(corrupt) => matches!(corrupt.fault, Fault::Signature { .. }),
+        Error::BadFile { fault, .. } => *fault == FileFault::NotRegular,
+        _ => false,
+    };
+    if no_patch && is_checkpoint(path) {
+        return Some("it is a checkpoint: are the checkpoint and the patch exchanged?");
+    }
+    let no_checkpoint = matches!(error, Error::BadFile { .. }) && is_patch(path);
+    no_checkpoint.then_some("it is a patch: are the checkpoint and the patch exchanged?")
+}
+
+/// Whether a file starts as a patch does.
+fn is_patch(path: &Path) -> bool {
+    let mut start = [0; SIGNATURE.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == SIGNATURE
 }
 
 /// Whether a path is a directory of tensor files, or starts as a safetensors file does.

@@ -10,10 +10,10 @@ use super::failure::Result;
 use super::progress::Progress;
 use super::{text, Common, Outcome};
 
-/// Put back the base after an interrupted `apply --in-place`.
+/// Restore the base after an interrupted `apply --in-place`.
 ///
-/// The undo journal beside the checkpoint leads back to the base, whose digests are checked. If there is none, no
-/// update was interrupted, and nothing is changed.
+/// Restores it from the undo journal beside the checkpoint and verifies its digest. Without a journal no update was
+/// interrupted, and nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pulse recover model.safetensors
@@ -39,7 +39,7 @@ pub fn sentence(recovery: &Recovery) -> Option<String> {
         Recovery::Untouched => Some("an update was interrupted before it changed anything: this is the base".into()),
         Recovery::RolledBack { base, base_step } => {
             let step = base_step.map_or(String::new(), |step| format!(" (step {step})"));
-            Some(format!("an update was interrupted: the base{step} was put back, digest {base}"))
+            Some(format!("an update was interrupted: the base{step} was restored, digest {base}"))
         }
         _ => None,
     }

@@ -22,10 +22,10 @@ pub(crate) struct Writing {
     /// How values of flat blocks are expressed [default: step].
     #[arg(long, value_enum)]
     values: Option<ValuesArg>,
-    /// A string to keep in the header; may be given several times.
+    /// A string to store in the header; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_meta)]
     meta: Vec<(String, String)>,
-    /// Leaves of 64 KiB in a block.
+    /// Size of a block, in leaves of 64 KiB.
     #[arg(long, value_name = "LEAVES", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=64))]
     block: u64,
     /// Level of zstd.
@@ -47,7 +47,7 @@ enum ValuesArg {
     Step,
     /// Bits that flip.
     Xor,
-    /// Bits of the target; applying twice does no harm.
+    /// Bits of the target; applying twice is harmless.
     Overwrite,
 }
 
@@ -74,7 +74,9 @@ impl Writing {
     /// Refuses a value form that would not be used.
     pub(crate) fn check(&self) -> Result<()> {
         match (self.coding, self.values) {
-            (Some(CodingArg::Contextual), Some(_)) => usage("--values is for flat blocks; contextual ones have steps"),
+            (Some(CodingArg::Contextual), Some(_)) => {
+                usage("--values applies to flat blocks only: contextual blocks always hold steps")
+            }
             _ => Ok(()),
         }
     }

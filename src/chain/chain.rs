@@ -62,8 +62,8 @@ impl<'a> TensorHistory<'a> {
         let (base, target) = digests(link)?;
         let broken = |what: String| broken(before, link.patch, format!("tensor '{name}' {what}"));
         match (self.target, base) {
-            (None, Some(_)) => return Err(broken(format!("is {}, but there is none", action.name()))),
-            (Some(_), None) => return Err(broken("is added, but there is one".into())),
+            (None, Some(_)) => return Err(broken(format!("is {}, but does not exist", action.name()))),
+            (Some(_), None) => return Err(broken("is added, but already exists".into())),
             (Some(found), Some(expected)) if found.digest != expected => {
                 return Err(broken(format!("is expected with digest {expected}, found {}", found.digest)));
             }
@@ -148,9 +148,9 @@ impl<'a> Chain<'a> {
         };
         for (before, patch) in patches.iter().zip(&patches[1..]) {
             let what = match patch.footer().base {
-                None => "it is a snapshot, and needs nothing before it".into(),
+                None => "it is a snapshot, which can only come first".into(),
                 Some(base) if base != before.footer().target => {
-                    format!("its base has digest {base}, but the target before it is {}", before.footer().target)
+                    format!("its base has digest {base}, but the target of the other is {}", before.footer().target)
                 }
                 Some(_) => continue,
             };
@@ -188,8 +188,8 @@ impl<'a> Chain<'a> {
     pub fn on(mut self, base: &'a dyn TensorSource) -> Result<Self> {
         for (name, history) in &self.histories {
             let what = match (base.spec(name), history.base) {
-                (None, Some(_)) => format!("there is no tensor '{name}', but the patches start from one"),
-                (Some(_), None) => format!("there is a tensor '{name}', but the patches add it"),
+                (None, Some(_)) => format!("tensor '{name}' is missing, but the patches start from it"),
+                (Some(_), None) => format!("tensor '{name}' exists, but the patches add it"),
                 (Some(found), Some(Version { spec: Some(expected), .. })) if found != expected => {
                     format!("tensor '{name}' is {found}, but the patches start from {expected}")
                 }
@@ -235,7 +235,7 @@ fn same_file<'a>(patch: &'a Patch, record: &FileRecord) -> Option<&'a FileEntry>
 fn check_files(before: &Patch, patch: &Patch) -> Result<()> {
     if before.files().is_empty() != patch.files().is_empty() {
         let says = |patch: &Patch| if patch.files().is_empty() { "no files" } else { "files" };
-        let what = format!("it describes {}, and the one before it {}", says(patch), says(before));
+        let what = format!("it describes {}, but the other describes {}", says(patch), says(before));
         return Err(broken(before, patch, what));
     }
     let missing = |file: &&FileEntry| {
@@ -247,7 +247,7 @@ fn check_files(before: &Patch, patch: &Patch) -> Result<()> {
         None => Ok(()),
         Some(FileEntry { record, .. }) => {
             let what = format!(
-                "it takes the file '{}' ({} bytes, SHA-256 {}) from its base, and the target before it has another",
+                "it takes the file '{}' ({} bytes, SHA-256 {}) from its base, but the target of the other has another",
                 record.name, record.bytes, record.sha256
             );
             Err(broken(before, patch, what))
@@ -279,7 +279,8 @@ impl TensorSource for Chain<'_> {
         };
         let spec = history.target.and_then(|target| target.spec).ok_or_else(missing)?;
         let end = start.checked_add(buffer.len() as u64).filter(|&end| end <= spec.bytes());
-        let end = end.ok_or_else(|| Error::misuse(format!("beyond the end of tensor '{name}'")))?;
+        let end =
+            end.ok_or_else(|| Error::misuse(format!("the bytes asked for lie beyond the end of tensor '{name}'")))?;
 
         // From the last link back: a block is made whole, so what lies beneath must cover it.
         let mut hull = start..end;

@@ -157,7 +157,7 @@ fn flat_block(
 ) -> Result<(ValueForm, Changes)> {
     let Link { patch, tensor } = link;
     match patch.decode_block(tensor, number, payload)?.into_flat() {
-        Some((ValueForm::Overwrite, _)) => Err(direction.refuse(link, "is overwritten, whatever it was before")),
+        Some((ValueForm::Overwrite, _)) => Err(direction.refuse(link, "is overwritten, whatever its old values")),
         Some(flat) => Ok(flat),
         None => Err(direction.refuse(link, &format!("has {} blocks", tensor.blocks[number].coding().name()))),
     }
@@ -242,7 +242,7 @@ impl Combining<'_> {
             for number in overlapping(&link.tensor.blocks, &range) {
                 let (form, changes) = flat_block(link, number, self.direction, payload)?;
                 if form != self.form {
-                    return Err(self.direction.refuse(link, "has values of another form than the tensors before it"));
+                    return Err(self.direction.refuse(link, "has values of another form than other tensors"));
                 }
                 let first = link.tensor.blocks[number].range().start / width as u64;
                 for (element, value) in changes.elements.iter().zip(changes.values) {

@@ -225,7 +225,7 @@ impl Checkpoint {
         let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= tensor.spec.bytes());
         let (Some(_), Some(file)) = (end, self.files.get(tensor.file)) else {
             return Err(Error::misuse(format!(
-                "{} bytes at {offset} are beyond a tensor of {} bytes",
+                "{} bytes at {offset} lie beyond the end of a tensor of {} bytes",
                 buffer.len(),
                 tensor.spec.bytes()
             )));

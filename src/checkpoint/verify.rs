@@ -33,8 +33,10 @@ impl Patch {
         }
         let mut payload = Vec::new();
         for tensor in self.tensors() {
-            for number in 0..tensor.blocks.len() {
+            for (number, block) in tensor.blocks.iter().enumerate() {
                 self.decode_block(tensor, number, &mut payload)?;
+                let range = block.range();
+                control.report(range.end - range.start)?;
             }
         }
         Ok(())

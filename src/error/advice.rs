@@ -108,7 +108,7 @@ impl Advice {
             Advice::FetchCheckpointAgain => ("fetch-checkpoint-again", "fetch the checkpoint again"),
             Advice::Report => ("report", "report this as a bug"),
             Advice::CheckPath => ("check-path", "check the path"),
-            Advice::CheckPermissions => ("check-permissions", "check who may read or write there"),
+            Advice::CheckPermissions => ("check-permissions", "check the permissions"),
             Advice::MakeRoom => ("make-room", "make room and try again"),
             Advice::ChooseWritablePlace => ("choose-writable-place", "choose a place that can be written to"),
             Advice::TryAgain => ("try-again", "it became shorter while it was read: try again when nothing writes to it"),

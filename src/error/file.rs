@@ -38,7 +38,7 @@ pub enum FileFault {
         file: String,
     },
     /// A tensor is in two files.
-    #[error("tensor '{tensor}' is in {other} as well")]
+    #[error("tensor '{tensor}' is also in {other}")]
     DuplicateTensor {
         /// Name of the tensor.
         tensor: String,
@@ -69,7 +69,7 @@ pub enum FileFault {
         allowed: u64,
     },
     /// The file changed while it was read.
-    #[error("{found} bytes, but there were {expected} a moment ago")]
+    #[error("its size changed from {expected} to {found} bytes while it was read")]
     Changed {
         /// Size at first.
         expected: u64,
@@ -80,10 +80,10 @@ pub enum FileFault {
     #[error("{0}")]
     Linked(String),
     /// The tensors are those of the target, but a file is not.
-    #[error("has the tensors of the target, but another {0}")]
+    #[error("its tensors are those of the target, but {0} differs")]
     OtherFile(String),
     /// A companion is not the one that the patch was made with.
-    #[error("is not the file that the patch was made with")]
+    #[error("not the file that the patch was made with")]
     OtherCompanion,
 }
 

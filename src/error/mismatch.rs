@@ -93,15 +93,15 @@ impl fmt::Display for BaseMismatch {
             write!(f, "{}: ", file.display())?;
         }
         if self.is_target {
-            return write!(f, "the checkpoint is the target of the patch already");
+            return write!(f, "the checkpoint is already the target of the patch");
         }
         f.write_str("wrong base: ")?;
         if let Some(tensor) = &self.tensor {
             write!(f, "tensor '{tensor}' differs: ")?;
         }
         write!(f, "expected digest {}, found {}", self.expected, self.found)?;
-        list(f, "it lacks", &self.missing)?;
-        list(f, "it has besides", &self.extra)?;
+        list(f, "missing:", &self.missing)?;
+        list(f, "unexpected:", &self.extra)?;
         for Reshaped { tensor, expected, found } in self.reshaped.iter().take(LISTED) {
             write!(f, "; tensor '{tensor}' is {found}, expected {expected}")?;
         }

@@ -151,7 +151,7 @@ pub enum Error {
         fault: FileFault,
     },
     /// A file of the base is not the one that the patch was made with.
-    #[error("{}'{name}' is not as the patch expects it ({bytes} bytes, SHA-256 {sha256})", at_path(path))]
+    #[error("{}'{name}' is missing or differs: expected {bytes} bytes with SHA-256 {sha256}", at_path(path))]
     BaseFile {
         /// The base; `None` if there is none.
         path: Option<PathBuf>,
@@ -171,7 +171,7 @@ pub enum Error {
         what: String,
     },
     /// Something is at the place of the output already.
-    #[error("{}: {} exists already", path.display(), if *directory { "this directory" } else { "this file" })]
+    #[error("{}: this {} already exists", path.display(), if *directory { "directory" } else { "file" })]
     Exists {
         /// The place.
         path: PathBuf,
@@ -185,7 +185,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// An update in place was interrupted, or is running: the checkpoint may be neither base nor target.
-    #[error("{}: is being updated in place, or an update was interrupted", path.display())]
+    #[error("{}: an update in place is running or was interrupted", path.display())]
     Interrupted {
         /// The checkpoint.
         path: PathBuf,
@@ -256,7 +256,7 @@ fn differs(tensor: &Option<String>) -> String {
 }
 
 /// Makes `kind` and the list of its words from one table. The match has no wildcard: a new variant
-/// needs a row here, and tests/errors.rs an error of that kind.
+/// needs a row here, and tests/errors an error of that kind.
 macro_rules! kinds {
     ($($variant:pat => $kind:literal,)* $(; $inner:pat => $its_kind:expr)?) => {
         /// The kind of error in one word, as SPEC.md §11, [`Error`]'s module page and

@@ -103,7 +103,7 @@ impl Series {
     /// Those of [`Checkpoint::open`]; [`Error::Misuse`] for fewer than two checkpoints.
     pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Self> {
         if paths.len() < 2 {
-            return Err(Error::misuse(format!("a series of {} checkpoints; expected two or more", paths.len())));
+            return Err(Error::misuse(format!("a series of {} checkpoints given; expected two or more", paths.len())));
         }
         let checkpoints = paths.iter().map(|path| SeriesCheckpoint::open(path.as_ref())).collect::<Result<_>>()?;
         Ok(Series { checkpoints })

@@ -46,9 +46,9 @@ const FRAMING_BYTES_MAX: u64 = (1 + varint::MAX_BYTES + wire::CRC_BYTES) as u64;
 /// let spec = TensorSpec::new(Dtype::U8, &[4])?;
 /// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default())?;
 /// for name in ["v", "w"] {
-///     encoder.begin(name, Some(&spec), Some(&spec))?;
-///     encoder.push(b"abcd", b"abXd")?;
-///     encoder.end()?;
+///     let mut tensor = encoder.patched(name, &spec)?;
+///     tensor.push(b"abcd", b"abXd")?;
+///     tensor.end()?;
 /// }
 /// let (patch, _) = encoder.finish()?;
 ///

@@ -194,7 +194,7 @@ impl<'a> Block<'a> {
     pub fn apply(&self, bytes: &mut [u8]) -> Result<()> {
         if bytes.len() as u64 != self.extent.bytes {
             return Err(Error::misuse(format!(
-                "{} bytes given, but the block covers {}; give those of range()",
+                "{} bytes given, but the block covers {}; give the bytes of range()",
                 bytes.len(),
                 self.extent.bytes
             )));

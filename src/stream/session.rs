@@ -172,7 +172,7 @@ impl<W: Write> Session<W> {
     pub fn file(&mut self, record: &FileRecord) -> Result<()> {
         if !self.names.is_empty() {
             return Err(Error::misuse(format!(
-                "file '{}': files come before tensors; give all of them first",
+                "file '{}': files come before tensors; give all files first",
                 record.name
             )));
         }
@@ -184,7 +184,7 @@ impl<W: Write> Session<W> {
             )));
         }
         if !self.files.insert(record.name.clone()) {
-            return Err(Error::misuse(format!("file '{}' was given before; give each file once", record.name)));
+            return Err(Error::misuse(format!("file '{}' was already given; give each file once", record.name)));
         }
         let carried = if record.source == FileSource::Patch { record.bytes } else { 0 };
         let used = self.used.file(&Limits::default(), carried);
@@ -213,7 +213,7 @@ impl<W: Write> Session<W> {
     pub fn begin_as(&mut self, header: TensorHeader, base: Option<&TensorSpec>) -> Result<&OpenTensor> {
         let trusted = self.base_side.trusted_digest(&header.name);
         if !self.names.insert(header.name.as_str().into()) {
-            return Err(Error::misuse(format!("tensor '{}' was pushed before; push each tensor once", header.name)));
+            return Err(Error::misuse(format!("tensor '{}' was already pushed; push each tensor once", header.name)));
         }
         // Unchanged tensors count as well: whether a checkpoint can be written must not depend on what changed.
         let bytes = header.spec.as_ref().map_or(0, TensorSpec::bytes);

@@ -56,7 +56,9 @@ impl DiffOptions {
             (Some(trusted), true) => BaseSide::Trusted(trusted),
             (None, false) => BaseSide::Absent,
             (Some(_), false) => {
-                return Err(Error::misuse("options: digests of a base, but there is none; leave them out"));
+                return Err(Error::misuse(
+                    "options: digests of a base were given, but there is no base; leave them out",
+                ));
             }
         };
         Session::new(out, self.encoder, base)

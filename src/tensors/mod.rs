@@ -8,6 +8,7 @@ pub(crate) mod parallel;
 pub(crate) mod pieces;
 pub(crate) mod source;
 pub(crate) mod target;
+mod trust;
 mod weights;
 
 pub use control::Control;

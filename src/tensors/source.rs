@@ -28,7 +28,7 @@ pub trait TensorSource: Sync {
 
 pub(crate) fn no_tensor(name: &str) -> Error {
     Error::misuse(format!(
-        "there is no tensor '{name}', or it ends before the bytes asked for; ask for what tensors() names"
+        "there is no tensor '{name}', or the bytes asked for lie beyond its end; read only what tensors() lists"
     ))
 }
 

@@ -309,7 +309,7 @@ impl<'a> Update<'a> {
     fn check_files(&self) -> Result<()> {
         if let Some(number) = self.changed_headers().next() {
             let path = self.base.files[number].path();
-            return Err(Error::bad_file(path, FileFault::OtherFile("header".into())));
+            return Err(Error::bad_file(path, FileFault::OtherFile("the header".into())));
         }
         match self.changed_companions()?.first() {
             None => Ok(()),

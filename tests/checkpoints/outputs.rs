@@ -38,12 +38,14 @@ fn a_place_that_is_taken_is_refused_and_left_untouched() {
         place.put("full", &Files::many([("mine", b"mine".to_vec())]));
         for name in ["file", "empty", "full", "base", "patch"] {
             let error = place.untouched(|| apply_to(&place, &place.path(name), Existing::Refuse).unwrap_err());
-            assert_eq!(error.kind(), "checkpoint", "{name}");
+            let Error::Exists { path, directory } = &error else { panic!("{name}: {error}") };
+            assert_eq!((path, *directory), (&place.path(name), place.path(name).is_dir()));
             assert!(error.to_string().contains(name), "{error}");
         }
         // Directories are not replaced even if replacing was asked for.
         for name in ["empty", "full"] {
-            place.untouched(|| apply_to(&place, &place.path(name), Existing::Replace).unwrap_err());
+            let error = place.untouched(|| apply_to(&place, &place.path(name), Existing::Replace).unwrap_err());
+            assert!(matches!(error, Error::Exists { directory: true, .. }), "{name}: {error}");
         }
     }
 }

@@ -135,10 +135,10 @@ fn r79_output_is_new_and_follows_no_link() {
     std::os::unix::fs::symlink(place.path("elsewhere"), place.path("link")).unwrap();
     for out in ["link", "elsewhere"] {
         let error = place.untouched(|| apply(None, &patch, &place.path(out)).unwrap_err());
-        assert_eq!(error.kind(), "checkpoint", "{out}: {error}");
+        assert_eq!(error.kind(), "exists", "{out}: {error}");
     }
     std::os::unix::fs::symlink(place.path("nowhere"), place.path("dangling")).unwrap();
-    assert_eq!(apply(None, &patch, &place.path("dangling")).unwrap_err().kind(), "checkpoint");
+    assert_eq!(apply(None, &patch, &place.path("dangling")).unwrap_err().kind(), "exists");
     assert!(!place.path("nowhere").exists());
     fs::remove_file(place.path("dangling")).unwrap();
     // Two names that are one are refused by the reader; two that a file system takes for one, when the second is made.

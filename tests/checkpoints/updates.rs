@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 
+use pulse::error::{Advice, FileFault, Made};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::update::{recover, Recovery, UpdateReport};
@@ -114,28 +115,28 @@ fn a_wrong_base_is_refused_and_left_untouched() {
 fn what_moves_adds_or_replaces_tensors_is_refused() {
     let with = |more: Tensor| [target(), vec![more]].concat();
     let place = scene(&Files::one(&model()), &Files::one(&with(tensor("c", "U8", &[1], [1]))));
-    refused(&place, "checkpoint", &["tensor 'c' is added", "-o"]);
+    refused(&place, "not-in-place", &["tensor 'c' is added", "cannot be done in place"]);
     let place = scene(&Files::one(&model()), &Files::one(&target()[..1]));
-    refused(&place, "checkpoint", &["tensor 'b' is deleted", "-o"]);
+    refused(&place, "not-in-place", &["tensor 'b' is deleted"]);
     let mut other = target();
     other[1] = tensor("b", "I8", &[7], noise(2, 7));
     let place = scene(&Files::one(&model()), &Files::one(&other));
-    refused(&place, "checkpoint", &["tensor 'b' is replaced", "-o"]);
+    refused(&place, "not-in-place", &["tensor 'b' is replaced"]);
     let pair = [tensor("a", "U8", &[7], noise(1, 7)), tensor("b", "U8", &[7], noise(2, 7))];
     let mut swapped = pair.clone();
     swapped.reverse();
     let place = scene(&Files::one(&pair), &Files::one(&swapped));
-    refused(&place, "checkpoint", &["moves", "-o"]);
+    refused(&place, "not-in-place", &["moves"]);
     let longer = raw(&(header(&target(), &[]) + "  "), &testkit::files::data(&target()));
     let place = scene(&Files::one(&model()), &Files::One(longer));
-    refused(&place, "checkpoint", &["headers", "-o"]);
+    refused(&place, "not-in-place", &["headers"]);
 }
 
 #[test]
 fn a_snapshot_is_refused() {
     let place = step();
     diff(None, &place.path("target"), &place.path("patch"), EncoderOptions::default(), 1);
-    refused(&place, "misuse", &["snapshot"]);
+    refused(&place, "not-in-place", &["snapshot"]);
 }
 
 #[cfg(unix)]
@@ -167,9 +168,10 @@ fn another_process_on_the_same_checkpoint_is_kept_out() {
     let place = step();
     let lock = File::create(place.path(".checkpoint.pulse-lock")).unwrap();
     lock.lock().unwrap();
-    refused(&place, "checkpoint", &["another process", "wait"]);
+    refused(&place, "busy", &["another process"]);
     let error = recover(&place.path("checkpoint"), Control::threads(1)).unwrap_err();
-    assert!(error.to_string().contains("another process"), "{error}");
+    assert!(matches!(&error, Error::Busy { path } if path.ends_with("checkpoint")), "{error}");
+    assert_eq!(error.advice(), Some(Advice::Wait));
     // The file may stay behind; the lock does not.
     drop(lock);
     updated(&place).unwrap();
@@ -213,7 +215,8 @@ fn a_checkpoint_with_a_journal_is_not_used_until_it_is_recovered() {
     torn[..half].copy_from_slice(&target[..half]);
     fs::write(place.path("checkpoint"), torn).unwrap();
     let error = place.untouched(|| Checkpoint::open(&place.path("checkpoint")).unwrap_err());
-    assert!(error.to_string().contains("pulse recover"), "{error}");
+    assert!(matches!(&error, Error::Interrupted { path } if path.ends_with("checkpoint")), "{error}");
+    assert_eq!(error.advice(), Some(Advice::Recover));
 
     let recovery = recover(&place.path("checkpoint"), Control::threads(1)).unwrap();
     let digest = open(&place.path("checkpoint")).digest(Control::threads(1)).unwrap();
@@ -236,8 +239,10 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
         |place: &Place| updated(place).unwrap_err(),
     ] {
         let error = place.untouched(|| attempt(&place));
-        assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
-        assert!(error.to_string().contains("journal"), "{error}");
+        let Error::Unrecovered { path, source, update: None } = &error else { panic!("{error}") };
+        assert!(path.ends_with(".checkpoint.pulse-undo") && source.kind() == "crc", "{error}");
+        assert_eq!(source.file(), Some(&**path));
+        assert_eq!(error.advice(), Some(Advice::FetchCheckpointAgain));
     }
 
     let place = step();
@@ -246,7 +251,8 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
     other[1].bytes[0] ^= 1;
     place.put("checkpoint", &Files::one(&other));
     let error = recover(&place.path("checkpoint"), Control::threads(1)).unwrap_err();
-    assert!(error.to_string().contains("does not lead back"), "{error}");
+    let Error::Unrecovered { source, .. } = &error else { panic!("{error}") };
+    assert!(matches!(&**source, Error::WrongResult { made: Made::Checkpoint, .. }), "{error}");
     assert!(place.path(".checkpoint.pulse-undo").exists());
 }
 
@@ -273,7 +279,7 @@ fn what_is_not_there_is_an_error_that_names_it() {
         }
     }
     let error = patch.update("/", Control::threads(1)).unwrap_err();
-    assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
+    assert!(matches!(&error, Error::BadFile { fault: FileFault::Root, .. }), "{error}");
 }
 
 #[test]

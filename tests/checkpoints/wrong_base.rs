@@ -1,12 +1,15 @@
 //! A base that is not the one that the patch was made from gives an error, and nothing else.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use pulse::error::{Advice, BaseMismatch, Made};
 use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
 use pulse::Error;
 
 use testkit::files::{safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::forge;
 use testkit::library::{apply, diff, every_coding, open, open_patch, verify};
 
 fn model() -> Vec<Tensor> {
@@ -44,25 +47,36 @@ fn refused(place: &Place, base: &Path, patch: &Path) -> Error {
     applied
 }
 
-/// The error must be a base mismatch; gives back the tensor and the two digests.
+/// The error must be a base mismatch.
 #[track_caller]
-fn mismatch(error: Error) -> (Option<String>, Digest, Digest) {
-    let Error::BaseMismatch { tensor, expected, found } = error else { panic!("{error}") };
-    assert_ne!(expected, found);
-    (tensor, expected, found)
+fn mismatch(error: Error) -> BaseMismatch {
+    let Error::BaseMismatch(mismatch) = error else { panic!("{error}") };
+    assert_ne!(mismatch.expected, mismatch.found);
+    *mismatch
 }
 
-/// Refusal of a base in which the model was changed by `change`.
+/// What is said of a base in which the model was changed by `change`.
 #[track_caller]
-fn refused_after(change: impl FnOnce(&mut Vec<Tensor>)) -> (Option<String>, bool) {
+fn diagnosis(change: impl FnOnce(&mut Vec<Tensor>)) -> BaseMismatch {
     let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
     let mut changed = model();
     change(&mut changed);
     let wrong = place.put("wrong", &Files::one(&changed));
-    let (tensor, expected, found) = mismatch(refused(&place, &wrong, &patch));
-    let whole = open(&wrong).digest(Default::default()).unwrap() == found;
-    assert_eq!(whole, open_patch(&patch).footer().base == Some(expected));
-    (tensor, whole)
+    let mismatch = mismatch(refused(&place, &wrong, &patch));
+    // The digests are those of the tensor that is named, or of the checkpoints.
+    let whole = open(&wrong).digest(Default::default()).unwrap() == mismatch.found;
+    assert_eq!(whole, open_patch(&patch).footer().base == Some(mismatch.expected));
+    assert_eq!(whole, mismatch.tensor.is_none());
+    assert_eq!(mismatch.file, Some(patch));
+    mismatch
+}
+
+/// The tensor that is named, and whether the digests are those of the checkpoints.
+#[track_caller]
+fn refused_after(change: impl FnOnce(&mut Vec<Tensor>)) -> (Option<String>, bool) {
+    let mismatch = diagnosis(change);
+    let whole = mismatch.tensor.is_none();
+    (mismatch.tensor, whole)
 }
 
 #[test]
@@ -84,7 +98,7 @@ fn a_base_that_differs_in_a_changed_element_is_refused() {
     let [contextual, step, xor, _] = every_coding();
     for options in [contextual, step, xor] {
         diff(Some(&base), &target, &place.path("patch"), options, 1);
-        assert_eq!(mismatch(refused(&place, &wrong, &place.path("patch"))).0.as_deref(), Some("b"));
+        assert_eq!(mismatch(refused(&place, &wrong, &place.path("patch"))).tensor.as_deref(), Some("b"));
     }
 }
 
@@ -118,25 +132,101 @@ fn a_base_with_other_tensors_is_refused() {
     refused_after(Vec::clear);
 }
 
+/// Names, shapes and numbers: the commonest mistakes are a tied head, a buffer more, a transpose.
 #[test]
-fn the_target_is_no_base_for_its_own_patch() {
-    let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
-    mismatch(refused(&place, &place.path("target"), &patch));
+fn tensors_that_are_missing_or_of_another_shape_are_listed() {
+    type Change = fn(&mut Vec<Tensor>);
+    let cases: [(Change, &[&str], &[[&str; 3]], u64); 9] = [
+        (|tensors| _ = tensors.remove(1), &["b"], &[], 5),
+        (|tensors| _ = tensors.drain(1..3), &["b", "c"], &[], 4),
+        (|tensors| _ = tensors.remove(4), &["gone"], &[], 5),
+        (|tensors| tensors[5].name.push('x'), &["put"], &[], 6),
+        (|tensors| tensors[1].shape = vec![40, 30], &[], &[["b", "BF16 [30, 40]", "BF16 [40, 30]"]], 6),
+        (|tensors| tensors[2].dtype = "F16".into(), &[], &[["c", "BF16 [30, 40]", "F16 [30, 40]"]], 6),
+        // The patch does not name what it leaves alone: there is only the number.
+        (|tensors| _ = tensors.remove(0), &[], &[], 5),
+        (|tensors| tensors.push(tensor("more", "U8", &[1], *b"x")), &[], &[], 7),
+        (|tensors| tensors[3].shape = vec![40, 30], &[], &[], 6),
+    ];
+    for (number, (change, missing, reshaped, tensors)) in cases.into_iter().enumerate() {
+        let found = diagnosis(change);
+        assert_eq!(found.missing, missing, "case {number}");
+        let listed: Vec<_> = found.reshaped.iter().map(|row| [&*row.tensor, &*row.expected, &*row.found]).collect();
+        assert_eq!(listed, reshaped, "case {number}");
+        assert_eq!((found.tensors, found.is_target), (Some((6, tensors)), false), "case {number}");
+        assert!(found.extra.is_empty() && found.tensor.is_none(), "case {number}");
+        // All of it is in the message.
+        let text = found.to_string();
+        let said = missing.iter().chain(reshaped.iter().flatten());
+        assert!(said.into_iter().all(|word| text.contains(word)), "{text}");
+        assert_eq!(text.contains(&format!("it has {tensors} tensors, expected 6")), tensors != 6, "{text}");
+    }
+    let both = diagnosis(|tensors| {
+        tensors[1].bytes[0] ^= 1;
+        _ = tensors.remove(2);
+    });
+    assert_eq!((both.tensor.as_deref(), both.missing), (Some("b"), vec!["c".to_string()]));
 }
 
 #[test]
-fn a_patch_that_adds_a_tensor_refuses_a_base_that_has_it() {
+fn the_target_is_no_base_for_its_own_patch_and_is_recognised() {
+    let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
+    let found = mismatch(refused(&place, &place.path("target"), &patch));
+    assert!(found.is_target);
+    assert!(found.to_string().ends_with("the checkpoint is already the target of the patch"), "{found}");
+    assert_eq!(Error::BaseMismatch(Box::new(found)).advice(), Some(Advice::NothingToDo));
+    // One bit off, it is any wrong base.
+    let mut near = target();
+    near[0].bytes[0] ^= 1;
+    let near = place.put("near", &Files::one(&near));
+    let found = mismatch(refused(&place, &near, &patch));
+    assert!(!found.is_target);
+    assert_eq!(Error::BaseMismatch(Box::new(found)).advice(), Some(Advice::UseItsBase));
+}
+
+#[test]
+fn a_patch_that_adds_a_tensor_refuses_a_base_that_has_it_and_says_so() {
     let (place, patch) = patched(&Files::one(&model()[..2]), &Files::one(&model()[..3]));
-    let wrong = place.put("wrong", &Files::one(&model()[..3]));
-    let (tensor, ..) = mismatch(refused(&place, &wrong, &patch));
-    assert_eq!(tensor, None);
+    let mut wrong = model()[..3].to_vec();
+    wrong[2].bytes[0] ^= 1;
+    let wrong = place.put("wrong", &Files::one(&wrong));
+    let found = mismatch(refused(&place, &wrong, &patch));
+    assert_eq!((found.tensor.as_deref(), &found.extra[..]), (None, &["c".to_string()][..]));
+    assert_eq!(found.tensors, Some((2, 3)));
+    assert!(found.to_string().contains("'c'"), "{found}");
+    // With the bytes that would be added, it is the target.
+    let wrong = place.path("target");
+    assert!(mismatch(refused(&place, &wrong, &patch)).is_target);
+}
+
+/// The digest of the base says which of the two is wrong, whatever went wrong first.
+#[test]
+fn a_lying_patch_is_told_from_a_wrong_base() {
+    let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
+    let good = fs::read(&patch).unwrap();
+    let footer = *open_patch(&patch).footer();
+    let mut wrong = model();
+    wrong[1].bytes[7] ^= 1;
+    let wrong = place.put("wrong", &Files::one(&wrong));
+    let trailer = open_patch(&patch).tensor("b").unwrap().end.unwrap().target.unwrap();
+    for (tag, digest, made) in [(b'E', trailer, Made::Tensor("b".into())), (b'F', footer.target, Made::Checkpoint)] {
+        let lie = place.put_bytes("lie", &forge::replaced(&good, tag, &digest.0, &[7; 32]));
+        let error = refused(&place, &place.path("base"), &lie);
+        let Error::WrongResult { file, made: found, expected, .. } = &error else { panic!("{error}") };
+        assert_eq!((file.as_deref(), found, expected), (Some(&*lie), &made, &Digest([7; 32])));
+        assert_eq!(mismatch(refused(&place, &wrong, &lie)).tensor.as_deref(), Some("b"));
+    }
+    // A patch whose tensors do not fit the base that it names itself.
+    let renamed = place.put_bytes("renamed", &forge::replaced(&good, b'T', b"gone", b"gonf"));
+    assert!(matches!(refused(&place, &place.path("base"), &renamed), Error::Unfit { .. }));
+    assert_eq!(mismatch(refused(&place, &wrong, &renamed)).missing, ["gonf"]);
 }
 
 #[test]
 fn a_patch_needs_a_base_and_a_snapshot_none() {
     let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
     let error = place.untouched(|| apply(None, &patch, &place.path("out")).unwrap_err());
-    assert_eq!(error.kind(), "misuse");
+    assert!(matches!(&error, Error::NeedsBase { file: Some(file), .. } if *file == patch), "{error}");
     diff(None, &place.path("target"), &place.path("snapshot"), EncoderOptions::default(), 1);
     apply(Some(&place.path("base")), &place.path("snapshot"), &place.path("out")).unwrap();
     Files::read(&place.path("out")).assert_same(&Files::one(&target()));
@@ -188,7 +278,7 @@ fn a_wrong_base_is_blamed_before_its_companions() {
     tensors[1].bytes[0] ^= 1;
     for (name, config) in [("same-size", "{\"a\":2}"), ("longer", "{\"a\":11}")] {
         let wrong = place.put(name, &directory(config, &tensors));
-        assert_eq!(mismatch(refused(&place, &wrong, &patch)).0.as_deref(), Some("b"));
+        assert_eq!(mismatch(refused(&place, &wrong, &patch)).tensor.as_deref(), Some("b"));
     }
 }
 

@@ -4,6 +4,7 @@ use std::slice::from_ref;
 
 use pulse::checkpoint::DiffOptions;
 use pulse::coding::ValueForm;
+use pulse::error::Advice;
 use pulse::stream::{EncoderOptions, TrustedBase};
 use pulse::tensors::Control;
 use pulse::wire::Action;
@@ -172,10 +173,10 @@ fn tensors_that_do_not_chain_are_refused_though_the_checkpoints_do() {
     let step = |to: usize| run.patch(Some(to - 1), to, &flat(ValueForm::UlpStep));
     // From step 2 to 3, but it says that it starts from step 1.
     breaks(&run, &[step(1), lying(&run, 2, 3, 1)], &["lie.pulse does not follow", "0to1.pulse", "digest"]);
-    let guest = ["lie.pulse does not follow", "to1.pulse", "tensor 'guest' is deleted, but there is none"];
+    let guest = ["lie.pulse does not follow", "to1.pulse", "tensor 'guest' is deleted, but does not exist"];
     breaks(&run, &[run.patch(None, 1, &EncoderOptions::default()), lying(&run, 2, 3, 1)], &guest);
-    breaks(&run, &[step(1), lying(&run, 0, 1, 1)], &["tensor 'empty' is added, but there is one"]);
-    breaks(&run, &[step(1), step(2), lying(&run, 1, 2, 2)], &["tensor 'early' is deleted, but there is none"]);
+    breaks(&run, &[step(1), lying(&run, 0, 1, 1)], &["tensor 'empty' is added, but already exists"]);
+    breaks(&run, &[step(1), step(2), lying(&run, 1, 2, 2)], &["tensor 'early' is deleted, but does not exist"]);
 
     let one = |name: &str, dtype: &str, seed| Files::one(&[tensor(name, dtype, &[4], noise(seed, 8))]);
     let run = Run::new(&[
@@ -201,8 +202,9 @@ fn what_cannot_be_told_without_the_base_asks_for_it() {
         (vec![step, xor], "values of another form"),
     ] {
         let patches = run.patches(&options);
-        let error = run.compose(&patches, None, &flat(ValueForm::UlpStep)).unwrap_err().to_string();
-        assert!(error.contains(needle) && error.contains("'weights'") && error.contains("--base"), "{error}");
+        let error = run.compose(&patches, None, &flat(ValueForm::UlpStep)).unwrap_err();
+        assert!(error.to_string().contains(needle) && error.to_string().contains("'weights'"), "{error}");
+        assert_eq!((error.kind(), error.advice()), ("needs-base", Some(Advice::GiveItsBase)));
         run.composes(&patches, Some(run.ends().0), &flat(ValueForm::Xor));
     }
 }

@@ -91,7 +91,7 @@ fn patches_with_files_and_without_do_not_mix() {
     let bare = diff_tensors(Some(&middle), &target, options.clone(), Control::default()).unwrap();
     let patches = [run.patch(Some(0), 1, &options), Patch::from_bytes(bare, Limits::default()).unwrap()];
     let error = run.compose(&patches, None, &options).unwrap_err().to_string();
-    assert!(error.contains("describes no files, and the one before it files"), "{error}");
+    assert!(error.contains("describes no files, but the other describes files"), "{error}");
 }
 
 #[test]

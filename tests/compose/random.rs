@@ -99,7 +99,7 @@ proptest! {
         let mut patch = Vec::new();
         match Patch::compose(&patches, None, &mut patch, options.clone().into(), Control::threads(2)) {
             Ok(_) => prop_assert!(patch == diff(&models[0], &models[models.len() - 1], &options)),
-            Err(Error::Misuse(what)) => {
+            Err(Error::NeedsBase { what, .. }) => {
                 prop_assert!(what.contains("old dtype and shape") && is_unsure(&models), "{what}");
             }
             Err(other) => prop_assert!(false, "{other}"),
@@ -135,7 +135,7 @@ proptest! {
         let mut back = Vec::new();
         match patch.invert(&mut back, options.clone().into(), Control::threads(2)) {
             Ok(_) => prop_assert!(!lost && back == diff(&target, &base, &options)),
-            Err(error) => prop_assert!(lost && matches!(error, Error::Misuse(_)), "{error}"),
+            Err(error) => prop_assert!(lost && matches!(error, Error::NotInvertible { .. }), "{error}"),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::slice::from_ref;
 use pulse::chain::{ComposeOptions, InvertOptions};
 use pulse::checkpoint::ApplyOptions;
 use pulse::coding::ValueForm;
+use pulse::error::Advice;
 use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{ApplyReport, Control};
@@ -129,14 +130,17 @@ fn where_the_way_back_is_lost_nothing_is_written() {
         (renamed, step, "is deleted"),
     ] {
         let place = scene(&Files::one(&[old()]), &target, &options);
-        let error = place.untouched(|| revert(&place, "target", "out").unwrap_err()).to_string();
-        assert!(error.contains(needle) && error.contains("'w'"), "{error}");
-        assert!(error.contains("keep the base") && error.contains("pulse diff TARGET BASE"), "{error}");
+        let error = place.untouched(|| revert(&place, "target", "out").unwrap_err());
+        let Error::NotInvertible { file, what } = &error else { panic!("{error}") };
+        assert_eq!(file.as_deref(), Some(&*place.path("patch")));
+        assert!(what.contains(needle) && what.contains("'w'"), "{error}");
+        assert_eq!(error.advice(), Some(Advice::KeepBase));
     }
     let place = scene(&Files::one(&[old()]), &changed(), &flat(ValueForm::UlpStep));
     diff(None, &place.path("target"), &place.path("patch"), EncoderOptions::default(), 1);
-    let error = place.untouched(|| revert(&place, "target", "out").unwrap_err()).to_string();
-    assert!(error.contains("no base to go back to"), "{error}");
+    let error = place.untouched(|| revert(&place, "target", "out").unwrap_err());
+    let Error::NotInvertible { what, .. } = &error else { panic!("{error}") };
+    assert_eq!(what, "a snapshot has no base");
 }
 
 #[test]

@@ -49,8 +49,11 @@ fn diff_says_what_changed_and_what_it_costs() {
             "seconds_100_mbit",
             "seconds_1_gbit",
             "seconds",
+            "left_out",
+            "nothing_in_common",
         ],
     );
+    assert_eq!((&json["left_out"], &json["nothing_in_common"]), (&json!([]), &json!(false)));
     assert_eq!(
         (&json["patch"], &json["changes"], &json["density"]),
         (&json!("json.pulse"), &json!(26), &json!(0.0104))
@@ -67,7 +70,7 @@ fn diff_says_what_to_do_next_in_words_that_a_shell_takes() {
     for name in ["new.pulse", "two words.pulse", "-dash.pulse", "it's.pulse"] {
         let output = format!("--output={name}");
         let out = pulse(&place, &["diff", "base.safetensors", "target.safetensors", &output]).done();
-        let next = fact(&out, "next").strip_prefix("at a receiver: ").expect("where to run it");
+        let next = fact(&out, "to apply");
         let words = next.strip_prefix("pulse ").expect("a command").replace("OUT", "'next.safetensors'");
         let script = format!("'{}' {words} --force", env!("CARGO_BIN_EXE_pulse"));
         if cfg!(unix) {
@@ -77,7 +80,7 @@ fn diff_says_what_to_do_next_in_words_that_a_shell_takes() {
         }
     }
     let out = pulse(&place, &["diff", "--snapshot", "target.safetensors", "-o", "s.pulse"]).done();
-    assert_eq!(fact(&out, "next"), "at a receiver: pulse apply s.pulse -o OUT");
+    assert_eq!(fact(&out, "to apply"), "pulse apply s.pulse -o OUT");
 }
 
 #[test]
@@ -153,6 +156,30 @@ fn what_is_left_out_of_a_directory_is_noted() {
     assert!(run.err.starts_with("note: ") && run.err.contains("logs"), "{}", run.err);
     let quiet = pulse(&place, &["diff", "--snapshot", "model", "-o", "quiet.pulse", "--quiet"]);
     assert_eq!(quiet.done(), "");
+    // With --json, standard error is for a failure alone.
+    let json = pulse(&place, &["diff", "--snapshot", "model", "-o", "json.pulse", "--json"]).json();
+    assert_eq!(json["left_out"], json!(["logs"]));
+}
+
+#[test]
+fn two_models_with_no_tensor_in_common_are_noted() {
+    let place = scene();
+    place.put("other.safetensors", &Files::one(&[tensor("v", "U8", &[3], *b"abc")]));
+    place.put("none.safetensors", &Files::one(&[]));
+    let diff = ["diff", "base.safetensors", "other.safetensors", "--force", "-o", "new.pulse"];
+    let run = pulse(&place, &diff);
+    assert_eq!(
+        (run.code, run.err.as_str()),
+        (Some(0), "note: BASE and TARGET have no tensor in common: the patch carries all of TARGET\n")
+    );
+    assert_eq!(pulse(&place, &[&diff[..], &["--json"]].concat()).json()["nothing_in_common"], true);
+    assert_eq!(pulse(&place, &[&diff[..], &["--quiet"]].concat()).done(), "");
+    // A checkpoint without any tensor has none in common with any, which surprises nobody.
+    for (base, target) in [("none", "base"), ("base", "none"), ("base", "target")] {
+        let [base, target] = [base, target].map(|name| format!("{name}.safetensors"));
+        let json = pulse(&place, &["diff", &base, &target, "--force", "-o", "new.pulse", "--json"]).json();
+        assert_eq!(json["nothing_in_common"], false, "{base} {target}");
+    }
 }
 
 #[test]
@@ -168,7 +195,7 @@ fn verify_says_what_it_checked() {
         ),
     ] {
         let args = [&["verify", "41.pulse"], options].concat();
-        assert_eq!(pulse(&place, &args).done(), format!("41.pulse: right ({})\n", checked.join(", ")));
+        assert_eq!(pulse(&place, &args).done(), format!("41.pulse: OK ({})\n", checked.join(", ")));
         let json = pulse(&place, &[&args[..], &["--json"]].concat()).json();
         assert_keys(&json, &["patch", "checked", "sha256", "base_digest", "target_digest"]);
         assert_eq!((&json["patch"], &json["checked"]), (&json!("41.pulse"), &json!(checked)));
@@ -307,9 +334,46 @@ fn diff_takes_the_digests_of_a_base_from_the_patch_that_produced_it() {
     pulse(&place, &verify).done();
     let header = &pulse(&place, &["inspect", "new.pulse", "--json"]).json()["header"];
     assert_eq!(header["base_digest"], digest_of(&place, "base.safetensors"));
-    // A patch that has not produced the base makes one that does not verify: never a wrong model.
-    pulse(&place, &[&diff[..], &["-o", "bad.pulse", "--base-patch", "41.pulse"]].concat()).done();
-    let run = pulse(&place, &["verify", "bad.pulse", "--base", "base.safetensors"]);
-    assert_eq!(run.code, Some(1), "{}", run.out);
-    assert!(run.err.contains("wrong base"), "{}", run.err);
+    let checked = ["-o", "checked.pulse", "--base-patch", "prev.pulse", "--check"];
+    pulse(&place, &[&diff[..], &checked].concat()).done();
+    assert!(fs::read(place.path("checked.pulse")).unwrap() == fs::read(place.path("new.pulse")).unwrap());
+}
+
+/// One tensor is hashed in any case; with --check, all are. Whichever tensor is chosen, nothing is written.
+#[test]
+fn a_patch_that_has_not_produced_the_base_is_noticed() {
+    let place = scene();
+    let diff = ["diff", "base.safetensors", "target.safetensors", "-o", "new.pulse", "--base-patch"];
+    let hint = "give the patch whose target is BASE, or leave out --base-patch";
+    for check in [&[][..], &["--check"]] {
+        place.untouched(|| {
+            pulse(&place, &[&diff[..], &["41.pulse"], check].concat()).failed(&["wrong base", "tensor '", hint])
+        });
+    }
+    let json = pulse(&place, &[&diff[..], &["41.pulse", "--check", "--json"]].concat()).failure(1);
+    assert_eq!((&json["kind"], &json["tensor"], &json["advice_text"]), (&json!("base"), &json!("a"), &json!(hint)));
+
+    // Right in the only tensor that the patch has, wrong in another: for that, all must be checked.
+    let mut tensors = model();
+    tensors[0].bytes[0] ^= 1;
+    place.put("before.safetensors", &Files::one(&tensors));
+    pulse(&place, &["diff", "before.safetensors", "base.safetensors", "-o", "prev.pulse"]).done();
+    tensors[0].bytes[0] ^= 1;
+    tensors[1].bytes[0] ^= 1;
+    place.put("wrong.safetensors", &Files::one(&tensors));
+    let diff = ["diff", "wrong.safetensors", "target.safetensors", "--base-patch", "prev.pulse", "-o", "bad.pulse"];
+    place.untouched(|| pulse(&place, &[&diff[..], &["--check"]].concat()).failed(&["wrong base", "expected digest"]));
+    // Without --check it makes a patch that no receiver accepts: never a wrong model.
+    pulse(&place, &diff).done();
+    pulse(&place, &["verify", "bad.pulse", "--base", "wrong.safetensors"]).failed(&["wrong base"]);
+    pulse(&place, &["verify", "bad.pulse", "--base", "base.safetensors"]).failed(&[]);
+
+    // Tensors of another shape are noticed before any is hashed.
+    let odd = Files::one(&[tensor("a", "BF16", &[2000], model()[0].bytes.clone()), model()[1].clone()]);
+    place.put("odd.safetensors", &odd);
+    let odd = ["diff", "odd.safetensors", "target.safetensors", "--base-patch", "prev.pulse", "-o", "odd.pulse"];
+    place.untouched(|| pulse(&place, &odd).failed(&["prev.pulse: BASE was not produced by this patch", "'a'", hint]));
+    let json = pulse(&place, &[&odd[..], &["--json"]].concat()).failure(1);
+    assert_eq!((&json["kind"], &json["file"], &json["tensor"]), (&json!("base"), &json!("prev.pulse"), &json!("a")));
+    pulse(&place, &["diff", "base.safetensors", "target.safetensors", "-o", "x", "--check"]).misused(&["--base-patch"]);
 }

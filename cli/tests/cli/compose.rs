@@ -54,7 +54,7 @@ fn compose_says_what_it_saved() {
         ("patch", "03"),
         ("composed", "3 patches, step 0 to 3"),
         ("tensors", "1 patched, 1 unchanged"),
-        ("proved", "by whoever applies it"),
+        ("verified", "no (base not given); verified on apply"),
     ] {
         let found = out.lines().any(|line| line.starts_with(label) && line.contains(value));
         assert!(found, "no {label} {value} in:\n{out}");
@@ -77,13 +77,13 @@ fn compose_says_what_it_saved() {
             "target_elements",
             "target_bytes",
             "tensors",
-            "proved",
+            "verified",
             "base_digest",
             "target_digest",
             "seconds",
         ],
     );
-    assert_eq!((&json["patches"], &json["proved"], &json["patch_bytes"]), (&json!(3), &json!(true), &json!(bytes)));
+    assert_eq!((&json["patches"], &json["verified"], &json["patch_bytes"]), (&json!(3), &json!(true), &json!(bytes)));
     assert_eq!(json["input_bytes"], size("01") + size("12") + size("23"));
     assert_eq!(json["target_digest"], pulse(&place, &["digest", "3"]).done()[..64]);
     assert!(json["changes"].as_u64() < json["input_changes"].as_u64(), "{json}");
@@ -94,7 +94,7 @@ fn a_chain_that_breaks_is_refused_and_the_place_named() {
     let place = run(&["--values", "step"]);
     for (patches, needles) in [
         (["01", "23"], ["23 does not follow 01", "digest"]),
-        (["12", "01"], ["01 does not follow 12", "in the order of their steps"]),
+        (["12", "01"], ["01 does not follow 12", "give every patch between the two checkpoints, in order"]),
     ] {
         let compose = ["compose", patches[0], patches[1], "-o", "out"];
         place.untouched(|| pulse(&place, &compose).failed(&needles));

@@ -11,7 +11,7 @@ fn a_checkpoint_is_updated_in_place_and_the_second_time_it_says_so() {
     assert!(first.contains("changes") && first.contains("base.safetensors"), "{first}");
     Files::read(&place.path("base.safetensors")).assert_same(&Files::one(&target()));
     let again = place.untouched(|| pulse(&place, &["apply", "base.safetensors", "41.pulse", "--in-place"]).done());
-    assert!(again.contains("is the target already"), "{again}");
+    assert!(again.contains("is already the target"), "{again}");
     let json = pulse(&place, &["apply", "base.safetensors", "41.pulse", "--in-place", "--json"]).json();
     assert_keys(
         &json,
@@ -36,7 +36,7 @@ fn recover_says_what_it_found() {
     pulse(&place, &[&undo[..], &["-o", "journal", "-q"]].concat()).done();
     fs::rename(place.path("journal"), place.path(".base.safetensors.pulse-undo")).unwrap();
     fs::copy(place.path("target.safetensors"), place.path("base.safetensors")).unwrap();
-    pulse(&place, &["digest", "base.safetensors"]).failed(&["pulse recover"]);
+    pulse(&place, &["digest", "base.safetensors"]).failed(&["was interrupted", "`pulse recover`"]);
     let json = pulse(&place, &["recover", "base.safetensors", "--json"]).json();
     assert_keys(&json, &["base_digest", "checkpoint", "recovery"]);
     assert_eq!(json["recovery"], "rolled-back");

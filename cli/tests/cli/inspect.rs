@@ -130,10 +130,11 @@ fn a_patch_that_is_cut_short_is_shown_as_far_as_it_goes() {
         place.put_bytes("cut.pulse", &patch[..length]);
         let run = pulse(&place, &["inspect", "cut.pulse", "--json"]);
         assert_eq!(run.code, Some(1), "{length} bytes");
-        assert!(run.err.starts_with("error: ") && run.err.contains("cut short"), "{}", run.err);
+        let failure = run.failure_beside();
+        assert_eq!((&failure["kind"], &failure["file"]), (&"truncated".into(), &"cut.pulse".into()));
         let json = inspected(&run);
         assert_eq!(json["file_bytes"], length);
-        assert!(run.err.contains(json["error"].as_str().unwrap()));
+        assert_eq!(failure["message"], json["error"]);
         assert!(json["footer"].is_null());
         // What was read stays read.
         let now = json["good_bytes"].as_u64().unwrap();
@@ -162,7 +163,8 @@ fn a_damaged_patch_is_shown_up_to_the_damage() {
         assert!(at == 9 || json["good_bytes"].as_u64().unwrap() <= at as u64, "byte {at}: {json}");
         let damage = &json["damage"];
         assert!(damage["offset"].as_u64().unwrap() >= json["good_bytes"].as_u64().unwrap() || at == 9, "{damage}");
-        assert!(run.err.contains(damage["message"].as_str().unwrap()), "{damage}");
+        let failure = run.failure_beside();
+        assert!(failure["message"].as_str().unwrap().contains(damage["message"].as_str().unwrap()), "{damage}");
         assert!(!damage["advice"].as_str().unwrap().is_empty());
         // In words as well: where, and what to do.
         if at % 5 == 0 {
@@ -200,16 +202,17 @@ fn what_is_no_patch_at_all_is_said_to_be_none() {
     place.put_bytes("unix", &unix);
     fs::create_dir(place.path("directory")).unwrap();
     for (name, needle) in [
-        ("empty", "cut short"),
-        ("short", "cut short"),
+        ("empty", "truncated"),
+        ("short", "truncated"),
         ("text", "not a .pulse file"),
-        ("unix", "transferred as text"),
-        ("base.safetensors", "not a .pulse file"),
+        ("unix", "transferred as binary"),
+        ("base.safetensors", "it is a checkpoint"),
     ] {
         for more in [&[][..], &["--json"]] {
             let run = pulse(&place, &[&["inspect", name], more].concat());
             assert_eq!(run.code, Some(1), "{name}");
-            assert!(run.err.starts_with("error: ") && run.err.contains(needle), "{name}: {}", run.err);
+            let start = if more.is_empty() { "error: " } else { "{" };
+            assert!(run.err.starts_with(start) && run.err.contains(needle), "{name}: {}", run.err);
             assert!(run.out.contains('0'), "{name}: {}", run.out);
         }
     }
@@ -386,7 +389,7 @@ fn the_json_is_as_documented() {
 
 /// Holds the values of a documented field against its type; it is there wherever its object is.
 #[track_caller]
-fn check_type(json: &Value, field: &str, kind: &str, never_null: bool) {
+pub fn check_type(json: &Value, field: &str, kind: &str, never_null: bool) {
     let mut values = vec![json];
     for step in field.split('.') {
         let (key, entries) = step.strip_suffix("[]").map_or((step, false), |key| (key, true));

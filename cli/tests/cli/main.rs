@@ -3,6 +3,7 @@
 mod commands;
 mod compose;
 mod damage;
+mod failures;
 mod in_place;
 mod inspect;
 mod stat;
@@ -46,6 +47,21 @@ impl Run {
         assert_eq!((self.code, self.out.as_str()), (Some(1), ""), "{}", self.err);
         assert!(self.err.starts_with("error: ") && self.err.trim_end().lines().count() == 1, "{:?}", self.err);
         assert!(needles.iter().all(|needle| self.err.contains(needle)), "{:?} without one of {needles:?}", self.err);
+    }
+
+    /// It failed, or was called wrongly, and printed nothing but one JSON object that says why.
+    #[track_caller]
+    fn failure(self, code: i32) -> Value {
+        assert_eq!((self.code, self.out.as_str()), (Some(code), ""), "{}", self.err);
+        assert_eq!(self.err.trim_end().lines().count(), 1, "{}", self.err);
+        serde_json::from_str(&self.err).expect("JSON")
+    }
+
+    /// Something was printed, and the one JSON object that says why it failed all the same.
+    #[track_caller]
+    fn failure_beside(&self) -> Value {
+        assert_eq!((self.code, self.err.trim_end().lines().count()), (Some(1), 1), "{}", self.err);
+        serde_json::from_str(&self.err).expect("JSON")
     }
 
     /// It was called wrongly and says how.

@@ -60,20 +60,21 @@ fn wrong_usage_ends_with_two_and_writes_nothing() {
         (diff(&["--values", "best"]), "overwrite"),
         (diff(&["--quiet", "--json"]), "--json"),
         (diff(&["--snapshot"]), "--snapshot"),
+        (diff(&["--check"]), "--base-patch"),
+        (diff(&["--limit", "tensors"]), "NAME=VALUE"),
+        (diff(&["--limit", "tensor=1"]), "the limits are section_bytes, block_leaves"),
+        (diff(&["--limit", "tensors=1XB"]), "unknown unit XB"),
         (vec!["diff", "base.safetensors", "target.safetensors"], "--output"),
         (vec!["diff", "base.safetensors", "-o", "out"], "--snapshot"),
         (vec!["diff", "--snapshot", "base.safetensors", "--base-step", "1", "-o", "out"], "base step"),
         (vec!["apply", "base.safetensors", "41.pulse"], "--output"),
-        (vec!["apply", "41.pulse", "-o", "out"], "base"),
         (vec!["apply", "base.safetensors", "41.pulse", "42.pulse", "-o", "out"], "42.pulse"),
         (vec!["compose", "-o", "out"], "PATCH"),
         (vec!["compose", "41.pulse"], "--output"),
         (vec!["compose", "41.pulse", "-o", "41.pulse", "--force"], "one of the inputs"),
         (vec!["compose", "41.pulse", "-o", "out", "--values", "xor"], "--base"),
-        (vec!["compose", "41.pulse", "-o", "out"], "--base"),
         (vec!["revert", "target.safetensors", "-o", "out"], "PATCH"),
         (vec!["revert", "target.safetensors", "41.pulse"], "--output"),
-        (vec!["revert", "target.safetensors", "41.pulse", "-o", "out"], "keep the base"),
         (vec!["verify"], "PATCH"),
         (vec!["inspect"], "PATCH"),
         (vec!["digest"], "CHECKPOINT"),
@@ -82,6 +83,13 @@ fn wrong_usage_ends_with_two_and_writes_nothing() {
         (vec!["demo", "--steps", "0"], "--steps"),
     ] {
         place.untouched(|| pulse(&place, &args).misused(&[needle]));
+        // For programs, the same as one JSON object.
+        let json = [&args[..], &["--json"]].concat();
+        let failure = place.untouched(|| pulse(&place, &json).failure(2));
+        let kind = failure["kind"].as_str().unwrap();
+        assert!(["usage", "misuse"].contains(&kind), "{failure}");
+        // Said of --quiet, --json is itself the mistake.
+        assert!(failure["message"].as_str().unwrap().contains(needle), "{failure}");
     }
 }
 
@@ -96,7 +104,13 @@ fn failures_end_with_one_and_name_the_file() {
         (&["apply", "base.safetensors", "nowhere", "-o", "out"], &["nowhere", "No such file"]),
         (&["apply", "nowhere", "41.pulse", "-o", "out"], &["nowhere", "No such file"]),
         (&["apply", "base.safetensors", "notes.txt", "-o", "out"], &["not a .pulse file"]),
-        (&["apply", "41.pulse", "base.safetensors", "-o", "out"], &["not a .pulse file"]),
+        (
+            &["apply", "41.pulse", "base.safetensors", "-o", "out"],
+            &["base.safetensors", "not a .pulse file", "exchanged"],
+        ),
+        (&["apply", "41.pulse", "-o", "out"], &["41.pulse: not a snapshot", "pulse apply BASE PATCH"]),
+        (&["compose", "41.pulse", "-o", "out"], &["41.pulse", "contextual", "--base BASE"]),
+        (&["revert", "target.safetensors", "41.pulse", "-o", "out"], &["contextual", "pulse diff TARGET BASE"]),
         (&["apply", "base.safetensors", "41.pulse", "-o", "no/such/out"], &["no/such/out"]),
         (&["compose", "41.pulse", "nowhere", "-o", "out"], &["nowhere", "No such file"]),
         (&["compose", "41.pulse", "notes.txt", "-o", "out"], &["notes.txt", "not a .pulse file"]),
@@ -111,8 +125,10 @@ fn failures_end_with_one_and_name_the_file() {
         (&["inspect", "nowhere"], &["nowhere"]),
     ] {
         place.untouched(|| pulse(&place, args).failed(needles));
-        // Asked for JSON, a failure still prints no half of it.
-        place.untouched(|| pulse(&place, &[args, &["--json"]].concat()).failed(needles));
+        // Asked for JSON, a failure is one object, which says the same in its parts.
+        let failure = place.untouched(|| pulse(&place, &[args, &["--json"]].concat()).failure(1));
+        let text = format!("{} {}", failure["message"].as_str().unwrap(), failure["advice_text"]);
+        assert!(needles.iter().all(|needle| text.contains(needle)), "{failure} without one of {needles:?}");
     }
 }
 
@@ -125,7 +141,7 @@ fn a_damaged_patch_is_named_with_the_place_of_the_damage() {
         &["apply", "base.safetensors", "bad.pulse", "-o", "out"][..],
         &["verify", "bad.pulse", "--base", "base.safetensors"],
     ] {
-        pulse(&place, args).failed(&["bad.pulse", "at byte", "cut short"]);
+        pulse(&place, args).failed(&["bad.pulse", "at byte", "truncated", "transfer it again"]);
     }
 }
 
@@ -157,12 +173,15 @@ fn a_wrong_base_is_refused_and_the_tensor_named() {
     wrong[1].bytes[7] ^= 1;
     place.put("wrong.safetensors", &Files::one(&wrong));
     place.put("other.safetensors", &Files::one(&[tensor("w", "U8", &[1], *b"x")]));
-    for (base, needle) in
-        [("wrong.safetensors", "'b'"), ("target.safetensors", "'a'"), ("other.safetensors", "wrong base")]
-    {
+    for (base, needle) in [("wrong.safetensors", "tensor 'b' differs"), ("other.safetensors", "missing: 'a', 'b'")] {
         let args = ["apply", base, "41.pulse", "-o", "out"];
-        place.untouched(|| pulse(&place, &args).failed(&["wrong base", needle, "expected", "found"]));
+        place.untouched(|| pulse(&place, &args).failed(&["41.pulse: wrong base", needle, "expected", "found"]));
     }
+    // Applied before: nothing is wrong, and nothing to do.
+    let args = ["apply", "target.safetensors", "41.pulse", "-o", "out"];
+    place.untouched(|| {
+        pulse(&place, &args).failed(&["is already the target of the patch", "there is nothing left to apply"])
+    });
 }
 
 /// A path need not be UTF-8; JSON has to be.

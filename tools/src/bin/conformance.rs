@@ -47,7 +47,7 @@ fn check_from_first_byte_to_last(patch: &[u8]) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Io { context: format!("reading {}", path.display()), source })
+    std::fs::read(path).map_err(|source| Error::Io { doing: "reading".into(), path: Some(path.into()), source })
 }
 
 fn apply(arguments: &Arguments) -> Result<()> {

@@ -1,7 +1,12 @@
-//! One error of every kind, with all that it says.
+//! One error of every variant, with all that it says.
 //!
-//! Each variant of `Error` and `Fault` has a kind of its own, and `KINDS` lists them from the same
-//! table that gives them out: a new variant fails here until it has a row.
+//! `KINDS` lists the kinds from the same table that gives them out, the kinds of any reader are those
+//! of SPEC.md, the library's own and all variants are those of the table in `pulse::error`: a new
+//! variant fails here until it has a row and an error.
+
+#[cfg(feature = "checkpoint")]
+mod disk;
+mod fields;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +14,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::error::{Corrupt, Fault};
+use pulse::error::{BaseMismatch, Fault};
 use pulse::hash::{tensor_digest, CheckpointHasher, Digest};
 use pulse::stream::EncoderOptions;
 use pulse::wire::Tag;
@@ -59,11 +64,13 @@ fn with_payload(number: usize, payload: &[u8]) -> Vec<u8> {
 fn at(offset: u64, section: Tag, fault: Fault) -> Error {
     let tensor = matches!(section, Tag::BLOCK | Tag::TENSOR_END).then(|| "w".to_string());
     let block = (section == Tag::BLOCK).then_some(0);
-    Error::Corrupt(Box::new(Corrupt { offset, section: Some(section), tensor, block, fault }))
+    placed(offset, section, tensor, block, fault)
 }
 
-fn bare(offset: u64, fault: Fault) -> Error {
-    Error::Corrupt(Box::new(Corrupt { offset, section: None, tensor: None, block: None, fault }))
+fn placed(offset: u64, section: Tag, tensor: Option<String>, block: Option<u64>, fault: Fault) -> Error {
+    let Error::Corrupt(mut corrupt) = fault.at(offset) else { panic!("a fault makes a corrupt file") };
+    (corrupt.section, corrupt.tensor, corrupt.block) = (Some(section), tensor, block);
+    Error::Corrupt(corrupt)
 }
 
 /// A reader whose disk fails.
@@ -99,12 +106,12 @@ fn streaming() -> Vec<(Error, Error)> {
     vec![
         (
             error_of(&flipped(0, 1)),
-            bare(0, Fault::Signature { found: [0xaa, b'P', b'L', b'S', b'\r', b'\n', 0x1a, b'\n'] }),
+            Fault::Signature { found: [0xaa, b'P', b'L', b'S', b'\r', b'\n', 0x1a, b'\n'] }.at(0),
         ),
-        (error_of(&flipped(8, 3)), Error::Version { major: 2, minor: 0, known: 1 }),
+        (error_of(&flipped(8, 3)), Error::Version { file: None, major: 2, minor: 0, known: 1 }),
         // 71 bytes of the tensor trailer at 52 are there to byte 123.
-        (error_of(&example()[..100]), bare(100, Fault::Truncated { missing: 23 })),
-        (error_of(&[example(), vec![0]].concat()), bare(286, Fault::Trailing)),
+        (error_of(&example()[..100]), Fault::Truncated { missing: 23 }.at(100)),
+        (error_of(&[example(), vec![0]].concat()), Fault::Trailing.at(286)),
         (
             error_of(&flipped(40, 1)),
             at(48, Tag::BLOCK, Fault::Crc { expected: stored_crc, found: crc(&flipped(40, 1)) }),
@@ -123,13 +130,7 @@ fn streaming() -> Vec<(Error, Error)> {
         ),
         (
             error_of(&forged(|sections| sections.swap(1, 2))),
-            Error::Corrupt(Box::new(Corrupt {
-                offset: 23,
-                section: Some(Tag::BLOCK),
-                tensor: None,
-                block: None,
-                fault: Fault::Order { expected: "a file, a tensor or the index" },
-            })),
+            placed(23, Tag::BLOCK, None, None, Fault::Order { expected: "a file, a tensor or the index" }),
         ),
         (
             error_of(&forged(|sections| sections.insert(1, Section { tag: b'Z', payload: vec![] }))),
@@ -195,12 +196,9 @@ fn streaming() -> Vec<(Error, Error)> {
         ),
         (
             error_of(&with_payload(0, &[0x0c, 0x80, 8, 40, 41, 0])),
-            Error::Limit { limit: "block_leaves", asked: 1024, allowed: 64, offset: 10 },
+            Error::Limit { file: None, limit: "block_leaves", asked: 1024, allowed: 64, offset: 10 },
         ),
-        (wrong_base(), {
-            let (expected, found) = (Digest([7; 32]), digest_of(b"abcd"));
-            Error::BaseMismatch { tensor: None, expected, found }
-        }),
+        (wrong_base(), Error::BaseMismatch(Box::new(BaseMismatch::new(None, Digest([7; 32]), digest_of(b"abcd"))))),
         (
             Encoder::new(Vec::new(), EncoderOptions::default())
                 .unwrap()
@@ -213,7 +211,8 @@ fn streaming() -> Vec<(Error, Error)> {
         (
             Decoder::new(Broken, Limits::default()).next_event().unwrap_err(),
             Error::Io {
-                context: "reading the patch after byte 0".into(),
+                doing: "reading the patch after byte 0".into(),
+                path: None,
                 source: io::Error::new(ErrorKind::TimedOut, "no answer"),
             },
         ),
@@ -235,61 +234,20 @@ fn wrong_base() -> Error {
     encoder.finish().unwrap_err()
 }
 
-/// The kinds that only checkpoints on disk can give.
-#[cfg(feature = "checkpoint")]
-fn on_disk() -> Vec<(Error, Error)> {
-    use pulse::checkpoint::DiffOptions;
-    use pulse::tensors::Control;
-    use pulse::{Checkpoint, Patch};
-
-    let place = tempfile::tempdir().unwrap();
-    let put = |name: &str, bytes: &[u8]| {
-        let path = place.path().join(name);
-        fs::write(&path, bytes).unwrap();
-        path
-    };
-    let checkpoint = |name: &str, data: &[u8; 4]| {
-        let json = br#"{"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
-        Checkpoint::open(&put(name, &[&53u64.to_le_bytes()[..], json, data].concat())).unwrap()
-    };
-    let (base, target, other) = (checkpoint("base", b"abcd"), checkpoint("target", b"abce"), checkpoint("x", b"abcf"));
-    let (mut patch, control) = (Vec::new(), Control::threads(1));
-    pulse::checkpoint::diff(Some(&base), &target, &mut patch, DiffOptions::default(), control).unwrap();
-    let patch = Patch::from_bytes(patch, Limits::default()).unwrap();
-    let junk = put("junk", b"short");
-    vec![
-        (
-            patch.verify_target(&other, control).unwrap_err(),
-            Error::TargetMismatch { tensor: Some("w".into()), expected: digest_of(b"abce"), found: digest_of(b"abcf") },
-        ),
-        (
-            patch.verify_with_base(&other, control).unwrap_err(),
-            Error::BaseMismatch {
-                tensor: Some("w".into()),
-                expected: tensor_digest(b"abcd"),
-                found: tensor_digest(b"abcf"),
-            },
-        ),
-        (
-            Checkpoint::open(&junk).unwrap_err(),
-            Error::Checkpoint {
-                path: junk.display().to_string(),
-                what: "5 bytes are too few for a safetensors file; copy it again".into(),
-            },
-        ),
-    ]
-}
-
-#[cfg(not(feature = "checkpoint"))]
-fn on_disk() -> Vec<(Error, Error)> {
-    Vec::new()
+/// All that can be produced; without checkpoints, the streaming part.
+fn produced() -> Vec<(Error, Error)> {
+    let mut all = streaming();
+    #[cfg(feature = "checkpoint")]
+    all.extend(disk::on_disk());
+    all
 }
 
 #[test]
 fn every_field_of_every_error_is_the_right_one() {
-    for (found, expected) in streaming().into_iter().chain(on_disk()) {
+    for (found, expected) in produced() {
         assert_eq!(format!("{found:?}"), format!("{expected:?}"));
         assert_eq!((found.kind(), found.to_string()), (expected.kind(), expected.to_string()));
+        assert_eq!(found.advice(), expected.advice());
     }
 }
 
@@ -298,45 +256,111 @@ fn all_kinds() -> BTreeSet<&'static str> {
     Error::KINDS.iter().chain(Fault::KINDS).copied().collect()
 }
 
+/// Kinds that cannot be produced, and why.
+const NEVER: [(&str, &str); 1] =
+    [("internal", "each is a rule that the code of the library keeps: an error of this kind is a bug in it")];
+
+#[cfg(feature = "checkpoint")]
 #[test]
-fn every_variant_is_produced() {
-    let mut produced: BTreeSet<_> = streaming().iter().chain(&on_disk()).map(|(found, _)| found.kind()).collect();
-    if cfg!(not(feature = "checkpoint")) {
-        produced.extend(["target", "checkpoint"]);
-    }
-    assert_eq!(produced, all_kinds());
-    // `limit` is the one kind of both: a fault within the library, an error for callers.
-    assert_eq!(all_kinds().len() + 1, Error::KINDS.len() + Fault::KINDS.len());
+fn every_kind_is_produced() {
+    let produced: BTreeSet<_> = produced().iter().map(|(found, _)| found.kind()).collect();
+    let never: BTreeSet<_> = NEVER.map(|(kind, _)| kind).into();
+    assert!(produced.is_disjoint(&never));
+    assert_eq!(&produced | &never, all_kinds());
+    // Two kinds are of both: `limit`, a fault within the library and an error for callers, and
+    // `digest`, that of a field and that of what was made.
+    assert_eq!(all_kinds().len() + 2, Error::KINDS.len() + Fault::KINDS.len());
 }
 
+/// The name of the variant, which is how its Debug text starts.
+#[cfg(feature = "checkpoint")]
+fn variant(error: &Error) -> String {
+    format!("{error:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
+}
+
+#[cfg(feature = "checkpoint")]
 #[test]
-fn the_kinds_are_those_of_the_spec() {
-    let spec = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).unwrap();
+fn every_variant_is_produced_and_in_the_table_of_its_module() {
+    let source = read("src/error/mod.rs");
+    let (_, body) = source.split_once("pub enum Error {\n").unwrap();
+    let (body, _) = body.split_once("\n}\n").unwrap();
+    let declared = body.lines().filter_map(|line| line.strip_prefix("    ")).filter_map(|line| {
+        let name: String = line.chars().take_while(char::is_ascii_alphanumeric).collect();
+        name.starts_with(|first: char| first.is_ascii_uppercase()).then_some(name)
+    });
+    let declared: BTreeSet<String> = declared.collect();
+    let mut produced: BTreeSet<String> = produced().iter().map(|(found, _)| variant(found)).collect();
+    assert!(produced.insert("Internal".into()), "see NEVER");
+    assert_eq!(produced, declared);
+    let table = source.lines().filter(|line| line.starts_with("//! | ")).collect::<String>();
+    let linked = table.split("[`Error::").skip(1).map(|rest| rest.split('`').next().unwrap().to_string());
+    assert_eq!(linked.collect::<BTreeSet<String>>(), declared);
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Kinds that SPEC.md §11 lists, and who is at fault.
+fn kinds_of_the_spec() -> Vec<(String, String)> {
+    let spec = read("SPEC.md");
     let (_, errors) = spec.split_once("\n## 11 Errors\n").unwrap();
     let (errors, _) = errors.split_once("\n## 12 ").unwrap();
-    let listed: Vec<&str> =
-        errors.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(kind, _)| kind).collect();
-    assert_eq!(listed.iter().copied().collect::<BTreeSet<_>>(), all_kinds());
-    assert_eq!(listed.len(), all_kinds().len(), "a kind stands twice");
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().trim_matches('`').to_string()).collect::<Vec<_>>();
+    let rows = errors.lines().filter(|line| line.starts_with("| `")).map(cells);
+    rows.map(|cells| (cells[1].clone(), cells[3].clone())).collect()
 }
 
-/// What an error says: where, what was found, what was expected, and what to do.
+/// Any reader can give the kinds of SPEC.md §11; those of this library's own are in the table of
+/// `pulse::error`, which leaves to SPEC.md only what is wrong with a patch.
 #[test]
-fn errors_say_where_and_what_to_do() {
-    let said = |patch: &[u8]| error_of(patch).to_string();
+fn the_kinds_are_those_of_the_spec_and_of_the_module() {
+    let spec = kinds_of_the_spec();
+    let of_any_reader: BTreeSet<&str> = spec.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(of_any_reader.len(), spec.len(), "a kind is listed twice");
+    assert!(of_any_reader.is_subset(&all_kinds()), "{:?}", &of_any_reader - &all_kinds());
+    let in_patches = spec.iter().filter(|(_, at_fault)| at_fault == "patch").map(|(kind, _)| kind.as_str());
+
+    let source = read("src/error/mod.rs");
+    let firsts = source.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next());
+    let listed: Vec<&str> = firsts.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let of_the_module: BTreeSet<&str> = listed.iter().copied().collect();
+    assert_eq!(of_the_module.len(), listed.len(), "a kind is listed twice");
+    let in_patches: BTreeSet<&str> = in_patches.collect();
+    assert!(of_the_module.is_disjoint(&in_patches));
+    assert_eq!(&of_the_module | &in_patches, all_kinds());
+}
+
+/// What an error says, and what it advises.
+#[test]
+fn errors_say_where_and_their_advice_what_to_do() {
+    let said = |patch: &[u8]| {
+        let error = error_of(patch);
+        (error.to_string(), error.advice().unwrap().to_string())
+    };
+    let pair = |message: &str, advice: &str| (message.to_string(), advice.to_string());
     assert_eq!(
         said(&example()[..100]),
-        "at byte 100: the file is cut short: at least 23 more bytes expected; transfer it again"
+        pair("at byte 100: the file is truncated: at least 23 more bytes expected", "transfer it again")
     );
     assert_eq!(
         said(&with_payload(2, &[1, 0, 1, 2, 0x21, 4, 0, 9, 4, 2, 1])),
-        "at byte 48, block ('B') section, tensor 'w', block 0: change at element 10 lies past the end of its block of 4 elements; its writer is at fault: have the patch made again"
+        pair(
+            "at byte 48, block ('B') section, tensor 'w', block 0: change at element 10 lies past the end of its block of 4 elements",
+            "the program that made the patch is at fault: create the patch again"
+        )
     );
     assert_eq!(
         said(&with_payload(0, &[0x0c, 0x80, 8, 40, 41, 0])),
-        "limit `block_leaves` exceeded at byte 10: asked for 1024, allowed 64; raise the limit if the source is trusted"
+        pair(
+            "limit `block_leaves` exceeded at byte 10: asked for 1024, allowed 64",
+            "raise the limit if the source is trusted"
+        )
     );
-    assert_eq!(said(&flipped(8, 3)), "format version 2.0: this reader knows major version 1 only; use a newer reader");
+    assert_eq!(
+        said(&flipped(8, 3)),
+        pair("format version 2.0: this reader knows major version 1 only", "use a newer reader")
+    );
 }
 
 /// The typed error survives the trip through `io::Error`.

@@ -1,0 +1,253 @@
+//! The errors that need checkpoints on disk, each with what it must be.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use pulse::chain::{ComposeOptions, InvertOptions};
+use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing};
+use pulse::error::{BaseMismatch, Fault, FileFault, Made};
+use pulse::hash::{tensor_digest, Digest};
+use pulse::stream::EncoderOptions;
+use pulse::tensors::Control;
+use pulse::update::recover;
+use pulse::wire::Tag;
+use pulse::{Checkpoint, Error, Limits, Patch};
+
+use super::digest_of;
+use testkit::files::{safetensors, tensor, Files, Place};
+use testkit::forge;
+use testkit::library::{diff, open, open_patch};
+
+/// "base", "target" and "other", each a file of "w", U8 [4], and "patch" from base to target.
+pub fn scene() -> Place {
+    let place = Place::new();
+    for (name, bytes) in [("base", b"abcd"), ("target", b"abce"), ("other", b"abcf")] {
+        place.put(name, &Files::one(&[tensor("w", "U8", &[4], *bytes)]));
+    }
+    diff(Some(&place.path("base")), &place.path("target"), &place.path("patch"), EncoderOptions::default(), 1);
+    place
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    Digest(<sha2::Sha256 as sha2::Digest>::digest(bytes).into())
+}
+
+/// The place, as errors about an update name it.
+fn real(path: PathBuf) -> PathBuf {
+    path.canonicalize().unwrap()
+}
+
+pub fn on_disk() -> Vec<(Error, Error)> {
+    [of_the_caller(), of_patches(), of_updates()].into_iter().flatten().collect()
+}
+
+/// The checkpoint, the output or the patches that were chosen are others than they should be.
+fn of_the_caller() -> Vec<(Error, Error)> {
+    let place = scene();
+    let control = Control::threads(1);
+    let patch = open_patch(&place.path("patch"));
+    let (base, other) = (open(&place.path("base")), open(&place.path("other")));
+    let in_memory = || Patch::from_bytes(fs::read(place.path("patch")).unwrap(), Limits::default()).unwrap();
+    let junk = place.put_bytes("junk", b"short");
+    // A companion that the base has, and "bare" lacks.
+    let directory = |name: &str, bytes: &[u8], config: Option<&[u8]>| {
+        let mut files = vec![("model.safetensors", safetensors(&[tensor("w", "U8", &[4], bytes)]))];
+        files.extend(config.map(|config| ("config", config.to_vec())));
+        place.put(name, &Files::Many(files.into_iter().map(|(name, bytes)| (name.into(), bytes)).collect()))
+    };
+    let with = [directory("base-dir", b"abcd", Some(b"{}")), directory("target-dir", b"abce", Some(b"{}"))];
+    let bare = directory("bare-dir", b"abcd", None);
+    diff(Some(&with[0]), &with[1], &place.path("dir-patch"), EncoderOptions::default(), 1);
+    let dir_patch = open_patch(&place.path("dir-patch"));
+
+    let mismatch = |file: Option<PathBuf>| {
+        let mut mismatch = BaseMismatch::new(Some("w".into()), tensor_digest(b"abcd"), tensor_digest(b"abcf"));
+        (mismatch.file, mismatch.tensors) = (file, Some((1, 1)));
+        Error::BaseMismatch(Box::new(mismatch))
+    };
+    let (apply, out) = (ApplyOptions::default(), place.path("out"));
+    vec![
+        (
+            patch.verify_target(&other, control).unwrap_err(),
+            Error::TargetMismatch {
+                file: Some(place.path("patch")),
+                tensor: Some("w".into()),
+                expected: digest_of(b"abce"),
+                found: digest_of(b"abcf"),
+            },
+        ),
+        (patch.verify_with_base(&other, control).unwrap_err(), mismatch(Some(place.path("patch")))),
+        (in_memory().verify_with_base(&other, control).unwrap_err(), mismatch(None)),
+        (
+            Checkpoint::open(&junk).unwrap_err(),
+            Error::BadFile { path: Some(junk.clone()), fault: FileFault::TooShort { bytes: 5 } },
+        ),
+        (
+            dir_patch.apply(Some(&open(&bare)), &out, apply, control).unwrap_err(),
+            Error::BaseFile { path: Some(bare), name: "config".into(), bytes: 2, sha256: sha256(b"{}") },
+        ),
+        (
+            Patch::compose(
+                &[open_patch(&place.path("patch")), in_memory()],
+                None,
+                io::sink(),
+                ComposeOptions::default(),
+                control,
+            )
+            .unwrap_err(),
+            Error::Chain {
+                before: place.path("patch").display().to_string(),
+                patch: "the patch in memory".into(),
+                what: format!(
+                    "its base has digest {}, but the target of the other is {}",
+                    digest_of(b"abcd"),
+                    digest_of(b"abce")
+                ),
+            },
+        ),
+        (
+            patch.apply(None, &out, apply, control).unwrap_err(),
+            Error::NeedsBase {
+                file: Some(place.path("patch")),
+                what: "not a snapshot: it needs the base that it was made from".into(),
+            },
+        ),
+        (write_whole(&junk, Existing::Refuse, |_| Ok(())).unwrap_err(), Error::Exists { path: junk, directory: false }),
+        (
+            dir_patch.apply(Some(&open(&with[0])), place.root(), apply, control).unwrap_err(),
+            Error::Exists { path: place.root().into(), directory: true },
+        ),
+        (
+            pulse::checkpoint::diff(
+                None,
+                &base,
+                io::sink(),
+                DiffOptions::default(),
+                control.with_progress(&|_| ControlFlow::Break(())),
+            )
+            .unwrap_err(),
+            Error::Cancelled,
+        ),
+        (
+            Checkpoint::open(place.path("nowhere")).unwrap_err(),
+            Error::Io {
+                doing: "opening".into(),
+                path: Some(place.path("nowhere")),
+                source: io::Error::from_raw_os_error(2),
+            },
+        ),
+    ]
+}
+
+/// The patch is at fault, or cannot do what is asked.
+fn of_patches() -> Vec<(Error, Error)> {
+    let place = scene();
+    let control = Control::threads(1);
+    let patch = fs::read(place.path("patch")).unwrap();
+    // It says that its target has another digest, or more bytes.
+    let lie = place.put_bytes("lie", &forge::replaced(&patch, b'F', &digest_of(b"abce").0, &[7; 32]));
+    let totals = |bytes: u64| [1u64, 4, bytes].map(u64::to_le_bytes).concat();
+    let more = place.put_bytes("more", &forge::replaced(&patch, b'F', &totals(4), &totals(5)));
+    let cut = place.put_bytes("cut", &patch[..20]);
+    let snapshot = place.path("snapshot");
+    diff(None, &place.path("target"), &snapshot, EncoderOptions::default(), 1);
+    let base = open(&place.path("base"));
+    let total = {
+        let Error::Corrupt(mut corrupt) =
+            (Fault::Count { field: "target bytes", expected: 4, found: 5 }).at(fs::metadata(&more).unwrap().len())
+        else {
+            panic!("a fault makes a corrupt file")
+        };
+        (corrupt.file, corrupt.section) = (Some(more.clone()), Some(Tag::FOOTER));
+        Error::Corrupt(corrupt)
+    };
+    let truncated = {
+        // The file knows its name where a stream does not.
+        let mut stream = &patch[..20];
+        let Error::Corrupt(mut corrupt) = pulse::Decoder::new(&mut stream, Limits::default()).next_event().unwrap_err()
+        else {
+            panic!("it is cut short")
+        };
+        assert_eq!((corrupt.offset, &corrupt.file), (20, &None));
+        corrupt.file = Some(cut.clone());
+        Error::Corrupt(corrupt)
+    };
+    vec![
+        (
+            open_patch(&lie).verify_with_base(&base, control).unwrap_err(),
+            Error::WrongResult {
+                file: Some(lie.clone()),
+                made: Made::Checkpoint,
+                expected: Digest([7; 32]),
+                found: digest_of(b"abce"),
+            },
+        ),
+        (
+            open_patch(&lie).update(place.path("base"), control).unwrap_err(),
+            Error::Unfit {
+                file: Some(lie),
+                what: "the patch is inconsistent: applied to its own base it does not give its target".into(),
+            },
+        ),
+        (open_patch(&more).verify_with_base(&base, control).unwrap_err(), total),
+        (Patch::open(&cut, Limits::default()).unwrap_err(), truncated),
+        (
+            open_patch(&snapshot).invert(io::sink(), InvertOptions::default(), control).unwrap_err(),
+            Error::NotInvertible { file: Some(snapshot.clone()), what: "a snapshot has no base".into() },
+        ),
+        (
+            open_patch(&snapshot).update(place.path("base"), control).unwrap_err(),
+            Error::NotInPlace { path: Some(place.path("base")), what: "a snapshot replaces every tensor".into() },
+        ),
+        (
+            Patch::open(&snapshot, Limits::default().with_tensors(0)).unwrap_err(),
+            Error::Limit {
+                file: Some(snapshot.clone()),
+                limit: "tensors",
+                asked: 1,
+                allowed: 0,
+                offset: tensor_offset(&fs::read(&snapshot).unwrap()),
+            },
+        ),
+    ]
+}
+
+/// Where the section of the first tensor header starts.
+fn tensor_offset(patch: &[u8]) -> u64 {
+    let before = forge::sections(patch).into_iter().take_while(|section| section.tag != b'T');
+    // Tag, length of one byte, payload, CRC.
+    let sizes = before.map(|section| {
+        assert!(section.payload.len() < 128);
+        section.payload.len() as u64 + 6
+    });
+    10 + sizes.sum::<u64>()
+}
+
+/// An update in place that was interrupted, or runs.
+fn of_updates() -> Vec<(Error, Error)> {
+    let control = Control::threads(1);
+    let place = scene();
+    let base = place.path("base");
+    let lock = File::create(place.path(".base.pulse-lock")).unwrap();
+    lock.lock().unwrap();
+    let busy = open_patch(&place.path("patch")).update(&base, control).unwrap_err();
+    drop(lock);
+    let undo = place.put_bytes(".base.pulse-undo", b"not a journal");
+    let signature = {
+        let Error::Corrupt(mut corrupt) = (Fault::Signature { found: *b"not a jo" }).at(0) else {
+            panic!("a fault makes a corrupt file")
+        };
+        corrupt.file = Some(real(undo.clone()));
+        Box::new(Error::Corrupt(corrupt))
+    };
+    vec![
+        (busy, Error::Busy { path: real(base.clone()) }),
+        (Checkpoint::open(&base).unwrap_err(), Error::Interrupted { path: real(base.clone()) }),
+        (
+            recover(&base, control).unwrap_err(),
+            Error::Unrecovered { path: real(undo), source: signature, update: None },
+        ),
+    ]
+}
