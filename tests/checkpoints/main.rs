@@ -1,10 +1,15 @@
 //! Whole checkpoints: files and directories to a patch, and back byte for byte.
 
+mod cancel;
+mod compose;
+mod examples;
 mod hostile;
+mod in_place;
 mod layouts;
 mod opening;
 mod outputs;
 mod rules;
+mod stat;
 mod streams;
 mod tensors;
 mod updates;

@@ -225,7 +225,7 @@ fn what_is_no_patch_at_all_is_said_to_be_none() {
 fn the_bytes_of_a_tensor_are_told_apart_and_sum_up() {
     let place = scene();
     let run = pulse(&place, &["inspect", "41.pulse", "--json"]);
-    let found: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    let found: Value = serde_json::from_str(&run.out).unwrap();
     let tensors = found["tensors"].as_array().unwrap();
     assert!(!tensors.is_empty());
     for tensor in tensors {

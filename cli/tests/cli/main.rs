@@ -6,6 +6,7 @@ mod damage;
 mod failures;
 mod in_place;
 mod inspect;
+mod kill;
 mod stat;
 mod streams;
 mod usage;

@@ -1,5 +1,5 @@
 //! What the fuzz targets do with their bytes. `fuzz/run` runs them; docs/FUZZING.md says what each of them promises.
-//! `tests/fuzz_seeds.rs` runs the same over their seeds.
+//! `tests/seeds.rs` runs the same over their seeds.
 //!
 //! A fuzzer does not guess a CRC or a SHA-256. So that the code behind them is reached, targets that read patches
 //! seal them first: all sums are put right. The library itself checks them always.

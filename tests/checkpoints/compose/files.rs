@@ -8,7 +8,7 @@ use pulse::tensors::Control;
 use pulse::wire::{FileKind, FileSource};
 use pulse::{Encoder, Limits, Patch};
 
-use crate::{flat, Run};
+use super::{flat, Run};
 use testkit::files::{header, raw, tensor, Files};
 use testkit::library::{diff_tensors, open};
 
@@ -62,7 +62,7 @@ fn a_file_that_comes_back_is_carried_unless_the_base_is_at_hand() {
     assert!(carried.iter().all(|(_, source)| *source == FileSource::Patch), "{carried:?}");
     let (patch, _) = run.compose(&patches, None, &options).unwrap();
     let (patch, out) = (run.place.put_bytes("back.pulse", &patch), run.place.path("out"));
-    crate::apply(Some(run.ends().0), &patch, &out).unwrap();
+    super::apply(Some(run.ends().0), &patch, &out).unwrap();
     Files::read(&out).assert_same(&Files::read(run.ends().1));
 }
 

@@ -10,7 +10,7 @@ use pulse::tensors::Control;
 use pulse::wire::Action;
 use pulse::{Error, Limits, Patch};
 
-use crate::{drifted, eventful, every_dtype, flat, Run};
+use super::{drifted, eventful, every_dtype, flat, Run};
 use testkit::files::{noise, stepped, tensor, weights, Files};
 use testkit::forge;
 use testkit::library::{diff, every_coding, open, open_patch};
@@ -63,14 +63,14 @@ fn blocks_of_different_sizes_compose_to_any_size() {
 #[test]
 fn what_is_undone_vanishes() {
     let there = |name: &str, seed| tensor(name, "BF16", &[100_000], weights(seed, 100_000));
-    let back = |mut tensor: crate::Tensor, from: usize| {
+    let back = |mut tensor: super::Tensor, from: usize| {
         // From this byte on as before, so that whole blocks come back.
         let before = weights(2, 100_000);
         tensor.bytes[from..].copy_from_slice(&before[from..]);
         tensor
     };
     let changed =
-        |name: &str, seed| crate::Tensor { bytes: stepped(&weights(seed, 100_000), 2, 77), ..there(name, seed) };
+        |name: &str, seed| super::Tensor { bytes: stepped(&weights(seed, 100_000), 2, 77), ..there(name, seed) };
     let run = Run::new(&[
         Files::one(&[there("comes back", 1), there("in part", 2), there("stays", 3)]),
         Files::one(&[changed("comes back", 1), changed("in part", 2), there("stays", 3)]),

@@ -49,7 +49,7 @@ fn a_tensor_is_pushed_once() {
     let mut writer = encoder.patched("a", &four).unwrap();
     writer.push(&[1; 4], &[1; 4]).unwrap();
     writer.end().unwrap();
-    assert_misuse(encoder.added("a", &four), "tensor 'a' was pushed before; push each tensor once");
+    assert_misuse(encoder.added("a", &four), "tensor 'a' was already pushed; push each tensor once");
     let message = "tensor 'b' is U8 [4] in base and target; call patched() instead of replaced()";
     assert_misuse(encoder.replaced("b", &four, &four), message);
     // Nothing of the refused calls was taken.

@@ -11,7 +11,7 @@ use pulse::stream::EncoderOptions;
 use pulse::tensors::{ApplyReport, Control};
 use pulse::{Error, Limits, Patch, Result};
 
-use crate::{drifted, every_dtype, flat};
+use super::{drifted, every_dtype, flat};
 use testkit::files::{header, noise, raw, stepped, tensor, weights, Files, Place};
 use testkit::forge;
 use testkit::library::{diff, every_coding, open, open_patch};
@@ -49,8 +49,8 @@ fn flat_patches_lead_back_byte_for_byte() {
 
 #[test]
 fn directories_lead_back_with_their_companions() {
-    let shard = |seed| crate::safetensors(&[tensor("a", "BF16", &[900], weights(seed, 900))]);
-    let other = crate::safetensors(&[tensor("b", "BF16", &[900], stepped(&weights(1, 900), 2, 5))]);
+    let shard = |seed| super::safetensors(&[tensor("a", "BF16", &[900], weights(seed, 900))]);
+    let other = super::safetensors(&[tensor("b", "BF16", &[900], stepped(&weights(1, 900), 2, 5))]);
     let model = |seed| {
         Files::many([
             ("one.safetensors", shard(seed)),

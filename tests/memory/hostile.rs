@@ -1,23 +1,10 @@
 //! Peak memory follows the bytes of a patch and the limits of its reader, not what the patch claims.
 
-use std::sync::{Mutex, MutexGuard};
-
-use peak_alloc::PeakAlloc;
+use crate::{alone, HEAP};
 use pulse::Limits;
 use testkit::hostile::{
     bomb, list, patch_of, patch_of_blocks, read, section, tiny_blocks, tiny_sections, tiny_tensors, varint,
 };
-
-/// Counts what Rust code allocates; see tests/memory.rs for what zstd takes beside it.
-#[global_allocator]
-static HEAP: PeakAlloc = PeakAlloc;
-
-/// The allocator counts the whole process: one test at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;

@@ -10,7 +10,7 @@ use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, TensorRef, Weights};
 use pulse::{Error, Limits, Patch};
 
-use crate::flat;
+use super::flat;
 use testkit::files::{noise, tensor, Files, Place, Tensor};
 use testkit::library::{diff_tensors, every_coding, open};
 
