@@ -5,6 +5,7 @@ use nom::Err::Failure;
 
 use crate::digest::Digest;
 use crate::error::Fault;
+use crate::limits;
 use crate::varint;
 
 /// A fault, placed by the bytes that were left when it showed.
@@ -27,6 +28,15 @@ impl ParseError<&[u8]> for Bad {
 
 pub(crate) type Parse<'a, T> = nom::IResult<&'a [u8], T, Bad>;
 
+/// The fault inside an error of a parser.
+pub(crate) fn bad(error: nom::Err<Bad>) -> Bad {
+    match error {
+        nom::Err::Error(bad) | Failure(bad) => bad,
+        // Only streaming parsers give this; all of ours are complete.
+        nom::Err::Incomplete(_) => Bad::from_error_kind(&[], ErrorKind::Eof),
+    }
+}
+
 /// Fails at this place.
 pub(crate) fn fail<T>(at: &[u8], fault: Fault) -> Parse<'_, T> {
     Err(Failure(Bad { rest: at.len(), fault }))
@@ -46,6 +56,12 @@ pub(crate) fn check(
     Err(Failure(Bad { rest: at.len(), fault: Fault::Value { field, found, expected } }))
 }
 
+/// Fails if the file asks for more than a limit allows; the decoder turns it into
+/// [`Error::Limit`](crate::Error::Limit).
+pub(crate) fn limit(at: &[u8], limit: &'static str, asked: u64, allowed: u64) -> Result<(), nom::Err<Bad>> {
+    limits::check(limit, asked, allowed).map_err(|fault| Failure(Bad { rest: at.len(), fault }))
+}
+
 /// Runs a parser that must consume all of `bytes`.
 pub(crate) fn all<'a, T>(
     bytes: &'a [u8],
@@ -59,9 +75,7 @@ pub(crate) fn all<'a, T>(
             let expected = found - rest.len() as u64;
             Err(Bad { rest: rest.len(), fault: Fault::Length { field, expected, found } })
         }
-        Err(nom::Err::Error(bad) | Failure(bad)) => Err(bad),
-        // Only streaming parsers give this; all of ours are complete.
-        Err(nom::Err::Incomplete(_)) => Err(Bad::from_error_kind(bytes, ErrorKind::Eof)),
+        Err(error) => Err(bad(error)),
     }
 }
 

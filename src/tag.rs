@@ -25,6 +25,12 @@ impl Tag {
     /// End of the file.
     pub const FOOTER: Tag = Tag(b'F');
 
+    /// Whether this version of the format defines the section.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self.known_name().is_some()
+    }
+
     /// Whether a reader that does not know the section may skip it.
     #[must_use]
     pub fn is_skippable(self) -> bool {
@@ -34,7 +40,11 @@ impl Tag {
     /// What the section is, for people.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
+        self.known_name().unwrap_or("unknown")
+    }
+
+    fn known_name(self) -> Option<&'static str> {
+        Some(match self {
             Tag::HEADER => "header",
             Tag::FILE => "file",
             Tag::FILE_DATA => "file data",
@@ -43,8 +53,8 @@ impl Tag {
             Tag::TENSOR_END => "tensor trailer",
             Tag::INDEX => "index",
             Tag::FOOTER => "footer",
-            _ => "unknown",
-        }
+            _ => return None,
+        })
     }
 }
 

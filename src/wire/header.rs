@@ -7,7 +7,7 @@ use crate::error::Fault;
 use crate::limits::Limits;
 use crate::parse::{self, Parse};
 use crate::varint;
-use crate::wire::{limit, put_digest, put_string};
+use crate::wire::{put_digest, put_string};
 
 const SNAPSHOT: u8 = 1;
 const RUN: u8 = 2;
@@ -83,7 +83,7 @@ impl Header {
             block_leaves,
             "1 to 1024 leaves",
         )?;
-        limit(rest, "block_leaves", block_leaves, limits.block_leaves)?;
+        parse::limit(rest, "block_leaves", block_leaves, limits.block_leaves)?;
         let (i, run) = optional(i, flags & RUN, |i| parse::run(i, "run"))?;
         let (i, base_step) = optional(i, flags & BASE_STEP, |i| parse::varint(i, "base step"))?;
         let (i, target_step) = optional(i, flags & TARGET_STEP, |i| parse::varint(i, "target step"))?;
@@ -103,7 +103,7 @@ fn optional<'a, T>(i: &'a [u8], flag: u8, parser: impl FnOnce(&'a [u8]) -> Parse
 }
 
 fn parse_metadata<'a>(start: &'a [u8], limits: &Limits) -> Parse<'a, BTreeMap<String, String>> {
-    limit(start, "metadata_bytes", start.len() as u64, limits.metadata_bytes)?;
+    parse::limit(start, "metadata_bytes", start.len() as u64, limits.metadata_bytes)?;
     let (mut i, count) = parse::varint(start, "metadata count")?;
     let mut metadata = BTreeMap::<String, String>::new();
     for _ in 0..count {

@@ -23,7 +23,7 @@ use byteorder::{WriteBytesExt, LE};
 
 use crate::digest::Digest;
 use crate::error::Fault;
-use crate::limits::{self, Limits};
+use crate::limits::Limits;
 use crate::parse::{self, Parse};
 use crate::varint;
 
@@ -84,7 +84,7 @@ fn parse_name_parts<'a, 'p>(i: &'a [u8], previous: &'p str, limits: &Limits) -> 
         return parse::fail(i, Fault::Value { field: "shared name bytes", found: shared, expected });
     };
     let (rest, len) = parse::varint(rest, TENSOR_NAME)?;
-    limit(i, "name_bytes", shared.saturating_add(len), limits.name_bytes)?;
+    parse::limit(i, "name_bytes", shared.saturating_add(len), limits.name_bytes)?;
     let (rest, suffix) = parse::take(rest, len, TENSOR_NAME)?;
     Ok((rest, (prefix, suffix)))
 }
@@ -106,11 +106,6 @@ fn parse_name<'a>(i: &'a [u8], previous: &str, limits: &Limits) -> Parse<'a, Str
 /// A bounded string.
 fn parse_string<'a>(i: &'a [u8], field: &'static str, max: u64) -> Parse<'a, &'a str> {
     let (_, len) = parse::varint(i, field)?;
-    limit(i, "name_bytes", len, max)?;
+    parse::limit(i, "name_bytes", len, max)?;
     parse::string(i, field)
-}
-
-/// Fails with a limit fault; the decoder turns it into [`Error::Limit`](crate::Error::Limit).
-fn limit(at: &[u8], limit: &'static str, asked: u64, allowed: u64) -> Result<(), nom::Err<parse::Bad>> {
-    limits::check(limit, asked, allowed).map_err(|fault| nom::Err::Failure(parse::Bad { rest: at.len(), fault }))
 }

@@ -6,7 +6,7 @@ use crate::error::Fault;
 use crate::limits::Limits;
 use crate::parse::{self, Parse};
 use crate::varint;
-use crate::wire::{limit, parse_name, parse_string, put_digest, put_name, put_string};
+use crate::wire::{parse_name, parse_string, put_digest, put_name, put_string};
 
 /// What happens to a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,7 +129,7 @@ fn parse_spec<'a>(start: &'a [u8], limits: &Limits) -> Parse<'a, TensorSpec> {
         }
     };
     let (mut rest, rank) = parse::varint(i, "rank")?;
-    limit(i, "rank", rank, limits.rank.min(255))?;
+    parse::limit(i, "rank", rank, limits.rank.min(255))?;
     let mut shape = Vec::new();
     for _ in 0..rank {
         let (after, dim) = parse::varint(rest, "dimension")?;

@@ -40,10 +40,7 @@ impl Walk {
             };
             table::classes(rest, count, raw_bits).map(|(rest, table)| (rest, (classes, table)))
         });
-        let (rest, (classes, table)) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => return parse::all(payload, "contextual payload", |_| Err::<(&[u8], Walk), _>(error)),
-        };
+        let (rest, (classes, table)) = parsed.map_err(parse::bad)?;
         let bad = |fault| Bad { rest: rest.len(), fault };
         read(rest, &table, raw_bits, elements, changes, order, classes).map_err(bad)
     }
