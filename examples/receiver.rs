@@ -1,8 +1,9 @@
 //! A receiver that keeps weights in memory up to date from a directory of patches.
 //!
-//! `cargo run --release --example receiver -- DIR STEP` reads what the example `trainer` writes, as it
-//! is written, until the weights are those of STEP. A lost patch is no disaster: the next one says
-//! that its base is another, and the receiver starts again from the newest anchor.
+//! `cargo run --release --example receiver -- DIR STEP` reads what the example `trainer` writes, as
+//! it is written, until the weights are those of STEP. It works as `docs/guide/chains.md` says: it
+//! goes by the digest that it holds and by the step that it has reached, never by names of files.
+//! Where a patch is missing it waits for it, or for an anchor that is newer than its weights.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,127 +12,111 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pulse::dtype::TensorSpec;
-use pulse::hash::tensor_digest;
-use pulse::tensors::{apply_in_place, ApplyReport, Parallel, TensorMut};
-use pulse::{Decoder, Error, Event, Limits, Patch};
+use pulse::hash::Digest;
+use pulse::stream::Received;
+use pulse::{Decoder, Event, Limits, Receiver};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// The weights: for each tensor what it is, and its little-endian bytes.
-type Weights = BTreeMap<String, (TensorSpec, Vec<u8>)>;
 
 /// How long to wait for the next patch.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Receiver {
-    dir: PathBuf,
+/// Where a patch leads, and from where.
+#[derive(Clone, Copy)]
+struct Link {
     step: u64,
-    weights: Weights,
+    /// Digest of the base; none for an anchor.
+    base: Option<Digest>,
 }
 
-/// All weights from a snapshot, event by event: nothing else than the weights is held in memory.
-fn load(path: &Path) -> Result<Weights> {
+/// Reads what a patch says of itself. This also proves that the file has come in full.
+fn link(path: &Path) -> Result<Link> {
     let mut decoder = Decoder::new(BufReader::new(File::open(path)?), Limits::default());
-    let (mut weights, mut name, mut bytes) = (Weights::new(), String::new(), Vec::new());
+    let (mut step, mut base) = (None, None);
     while let Some(event) = decoder.next_event()? {
         match event {
-            Event::Header(header) if !header.snapshot => return Err("an anchor must be a snapshot".into()),
-            Event::Tensor(header) => {
-                name.clone_from(&header.name);
-                let spec = header.spec.clone().ok_or("a snapshot deletes nothing")?;
-                weights.insert(name.clone(), (spec, Vec::new()));
-            }
-            Event::Block(block) => {
-                // Memory grows with what arrives, not with what a header claims.
-                let start = bytes.len();
-                bytes.resize(usize::try_from(block.range().end)?, 0);
-                block.apply(&mut bytes[start..])?;
-            }
-            // Nothing is right until its digest says so.
-            Event::TensorEnd(end) => {
-                if end.target != Some(tensor_digest(&bytes)) {
-                    return Err(format!("tensor {name:?} is damaged; get the anchor again").into());
-                }
-                if let Some(tensor) = weights.get_mut(&name) {
-                    tensor.1 = std::mem::take(&mut bytes);
-                }
-            }
+            Event::Header(header) => step = header.target_step,
+            Event::End(footer) => base = footer.base,
             _ => {}
         }
     }
     decoder.finish()?;
-    Ok(weights)
+    let step = step.ok_or_else(|| format!("{} does not say its step", path.display()))?;
+    Ok(Link { step, base })
 }
 
-impl Receiver {
-    /// Starts from the newest anchor.
-    fn new(dir: &Path) -> Result<Self> {
-        let mut receiver = Receiver { dir: dir.into(), step: 0, weights: Weights::new() };
-        receiver.restart()?;
-        Ok(receiver)
+/// Weights that follow a trainer.
+struct Follower {
+    dir: PathBuf,
+    /// The patches seen so far.
+    links: BTreeMap<PathBuf, Link>,
+    /// For each tensor what it is, and its little-endian bytes.
+    weights: BTreeMap<String, (TensorSpec, Vec<u8>)>,
+    /// Digest and step of the weights; none before the first anchor.
+    held: Option<(Digest, u64)>,
+}
+
+impl Follower {
+    fn new(dir: &Path) -> Self {
+        Follower { dir: dir.into(), links: BTreeMap::new(), weights: BTreeMap::new(), held: None }
     }
 
-    fn restart(&mut self) -> Result<()> {
-        let step = *self.steps(".anchor.pulse")?.last().ok_or("there is no anchor; start the trainer first")?;
-        self.weights = load(&self.dir.join(format!("{step}.anchor.pulse")))?;
-        self.step = step;
-        println!("anchor of step {step}: {} tensors", self.weights.len());
+    /// Reads the patches that are new in the directory. They are renamed into place when complete.
+    fn look(&mut self) -> Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let is_patch = path.extension().is_some_and(|extension| extension == "pulse");
+            if is_patch && !self.links.contains_key(&path) {
+                let link = link(&path)?;
+                self.links.insert(path, link);
+            }
+        }
         Ok(())
     }
 
-    /// The steps of the files that end so, in order.
-    fn steps(&self, suffix: &str) -> Result<Vec<u64>> {
-        let mut steps = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let name = entry?.file_name();
-            let step: Option<u64> = name.to_str().and_then(|name| name.strip_suffix(suffix)?.parse().ok());
-            steps.extend(step);
-        }
-        steps.sort_unstable();
-        Ok(steps)
+    /// The newest patch for the weights as they are, or else the newest anchor. Both lead to a
+    /// greater step, so that every round either raises the step or waits.
+    fn next(&self) -> Option<(PathBuf, Link)> {
+        let newer = |link: &Link| self.held.is_none_or(|(_, step)| link.step > step);
+        let find = |base: Option<Digest>| {
+            let found = self.links.iter().filter(|(_, link)| link.base == base && newer(link));
+            found.max_by_key(|(_, link)| link.step).map(|(path, link)| (path.clone(), *link))
+        };
+        let patch = self.held.and_then(|(digest, _)| find(Some(digest)));
+        patch.or_else(|| find(None))
     }
 
-    /// Waits for a patch that is newer than the weights.
-    fn wait(&self) -> Result<u64> {
+    /// Waits until there is something to apply.
+    fn wait(&mut self) -> Result<(PathBuf, Link)> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            if let Some(&next) = self.steps(".pulse")?.iter().find(|&&step| step > self.step) {
+            self.look()?;
+            if let Some(next) = self.next() {
                 return Ok(next);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(format!("no patch came after step {}", self.step).into())
+        match self.held {
+            Some((_, step)) => Err(format!("neither a patch for step {step} nor a newer anchor came").into()),
+            None => Err("there is no anchor; start the trainer first".into()),
+        }
     }
 
-    /// Changes the weights in place. The result is proved before the first byte is touched, so that
-    /// after an error the weights are what they were.
-    fn apply(&mut self, step: u64) -> pulse::Result<ApplyReport> {
-        let patch = Patch::open(&self.dir.join(format!("{step}.pulse")), &Limits::default())?;
-        let mut held = BTreeMap::new();
-        for (name, (spec, bytes)) in &mut self.weights {
-            held.insert(name.clone(), TensorMut::new(spec.clone(), bytes)?);
-        }
-        apply_in_place(&mut held, &patch, Parallel::default())
+    /// Applies a patch, or loads an anchor. The weights change only if all of it is verified.
+    fn apply(&mut self, path: &Path) -> Result<Received> {
+        let mut receiver = Receiver::in_memory(&mut self.weights, Limits::default())?;
+        receiver.read_from(File::open(path)?)?;
+        Ok(receiver.finish()?)
     }
 
     fn follow(&mut self, last: u64) -> Result<()> {
-        while self.step < last {
-            let next = self.wait()?;
-            match self.apply(next) {
-                Ok(report) => {
-                    self.step = next;
-                    println!("step {next}: {} changes, target {}", report.changes, report.target);
-                }
-                // A patch was lost, or the weights are of another run. An anchor needs neither.
-                Err(error @ Error::BaseMismatch { .. }) => {
-                    println!("step {next}: {error}");
-                    let before = self.step;
-                    self.restart()?;
-                    if self.step <= before {
-                        return Err("no newer anchor has come yet; try again later".into());
-                    }
-                }
-                Err(error) => return Err(error.into()),
+        while self.held.is_none_or(|(_, step)| step < last) {
+            let (path, Link { step, base }) = self.wait()?;
+            let received = self.apply(&path)?;
+            self.held = Some((received.target(), step));
+            match base {
+                None => println!("anchor of step {step}: {} tensors", self.weights.len()),
+                Some(_) => println!("step {step}: {} changes, target {}", received.footer.changes, received.target()),
             }
         }
         Ok(())
@@ -142,5 +127,5 @@ fn main() -> Result<()> {
     let usage = "usage: receiver DIR STEP";
     let mut args = std::env::args().skip(1);
     let (dir, last) = (args.next().ok_or(usage)?, args.next().ok_or(usage)?.parse()?);
-    Receiver::new(Path::new(&dir))?.follow(last)
+    Follower::new(Path::new(&dir)).follow(last)
 }

@@ -1,4 +1,4 @@
-//! A patch over TCP, from one process to another, through the push decoder.
+//! A patch over TCP, from one process to another, applied and verified as it arrives.
 //!
 //! ```text
 //! socket send BASE TARGET ADDRESS      # waits for one receiver and diffs straight into the socket
@@ -13,10 +13,11 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use pulse::stream::{Block, EncoderOptions};
+use pulse::dtype::TensorSpec;
+use pulse::stream::{EncoderOptions, Received, Store};
 use pulse::tensors::Parallel;
-use pulse::wire::{Action, FileSource, Footer};
-use pulse::{Checkpoint, Event, Limits, PushDecoder};
+use pulse::wire::{FileRecord, FileSource};
+use pulse::{Checkpoint, Limits, Receiver};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -34,99 +35,104 @@ fn send(base: &Path, target: &Path, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// A safetensors file that is being changed in place.
-struct Weights {
-    file: File,
-    /// Where each tensor begins in the file.
+/// The base, and a file that becomes the target: safetensors both, with the same header.
+///
+/// To stay short, this store takes patches that change tensors and nothing else;
+/// `pulse::checkpoint::apply` takes them all.
+struct Files<'a> {
+    base: &'a Checkpoint,
+    /// A copy of the base. Nobody uses it before it is renamed.
+    part: File,
+    /// Where each tensor begins in it.
     places: HashMap<String, u64>,
-    /// Where the open tensor begins.
-    place: u64,
-    buffer: Vec<u8>,
 }
 
-impl Weights {
-    fn open(path: &Path) -> Result<Self> {
-        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+impl<'a> Files<'a> {
+    fn open(base: &'a Checkpoint, part: &Path) -> Result<Self> {
+        let mut part = OpenOptions::new().read(true).write(true).open(part)?;
         let mut length = [0; 8];
-        file.read_exact(&mut length)?;
+        part.read_exact(&mut length)?;
         let length = u64::from_le_bytes(length);
         // `Checkpoint::open` has found the header right and within bounds before.
-        let header: serde_json::Value = serde_json::from_reader((&file).take(length))?;
+        let header: serde_json::Value = serde_json::from_reader((&part).take(length))?;
         let begin = |row: &serde_json::Value| Some(8 + length + row["data_offsets"][0].as_u64()?);
         let tensors = header.as_object().ok_or("the header is no object")?;
         let places = tensors.iter().filter_map(|(name, row)| Some((name.clone(), begin(row)?))).collect();
-        Ok(Weights { file, places, place: 0, buffer: Vec::new() })
-    }
-
-    fn apply(&mut self, block: Block<'_>) -> Result<()> {
-        let range = block.range();
-        self.buffer.resize(usize::try_from(range.end - range.start)?, 0);
-        self.file.seek(SeekFrom::Start(self.place + range.start))?;
-        self.file.read_exact(&mut self.buffer)?;
-        block.apply(&mut self.buffer)?;
-        self.file.seek(SeekFrom::Start(self.place + range.start))?;
-        Ok(self.file.write_all(&self.buffer)?)
-    }
-
-    /// One event; gives back the footer, which is the last.
-    fn take(&mut self, event: Event<'_>) -> Result<Option<Footer>> {
-        match event {
-            Event::Tensor(header) if header.action == Action::Patched => {
-                self.place = *self.places.get(&header.name).ok_or("wrong base: it lacks a tensor of the patch")?;
-            }
-            Event::Block(block) => self.apply(block)?,
-            Event::End(footer) => return Ok(Some(*footer)),
-            // To stay short, this example changes tensors and nothing else; `pulse::checkpoint::apply` does it all.
-            Event::Tensor(_) => return Err("the patch adds, replaces or deletes a tensor".into()),
-            Event::File(record) if record.source == FileSource::Patch => {
-                return Err("the headers of the two files differ".into());
-            }
-            _ => {}
-        }
-        Ok(None)
+        Ok(Files { base, part, places })
     }
 }
 
-/// Applies a patch from the socket to the file at `part`, and proves the result.
-fn apply(part: &Path, mut stream: TcpStream) -> Result<()> {
-    Checkpoint::open(part)?;
-    let mut weights = Weights::open(part)?;
-    let mut decoder = PushDecoder::new(Limits::default());
-    let (mut chunk, mut footer) = (vec![0; 64 * 1024], None);
-    while footer.is_none() {
-        let read = stream.read(&mut chunk)?;
-        if read == 0 {
-            // The footer has not come: this says how much is missing at least.
-            decoder.finish()?;
+fn refused<T>(what: &str) -> pulse::Result<T> {
+    Err(pulse::Error::Misuse(what.into()))
+}
+
+fn io(during: &str) -> impl FnOnce(std::io::Error) -> pulse::Error + '_ {
+    move |source| pulse::Error::Io { context: during.into(), source }
+}
+
+impl Store for Files<'_> {
+    fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
+        self.base.tensors().map(|(name, tensor)| (name, tensor.spec())).collect()
+    }
+
+    fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> pulse::Result<()> {
+        match self.base.tensor(name) {
+            Some(tensor) => self.base.read_at(tensor, start, buffer),
+            None => refused("there is no such tensor"),
         }
-        let mut arrived = &chunk[..read];
-        while !arrived.is_empty() && footer.is_none() {
-            let taken = decoder.feed(arrived)?;
-            arrived = &arrived[taken..];
-            if let Some(event) = decoder.event() {
-                footer = weights.take(event)?;
+    }
+
+    fn file(&mut self, record: &FileRecord) -> pulse::Result<()> {
+        match record.source {
+            FileSource::Base => Ok(()),
+            FileSource::Patch => refused("the headers of the two files differ"),
+        }
+    }
+
+    fn begin(&mut self, name: &str, spec: &TensorSpec) -> pulse::Result<()> {
+        match (self.base.tensor(name), self.places.get(name)) {
+            (Some(held), Some(&place)) if held.spec() == spec => {
+                self.part.seek(SeekFrom::Start(place)).map(drop).map_err(io("seeking in the copy"))
             }
+            _ => refused("the patch adds or replaces a tensor"),
         }
     }
-    // Nothing is right until its digest says so.
-    let found = Checkpoint::open(part)?.digest(Parallel::threads(1))?;
-    if footer.is_none_or(|footer| footer.target != found) {
-        return Err("the result is not the target: was BASE the base of the sender?".into());
+
+    fn write(&mut self, bytes: &[u8]) -> pulse::Result<()> {
+        self.part.write_all(bytes).map_err(io("writing the copy"))
     }
-    println!("received {found}");
-    Ok(())
+
+    fn end(&mut self) -> pulse::Result<()> {
+        Ok(())
+    }
+
+    fn delete(&mut self, _: &str) -> pulse::Result<()> {
+        refused("the patch deletes a tensor")
+    }
+
+    fn commit(&mut self) -> pulse::Result<()> {
+        self.part.sync_all().map_err(io("syncing the copy"))
+    }
+}
+
+fn apply(base: &Path, part: &Path, address: &str) -> Result<Received> {
+    let base = Checkpoint::open(base)?;
+    let mut receiver = Receiver::new(Files::open(&base, part)?, Limits::default());
+    receiver.read_from(TcpStream::connect(address)?)?;
+    Ok(receiver.finish()?)
 }
 
 fn receive(base: &Path, out: &Path, address: &str) -> Result<()> {
-    // A copy, so that the base stays what it is and OUT appears only when it is right.
+    // A copy, so that the base stays what it is and OUT appears only when it is verified.
     let part = out.with_extension("part");
     fs::copy(base, &part)?;
-    let applied = TcpStream::connect(address).map_err(Into::into).and_then(|stream| apply(&part, stream));
+    let applied = apply(base, &part, address);
     if applied.is_err() {
         fs::remove_file(&part)?;
     }
-    applied?;
+    let received = applied?;
     fs::rename(&part, out)?;
+    println!("received {}", received.target());
     match peak_kib() {
         Some(peak) => println!("peak memory {peak} KiB"),
         None => println!("peak memory is not known on this system"),

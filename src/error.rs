@@ -394,7 +394,6 @@ impl Fault {
     }
 
     /// Places the fault in a result rather than in the file.
-    #[cfg(feature = "parallel")]
     pub(crate) fn in_tensor(self, name: &str) -> Error {
         let place = Corrupt { offset: 0, section: None, tensor: Some(name.into()), block: None, fault: self };
         Error::Corrupt(Box::new(place))

@@ -14,7 +14,8 @@
 //!  files        Checkpoint, diff, apply, verify, stat       safetensors files and directories
 //!  memory       TensorSource, diff_tensors, apply_in_place  weights wherever they are
 //! ─────────────────────────── feature `checkpoint`: parallel ──────────────────────────────
-//!  stream       Encoder ───── a patch, any Write/Read ────▶ Decoder, PushDecoder ──▶ Event
+//!  stream       Encoder ───── a patch, any Write/Read ────▶ Receiver: a verified target
+//!                                                           Decoder, PushDecoder ──▶ Event
 //!  block        BlockEncoder ─────── EncodedBlock ────────▶ Block, BlockDecoder
 //!  bytes        Dtype, TensorSpec, TensorHasher, CheckpointHasher, for_each_step
 //! ```
@@ -28,13 +29,16 @@
 //! **Weights in memory**: [`diff_tensors`] makes a patch of maps of [`TensorRef`]s, or of whatever
 //! is a [`TensorSource`]; [`apply_in_place`] changes [`TensorMut`]s after it has proved the result.
 //!
-//! **A stream of your own**: an [`Encoder`] is told `begin`, `push`, `end` for each tensor, then
-//! `finish`, and writes to any `Write`. A [`PushDecoder`] is fed bytes as they arrive and gives
-//! [`Event`]s, a [`Decoder`] pulls them from any `Read`; a [`Block`] of changes is applied to the
-//! bytes that it covers, in place. The example below is this layer.
+//! **A stream of your own**: an [`Encoder`] gives a writer for each tensor, takes its bytes, and writes
+//! to any `Write`. A [`Receiver`] is pushed bytes as they arrive and applies them to weights in a map,
+//! or wherever a [`Store`](stream::Store) has them; these take over the target only after all of it
+//! is verified. The example below is this layer.
 //!
-//! **Digests**: a [`TensorHasher`] takes the bytes of a tensor, a [`CheckpointHasher`] the digests of
-//! all tensors. Who uses the streaming layer compares them; the layers above do it by themselves.
+//! **Events**: to look into a patch, feed a [`PushDecoder`] or let a [`Decoder`] pull from any `Read`;
+//! both give [`Event`]s. They check the file, not what it makes of a base.
+//!
+//! **Digests**: a [`TensorHasher`](hash::TensorHasher) takes the bytes of a tensor, a
+//! [`CheckpointHasher`](hash::CheckpointHasher) the digests of all tensors.
 //!
 //! Every call returns an [`Error`] that says who has to act: [`Error::Corrupt`] the patch,
 //! [`Error::BaseMismatch`] the base at hand, [`Error::Limit`] this reader's [`Limits`],
@@ -46,9 +50,9 @@
 //! A trainer sends one tensor to a receiver that holds the base:
 //!
 //! ```
-//! use pulse::{Decoder, Encoder, Event, Limits};
+//! use std::collections::BTreeMap;
+//! use pulse::{Encoder, Limits, Receiver};
 //! use pulse::dtype::{Dtype, TensorSpec};
-//! use pulse::hash::tensor_digest;
 //! use pulse::stream::EncoderOptions;
 //!
 //! let base: Vec<u8> = (0..1000u16).flat_map(|i| (0x3c00 + i).to_le_bytes()).collect();
@@ -58,28 +62,21 @@
 //! // The trainer.
 //! let spec = TensorSpec::new(Dtype::Bf16, &[10, 100])?;
 //! let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default())?;
-//! encoder.begin("layer.weight", Some(&spec), Some(&spec))?;
-//! encoder.push(&base, &target)?;
-//! encoder.end()?;
+//! let mut tensor = encoder.patched("layer.weight", &spec)?;
+//! tensor.push(&base, &target)?;
+//! tensor.end()?;
 //! let (patch, summary) = encoder.finish()?;
 //! assert_eq!(summary.footer.changes, 1);
 //!
 //! // The receiver.
-//! let mut weights = base;
-//! let mut decoder = Decoder::new(patch.as_slice(), Limits::default());
-//! while let Some(event) = decoder.next_event()? {
-//!     match event {
-//!         Event::Block(block) => {
-//!             let range = block.range();
-//!             block.apply(&mut weights[range.start as usize..range.end as usize])?;
-//!         }
-//!         // Nothing is right until its digest says so.
-//!         Event::TensorEnd(end) => assert_eq!(end.target, Some(tensor_digest(&weights))),
-//!         _ => {}
-//!     }
+//! let mut weights = BTreeMap::from([("layer.weight".to_string(), (spec, base))]);
+//! let mut receiver = Receiver::in_memory(&mut weights, Limits::default())?;
+//! for arrived in patch.chunks(100) {
+//!     receiver.push(arrived)?;
 //! }
-//! decoder.finish()?;
-//! assert_eq!(weights, target);
+//! let received = receiver.finish()?; // the weights change here, if all of it is verified
+//! assert_eq!(received.target(), summary.footer.target);
+//! assert_eq!(weights["layer.weight"].1, target);
 //! # Ok::<(), pulse::Error>(())
 //! ```
 //!
@@ -134,7 +131,7 @@ pub use error::{Error, Result};
 pub use limits::Limits;
 #[cfg(feature = "parallel")]
 pub use patch::Patch;
-pub use stream::{Decoder, Encoder, Event, PushDecoder};
+pub use stream::{Decoder, Encoder, Event, PushDecoder, Receiver};
 
 // The examples of README.md compile and run as tests.
 #[cfg(doctest)]

@@ -22,83 +22,88 @@ fn snapshot() -> Encoder<Vec<u8>> {
     Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap()
 }
 
-/// An encoder with tensor `a` of four bytes begun.
-fn begun() -> Encoder<Vec<u8>> {
-    let mut encoder = encoder();
-    let four = spec(Dtype::U8, &[4]);
-    encoder.begin("a", Some(&four), Some(&four)).unwrap();
-    encoder
-}
-
 fn assert_misuse<T: std::fmt::Debug>(result: Result<T>, message: &str) {
     let error = result.expect_err(message);
     assert_eq!(error.to_string(), message);
     assert_eq!(error.kind(), "misuse");
 }
 
+/// A tensor that was not ended cannot be completed, and so neither can the file.
 #[test]
-fn tensors_begin_and_end_in_turn() {
+fn every_tensor_is_ended() {
     let four = spec(Dtype::U8, &[4]);
+    let message = "tensor 'a' was not ended, so the file cannot be completed; call end() on each tensor";
     let mut encoder = encoder();
-    assert_misuse(encoder.push(&[1], &[1]), "no tensor is open; call begin() first");
-    assert_misuse(encoder.end(), "no tensor is open; call begin() first");
-    encoder.begin("a", Some(&four), Some(&four)).unwrap();
-    assert_misuse(encoder.begin("b", None, Some(&four)), "tensor 'a' is still open; call end() first");
-    assert_misuse(encoder.finish(), "tensor 'a' is still open; call end() first");
+    let mut writer = encoder.patched("a", &four).unwrap();
+    writer.push(&[1; 4], &[2; 4]).unwrap();
+    drop(writer);
+    assert_misuse(encoder.added("b", &four), message);
+    assert_misuse(encoder.finish(), message);
 }
 
 #[test]
-fn a_tensor_is_pushed_once_and_in_one_checkpoint_at_least() {
+fn a_tensor_is_pushed_once() {
     let four = spec(Dtype::U8, &[4]);
-    let mut encoder = begun();
-    encoder.push(&[1; 4], &[1; 4]).unwrap();
-    encoder.end().unwrap();
-    assert_misuse(encoder.begin("a", None, Some(&four)), "tensor 'a' was pushed before; push each tensor once");
-    assert_misuse(encoder.begin("b", None, None), "tensor 'b' is in neither checkpoint; do not begin it");
+    let mut encoder = encoder();
+    let mut writer = encoder.patched("a", &four).unwrap();
+    writer.push(&[1; 4], &[1; 4]).unwrap();
+    writer.end().unwrap();
+    assert_misuse(encoder.added("a", &four), "tensor 'a' was pushed before; push each tensor once");
+    let message = "tensor 'b' is U8 [4] in base and target; call patched() instead of replaced()";
+    assert_misuse(encoder.replaced("b", &four, &four), message);
+    // Nothing of the refused calls was taken.
+    encoder.finish().unwrap();
 }
 
 #[test]
 fn bytes_are_neither_too_many_nor_too_few() {
-    let mut encoder = begun();
-    encoder.push(&[1, 2], &[1, 2]).unwrap();
-    assert_misuse(encoder.push(&[3, 4, 5], &[3, 5]), "tensor 'a': 5 base bytes pushed, expected 4");
-    assert_misuse(encoder.push(&[3, 4], &[3, 4, 5]), "tensor 'a': 5 target bytes pushed, expected 4");
-    assert_misuse(encoder.end(), "tensor 'a': 2 base bytes pushed, expected 4");
-    encoder.push(&[3, 4], &[]).unwrap();
-    assert_misuse(encoder.end(), "tensor 'a': 2 target bytes pushed, expected 4");
+    let four = spec(Dtype::U8, &[4]);
+    let mut encoder = encoder();
+    let mut writer = encoder.patched("a", &four).unwrap();
+    writer.push(&[1, 2], &[1, 2]).unwrap();
+    assert_misuse(writer.push(&[3, 4, 5], &[3, 5]), "tensor 'a': 5 base bytes pushed, expected 4");
+    assert_misuse(writer.push(&[3, 4], &[3, 4, 5]), "tensor 'a': 5 target bytes pushed, expected 4");
     // Nothing of the refused calls was taken: the tensor can still be completed.
-    encoder.push(&[], &[3, 5]).unwrap();
-    encoder.end().unwrap();
-    let (_, summary) = encoder.finish().unwrap();
-    assert_eq!(summary.footer.changes, 1);
+    writer.push(&[3, 4], &[]).unwrap();
+    writer.push(&[], &[3, 5]).unwrap();
+    writer.end().unwrap();
+    assert_eq!(encoder.finish().unwrap().1.footer.changes, 1);
+
+    for (base, target, message) in [
+        (&[1, 2][..], &[1, 2, 3, 4][..], "tensor 'a': 2 base bytes pushed, expected 4"),
+        (&[1, 2, 3, 4], &[1, 2], "tensor 'a': 2 target bytes pushed, expected 4"),
+    ] {
+        let mut encoder = self::encoder();
+        let mut writer = encoder.patched("a", &four).unwrap();
+        writer.push(base, target).unwrap();
+        assert_misuse(writer.end(), message);
+        assert_eq!(encoder.finish().unwrap_err().kind(), "misuse");
+    }
 }
 
 #[test]
 fn neither_side_runs_past_the_block_that_the_other_is_in() {
     let large = spec(Dtype::U8, &[3 * LEAF_BYTES as u64]);
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default().with_block_leaves(1)).unwrap();
-    encoder.begin("a", Some(&large), Some(&large)).unwrap();
-    encoder.push(&[0; LEAF_BYTES], &[]).unwrap();
+    let mut writer = encoder.patched("a", &large).unwrap();
+    writer.push(&[0; LEAF_BYTES], &[]).unwrap();
     assert_misuse(
-        encoder.push(&[0], &[]),
+        writer.push(&[0], &[]),
         "one side runs past the end of the block that the other is in; push both sides in step",
     );
     // Some of these bytes were taken, so this one is lost.
-    assert_misuse(
-        encoder.push(&[], &[0]),
-        "the encoder failed before; its file cannot be completed; start anew with another",
-    );
-    assert_misuse(encoder.finish(), "the encoder failed before; its file cannot be completed; start anew with another");
+    let message = "this encoder has already failed, so its file cannot be completed; create a new one";
+    assert_misuse(writer.push(&[], &[0]), message);
+    assert_misuse(encoder.finish(), message);
 }
 
 #[test]
 fn a_snapshot_has_no_base() {
     let four = spec(Dtype::U8, &[4]);
-    assert_misuse(
-        snapshot().begin("a", Some(&four), Some(&four)),
-        "tensor 'a': a snapshot has no base; begin it without one",
-    );
-    assert_misuse(snapshot().begin("a", Some(&four), None), "tensor 'a': a snapshot has no base; begin it without one");
+    let message = "tensor 'a': a snapshot has no base; call added() for all of its tensors";
+    assert_misuse(snapshot().patched("a", &four), message);
+    assert_misuse(snapshot().replaced("a", &four, &spec(Dtype::I8, &[4])), message);
+    assert_misuse(snapshot().deleted("a", &four), message);
     assert_misuse(
         snapshot().keep_file("f", FileKind::Companion, b""),
         "file 'f': a snapshot has no base; carry the file instead",
@@ -115,12 +120,11 @@ fn files_come_first_once_and_with_plain_names() {
         let message = format!("{name:?} is not a legal file name; {advice}");
         assert_misuse(encoder.keep_file(name, FileKind::Companion, b""), &message);
     }
-    encoder.begin("a", None, Some(&spec(Dtype::U8, &[0]))).unwrap();
+    encoder.added("a", &spec(Dtype::U8, &[0])).unwrap().end().unwrap();
     assert_misuse(
         encoder.keep_file("g", FileKind::Companion, b""),
         "file 'g': files come before tensors; give all of them first",
     );
-    encoder.end().unwrap();
     assert_misuse(
         encoder.carry_file("g", FileKind::Companion, b""),
         "file 'g': files come before tensors; give all of them first",
@@ -132,18 +136,18 @@ fn the_writer_refuses_what_readers_would_refuse() {
     let four = spec(Dtype::U8, &[4]);
     let long = "n".repeat(4097);
     let message = format!("tensor '{long}': name length 4097 exceeds the limit of 4096 that readers have; shorten it");
-    assert_misuse(encoder().begin(&long, None, Some(&four)), &message);
+    assert_misuse(encoder().added(&long, &four), &message);
     let deep = spec(Dtype::U8, &[1; 65]);
     assert_misuse(
-        encoder().begin("a", None, Some(&deep)),
+        encoder().added("a", &deep),
         "tensor 'a': rank 65 exceeds the limit of 64 that readers have; shorten it",
     );
     let other = |name: &str| TensorSpec::with_bytes(Dtype::Other(name.into()), &[4], 2);
     let message = "tensor 'a': dtype name length 256 exceeds the limit of 255 that readers have; shorten it";
-    assert_misuse(encoder().begin("a", None, Some(&other(&"x".repeat(256)).unwrap())), message);
+    assert_misuse(encoder().added("a", &other(&"x".repeat(256)).unwrap()), message);
     // A dtype with a code of its own, spelled out: the specification or the encoder refuses it.
     for name in ["BF16", ""] {
-        let error = other(name).and_then(|spec| encoder().begin("a", None, Some(&spec))).expect_err(name);
+        let error = other(name).and_then(|spec| encoder().added("a", &spec).map(drop)).expect_err(name);
         assert_eq!(error.kind(), "misuse", "{name}: {error}");
     }
 }
@@ -197,9 +201,9 @@ fn an_encoder_that_is_dropped_leaves_a_file_that_is_refused() {
         let mut patch = Vec::new();
         let mut encoder = Encoder::new(&mut patch, options()).unwrap();
         let four = spec(Dtype::U8, &[4]);
-        encoder.begin("a", Some(&four), Some(&four)).unwrap();
-        encoder.push(&[1; 4], &[2; 4]).unwrap();
-        encoder.end().unwrap();
+        let mut writer = encoder.patched("a", &four).unwrap();
+        writer.push(&[1; 4], &[2; 4]).unwrap();
+        writer.end().unwrap();
         drop(encoder);
         let error = apply(&Checkpoint::default(), &*patch).expect_err("no footer");
         assert_eq!(error.kind(), "truncated", "{coding}");
@@ -234,9 +238,9 @@ impl Write for Sink {
 fn encode<W: Write>(writer: W) -> Result<W> {
     let four = spec(Dtype::U8, &[4]);
     let mut encoder = Encoder::new(writer, EncoderOptions::default())?;
-    encoder.begin("a", Some(&four), Some(&four))?;
-    encoder.push(&[1; 4], &[2; 4])?;
-    encoder.end()?;
+    let mut tensor = encoder.patched("a", &four)?;
+    tensor.push(&[1; 4], &[2; 4])?;
+    tensor.end()?;
     encoder.finish().map(|(writer, _)| writer)
 }
 
@@ -245,7 +249,9 @@ fn flush_passes_through_and_finish_flushes() {
     let mut encoder = Encoder::new(Sink { room: usize::MAX, ..Sink::default() }, EncoderOptions::default()).unwrap();
     encoder.flush().unwrap();
     encoder.flush().unwrap();
-    assert_eq!(encoder.finish().unwrap().0.flushes, 3);
+    assert_eq!(encoder.get_ref().flushes, 2);
+    encoder.get_mut().flushes = 10;
+    assert_eq!(encoder.finish().unwrap().0.flushes, 11);
 }
 
 #[test]
@@ -318,6 +324,8 @@ fn a_block_decoder_says_how_it_is_misused() {
     while let Some(event) = decoder.next_event().unwrap() {
         let pulse::Event::Block(block) = event else { continue };
         assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4; give those of range()");
+        let message = "tensor 'a' has 3 bytes, but the block ends at 4; give the whole tensor";
+        assert_misuse(block.apply_within(&mut [1; 3]), message);
         let mut decoder = block.decode().unwrap();
         assert_misuse(decoder.apply(&mut [1; 5]), "chunk of 5 elements, but the block has only 4 left; give no more");
         let mut weights = [1; 4];

@@ -202,8 +202,13 @@ fn streaming() -> Vec<(Error, Error)> {
             Error::BaseMismatch { tensor: None, expected, found }
         }),
         (
-            Encoder::new(Vec::new(), EncoderOptions::default()).unwrap().end().unwrap_err(),
-            Error::Misuse("no tensor is open; call begin() first".into()),
+            Encoder::new(Vec::new(), EncoderOptions::default())
+                .unwrap()
+                .patched("w", &four())
+                .unwrap()
+                .end()
+                .unwrap_err(),
+            Error::Misuse("tensor 'w': 0 base bytes pushed, expected 4".into()),
         ),
         (
             Decoder::new(Broken, Limits::default()).next_event().unwrap_err(),
@@ -224,9 +229,9 @@ fn sha2_of(bytes: &[u8]) -> sha2::Sha256 {
 fn wrong_base() -> Error {
     let options = EncoderOptions::default().with_base_digest(Some(Digest([7; 32])));
     let mut encoder = Encoder::new(Vec::new(), options).unwrap();
-    encoder.begin("w", Some(&four()), Some(&four())).unwrap();
-    encoder.push(b"abcd", b"abce").unwrap();
-    encoder.end().unwrap();
+    let mut writer = encoder.patched("w", &four()).unwrap();
+    writer.push(b"abcd", b"abce").unwrap();
+    writer.end().unwrap();
     encoder.finish().unwrap_err()
 }
 

@@ -77,9 +77,9 @@ fn the_encoder_writes_the_same_bytes() {
     let (base, target) = (weights(0), weights(1));
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
     for (name, (spec, bytes)) in &base {
-        encoder.begin(name, Some(spec), Some(spec)).unwrap();
-        encoder.push(bytes, &target[name].1).unwrap();
-        encoder.end().unwrap();
+        let mut writer = encoder.patched(name, spec).unwrap();
+        writer.push(bytes, &target[name].1).unwrap();
+        writer.end().unwrap();
     }
     let (found, _) = encoder.finish().unwrap();
     assert!(found == patch_bytes(&base, &target, EncoderOptions::default(), 2));

@@ -25,10 +25,10 @@ fn change(encoder: &mut Encoder<Vec<u8>>, name: &str, spec: &TensorSpec, leaves:
     let base = vec![0; usize::try_from(spec.bytes()).unwrap()];
     let mut target = base.clone();
     leaves.iter().for_each(|leaf| target[leaf * LEAF_BYTES] = 1);
-    encoder.begin(name, Some(spec), Some(spec)).unwrap();
+    let mut writer = encoder.patched(name, spec).unwrap();
     let full = 2 * LEAF_BYTES;
-    base.chunks(full).zip(target.chunks(full)).for_each(|(base, target)| encoder.push(base, target).unwrap());
-    encoder.end().unwrap();
+    base.chunks(full).zip(target.chunks(full)).for_each(|(base, target)| writer.push(base, target).unwrap());
+    writer.end().unwrap();
 }
 
 /// A patch that needs a little of everything that is limited.
@@ -38,9 +38,9 @@ fn sample() -> Vec<u8> {
     encoder.carry_file("f", FileKind::Companion, b"12345").unwrap();
     encoder.carry_file("g", FileKind::Companion, b"1234567").unwrap();
     change(&mut encoder, "a", &u8s(&[3]), &[0]);
-    encoder.begin("name", None, Some(&u8s(&[1, 1, 2]))).unwrap();
-    encoder.push(&[], b"ab").unwrap();
-    encoder.end().unwrap();
+    let mut writer = encoder.added("name", &u8s(&[1, 1, 2])).unwrap();
+    writer.push(&[], b"ab").unwrap();
+    writer.end().unwrap();
     change(&mut encoder, "tensor", &u8s(&[5 * LEAF_BYTES as u64]), &[0, 4]);
     change(&mut encoder, "unchanged", &u8s(&[10]), &[]);
     encoder.finish().unwrap().0
@@ -49,9 +49,9 @@ fn sample() -> Vec<u8> {
 /// A patch of one tensor that is added.
 fn added(name: &str, spec: &TensorSpec) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
-    encoder.begin(name, None, Some(spec)).unwrap();
-    encoder.push(&[], &vec![0; usize::try_from(spec.bytes()).unwrap()]).unwrap();
-    encoder.end().unwrap();
+    let mut writer = encoder.added(name, spec).unwrap();
+    writer.push(&[], &vec![0; usize::try_from(spec.bytes()).unwrap()]).unwrap();
+    writer.end().unwrap();
     encoder.finish().unwrap().0
 }
 
@@ -299,15 +299,15 @@ fn the_writer_stays_within_what_one_name_or_shape_may_have() {
     pulled(&added(&"n".repeat(4096), &u8s(&[2])), &Limits::default()).unwrap();
     let long = "n".repeat(4097);
     let message = format!("tensor '{long}': name length 4097 exceeds the limit of 4096");
-    assert_misuse(encoder().begin(&long, None, Some(&u8s(&[2]))), &message);
+    assert_misuse(encoder().added(&long, &u8s(&[2])), &message);
 
     pulled(&added("w", &u8s(&[1; 64])), &Limits::default()).unwrap();
     let message = "tensor 'w': rank 65 exceeds the limit of 64";
-    assert_misuse(encoder().begin("w", None, Some(&u8s(&[1; 65]))), message);
+    assert_misuse(encoder().added("w", &u8s(&[1; 65])), message);
 
     pulled(&added("w", &other(&"x".repeat(255), 2)), &Limits::default()).unwrap();
     let message = "tensor 'w': dtype name length 256 exceeds the limit of 255";
-    assert_misuse(encoder().begin("w", None, Some(&other(&"x".repeat(256), 2))), message);
+    assert_misuse(encoder().added("w", &other(&"x".repeat(256), 2)), message);
 
     pulled(&carried(&"f".repeat(255)), &Limits::default()).unwrap();
     let (long, kind) = ("f".repeat(256), FileKind::Companion);
@@ -342,12 +342,12 @@ fn the_writer_stays_within_the_number_of_files() {
 fn the_writer_stays_within_the_number_of_tensors() {
     let mut encoder = encoder();
     for number in 0..1 << 20 {
-        encoder.begin(&number.to_string(), None, Some(&u8s(&[0]))).unwrap();
-        encoder.end().unwrap();
+        let writer = encoder.added(&number.to_string(), &u8s(&[0])).unwrap();
+        writer.end().unwrap();
     }
     let message =
         "tensor 't': limit `tensors` exceeded: asked for 1048577, allowed 1048576; readers would refuse the file";
-    assert_misuse(encoder.begin("t", None, Some(&u8s(&[0]))), message);
+    assert_misuse(encoder.added("t", &u8s(&[0])), message);
     pulled(&encoder.finish().unwrap().0, &Limits::default()).unwrap();
 }
 
@@ -364,12 +364,12 @@ fn name(number: usize, shared: bool) -> String {
 fn the_writer_stays_within_the_bytes_of_all_names() {
     let mut encoder = encoder();
     for number in 0..32_768 {
-        encoder.begin(&name(number, true), Some(&u8s(&[0])), None).unwrap();
-        encoder.end().unwrap();
+        let writer = encoder.deleted(&name(number, true), &u8s(&[0])).unwrap();
+        writer.end().unwrap();
     }
     let message = "tensor 't': limit `names_bytes` exceeded: asked for 134217729, allowed 134217728; \
                    readers would refuse the file";
-    assert_misuse(encoder.begin("t", Some(&u8s(&[0])), None), message);
+    assert_misuse(encoder.deleted("t", &u8s(&[0])), message);
     let (patch, _) = encoder.finish().unwrap();
     assert!(patch.len() < 5 << 20, "front coding: {} bytes", patch.len());
     pulled(&patch, &Limits::default()).unwrap();
@@ -381,8 +381,8 @@ fn the_writer_stays_within_the_bytes_of_a_section() {
     let patch = |tensors: usize| {
         let mut encoder = encoder();
         for number in 0..tensors {
-            encoder.begin(&name(number, false), Some(&u8s(&[0])), None).unwrap();
-            encoder.end().unwrap();
+            let writer = encoder.deleted(&name(number, false), &u8s(&[0])).unwrap();
+            writer.end().unwrap();
         }
         encoder.finish()
     };
@@ -394,15 +394,15 @@ fn the_writer_stays_within_the_bytes_of_a_section() {
 #[test]
 fn the_writer_stays_within_the_bytes_of_a_target() {
     let spec = |bytes| other("F4", bytes);
-    encoder().begin("w", None, Some(&spec(16 << 40))).unwrap();
+    drop(encoder().added("w", &spec(16 << 40)).unwrap());
     let message = "tensor 'w': limit `target_bytes` exceeded: asked for 17592186044417, allowed 17592186044416; \
                    readers would refuse the file";
-    assert_misuse(encoder().begin("w", None, Some(&spec((16 << 40) + 1))), message);
+    assert_misuse(encoder().added("w", &spec((16 << 40) + 1)), message);
     // Files that travel count, and files that stay do not.
     let mut with_files = encoder();
     with_files.keep_file("a", FileKind::Companion, b"kept").unwrap();
     with_files.carry_file("b", FileKind::Companion, b"carried").unwrap();
     let message = "tensor 'w': limit `target_bytes` exceeded: asked for 17592186044423, allowed 17592186044416; \
                    readers would refuse the file";
-    assert_misuse(with_files.begin("w", None, Some(&spec(16 << 40))), message);
+    assert_misuse(with_files.added("w", &spec(16 << 40)), message);
 }

@@ -3,16 +3,15 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+use std::sync::mpsc::{self, sync_channel, SyncSender};
 use std::sync::Mutex;
 use std::thread;
 
 use peak_alloc::PeakAlloc;
-use pulse::coding::BlockDecoder;
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::hash::{CheckpointHasher, Digest, TensorHasher};
-use pulse::stream::EncoderOptions;
-use pulse::{Decoder, Encoder, Event, Limits, PushDecoder};
+use pulse::hash::Digest;
+use pulse::stream::{EncoderOptions, Store};
+use pulse::{Decoder, Encoder, Event, Limits, Receiver, Result};
 
 /// Counts what Rust code allocates. The contexts of zstd come from C: a few MB for each thread, by
 /// the window that a frame may ask for.
@@ -42,6 +41,20 @@ impl Base {
         self.pattern[..8].copy_from_slice(&number.to_le_bytes());
         &self.pattern
     }
+
+    /// Bytes from `start`, which is not within a stamp.
+    fn read(&self, mut start: u64, mut buffer: &mut [u8]) {
+        while !buffer.is_empty() {
+            let (number, at) = (start / CHUNK_BYTES as u64, start as usize % CHUNK_BYTES);
+            let (now, later) = buffer.split_at_mut(buffer.len().min(CHUNK_BYTES - at));
+            now.copy_from_slice(&self.pattern[at..at + now.len()]);
+            if at == 0 {
+                now[..8].copy_from_slice(&number.to_le_bytes());
+            }
+            start += now.len() as u64;
+            buffer = later;
+        }
+    }
 }
 
 /// Moves every hundredth element, more or less, by one step.
@@ -70,73 +83,65 @@ impl Write for Pipe {
 
 fn encode(pipe: Pipe, spec: &TensorSpec) -> Digest {
     let mut encoder = Encoder::new(pipe, EncoderOptions::default()).unwrap();
-    encoder.begin("w", Some(spec), Some(spec)).unwrap();
+    let mut writer = encoder.patched("w", spec).unwrap();
     let (mut base, mut target) = (Base::new(), vec![0; CHUNK_BYTES]);
     for number in 0..TENSOR_BYTES / CHUNK_BYTES as u64 {
         let base = base.chunk(number);
         target.copy_from_slice(base);
         change(&mut target, number);
-        encoder.push(base, &target).unwrap();
+        writer.push(base, &target).unwrap();
     }
-    encoder.end().unwrap();
+    writer.end().unwrap();
     let (_, summary) = encoder.finish().unwrap();
     let density = summary.footer.changes as f64 / summary.footer.target_elements as f64;
     assert!((0.005..0.02).contains(&density), "density {density}");
     summary.footer.target
 }
 
-/// The target as it is made: hashed, not kept.
-struct Target {
+/// A store that holds the base and keeps nothing of the target.
+struct Weights<'a> {
+    spec: &'a TensorSpec,
     base: Base,
-    bytes: Vec<u8>,
-    made: u64,
-    hasher: TensorHasher,
+    written: u64,
 }
 
-impl Target {
-    /// Makes the bytes up to `end`, which a block changes or none.
-    fn make(&mut self, end: u64, mut block: Option<BlockDecoder>) {
-        while self.made < end {
-            let (number, start) = (self.made / CHUNK_BYTES as u64, self.made as usize % CHUNK_BYTES);
-            let stop = (CHUNK_BYTES as u64).min(start as u64 + end - self.made) as usize;
-            self.bytes.clear();
-            self.bytes.extend_from_slice(&self.base.chunk(number)[start..stop]);
-            if let Some(block) = &mut block {
-                block.apply(&mut self.bytes).unwrap();
-            }
-            self.hasher.update(&self.bytes);
-            self.made += self.bytes.len() as u64;
-        }
+impl Store for Weights<'_> {
+    fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
+        vec![("w", self.spec)]
+    }
+
+    fn read(&self, _: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
+        self.base.read(start, buffer);
+        Ok(())
+    }
+
+    fn begin(&mut self, _: &str, _: &TensorSpec) -> Result<()> {
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn delete(&mut self, _: &str) -> Result<()> {
+        unreachable!("nothing is deleted")
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        assert_eq!(self.written, self.spec.bytes());
+        Ok(())
     }
 }
 
-fn decode(pipe: Receiver<Vec<u8>>, spec: &TensorSpec) -> Digest {
-    let mut decoder = PushDecoder::new(Limits::default());
-    let mut target = Target { base: Base::new(), bytes: Vec::new(), made: 0, hasher: TensorHasher::new() };
-    let mut digest = None;
-    for arrived in pipe {
-        let mut rest = arrived.as_slice();
-        while !rest.is_empty() {
-            rest = &rest[decoder.feed(rest).unwrap()..];
-            match decoder.event() {
-                Some(Event::Block(block)) => {
-                    target.make(block.range().start, None);
-                    target.make(block.range().end, Some(block.decode().unwrap()));
-                }
-                Some(Event::TensorEnd(end)) => {
-                    target.make(spec.bytes(), None);
-                    let found = target.hasher.clone().finish();
-                    assert_eq!(end.target, Some(found));
-                    let mut hasher = CheckpointHasher::new();
-                    hasher.add("w", spec, found);
-                    digest = Some(hasher.finish().unwrap());
-                }
-                _ => {}
-            }
-        }
-    }
-    decoder.finish().unwrap();
-    digest.expect("a tensor")
+fn receive(pipe: mpsc::Receiver<Vec<u8>>, spec: &TensorSpec) -> Digest {
+    let mut receiver = Receiver::new(Weights { spec, base: Base::new(), written: 0 }, Limits::default());
+    pipe.iter().for_each(|arrived| receiver.push(&arrived).unwrap());
+    receiver.finish().unwrap().target()
 }
 
 /// R83: 8 GiB of weights are encoded, sent, decoded and applied at once, in less than 64 MB.
@@ -148,8 +153,8 @@ fn a_tensor_far_larger_than_memory_streams_through() {
     let (sender, receiver) = sync_channel(4);
     let (sent, made) = thread::scope(|scope| {
         let encoder = scope.spawn(|| encode(Pipe(sender), spec));
-        let decoder = scope.spawn(|| decode(receiver, spec));
-        (encoder.join().unwrap(), decoder.join().unwrap())
+        let receiver = scope.spawn(|| receive(receiver, spec));
+        (encoder.join().unwrap(), receiver.join().unwrap())
     });
     assert_eq!(made, sent, "digest of the target");
     let peak = HEAP.peak_usage_as_mb();

@@ -7,10 +7,11 @@ use pulse::changes::{count_changes, for_each_step};
 use pulse::coding::{Coding, Value};
 use pulse::dtype::{Dtype, Order};
 use pulse::hash::LEAF_BYTES;
-use pulse::stream::EncoderOptions;
+use pulse::stream::{EncoderOptions, TensorWriter};
 use pulse::{Decoder, Encoder, Event, Limits};
 use testkit::applier::{apply, apply_pushed, Trickle, CODINGS};
 use testkit::checkpoint::{Checkpoint, Tensor};
+use testkit::encode::begin;
 
 /// A small generator (splitmix64), so that large tensors cost a test case only a seed.
 #[derive(Debug, Clone)]
@@ -146,7 +147,13 @@ fn checkpoints(plans: &[Plan]) -> (Checkpoint, Checkpoint) {
 }
 
 /// Pushes bytes in random pieces. Within a block, the sides may come one after the other.
-fn push_in_pieces(encoder: &mut Encoder<Vec<u8>>, base: &[u8], target: &[u8], block: usize, random: &mut Random) {
+fn push_in_pieces(
+    writer: &mut TensorWriter<'_, Vec<u8>>,
+    base: &[u8],
+    target: &[u8],
+    block: usize,
+    random: &mut Random,
+) {
     let (mut base, mut target, mut at) = (base, target, 0);
     while !base.is_empty() || !target.is_empty() {
         let longest = [1, 100, LEAF_BYTES, 3 * LEAF_BYTES][random.below(4)];
@@ -156,14 +163,14 @@ fn push_in_pieces(encoder: &mut Encoder<Vec<u8>>, base: &[u8], target: &[u8], bl
         let one_block = at / block == (at + piece) / block;
         match random.below(3) {
             1 if one_block => {
-                encoder.push(old, &[]).unwrap();
-                encoder.push(&[], new).unwrap();
+                writer.push(old, &[]).unwrap();
+                writer.push(&[], new).unwrap();
             }
             2 if one_block => {
-                encoder.push(&[], new).unwrap();
-                encoder.push(old, &[]).unwrap();
+                writer.push(&[], new).unwrap();
+                writer.push(old, &[]).unwrap();
             }
-            _ => encoder.push(old, new).unwrap(),
+            _ => writer.push(old, new).unwrap(),
         }
         (base, target, at) = (older, newer, at + piece);
     }
@@ -177,13 +184,14 @@ fn encode(options: EncoderOptions, base: &Checkpoint, target: &Checkpoint, piece
     let names: BTreeSet<&String> = base.tensors.keys().chain(target.tensors.keys()).collect();
     for name in names {
         let (old, new) = (base.tensors.get(name), target.tensors.get(name));
-        encoder.begin(name, old.map(|tensor| &tensor.spec), new.map(|tensor| &tensor.spec)).unwrap();
+        let specs = [old, new].map(|side| side.map(|tensor| &tensor.spec));
+        let mut writer = begin(&mut encoder, name, specs[0], specs[1]).unwrap();
         let [old, new] = [old, new].map(|side| side.map_or(&[][..], |tensor| &tensor.bytes));
         match &mut random {
-            None => encoder.push(old, new).unwrap(),
-            Some(random) => push_in_pieces(&mut encoder, old, new, block, random),
+            None => writer.push(old, new).unwrap(),
+            Some(random) => push_in_pieces(&mut writer, old, new, block, random),
         }
-        encoder.end().unwrap();
+        writer.end().unwrap();
     }
     let (patch, summary) = encoder.finish().unwrap();
     assert_eq!(summary.patch_bytes, patch.len() as u64);

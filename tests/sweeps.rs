@@ -79,9 +79,9 @@ fn snapshot_with_files() -> Vec<u8> {
     let mut encoder = pulse::Encoder::new(Vec::new(), pulse::stream::EncoderOptions::snapshot()).unwrap();
     encoder.carry_file("notes.txt", pulse::wire::FileKind::Companion, b"a few notes").unwrap();
     for (name, tensor) in &target.tensors {
-        encoder.begin(name, None, Some(&tensor.spec)).unwrap();
-        encoder.push(&[], &tensor.bytes).unwrap();
-        encoder.end().unwrap();
+        let mut writer = encoder.added(name, &tensor.spec).unwrap();
+        writer.push(&[], &tensor.bytes).unwrap();
+        writer.end().unwrap();
     }
     encoder.finish().unwrap().0
 }
@@ -155,9 +155,9 @@ fn a_decoder_never_wants_more_than_the_patch_has() {
         let mut decoder = PushDecoder::new(Limits::default());
         let mut offset = 0;
         while !decoder.is_done() {
-            let wanted = decoder.wanted().unwrap();
+            let wanted = decoder.wanted();
             assert!(offset + wanted <= patch.len(), "{name}: {wanted} bytes wanted at {offset}");
-            offset += decoder.feed(&patch[offset..offset + wanted]).unwrap();
+            offset += decoder.feed(&patch[offset..offset + wanted]).unwrap().0;
         }
         assert_eq!(offset, patch.len(), "{name}");
     }
@@ -309,11 +309,11 @@ fn decoders_leave_what_follows_the_footer() {
         let mut decoder = PushDecoder::new(Limits::default());
         let before = rest.len();
         while !decoder.is_done() {
-            let taken = decoder.feed(rest).unwrap();
+            let (taken, _) = decoder.feed(rest).unwrap();
             rest = &rest[taken..];
         }
         assert_eq!(before - rest.len(), patch.len(), "{name}");
-        assert_eq!(decoder.feed(rest).unwrap(), 0, "nothing is taken after the end");
+        assert!(matches!(decoder.feed(rest), Ok((0, None))), "nothing is taken after the end");
         decoder.finish().unwrap();
     }
 }
@@ -335,10 +335,10 @@ fn a_decoder_that_failed_is_of_no_further_use() {
     patch[12] ^= 1;
     let mut decoder = PushDecoder::new(Limits::default());
     assert_eq!(decoder.feed(&patch).expect_err("a flipped bit").kind(), "crc");
-    assert!(decoder.event().is_none());
-    for error in [decoder.feed(&patch).map(|_| ()), decoder.wanted().map(|_| ()), decoder.finish()] {
+    assert_eq!(decoder.wanted(), 0);
+    for error in [decoder.feed(&patch).map(|_| ()), decoder.finish()] {
         let error = error.expect_err("a failed decoder");
-        assert_eq!(error.to_string(), "the decoder failed before; start anew with another");
+        assert_eq!(error.to_string(), "this decoder has already failed; create a new one");
         assert_eq!(error.kind(), "misuse");
     }
 }

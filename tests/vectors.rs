@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pulse::wire::{FileKind, FileSource, Tag};
-use pulse::Result;
+use pulse::{Limits, Receiver, Result};
 use serde_json::Value;
 use testkit::applier::{apply, apply_pushed, Applied, Trickle};
-use testkit::checkpoint::{header_of, Checkpoint};
+use testkit::checkpoint::{header_of, Checkpoint, Tensor};
 use testkit::vectors;
 
 fn directory() -> PathBuf {
@@ -111,6 +111,55 @@ fn files_are_rebuilt_byte_for_byte() {
         }
     }
     assert_eq!(rebuilt, 3, "two headers carried, one kept");
+}
+
+/// What a receiver makes of weights in memory, fed in chunks of this size.
+fn received(vector: &Vector, chunk_bytes: usize) -> Result<Checkpoint> {
+    let base = vector.base();
+    let held = base.tensors.iter().map(|(name, tensor)| (name.clone(), (tensor.spec.clone(), tensor.bytes.clone())));
+    let held: BTreeMap<_, _> = held.collect();
+    let mut weights = held.clone();
+    let mut receiver = Receiver::in_memory(&mut weights, Limits::default())?;
+    let pushed = vector.patch().chunks(chunk_bytes).try_for_each(|chunk| receiver.push(chunk));
+    let result = pushed.and_then(|()| receiver.finish());
+    if result.is_err() {
+        assert!(weights == held, "{}: the weights were touched", vector.name());
+    }
+    let tensor = |(name, (spec, bytes))| (name, Tensor { spec, bytes });
+    let target = Checkpoint { tensors: weights.into_iter().map(tensor).collect() };
+    result.map(|received| {
+        assert_eq!(received.target(), target.digest(), "{}", vector.name());
+        target
+    })
+}
+
+const CHUNKS: [usize; 4] = [1, 7, 4096, usize::MAX];
+
+#[test]
+fn a_receiver_makes_every_good_target() {
+    for (vector, chunk) in vectors("good").iter().flat_map(|vector| CHUNKS.map(|chunk| (vector, chunk))) {
+        let name = vector.name();
+        let target = received(vector, chunk).unwrap_or_else(|error| panic!("{name}, chunks of {chunk}: {error}"));
+        assert_eq!(target, Checkpoint::from_file(&vector.target_file()), "{name}, chunks of {chunk}");
+    }
+}
+
+/// Whatever a patch breaks, and however it arrives: the kind of the manifest, and weights as they were.
+#[test]
+fn a_receiver_refuses_every_malformed_vector() {
+    let mut wrong = Vec::new();
+    let vectors = vectors("malformed");
+    for (vector, chunk) in vectors.iter().flat_map(|vector| CHUNKS.map(|chunk| (vector, chunk))) {
+        let result = received(vector, chunk);
+        let found = result.as_ref().map_or_else(|error| error.kind(), |_| "none");
+        let rebuilt_only = vector.text("needs") == Some("rebuild");
+        let expected = if rebuilt_only { "none" } else { vector.text("error").expect("a kind") };
+        if found != expected {
+            let name = vector.name();
+            wrong.push(format!("{name}, chunks of {chunk}: expected {expected}, found {found}: {:?}", result.err()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -256,7 +305,7 @@ mod on_disk {
     use super::*;
     use pulse::checkpoint::ApplyOptions;
     use pulse::tensors::Parallel;
-    use pulse::{Limits, Patch};
+    use pulse::Patch;
 
     fn open(vector: &Vector, key: &str) -> Option<pulse::Checkpoint> {
         vector.text(key).map(|path| pulse::Checkpoint::open(&directory().join(path)).expect("a checkpoint"))

@@ -187,7 +187,7 @@ impl Patch {
         };
         self.read(&block.payload, payload)?;
         let place = Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
-        Ok(Block::new(spec, block.extent, payload, place))
+        Ok(Block::new(spec.dtype(), block.extent, payload, place))
     }
 
     /// Turns the base bytes of block `number` of `tensor` into target bytes, in place.

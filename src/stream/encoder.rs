@@ -5,50 +5,17 @@ use std::io::Write;
 use crate::coding;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
-use crate::hash::{Sha, LEAF_BYTES};
+use crate::hash::Sha;
 use crate::stream::session::Session;
+use crate::stream::tensor_writer::{Side, TensorWriter};
 use crate::stream::{EncoderOptions, Summary};
-use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
-
-/// One side of the open tensor.
-#[derive(Debug, Default)]
-struct Side {
-    /// Bytes that the spec announces, and how many came.
-    bytes: u64,
-    seen: u64,
-    /// The block being gathered.
-    block: Vec<u8>,
-}
-
-impl Side {
-    fn open(&mut self, spec: Option<&TensorSpec>) {
-        self.bytes = spec.map_or(0, TensorSpec::bytes);
-        self.seen = 0;
-        self.block.clear();
-    }
-
-    /// Takes from the front of `chunk` what fits the block.
-    fn take(&mut self, chunk: &mut &[u8], block_bytes: usize) {
-        let (now, later) = chunk.split_at(chunk.len().min(block_bytes - self.block.len()));
-        self.block.extend_from_slice(now);
-        *chunk = later;
-    }
-
-    /// Checks that a chunk does not go past the end of the tensor.
-    fn admit(&self, chunk: &[u8], name: &str, side: &str) -> Result<()> {
-        let seen = self.seen + chunk.len() as u64;
-        if seen > self.bytes {
-            let bytes = self.bytes;
-            return Err(Error::misuse(format!("tensor '{name}': {seen} {side} bytes pushed, expected {bytes}")));
-        }
-        Ok(())
-    }
-}
+use crate::wire::{FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
 
 /// Writes a patch to any [`Write`], from base and target bytes pushed in chunks of any size.
 ///
-/// Every tensor of both checkpoints is pushed once, in any order; unchanged ones leave no trace
-/// but count for the digests. Memory is two blocks and a record for each tensor. An encoder
+/// Every tensor of both checkpoints is pushed once, in any order, through the [`TensorWriter`] that
+/// [`patched`](Self::patched), [`added`](Self::added), [`replaced`](Self::replaced) or
+/// [`deleted`](Self::deleted) gives. Memory is two blocks and a record for each tensor. An encoder
 /// that is dropped before [`finish`](Self::finish) leaves a file without a footer, which every
 /// reader refuses.
 ///
@@ -58,9 +25,9 @@ impl Side {
 /// use pulse::stream::EncoderOptions;
 /// let spec = TensorSpec::new(Dtype::Bf16, &[2])?;
 /// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default())?;
-/// encoder.begin("w", Some(&spec), Some(&spec))?;
-/// encoder.push(&[0x80, 0x3f, 0, 0], &[0x81, 0x3f, 0, 0])?;
-/// encoder.end()?;
+/// let mut tensor = encoder.patched("w", &spec)?;
+/// tensor.push(&[0x80, 0x3f, 0, 0], &[0x81, 0x3f, 0, 0])?;
+/// tensor.end()?;
 /// let (patch, summary) = encoder.finish()?;
 /// assert_eq!(summary.footer.changes, 1);
 /// assert_eq!(patch.len() as u64, summary.patch_bytes);
@@ -69,11 +36,14 @@ impl Side {
 #[derive(Debug)]
 #[must_use = "a patch is complete only after finish()"]
 pub struct Encoder<W: Write> {
-    session: Session<W>,
-    block_bytes: usize,
-    base: Side,
-    target: Side,
-    scratch: coding::Scratch,
+    /// Writes the sections and keeps the digests.
+    pub(super) session: Session<W>,
+    /// Bytes of a full block.
+    pub(super) block_bytes: usize,
+    /// The two sides of the open tensor.
+    pub(super) base: Side,
+    pub(super) target: Side,
+    pub(super) scratch: coding::Scratch,
 }
 
 impl<W: Write> Encoder<W> {
@@ -93,7 +63,7 @@ impl<W: Write> Encoder<W> {
     /// before tensors.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for a name that could leave its directory or after a tensor was begun,
+    /// [`Error::Misuse`] for a name that could leave its directory or after the first tensor,
     /// [`Error::Io`] from the writer.
     pub fn carry_file(&mut self, name: &str, kind: FileKind, bytes: &[u8]) -> Result<()> {
         self.file(name, kind, FileSource::Patch, bytes)?;
@@ -113,87 +83,70 @@ impl<W: Write> Encoder<W> {
         self.session.file(&FileRecord { name, kind, source, bytes: bytes.len() as u64, sha256 })
     }
 
-    /// Begins a tensor: what it is in the base and in the target, `None` where it does not exist.
-    /// Equal specs make a patch, different ones replace the tensor.
+    /// Begins a tensor that both checkpoints have, with the same dtype and shape. Push the bytes of
+    /// both. If none differ, the tensor is not in the patch, but it counts for the digests.
     ///
     /// # Errors
-    /// [`Error::Misuse`] if a tensor is open, the name was used, or a snapshot gets a base.
-    pub fn begin(&mut self, name: &str, base: Option<&TensorSpec>, target: Option<&TensorSpec>) -> Result<()> {
+    /// [`Error::Misuse`] if the name was used before, the tensor before was not ended, readers with
+    /// default [`Limits`](crate::Limits) would refuse the tensor, or the patch is a snapshot.
+    pub fn patched(&mut self, name: &str, spec: &TensorSpec) -> Result<TensorWriter<'_, W>> {
+        self.begin(name, Some(spec), Some(spec))
+    }
+
+    /// Begins a tensor that only the target has; so are all tensors of a snapshot. Push no base
+    /// bytes.
+    ///
+    /// ```
+    /// use pulse::Encoder;
+    /// use pulse::dtype::{Dtype, TensorSpec};
+    /// use pulse::stream::EncoderOptions;
+    /// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot())?;
+    /// let mut tensor = encoder.added("w", &TensorSpec::new(Dtype::U8, &[3])?)?;
+    /// tensor.push(&[], b"abc")?;
+    /// tensor.end()?;
+    /// assert_eq!(encoder.finish()?.1.footer.target_tensors, 1);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`patched`](Self::patched), but for the snapshot.
+    pub fn added(&mut self, name: &str, spec: &TensorSpec) -> Result<TensorWriter<'_, W>> {
+        self.begin(name, None, Some(spec))
+    }
+
+    /// Begins a tensor that both checkpoints have, with another dtype or shape in each. Push the
+    /// bytes of both.
+    ///
+    /// # Errors
+    /// As [`patched`](Self::patched), and [`Error::Misuse`] if the specs are the same.
+    pub fn replaced(&mut self, name: &str, base: &TensorSpec, target: &TensorSpec) -> Result<TensorWriter<'_, W>> {
+        if base == target {
+            return Err(Error::misuse(format!(
+                "tensor '{name}' is {base} in base and target; call patched() instead of replaced()"
+            )));
+        }
+        self.begin(name, Some(base), Some(target))
+    }
+
+    /// Begins a tensor that only the base has. Push no target bytes: those of the base are needed
+    /// for its digest.
+    ///
+    /// # Errors
+    /// As [`patched`](Self::patched).
+    pub fn deleted(&mut self, name: &str, spec: &TensorSpec) -> Result<TensorWriter<'_, W>> {
+        self.begin(name, Some(spec), None)
+    }
+
+    fn begin(
+        &mut self,
+        name: &str,
+        base: Option<&TensorSpec>,
+        target: Option<&TensorSpec>,
+    ) -> Result<TensorWriter<'_, W>> {
         self.session.begin(name, base, target)?;
         self.base.open(base);
         self.target.open(target);
-        Ok(())
-    }
-
-    /// Takes the next bytes of both sides. They may differ in length, but for a tensor that is
-    /// in both, no side may run past the end of the block that the other is in.
-    ///
-    /// # Errors
-    /// [`Error::Misuse`] if more bytes come than the tensor has, [`Error::Io`] from the writer.
-    pub fn push(&mut self, mut base: &[u8], mut target: &[u8]) -> Result<()> {
-        let open = self.session.open()?;
-        let action = open.header.action;
-        self.base.admit(base, &open.header.name, "base")?;
-        self.target.admit(target, &open.header.name, "target")?;
-        if open.trusted.is_none() {
-            open.base.update(base);
-        }
-        open.target.update(target);
-        self.base.seen += base.len() as u64;
-        self.target.seen += target.len() as u64;
-        let full = self.block_bytes;
-        loop {
-            // Only a patched tensor needs the bytes of its base, and only a target has blocks.
-            if action == Action::Patched {
-                self.base.take(&mut base, full);
-            }
-            self.target.take(&mut target, full);
-            let base_ready = action != Action::Patched || self.base.block.len() == full;
-            if base_ready && self.target.block.len() == full {
-                self.close_block()?;
-            } else if target.is_empty() && (base.is_empty() || action != Action::Patched) {
-                return Ok(());
-            } else {
-                self.session.set_broken();
-                return Err(Error::misuse(
-                    "one side runs past the end of the block that the other is in; push both sides in step",
-                ));
-            }
-        }
-    }
-
-    /// Encodes what the block buffers hold.
-    fn close_block(&mut self) -> Result<()> {
-        let choice = self.session.options.choice();
-        let header = &self.session.open()?.header;
-        let (base, target) = (&self.base.block, &self.target.block);
-        let encoded = match &header.spec {
-            Some(spec) if header.action.is_whole() => Some(coding::encode_whole(spec.dtype(), choice, target)),
-            Some(spec) => coding::encode(spec.dtype(), choice, base, target, &mut self.scratch),
-            None => None,
-        };
-        self.session.block(target.len().div_ceil(LEAF_BYTES) as u64, encoded.as_ref())?;
-        self.base.block.clear();
-        self.target.block.clear();
-        Ok(())
-    }
-
-    /// Ends the tensor.
-    ///
-    /// # Errors
-    /// [`Error::Misuse`] if bytes are missing, [`Error::Io`] from the writer.
-    pub fn end(&mut self) -> Result<()> {
-        let name = &self.session.open()?.header.name;
-        for (side, which) in [(&self.base, "base"), (&self.target, "target")] {
-            let (seen, bytes) = (side.seen, side.bytes);
-            if seen != bytes {
-                return Err(Error::misuse(format!("tensor '{name}': {seen} {which} bytes pushed, expected {bytes}")));
-            }
-        }
-        if !self.target.block.is_empty() {
-            self.close_block()?;
-        }
-        self.session.end().map(|_| ())
+        Ok(TensorWriter::new(self))
     }
 
     /// Passes a flush through to the writer. It does not make the file readable; only
@@ -205,11 +158,24 @@ impl<W: Write> Encoder<W> {
         self.session.flush()
     }
 
-    /// Writes index and footer; gives back the writer and what was written.
+    /// The writer.
+    #[must_use]
+    pub fn get_ref(&self) -> &W {
+        self.session.get_ref()
+    }
+
+    /// The writer. What is written to it directly becomes part of the file, and so ruins it.
+    #[must_use]
+    pub fn get_mut(&mut self) -> &mut W {
+        self.session.get_mut()
+    }
+
+    /// Writes index and footer; gives back the writer and what was written. To keep the writer
+    /// after an error, lend it: `Encoder::new(&mut writer, …)`.
     ///
     /// # Errors
-    /// [`Error::Misuse`] if a tensor is open, [`Error::BaseMismatch`] if the base is not the one
-    /// announced in the options, [`Error::Io`] from the writer.
+    /// [`Error::Misuse`] if a tensor was not ended, [`Error::BaseMismatch`] if the base is not the
+    /// one announced in the options, [`Error::Io`] from the writer.
     pub fn finish(self) -> Result<(W, Summary)> {
         self.session.finish()
     }

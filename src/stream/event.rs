@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::coding::{BlockDecoder, Coding};
-use crate::dtype::{Dtype, TensorSpec};
+use crate::dtype::Dtype;
 use crate::error::{Corrupt, Error, Fault, Result};
 use crate::tag::Tag;
 use crate::wire::{FileRecord, Footer, Header, TensorHeader, TensorTrailer};
@@ -35,7 +35,7 @@ pub enum Event<'a> {
 /// The changes of one block, still encoded.
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
-    pub(crate) spec: &'a TensorSpec,
+    pub(crate) dtype: &'a Dtype,
     pub(crate) extent: Extent,
     pub(crate) payload: &'a [u8],
     pub(crate) place: Place<'a>,
@@ -69,8 +69,8 @@ pub(crate) struct Place<'a> {
 impl<'a> Block<'a> {
     /// A block whose payload was fetched from the file again.
     #[cfg(feature = "parallel")]
-    pub(crate) fn new(spec: &'a TensorSpec, extent: Extent, payload: &'a [u8], place: Place<'a>) -> Self {
-        Block { spec, extent, payload, place }
+    pub(crate) fn new(dtype: &'a Dtype, extent: Extent, payload: &'a [u8], place: Place<'a>) -> Self {
+        Block { dtype, extent, payload, place }
     }
 
     /// The bytes of the tensor that the block covers. Bytes between blocks are unchanged.
@@ -110,7 +110,7 @@ impl<'a> Block<'a> {
     /// Type of the elements.
     #[must_use]
     pub fn dtype(&self) -> &Dtype {
-        self.spec.dtype()
+        self.dtype
     }
 
     /// Encoded size in bytes.
@@ -145,8 +145,48 @@ impl<'a> Block<'a> {
         }))
     }
 
-    /// Turns the base bytes of [`range`](Self::range) into target bytes, in place. After an
-    /// error the bytes are spoiled.
+    /// Turns the bytes that the block covers of a tensor from base into target bytes, in place.
+    /// After an error the contents of `tensor` in [`range`](Self::range) are unspecified.
+    ///
+    /// ```
+    /// use pulse::{Decoder, Encoder, Event, Limits};
+    /// use pulse::dtype::{Dtype, TensorSpec};
+    /// use pulse::stream::EncoderOptions;
+    /// let spec = TensorSpec::new(Dtype::U8, &[4])?;
+    /// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default())?;
+    /// let mut tensor = encoder.patched("w", &spec)?;
+    /// tensor.push(b"abcd", b"abxd")?;
+    /// tensor.end()?;
+    /// let (patch, _) = encoder.finish()?;
+    ///
+    /// let mut weights = *b"abcd";
+    /// let mut decoder = Decoder::new(patch.as_slice(), Limits::default());
+    /// while let Some(event) = decoder.next_event()? {
+    ///     if let Event::Block(block) = event {
+    ///         block.apply_within(&mut weights)?; // not verified: see `Receiver`
+    ///     }
+    /// }
+    /// assert_eq!(&weights, b"abxd");
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Misuse`] if the tensor ends before the block does.
+    pub fn apply_within(&self, tensor: &mut [u8]) -> Result<()> {
+        let bytes = tensor.len();
+        let range = usize::try_from(self.extent.start).ok().zip(usize::try_from(self.extent.end()).ok());
+        match range.and_then(|(start, end)| tensor.get_mut(start..end)) {
+            Some(covered) => self.apply(covered),
+            None => Err(Error::misuse(format!(
+                "tensor '{}' has {bytes} bytes, but the block ends at {}; give the whole tensor",
+                self.place.tensor,
+                self.extent.end()
+            ))),
+        }
+    }
+
+    /// Turns the base bytes of [`range`](Self::range) into target bytes, in place: for callers that
+    /// do not have the whole tensor at hand. After an error the contents of `bytes` are unspecified.
     ///
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Misuse`] if the slice does not have the length of the range.

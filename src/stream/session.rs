@@ -1,7 +1,7 @@
 //! One patch being written: which tensor is open, what was skipped, the digests of both sides.
 //!
-//! The encoder gathers blocks one after the other, `diff` makes them in parallel; both tell the
-//! story of a tensor to a session, which turns it into sections.
+//! The encoder gathers blocks one after the other, `diff` makes them in parallel; both describe a
+//! tensor to a session, which writes the sections.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -145,7 +145,7 @@ impl<W: Write> Session<W> {
     pub fn usable(&self) -> Result<()> {
         match self.broken {
             true => {
-                Err(Error::misuse("the encoder failed before; its file cannot be completed; start anew with another"))
+                Err(Error::misuse("this encoder has already failed, so its file cannot be completed; create a new one"))
             }
             false => Ok(()),
         }
@@ -194,7 +194,9 @@ impl<W: Write> Session<W> {
         self.usable()?;
         self.none_open()?;
         if self.options.snapshot && base.is_some() {
-            return Err(Error::misuse(format!("tensor '{name}': a snapshot has no base; begin it without one")));
+            return Err(Error::misuse(format!(
+                "tensor '{name}': a snapshot has no base; call added() for all of its tensors"
+            )));
         }
         self.begin_as(tensor_header(name, base, target)?, base)
     }
@@ -223,7 +225,10 @@ impl<W: Write> Session<W> {
 
     fn none_open(&self) -> Result<()> {
         match &self.open {
-            Some(open) => Err(Error::misuse(format!("tensor '{}' is still open; call end() first", open.header.name))),
+            Some(open) => Err(Error::misuse(format!(
+                "tensor '{}' was not ended, so the file cannot be completed; call end() on each tensor",
+                open.header.name
+            ))),
             None => Ok(()),
         }
     }
@@ -231,7 +236,7 @@ impl<W: Write> Session<W> {
     /// The tensor between `begin` and `end`.
     pub fn open(&mut self) -> Result<&mut OpenTensor> {
         self.usable()?;
-        self.open.as_mut().ok_or_else(|| Error::misuse("no tensor is open; call begin() first"))
+        self.open.as_mut().ok_or_else(|| Error::misuse("no tensor is open; begin one first"))
     }
 
     /// The open tensor, which gets one more block.
@@ -264,7 +269,7 @@ impl<W: Write> Session<W> {
 
     fn take_open(&mut self) -> Result<OpenTensor> {
         self.usable()?;
-        self.open.take().ok_or_else(|| Error::misuse("no tensor is open; call begin() first"))
+        self.open.take().ok_or_else(|| Error::misuse("no tensor is open; begin one first"))
     }
 
     pub fn end(&mut self) -> Result<TensorOutcome> {
@@ -312,6 +317,14 @@ impl<W: Write> Session<W> {
 
     pub fn flush(&mut self) -> Result<()> {
         self.writer.flush()
+    }
+
+    pub fn get_ref(&self) -> &W {
+        self.writer.get_ref()
+    }
+
+    pub fn get_mut(&mut self) -> &mut W {
+        self.writer.get_mut()
     }
 
     /// Writes index and footer.

@@ -54,6 +54,14 @@ impl<W: Write> PatchWriter<W> {
         Ok(writer)
     }
 
+    pub fn get_ref(&self) -> &W {
+        &self.out
+    }
+
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     pub fn flush(&mut self) -> Result<()> {
         self.out.flush().map_err(|source| Error::io("flushing the patch", source))
     }

@@ -1,6 +1,7 @@
 //! What the tests share: checkpoints in memory, and the plainest way to apply a patch to one.
 //!
-//! The applier is written for reading, not for speed: it is what SPEC.md says, event by event.
+//! The applier is written for reading, not for speed: it is what SPEC.md says, event by event. Tests
+//! hold `pulse::Receiver` against it, so it shares no code with that.
 
 use std::io::{self, Read};
 
@@ -102,8 +103,7 @@ impl<'a> Applier<'a> {
             Event::Tensor(header) => self.open = Some(((*header).clone(), self.begin(header)?)),
             Event::Block(block) => {
                 let (_, tensor) = self.open.as_mut().expect("a block is within its tensor");
-                let range = block.range();
-                block.apply(&mut tensor.bytes[range.start as usize..range.end as usize])?;
+                block.apply_within(&mut tensor.bytes)?;
             }
             Event::TensorEnd(end) => self.end(end)?,
             Event::Skipped(_) => self.applied.skipped += 1,
@@ -183,11 +183,9 @@ pub fn apply_pushed(base: &Checkpoint, patch: &[u8], chunk_bytes: usize) -> Resu
             if decoder.is_done() {
                 return Err(corrupt(decoder.offset(), Fault::Trailing));
             }
-            let taken = decoder.feed(chunk)?;
+            let (taken, event) = decoder.feed(chunk)?;
             chunk = &chunk[taken..];
-            if let Some(event) = decoder.event() {
-                applier.take(&event);
-            }
+            event.iter().for_each(|event| applier.take(event));
         }
     }
     decoder.finish()?;

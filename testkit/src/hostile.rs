@@ -114,8 +114,8 @@ pub fn with_header(json: &str) -> Vec<u8> {
     let header = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap();
     encoder.carry_file("", FileKind::Tensors, &header).unwrap();
-    encoder.begin("w", None, Some(&TensorSpec::new(Dtype::U8, &[4]).unwrap())).unwrap();
-    encoder.push(&[], b"abcd").unwrap();
-    encoder.end().unwrap();
+    let mut writer = encoder.added("w", &TensorSpec::new(Dtype::U8, &[4]).unwrap()).unwrap();
+    writer.push(&[], b"abcd").unwrap();
+    writer.end().unwrap();
     encoder.finish().unwrap().0
 }

@@ -5,6 +5,7 @@
 //! | `checkpoint` | checkpoints in memory, and the simplest safetensors file of one |
 //! | `files` | safetensors files and directories made by hand, right or wrong, and a place on disk |
 //! | `applier` | the plainest way to apply a patch, event by event |
+//! | `encode` | tensors for an encoder, whatever happens to them |
 //! | `library` | the library on paths, as a caller would use it |
 //! | `forge` | patches that no encoder writes, with every sum right |
 //! | `hostile` | small patches that ask for much |
@@ -13,6 +14,7 @@
 
 pub mod applier;
 pub mod checkpoint;
+pub mod encode;
 pub mod files;
 pub mod forge;
 pub mod hostile;

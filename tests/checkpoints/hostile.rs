@@ -20,9 +20,9 @@ fn snapshot(files: &[File<'_>]) -> Vec<u8> {
     let spec = TensorSpec::new(Dtype::U8, &[4]).unwrap();
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap();
     files.iter().for_each(|(name, kind, bytes)| encoder.carry_file(name, *kind, bytes).unwrap());
-    encoder.begin("w", None, Some(&spec)).unwrap();
-    encoder.push(&[], b"abcd").unwrap();
-    encoder.end().unwrap();
+    let mut writer = encoder.added("w", &spec).unwrap();
+    writer.push(&[], b"abcd").unwrap();
+    writer.end().unwrap();
     encoder.finish().unwrap().0
 }
 
@@ -132,10 +132,9 @@ fn the_encoder_refuses_files_that_readers_would_refuse() {
     assert_eq!(encoder.keep_file("a", FileKind::Companion, b"x").unwrap_err().kind(), "misuse");
     encoder.carry_file("a", FileKind::Companion, b"x").unwrap();
     assert_eq!(encoder.carry_file("a", FileKind::Tensors, b"y").unwrap_err().kind(), "misuse");
-    encoder.begin("w", None, Some(&TensorSpec::new(Dtype::U8, &[0]).unwrap())).unwrap();
+    encoder.added("w", &TensorSpec::new(Dtype::U8, &[0]).unwrap()).unwrap().end().unwrap();
     assert_eq!(encoder.carry_file("b", FileKind::Companion, b"x").unwrap_err().kind(), "misuse");
     // None of that has harmed the patch.
-    encoder.end().unwrap();
     let place = Place::new();
     let patch = place.put_bytes("patch", &encoder.finish().unwrap().0);
     assert_eq!(open_patch(&patch).files().len(), 1);

@@ -19,9 +19,9 @@ fn w(bytes: &[u8; 4]) -> Tensor {
 fn snapshot(files: &[(&str, FileKind, &[u8])]) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot()).unwrap();
     files.iter().for_each(|(name, kind, bytes)| encoder.carry_file(name, *kind, bytes).unwrap());
-    encoder.begin("w", None, Some(&TensorSpec::new(Dtype::U8, &[4]).unwrap())).unwrap();
-    encoder.push(&[], b"abcd").unwrap();
-    encoder.end().unwrap();
+    let mut writer = encoder.added("w", &TensorSpec::new(Dtype::U8, &[4]).unwrap()).unwrap();
+    writer.push(&[], b"abcd").unwrap();
+    writer.end().unwrap();
     encoder.finish().unwrap().0
 }
 
@@ -104,13 +104,13 @@ fn r78_a_patch_without_files_keeps_those_of_the_base() {
     let base = place.put("base", &Files::many([("m.safetensors", odd(b"abcd")), ("config.json", b"{}".to_vec())]));
     let patch = |more: bool| {
         let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
-        encoder.begin("w", Some(&spec), Some(&spec)).unwrap();
-        encoder.push(b"abcd", b"abce").unwrap();
-        encoder.end().unwrap();
+        let mut writer = encoder.patched("w", &spec).unwrap();
+        writer.push(b"abcd", b"abce").unwrap();
+        writer.end().unwrap();
         if more {
-            encoder.begin("x", None, Some(&spec)).unwrap();
-            encoder.push(&[], b"more").unwrap();
-            encoder.end().unwrap();
+            let mut writer = encoder.added("x", &spec).unwrap();
+            writer.push(&[], b"more").unwrap();
+            writer.end().unwrap();
         }
         encoder.finish().unwrap().0
     };

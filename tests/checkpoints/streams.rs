@@ -9,6 +9,7 @@ use pulse::wire::FileKind;
 use pulse::Encoder;
 use serde_json::Value;
 
+use testkit::encode::begin;
 use testkit::files::{data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
 use testkit::library::{apply, diff, every_coding, open, verify};
 
@@ -27,9 +28,9 @@ fn push_all(encoder: &mut Encoder<Vec<u8>>, base: &[Tensor], target: &[Tensor]) 
             (found.map(spec), found.map_or(Vec::new(), |tensor| tensor.bytes.clone()))
         };
         let (base, target) = (find(base), find(target));
-        encoder.begin(name, base.0.as_ref(), target.0.as_ref()).unwrap();
-        encoder.push(&base.1, &target.1).unwrap();
-        encoder.end().unwrap();
+        let mut writer = begin(encoder, name, base.0.as_ref(), target.0.as_ref()).unwrap();
+        writer.push(&base.1, &target.1).unwrap();
+        writer.end().unwrap();
     }
 }
 

@@ -105,9 +105,9 @@ fn carried_bytes_are_cut_as_diff_cuts_them() {
     let mut encoder = Encoder::new(Vec::new(), options.clone()).unwrap();
     encoder.carry_file("model.safetensors", FileKind::Tensors, &file[..file.len() - 4]).unwrap();
     encoder.carry_file("config", FileKind::Companion, text.as_bytes()).unwrap();
-    encoder.begin("w", None, Some(&spec)).unwrap();
-    encoder.push(&[], &file[file.len() - 4..]).unwrap();
-    encoder.end().unwrap();
+    let mut writer = encoder.added("w", &spec).unwrap();
+    writer.push(&[], &file[file.len() - 4..]).unwrap();
+    writer.end().unwrap();
     let whole = encoder.finish().unwrap().0;
     let mut sections = testkit::forge::sections(&whole);
     let last = sections.iter().rposition(|section| section.tag == b'd').unwrap();

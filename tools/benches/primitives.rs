@@ -94,9 +94,9 @@ fn whole_encode(bencher: Bencher) {
     let spec = TensorSpec::new(Dtype::Bf16, &[ELEMENTS as u64]).expect("a small tensor");
     bencher.counter(BytesCount::new(BYTES)).bench(|| {
         let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot())?;
-        encoder.begin("weight", None, Some(&spec))?;
-        encoder.push(&[], &weights)?;
-        encoder.end()?;
+        let mut writer = encoder.added("weight", &spec)?;
+        writer.push(&[], &weights)?;
+        writer.end()?;
         encoder.finish()
     });
 }

@@ -128,10 +128,12 @@ fn push(data: &[u8], chunk: usize) -> Story {
     for mut bytes in data.chunks(chunk) {
         while !bytes.is_empty() && !decoder.is_done() {
             match decoder.feed(bytes) {
-                Ok(taken) => bytes = &bytes[taken..],
+                Ok((taken, event)) => {
+                    bytes = &bytes[taken..];
+                    events.extend(event.as_ref().map(tell));
+                }
                 Err(error) => return (events, Some(error.to_string())),
             }
-            events.extend(decoder.event().map(|event| tell(&event)));
         }
     }
     (events, decoder.finish().err().map(|error| error.to_string()))

@@ -1,12 +1,13 @@
-//! Checkpoints in memory, and a receiver as SPEC.md §8.2 and §8.4 describe it: one tensor after
-//! the other, over the events of a decoder. `pulse::checkpoint::verify` and the others must agree with it.
+//! Checkpoints in memory, their digests once more, and what a receiver makes of a patch.
+//! `pulse::checkpoint::verify` and the others must agree with it.
 
 use std::collections::BTreeMap;
 
 use pulse::dtype::TensorSpec;
 use pulse::hash::LEAF_BYTES;
-use pulse::wire::{Action, Footer};
-use pulse::{Decoder, Event, Limits};
+use pulse::stream::Store;
+use pulse::wire::Footer;
+use pulse::{Error, Limits, Receiver, Result};
 use sha2::{Digest as _, Sha256};
 
 /// A tensor: dtype and shape, and its bytes.
@@ -49,96 +50,86 @@ pub enum Received {
     TooMuch,
 }
 
-/// Most bytes that blocks may cover in one run.
+/// Most bytes that are written in one run.
 const BYTES_MAX: u64 = 4 << 20;
 
-/// Applies a patch to its base. Looks at the base no more than a right result needs.
-pub fn receive(base: &Tensors, patch: &[u8], limits: Limits) -> Received {
-    let mut budget = BYTES_MAX;
-    match Receiver::default().run(base, patch, limits, &mut budget) {
-        Ok((target, footer)) => Received::Target(target, footer),
-        Err(_) if budget == 0 => Received::TooMuch,
-        Err(why) => Received::Refused(why),
+/// A store that holds a base and stages a target, and gives up when that becomes large.
+struct Staging<'a> {
+    base: &'a Tensors,
+    staged: BTreeMap<String, Option<Tensor>>,
+    open: String,
+    budget: u64,
+    target: Option<Tensors>,
+}
+
+impl Store for Staging<'_> {
+    fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
+        self.base.iter().map(|(name, (spec, _))| (name.as_str(), spec)).collect()
+    }
+
+    fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
+        let start = start as usize;
+        buffer.copy_from_slice(&self.base[name].1[start..start + buffer.len()]);
+        Ok(())
+    }
+
+    fn begin(&mut self, name: &str, spec: &TensorSpec) -> Result<()> {
+        self.open = name.into();
+        let before = self.staged.insert(name.into(), Some((spec.clone(), Vec::new())));
+        assert!(before.is_none(), "tensor {name:?} is staged twice");
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.budget = self.budget.saturating_sub(bytes.len() as u64);
+        if self.budget == 0 {
+            return Err(Error::Misuse("too much".into()));
+        }
+        let open = self.staged.get_mut(&self.open).expect("a tensor is open");
+        open.as_mut().expect("it is not deleted").1.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let (spec, bytes) = self.staged[&self.open].as_ref().expect("it is not deleted");
+        assert_eq!(spec.bytes(), bytes.len() as u64, "tensor {:?} is not complete", self.open);
+        Ok(())
+    }
+
+    fn delete(&mut self, name: &str) -> Result<()> {
+        assert!(self.base.contains_key(name), "tensor {name:?} is not held");
+        let before = self.staged.insert(name.into(), None);
+        assert!(before.is_none(), "tensor {name:?} is staged, and then deleted");
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let mut target = self.base.clone();
+        for (name, tensor) in std::mem::take(&mut self.staged) {
+            match tensor {
+                Some(tensor) => drop(target.insert(name, tensor)),
+                None => drop(target.remove(&name)),
+            }
+        }
+        self.target = Some(target);
+        Ok(())
     }
 }
 
-#[derive(Default)]
-struct Receiver {
-    target: Tensors,
-    /// The open tensor: name, what stands of it, and bytes done.
-    open: Option<(String, Action, Option<TensorSpec>, Vec<u8>)>,
-    footer: Option<Footer>,
-}
-
-impl Receiver {
-    fn run(
-        mut self,
-        base: &Tensors,
-        patch: &[u8],
-        limits: Limits,
-        budget: &mut u64,
-    ) -> Result<(Tensors, Footer), String> {
-        let empty = Tensors::new();
-        let mut base = base;
-        let mut decoder = Decoder::new(patch, limits);
-        let text = |error: pulse::Error| error.to_string();
-        while let Some(event) = decoder.next_event().map_err(text)? {
-            match event {
-                Event::Header(header) => {
-                    base = if header.snapshot { &empty } else { base };
-                    self.target = base.clone();
-                }
-                Event::Tensor(header) => {
-                    let held = self.target.remove(&header.name);
-                    let bytes = match (header.action, held) {
-                        (Action::Patched, Some((spec, bytes))) if header.spec.as_ref() == Some(&spec) => bytes,
-                        (Action::Added, None) | (Action::Replaced | Action::Deleted, Some(_)) => Vec::new(),
-                        _ => return Err("the base has another tensor, or none".into()),
-                    };
-                    self.open = Some((header.name.clone(), header.action, header.spec.clone(), bytes));
-                }
-                Event::Block(block) => {
-                    let (_, action, _, bytes) = self.open.as_mut().ok_or("a block without a tensor")?;
-                    let (start, end) = (block.range().start as usize, block.range().end as usize);
-                    *budget = budget.saturating_sub((end - start) as u64);
-                    if *budget == 0 {
-                        return Err("too much".into());
-                    }
-                    if *action != Action::Patched {
-                        assert_eq!(start, bytes.len(), "bytes of a tensor that is put whole are missing");
-                        bytes.resize(end, 0);
-                    }
-                    block.apply(&mut bytes[start..end]).map_err(text)?;
-                }
-                Event::TensorEnd(end) => {
-                    let (name, action, spec, bytes) = self.open.take().ok_or("an end without a tensor")?;
-                    if let Some(spec) = spec {
-                        if end.target.map(|digest| digest.0) != Some(tensor_digest(&bytes)) {
-                            return Err("another tensor was made".into());
-                        }
-                        assert_eq!(spec.bytes(), bytes.len() as u64);
-                        self.target.insert(name.clone(), (spec, bytes));
-                    }
-                    // What leaves no trace in the target must be checked by itself (R94).
-                    let gone = matches!(action, Action::Replaced | Action::Deleted);
-                    if gone && end.base.map(|digest| digest.0) != Some(tensor_digest(&base[&name].1)) {
-                        return Err("the base has another tensor".into());
-                    }
-                }
-                Event::End(footer) => self.footer = Some(*footer),
-                _ => {}
-            }
+/// Applies a patch to its base, as it arrives in chunks of 997 bytes. What comes out has the digest that the
+/// patch names, computed here once more.
+pub fn receive(base: &Tensors, patch: &[u8], limits: Limits) -> Received {
+    let (staged, open) = (BTreeMap::new(), String::new());
+    let mut staging = Staging { base, staged, open, budget: BYTES_MAX, target: None };
+    let mut receiver = Receiver::new(&mut staging, limits);
+    let received = patch.chunks(997).try_for_each(|chunk| receiver.push(chunk)).and_then(|()| receiver.finish());
+    match (received, staging.target) {
+        (Ok(received), Some(target)) => {
+            assert_eq!(digest(&target), received.footer.target.0, "another target than the patch names");
+            Received::Target(target, received.footer)
         }
-        decoder.finish().map_err(text)?;
-        let footer = self.footer.ok_or("no footer")?;
-        let sum = |count: fn(&TensorSpec) -> u64| self.target.values().map(|(spec, _)| count(spec)).sum::<u64>();
-        let counts = [self.target.len() as u64, sum(TensorSpec::elements), sum(TensorSpec::bytes)];
-        if counts != [footer.target_tensors, footer.target_elements, footer.target_bytes] {
-            return Err("the footer counts otherwise".into());
-        }
-        if footer.target.0 != digest(&self.target) {
-            return Err("another checkpoint was made".into());
-        }
-        Ok((self.target, footer))
+        (Err(_), None) if staging.budget == 0 => Received::TooMuch,
+        (Err(error), None) => Received::Refused(error.to_string()),
+        (received, _) => panic!("a target was committed, or none was: {received:?}"),
     }
 }

@@ -11,6 +11,8 @@ use pulse::tensors::{apply_in_place, diff_tensors, Parallel, TensorMut, TensorRe
 use pulse::wire::{FileKind, FileSource};
 use pulse::{Decoder, Encoder, Event, Limits, Patch, Result};
 
+use testkit::encode::begin;
+
 use super::blocks::dtype;
 use super::receiver::{digest, receive, Received, Tensor, Tensors};
 
@@ -182,16 +184,17 @@ impl Case {
             assert_eq!(given.is_ok(), wanted, "file {name:?}: {given:?}");
         }
         for (name, (base, target)) in pairs {
-            encoder.begin(name, base.as_ref().map(|side| &side.0), target.as_ref().map(|side| &side.0))?;
+            let specs = [base, target].map(|side| side.as_ref().map(|side| &side.0));
+            let mut writer = begin(&mut encoder, name, specs[0], specs[1])?;
             let [base, target] = [base, target].map(|side| side.as_ref().map_or(&[][..], |side| &side.1));
             let bytes = base.len().max(target.len());
             // Not so small that a large tensor takes long.
             let chunk = usize::from(self.chunk).max(bytes / 500) + 1;
             for start in (0..bytes).step_by(chunk) {
                 let piece = |bytes: &'_ [u8]| start.min(bytes.len())..(start + chunk).min(bytes.len());
-                encoder.push(&base[piece(base)], &target[piece(target)])?;
+                writer.push(&base[piece(base)], &target[piece(target)])?;
             }
-            encoder.end()?;
+            writer.end()?;
         }
         encoder.finish().map(|(patch, _)| patch)
     }

@@ -11,6 +11,7 @@ use super::flat;
 use super::raw::{fields, sha256, Fields, Raw};
 use super::sample::{self, WHOLE};
 use crate::checkpoint::{header_of, Checkpoint, Tensor};
+use crate::encode;
 
 /// A checkpoint of the directory `checkpoints`: a safetensors file, alone or in a directory.
 #[derive(Clone)]
@@ -105,10 +106,8 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
 
 /// Pushes one tensor, whole.
 fn push(encoder: &mut Encoder<Vec<u8>>, name: &str, base: Option<&Tensor>, target: Option<&Tensor>) {
-    let bytes = |side: Option<&Tensor>| side.map_or(Vec::new(), |tensor| tensor.bytes.clone());
-    encoder.begin(name, base.map(|tensor| &tensor.spec), target.map(|tensor| &tensor.spec)).expect("a legal tensor");
-    encoder.push(&bytes(base), &bytes(target)).expect("bytes of the tensor");
-    encoder.end().expect("all bytes of the tensor");
+    let [base, target] = [base, target].map(|side| side.map(|tensor| (&tensor.spec, tensor.bytes.as_slice())));
+    encode::push(encoder, name, base, target).expect("a legal tensor");
 }
 
 /// Encodes two checkpoints; `files` says what comes before the tensors.

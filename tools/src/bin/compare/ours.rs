@@ -65,8 +65,7 @@ pub fn decode_file(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result
                 start = open.ok_or("an unknown tensor")?.range.start;
             }
             Event::Block(block) => {
-                let range = block.range();
-                block.apply(&mut weights[start + range.start as usize..start + range.end as usize])?;
+                block.apply_within(&mut weights[start..])?;
             }
             Event::End(footer) if footer.base != Some(base) => return Err("wrong base".into()),
             Event::End(footer) if footer.target != digest(pair, weights)? => return Err("wrong target".into()),
