@@ -55,7 +55,7 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
             ("shows", json!(vector.shows)),
             ("file", add(format!("malformed/{}.pulse", vector.name), &vector.patch)),
             ("sha256", json!(raw::sha256(&vector.patch).to_string())),
-            ("base", add_checkpoint(&vector.base, &mut add)),
+            ("base", vector.base.as_ref().map_or(Value::Null, |base| add_checkpoint(base, &mut add))),
             ("needs", json!(vector.needs)),
         ]));
     }

@@ -18,7 +18,7 @@ fn payload(
 ) -> Malformed {
     let [base, target] = example();
     let file = File::new("classes-base", &base);
-    Malformed { base: file, ..row(name, error, rules, shows, patch(&base, &target, 3, payload)) }
+    Malformed { base: Some(file), ..row(name, error, rules, shows, patch(&base, &target, 3, payload)) }
 }
 
 /// Lowest exponent 126, two classes; the first has the change of the example.
@@ -273,7 +273,7 @@ pub fn codes() -> Vec<Malformed> {
             addition().replace(Tag::BLOCK, fields().block(CONTEXTUAL, 0, 1, 2).bytes(&dense(2, 0, "10 10").0)),
         ),
         Malformed {
-            base: File::new("classes-other", &other),
+            base: Some(File::new("classes-other", &other)),
             ..row(
                 "base-of-other-classes",
                 "base",

@@ -150,6 +150,38 @@ pub fn ends() -> Vec<Malformed> {
             "The target does not have the digest of the footer.",
             patch().footer(|footer| footer.target = Digest([7; 32])),
         ),
+        row(
+            "snapshot-target-digest",
+            "digest",
+            "R69",
+            "The target of a snapshot does not have the digest of the footer.",
+            snapshot().footer(|footer| footer.target = Digest([7; 32])),
+        )
+        .without_base(),
+        row(
+            "snapshot-target-tensors",
+            "count",
+            "R70",
+            "The target of a snapshot has fewer tensors than the footer says.",
+            snapshot().footer(|footer| footer.target_tensors += 1),
+        )
+        .without_base(),
+        row(
+            "snapshot-target-elements",
+            "count",
+            "R70",
+            "The target of a snapshot has fewer elements than the footer says.",
+            snapshot().footer(|footer| footer.target_elements += 1),
+        )
+        .without_base(),
+        row(
+            "snapshot-target-bytes",
+            "count",
+            "R70",
+            "The target of a snapshot has fewer bytes than the footer says.",
+            snapshot().footer(|footer| footer.target_bytes += 1),
+        )
+        .without_base(),
     ]
 }
 
@@ -191,7 +223,7 @@ pub fn bases() -> Vec<Malformed> {
             added.clone().footer(other_base),
         ),
         Malformed {
-            base: File::new("other-base-w", &other("w")),
+            base: Some(File::new("other-base-w", &other("w"))),
             ..row(
                 "base-tensor",
                 "base",
@@ -201,7 +233,7 @@ pub fn bases() -> Vec<Malformed> {
             )
         },
         Malformed {
-            base: File::new("other-base-old", &other("old")),
+            base: Some(File::new("other-base-old", &other("old"))),
             ..row(
                 "base-digest",
                 "base",
@@ -211,7 +243,7 @@ pub fn bases() -> Vec<Malformed> {
             )
         },
         Malformed {
-            base: File::new("other-base-old", &other("old")),
+            base: Some(File::new("other-base-old", &other("old"))),
             ..row(
                 "base-of-deleted",
                 "base",
@@ -221,7 +253,7 @@ pub fn bases() -> Vec<Malformed> {
             )
         },
         Malformed {
-            base: File::new("other-base-old", &other("old")),
+            base: Some(File::new("other-base-old", &other("old"))),
             ..row(
                 "base-of-replaced",
                 "base",
@@ -231,7 +263,7 @@ pub fn bases() -> Vec<Malformed> {
             )
         },
         Malformed {
-            base: File::new("sample-target", &target()),
+            base: Some(File::new("sample-target", &target())),
             ..row("base-applied-twice", "base", "R63", "The target as base: the patch was applied before.", patch())
         },
         row(

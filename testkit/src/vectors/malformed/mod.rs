@@ -25,7 +25,8 @@ pub struct Malformed {
     pub rules: &'static str,
     /// What is wrong.
     pub shows: &'static str,
-    pub base: File,
+    /// None for a snapshot that only its result gives away: applying it takes no base.
+    pub base: Option<File>,
     pub patch: Vec<u8>,
     /// What a reader may do without that would refuse the file: `files` (to read file sections), `rebuild` (to
     /// rebuild files), `limits` (to have the default limits).
@@ -35,6 +36,10 @@ pub struct Malformed {
 impl Malformed {
     fn needs(self, what: &'static str) -> Malformed {
         Malformed { needs: Some(what), ..self }
+    }
+
+    fn without_base(self) -> Malformed {
+        Malformed { base: None, ..self }
     }
 }
 
@@ -48,7 +53,7 @@ fn row(
 ) -> Malformed {
     // Other readers may have other limits than the defaults.
     let needs = (rules == "R81").then_some("limits");
-    Malformed { name, error, rules, shows, base: File::new("sample-base", &base()), patch: patch.into(), needs }
+    Malformed { name, error, rules, shows, base: Some(File::new("sample-base", &base())), patch: patch.into(), needs }
 }
 
 impl From<Raw> for Vec<u8> {

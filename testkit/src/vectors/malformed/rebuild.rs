@@ -76,7 +76,7 @@ pub fn rebuild() -> Vec<Malformed> {
             with_files(&[(CARRIED, "model.safetensors", right), (KEPT_COMPANION, "notes.txt", b"notes")]),
         ),
         Malformed {
-            base: in_directory.clone(),
+            base: Some(in_directory.clone()),
             ..row(
                 "rebuild-kept-companion-differs",
                 "checkpoint",
@@ -97,7 +97,7 @@ pub fn rebuild() -> Vec<Malformed> {
             ),
         ),
         Malformed {
-            base: in_directory,
+            base: Some(in_directory),
             ..row(
                 "rebuild-file-of-directory",
                 "checkpoint",
