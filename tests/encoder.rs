@@ -319,7 +319,7 @@ fn a_block_decoder_says_how_it_is_misused() {
     let mut seen = false;
     while let Some(event) = decoder.next_event().unwrap() {
         let pulse::Event::Block(block) = event else { continue };
-        assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4; give those of range()");
+        assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4; give the bytes of range()");
         let mut decoder = block.decode().unwrap();
         assert_misuse(decoder.apply(&mut [1; 5]), "chunk of 5 elements, but the block has only 4 left; give no more");
         let mut weights = [1; 4];
