@@ -211,7 +211,14 @@ fn build_and_diff<W: Write>(
     };
     let made = made();
     // When something went wrong, the base may be the reason; if so, the tensor can be named.
-    explain(source, first, control, made)
+    explain(source, first, control, made).map_err(|error| match error {
+        Error::BaseMismatch(mut mismatch) => {
+            // That it is the target of the first patch is no reason to leave the others out.
+            mismatch.is_target = false;
+            Error::BaseMismatch(mismatch)
+        }
+        other => other,
+    })
 }
 
 /// Combines the changes of the patches without their base.

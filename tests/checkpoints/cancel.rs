@@ -122,8 +122,11 @@ fn checks_end_without_a_verdict() {
 fn compose_and_invert_end_early() {
     let place = scene();
     let flat = EncoderOptions::default().with_coding(Coding::Flat);
-    diff(Some(&place.path("target")), &place.path("base"), &place.path("back"), flat, 2);
-    let patches = [open_patch(&place.path("patch")), open_patch(&place.path("back"))];
+    let further: Vec<Tensor> =
+        target().into_iter().map(|tensor| Tensor { bytes: stepped(&tensor.bytes, 2, 77), ..tensor }).collect();
+    place.put("further", &Files::one(&further));
+    diff(Some(&place.path("target")), &place.path("further"), &place.path("next"), flat, 2);
+    let patches = [open_patch(&place.path("patch")), open_patch(&place.path("next"))];
     let base = open(&place.path("base"));
     for base in [None, Some(&base)] {
         let compose =

@@ -325,7 +325,7 @@ fn a_block_decoder_says_how_it_is_misused() {
     let mut seen = false;
     while let Some(event) = decoder.next_event().unwrap() {
         let pulse::Event::Block(block) = event else { continue };
-        assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4; give those of range()");
+        assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4; give the bytes of range()");
         let message = "tensor 'a' has 3 bytes, but the block ends at 4; give the whole tensor";
         assert_misuse(block.apply_within(&mut [1; 3]), message);
         let mut decoder = block.decode().unwrap();

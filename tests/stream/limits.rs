@@ -238,12 +238,15 @@ fn unlimited() -> Limits {
 /// R82: what the format itself forbids stays forbidden to a reader without limits.
 #[test]
 fn the_maxima_of_the_format_hold_without_limits() {
-    let found = |patch: &[u8]| READERS.map(|read| read(patch, &unlimited()).map_err(|error| error.to_string()));
+    let said = |error: Error| match error.advice() {
+        Some(advice) => format!("{error}; {advice}"),
+        None => error.to_string(),
+    };
+    let found = |patch: &[u8]| READERS.map(|read| read(patch, &unlimited()).map_err(said));
     let good = |patch: &[u8]| assert_eq!(found(patch), [Ok(()), Ok(()), Ok(())]);
     let bad = |patch: &[u8], expected: &str| {
         for error in found(patch) {
             let error = error.expect_err(expected);
-            // What to do follows.
             assert!(error.contains(expected), "{error}");
         }
     };

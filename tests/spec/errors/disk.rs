@@ -164,12 +164,8 @@ fn of_patches() -> Vec<(Error, Error)> {
         Error::Corrupt(corrupt)
     };
     let truncated = {
-        // The file knows its name where a stream does not.
-        let mut stream = &patch[..20];
-        let Error::Corrupt(mut corrupt) = pulse::Decoder::new(&mut stream, Limits::default()).next_event().unwrap_err()
-        else {
-            panic!("it is cut short")
-        };
+        // The file is named where a stream has none.
+        let Error::Corrupt(mut corrupt) = super::error_of(&patch[..20]) else { panic!("it is cut short") };
         assert_eq!((corrupt.offset, &corrupt.file), (20, &None));
         corrupt.file = Some(cut.clone());
         Error::Corrupt(corrupt)
