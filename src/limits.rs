@@ -137,8 +137,9 @@ fn spend(limit: &'static str, used: &mut u64, more: u64, allowed: u64) -> Result
 
 /// A fault unless `asked` is allowed.
 pub(crate) fn check(limit: &'static str, asked: u64, allowed: u64) -> Result<(), Fault> {
-    match asked <= allowed {
-        true => Ok(()),
-        false => Err(Fault::Limit { limit, asked, allowed }),
+    if asked <= allowed {
+        Ok(())
+    } else {
+        Err(Fault::Limit { limit, asked, allowed })
     }
 }

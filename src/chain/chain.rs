@@ -293,13 +293,12 @@ impl TensorSource for Chain<'_> {
             runs.push(run);
         }
         let mut wider = Vec::new();
-        let bytes = match hull == (start..end) {
-            true => &mut *buffer,
-            false => {
-                // As large as a few blocks.
-                wider.resize(usize::try_from(hull.end - hull.start).map_err(|_| missing())?, 0);
-                wider.as_mut_slice()
-            }
+        let bytes = if hull == (start..end) {
+            &mut *buffer
+        } else {
+            // As large as a few blocks.
+            wider.resize(usize::try_from(hull.end - hull.start).map_err(|_| missing())?, 0);
+            wider.as_mut_slice()
         };
         if !history.is_whole() {
             self.base.ok_or_else(missing)?.read(name, hull.start, bytes)?;
@@ -321,9 +320,10 @@ impl TensorSource for Chain<'_> {
     }
 
     fn slice(&self, name: &str, start: u64, bytes: usize) -> Option<&[u8]> {
-        match self.histories.contains_key(name) {
-            true => None,
-            false => self.base?.slice(name, start, bytes),
+        if self.histories.contains_key(name) {
+            None
+        } else {
+            self.base?.slice(name, start, bytes)
         }
     }
 }

@@ -240,10 +240,7 @@ fn combine<W: Write>(mut session: Session<W>, chain: &Chain<'_>, control: Contro
 fn write_files<W: Write>(session: &mut Session<W>, chain: &Chain<'_>, base: Option<&Checkpoint>) -> Result<()> {
     let mut headers = 0u64;
     for FileEntry { record, .. } in chain.last().files() {
-        let carried = match chain.base_has(record) || in_base(base, record)? {
-            true => None,
-            false => chain.carried(record),
-        };
+        let carried = if chain.base_has(record) || in_base(base, record)? { None } else { chain.carried(record) };
         let source = if carried.is_some() { FileSource::Patch } else { FileSource::Base };
         session.file(&FileRecord { source, ..record.clone() })?;
         if let Some((patch, file)) = carried {

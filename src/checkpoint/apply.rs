@@ -63,10 +63,8 @@ pub(crate) fn apply_on(
 ) -> Result<ApplyReport> {
     let base = base_of(base, patch)?;
     let plan = explain(source(base), patch, control, Plan::new(base, patch))?;
-    let staged = match plan.is_directory {
-        true => Staged::directory(out, disk)?,
-        false => Staged::file(out, options.existing, disk)?,
-    };
+    let staged =
+        if plan.is_directory { Staged::directory(out, disk)? } else { Staged::file(out, options.existing, disk)? };
     let mut files = Vec::new();
     for file in &plan.files {
         let created = staged.create(&file.name, file.header.file_bytes)?;

@@ -119,9 +119,10 @@ impl Checkpoint {
                 .map_err(|name| Error::bad_file(&self.path, FileFault::NotUtf8(name.display().to_string())))?;
             // Follows links: model caches are directories of links.
             let metadata = fs::metadata(entry.path()).map_err(|error| Error::io_at("opening", &entry.path(), error))?;
-            match metadata.is_file() {
-                true => names.push((name, metadata.len())),
-                false => self.left_out.push(name),
+            if metadata.is_file() {
+                names.push((name, metadata.len()))
+            } else {
+                self.left_out.push(name)
             }
         }
         names.sort_unstable();
@@ -144,9 +145,10 @@ impl Checkpoint {
                 Some(shards) => shards.contains(name),
                 None => name.ends_with(SUFFIX),
             };
-            match is_tensors {
-                true => self.add_file(&path, name, disk)?,
-                false => self.companions.push(Companion { name: name.clone(), path, bytes: *bytes }),
+            if is_tensors {
+                self.add_file(&path, name, disk)?
+            } else {
+                self.companions.push(Companion { name: name.clone(), path, bytes: *bytes })
             }
         }
         if self.files.is_empty() {

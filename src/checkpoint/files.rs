@@ -56,9 +56,10 @@ pub(crate) fn write_header<W: Write>(session: &mut Session<W>, name: &str, heade
     let source = if same { FileSource::Base } else { FileSource::Patch };
     let (name, bytes, sha256) = (name.into(), header.len() as u64, Sha::of(&[header]));
     session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes, sha256 })?;
-    match same {
-        true => Ok(()),
-        false => header.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk)),
+    if same {
+        Ok(())
+    } else {
+        header.chunks(FILE_DATA_BYTES).try_for_each(|chunk| session.file_data(chunk))
     }
 }
 

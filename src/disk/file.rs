@@ -102,9 +102,10 @@ impl Disk {
     pub fn sync_directory(&self, path: &Path) -> io::Result<()> {
         self.before(Call::SyncDirectory(path))?;
         // Only Unix opens directories; elsewhere the file system sees to it.
-        match cfg!(unix) {
-            true => File::open(path)?.sync_all(),
-            false => Ok(()),
+        if cfg!(unix) {
+            File::open(path)?.sync_all()
+        } else {
+            Ok(())
         }
     }
 }

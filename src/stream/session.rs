@@ -151,11 +151,10 @@ impl<W: Write> Session<W> {
     }
 
     pub fn usable(&self) -> Result<()> {
-        match self.broken {
-            true => {
-                Err(Error::misuse("this encoder has already failed, so its file cannot be completed; create a new one"))
-            }
-            false => Ok(()),
+        if self.broken {
+            Err(Error::misuse("this encoder has already failed, so its file cannot be completed; create a new one"))
+        } else {
+            Ok(())
         }
     }
 

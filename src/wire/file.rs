@@ -59,12 +59,13 @@ fn is_legal_name(name: &str, kind: FileKind) -> bool {
 impl FileRecord {
     /// Refuses a name that readers would refuse.
     pub(crate) fn check(&self) -> Result<()> {
-        match is_legal_name(&self.name, self.kind) {
-            true => Ok(()),
-            false => Err(Error::misuse(format!(
+        if is_legal_name(&self.name, self.kind) {
+            Ok(())
+        } else {
+            Err(Error::misuse(format!(
                 "{:?} is not a legal file name; use a plain name without / \\ : and control characters (SPEC.md §6.6)",
                 self.name
-            ))),
+            )))
         }
     }
 

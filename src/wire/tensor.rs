@@ -172,9 +172,12 @@ impl TensorTrailer {
         let (i, changes) = parse::varint(start, "tensor changes")?;
         let legal = changes > 0 || action != Action::Patched;
         parse::check(start, legal, "tensor changes", changes, "at least 1: an unchanged tensor is not in a patch")?;
-        let digest = |i, present: bool, field| match present {
-            true => parse::digest(i, field).map(|(i, digest)| (i, Some(digest))),
-            false => Ok((i, None)),
+        let digest = |i, present: bool, field| {
+            if present {
+                parse::digest(i, field).map(|(i, digest)| (i, Some(digest)))
+            } else {
+                Ok((i, None))
+            }
         };
         let (i, base) = digest(i, action.has_base(), "base tensor digest")?;
         let (i, target) = digest(i, action.has_target(), "target tensor digest")?;

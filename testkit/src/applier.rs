@@ -55,16 +55,18 @@ pub fn corrupt(offset: u64, fault: Fault) -> Error {
 }
 
 fn check_digest(field: &'static str, expected: Digest, found: Digest) -> Result<()> {
-    match expected == found {
-        true => Ok(()),
-        false => Err(corrupt(0, Fault::Digest { field, expected, found })),
+    if expected == found {
+        Ok(())
+    } else {
+        Err(corrupt(0, Fault::Digest { field, expected, found }))
     }
 }
 
 fn check_count(field: &'static str, found: u64, expected: u64) -> Result<()> {
-    match expected == found {
-        true => Ok(()),
-        false => Err(corrupt(0, Fault::Count { field, expected, found })),
+    if expected == found {
+        Ok(())
+    } else {
+        Err(corrupt(0, Fault::Count { field, expected, found }))
     }
 }
 

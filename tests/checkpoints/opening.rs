@@ -108,11 +108,10 @@ fn directory(files: &[Named<'_>]) -> (Place, std::path::PathBuf) {
     let path = place.path("model");
     fs::create_dir(&path).unwrap();
     for (name, content) in files {
-        let bytes = match name.ends_with(".safetensors") {
-            true => {
-                safetensors(&content.split_terminator(' ').map(|t| tensor(t, "U8", &[1], *b"x")).collect::<Vec<_>>())
-            }
-            false => content.as_bytes().to_vec(),
+        let bytes = if name.ends_with(".safetensors") {
+            safetensors(&content.split_terminator(' ').map(|t| tensor(t, "U8", &[1], *b"x")).collect::<Vec<_>>())
+        } else {
+            content.as_bytes().to_vec()
         };
         fs::write(path.join(name), bytes).unwrap();
     }

@@ -18,9 +18,10 @@ fn directory() -> PathBuf {
 
 /// The safetensors file of a checkpoint: its only one, if it is a directory.
 fn read_checkpoint(path: &str) -> Vec<u8> {
-    match directory().join(path).is_dir() {
-        true => read(&format!("{path}/model.safetensors")),
-        false => read(path),
+    if directory().join(path).is_dir() {
+        read(&format!("{path}/model.safetensors"))
+    } else {
+        read(path)
     }
 }
 
@@ -287,9 +288,10 @@ fn the_generator_writes_what_is_committed() {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(directory().join(&folder)).expect("a folder") {
             let path = format!("{folder}/{}", entry.expect("a file").file_name().to_string_lossy());
-            match directory().join(&path).is_dir() {
-                true => folders.push(path),
-                false => drop(committed.insert(path.clone(), read(&path))),
+            if directory().join(&path).is_dir() {
+                folders.push(path)
+            } else {
+                drop(committed.insert(path.clone(), read(&path)))
             }
         }
     }

@@ -379,9 +379,10 @@ fn the_writer_stays_within_the_number_of_tensors() {
 /// Names of 4096 bytes that share all but the end, or nothing.
 fn name(number: usize, shared: bool) -> String {
     let digits = format!("{number:06}");
-    match shared {
-        true => "n".repeat(4090) + &digits,
-        false => digits.chars().rev().collect::<String>() + &"n".repeat(4090),
+    if shared {
+        "n".repeat(4090) + &digits
+    } else {
+        digits.chars().rev().collect::<String>() + &"n".repeat(4090)
     }
 }
 

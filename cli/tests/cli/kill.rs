@@ -76,9 +76,10 @@ fn a_process_killed_in_apply_leaves_no_output_or_the_target() {
     for number in 0..KILLS {
         let _ = fs::remove_file(&out);
         let done = scene.kill(&args, takes, number);
-        match out.exists() {
-            true => assert!(scene.holds(&out, &scene.target), "kill {number}"),
-            false => assert!(!done, "kill {number}"),
+        if out.exists() {
+            assert!(scene.holds(&out, &scene.target), "kill {number}")
+        } else {
+            assert!(!done, "kill {number}")
         }
         targets += u64::from(out.exists());
         // What a killed process leaves beside it has a name of its own, and can be removed.

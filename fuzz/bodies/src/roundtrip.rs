@@ -179,9 +179,10 @@ impl Case {
         let files = self.files();
         for file in &self.files {
             let (name, kind) = (&file.name, file.kind());
-            let given = match file.kept {
-                true => encoder.keep_file(name, kind, &file.bytes),
-                false => encoder.carry_file(name, kind, &file.bytes),
+            let given = if file.kept {
+                encoder.keep_file(name, kind, &file.bytes)
+            } else {
+                encoder.carry_file(name, kind, &file.bytes)
             };
             let wanted = files.iter().any(|wanted| std::ptr::eq(*wanted, file));
             assert_eq!(given.is_ok(), wanted, "file {name:?}: {given:?}");

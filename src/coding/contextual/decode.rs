@@ -165,9 +165,10 @@ fn read(
             BadBits::Padding => Fault::Reserved { field: "padding bits", found: bytes.last().copied().unwrap_or(0) },
         });
     }
-    match changed == changes {
-        true => Ok(walk),
-        false => Err(Fault::Count { field: "changes of all classes", expected: changes, found: changed }),
+    if changed == changes {
+        Ok(walk)
+    } else {
+        Err(Fault::Count { field: "changes of all classes", expected: changes, found: changed })
     }
 }
 
