@@ -233,6 +233,8 @@ fn wrong_base() -> Error {
 /// The kinds that only checkpoints on disk can give.
 #[cfg(feature = "checkpoint")]
 fn on_disk() -> Vec<(Error, Error)> {
+    use std::ops::ControlFlow;
+
     use pulse::checkpoint::DiffOptions;
     use pulse::tensors::Control;
     use pulse::{Checkpoint, Patch};
@@ -252,7 +254,9 @@ fn on_disk() -> Vec<(Error, Error)> {
     pulse::checkpoint::diff(Some(&base), &target, &mut patch, DiffOptions::default(), control).unwrap();
     let patch = Patch::from_bytes(patch, Limits::default()).unwrap();
     let junk = put("junk", b"short");
+    let stop = |_| ControlFlow::Break(());
     vec![
+        (base.digest(control.with_progress(&stop)).unwrap_err(), Error::Cancelled),
         (
             patch.verify_target(&other, control).unwrap_err(),
             Error::TargetMismatch { tensor: Some("w".into()), expected: digest_of(b"abce"), found: digest_of(b"abcf") },
@@ -297,7 +301,7 @@ fn all_kinds() -> BTreeSet<&'static str> {
 fn every_variant_is_produced() {
     let mut produced: BTreeSet<_> = streaming().iter().chain(&on_disk()).map(|(found, _)| found.kind()).collect();
     if cfg!(not(feature = "checkpoint")) {
-        produced.extend(["target", "checkpoint"]);
+        produced.extend(["target", "checkpoint", "cancelled"]);
     }
     assert_eq!(produced, all_kinds());
     // `limit` is the one kind of both: a fault within the library, an error for callers.
