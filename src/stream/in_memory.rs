@@ -14,6 +14,21 @@ type Tensor = (TensorSpec, Vec<u8>);
 /// ignored.
 ///
 /// [`Receiver::in_memory`](crate::stream::Receiver::in_memory) makes one.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use pulse::dtype::{Dtype, TensorSpec};
+/// use pulse::stream::{InMemory, Store};
+/// let spec = TensorSpec::new(Dtype::U8, &[2])?;
+/// let mut weights = BTreeMap::from([("w".to_string(), (spec.clone(), b"ab".to_vec()))]);
+/// let mut store = InMemory::new(&mut weights)?;
+/// store.begin("w", &spec)?;
+/// store.write(b"xy")?;
+/// store.end()?;
+/// store.commit()?; // what a receiver calls once all of the target is verified
+/// assert_eq!(weights["w"].1, b"xy");
+/// # Ok::<(), pulse::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct InMemory<'w> {
     weights: &'w mut BTreeMap<String, Tensor>,

@@ -13,6 +13,51 @@ use crate::wire::FileRecord;
 /// An error from a method ends the receiving, and reaches the caller of the receiver as it is.
 /// [`InMemory`](crate::stream::InMemory) is a store to start from; the example `socket` has one that
 /// writes a file.
+///
+/// A store that keeps nothing verifies a snapshot:
+///
+/// ```
+/// use pulse::{Encoder, Limits, Receiver, Result};
+/// use pulse::dtype::{Dtype, TensorSpec};
+/// use pulse::stream::{EncoderOptions, Store};
+///
+/// struct Nothing;
+///
+/// impl Store for Nothing {
+///     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
+///         Vec::new()
+///     }
+///     fn read(&self, name: &str, _: u64, _: &mut [u8]) -> Result<()> {
+///         Err(pulse::Error::Misuse(format!("there is no tensor '{name}'")))
+///     }
+///     fn begin(&mut self, _: &str, _: &TensorSpec) -> Result<()> {
+///         Ok(())
+///     }
+///     fn write(&mut self, _: &[u8]) -> Result<()> {
+///         Ok(())
+///     }
+///     fn end(&mut self) -> Result<()> {
+///         Ok(())
+///     }
+///     fn delete(&mut self, _: &str) -> Result<()> {
+///         Ok(())
+///     }
+///     fn commit(&mut self) -> Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot())?;
+/// let mut tensor = encoder.added("w", &TensorSpec::new(Dtype::U8, &[3])?)?;
+/// tensor.push(&[], b"abc")?;
+/// tensor.end()?;
+/// let (snapshot, summary) = encoder.finish()?;
+///
+/// let mut receiver = Receiver::new(Nothing, Limits::default());
+/// receiver.push(&snapshot)?;
+/// assert_eq!(receiver.finish()?.target(), summary.footer.target);
+/// # Ok::<(), pulse::Error>(())
+/// ```
 pub trait Store {
     /// Name and spec of every tensor that is held, in any order.
     fn tensors(&self) -> Vec<(&str, &TensorSpec)>;

@@ -51,17 +51,33 @@ pub(crate) struct Target<S> {
     /// The tensors of the patch, in its order.
     mentioned: Vec<Mention>,
     open: Option<OpenTensor>,
-    /// Tensors of the target, the unchanged ones only at the end.
-    checkpoint: CheckpointHasher,
-    tensors: u64,
-    elements: u64,
-    bytes: u64,
+    /// Of the tensors of the target; the unchanged ones are added at the end.
+    totals: Totals,
     /// The first check that failed. The patch is then read on only to learn from its footer whether
     /// the base is the reason (R63).
     failure: Option<Error>,
     /// Every check was made: what may be committed.
     verified: Option<Received>,
+    /// A block, or bytes that no block covers.
     buffer: Vec<u8>,
+}
+
+/// What the footer must say of the target.
+#[derive(Debug, Default)]
+struct Totals {
+    checkpoint: CheckpointHasher,
+    tensors: u64,
+    elements: u64,
+    bytes: u64,
+}
+
+impl Totals {
+    fn add(&mut self, name: &str, spec: &TensorSpec, digest: Digest) {
+        self.checkpoint.add(name, spec, digest);
+        self.tensors += 1;
+        self.elements = self.elements.saturating_add(spec.elements());
+        self.bytes = self.bytes.saturating_add(spec.bytes());
+    }
 }
 
 impl<S: Store> Target<S> {
@@ -72,10 +88,7 @@ impl<S: Store> Target<S> {
             held: BTreeMap::new(),
             mentioned: Vec::new(),
             open: None,
-            checkpoint: CheckpointHasher::new(),
-            tensors: 0,
-            elements: 0,
-            bytes: 0,
+            totals: Totals::default(),
             failure: None,
             verified: None,
             buffer: Vec::new(),
@@ -210,63 +223,42 @@ impl<S: Store> Target<S> {
         if let Some(expected) = end.target.filter(|&expected| expected != found) {
             return Err(Stop::Wrong(wrong_result(Made::Tensor(name), expected, found)));
         }
-        self.count(&name, &spec, found);
+        self.totals.add(&name, &spec, found);
         self.store.end().map_err(Stop::Store)
-    }
-
-    /// Takes a tensor of the target into account.
-    fn count(&mut self, name: &str, spec: &TensorSpec, digest: Digest) {
-        self.checkpoint.add(name, spec, digest);
-        self.tensors += 1;
-        self.elements = self.elements.saturating_add(spec.elements());
-        self.bytes = self.bytes.saturating_add(spec.bytes());
     }
 
     /// Checks the target as a whole (R69, R70), and the tensors that leave no trace in it (R94).
     fn check(&mut self, footer: &Footer, at: u64) -> Result<(), Stop> {
-        let held = std::mem::take(&mut self.held);
-        let mentioned = std::mem::take(&mut self.mentioned);
-        let result = self.check_all(footer, at, &held, &mentioned);
-        (self.held, self.mentioned) = (held, mentioned);
-        result
-    }
-
-    fn check_all(
-        &mut self,
-        footer: &Footer,
-        at: u64,
-        held: &BTreeMap<String, TensorSpec>,
-        mentioned: &[Mention],
-    ) -> Result<(), Stop> {
-        let by_name: HashMap<&str, &Mention> =
-            mentioned.iter().map(|mention| (mention.name.as_str(), mention)).collect();
-        for (name, spec) in held.iter().filter(|(name, _)| !by_name.contains_key(name.as_str())) {
-            if self.is_snapshot() {
+        let snapshot = self.is_snapshot();
+        let mentioned = by_name(&self.mentioned);
+        for (name, spec) in self.held.iter().filter(|(name, _)| !mentioned.contains_key(name.as_str())) {
+            if snapshot {
                 self.store.delete(name).map_err(Stop::Store)?;
                 continue;
             }
             let digest = match self.store.digest(name) {
                 Some(known) => known,
-                None => self.hash_held(name, spec).map_err(Stop::Store)?,
+                None => hash_held(&self.store, name, spec, &mut self.buffer).map_err(Stop::Store)?,
             };
-            self.count(name, spec, digest);
+            self.totals.add(name, spec, digest);
         }
-        let found = std::mem::take(&mut self.checkpoint).finish().map_err(Stop::Store)?;
-        if footer.target != found {
-            return Err(Stop::Wrong(wrong_result(Made::Checkpoint, footer.target, found)));
+        let Totals { checkpoint, tensors, elements, bytes } = std::mem::take(&mut self.totals);
+        let (expected, found) = (footer.target, checkpoint.finish().map_err(Stop::Store)?);
+        if expected != found {
+            return Err(Stop::Wrong(wrong_result(Made::Checkpoint, expected, found)));
         }
         for (field, expected, found) in [
-            ("target tensors", self.tensors, footer.target_tensors),
-            ("target elements", self.elements, footer.target_elements),
-            ("target bytes", self.bytes, footer.target_bytes),
+            ("target tensors", tensors, footer.target_tensors),
+            ("target elements", elements, footer.target_elements),
+            ("target bytes", bytes, footer.target_bytes),
         ] {
             if expected != found {
                 return Err(Stop::Wrong(Fault::Count { field, expected, found }.at(at)));
             }
         }
-        for Mention { name, base, .. } in mentioned.iter().filter(|mention| mention.action != Action::Patched) {
-            let (Some(spec), &Some(expected)) = (held.get(name), base) else { continue };
-            let found = self.hash_held(name, spec).map_err(Stop::Store)?;
+        for Mention { name, base, .. } in self.mentioned.iter().filter(|mention| mention.action != Action::Patched) {
+            let (Some(spec), &Some(expected)) = (self.held.get(name), base) else { continue };
+            let found = hash_held(&self.store, name, spec, &mut self.buffer).map_err(Stop::Store)?;
             if expected != found {
                 return Err(Stop::Wrong(Error::wrong_base(Some(name.clone()), expected, found)));
             }
@@ -277,14 +269,14 @@ impl<S: Store> Target<S> {
     /// The error of a store that does not hold the base that the patch names, if that is so.
     fn find_wrong_base(&mut self, footer: &Footer) -> Result<Option<Error>> {
         let Some(base) = footer.base else { return Ok(None) };
-        let mentioned = std::mem::take(&mut self.mentioned);
-        let expected = |name: &str| mentioned.iter().find(|mention| mention.name == name).and_then(|m| m.base);
+        let mentioned = by_name(&self.mentioned);
         let (mut checkpoint, mut differs) = (CheckpointHasher::new(), None);
-        for (name, spec) in std::mem::take(&mut self.held) {
-            let found = self.hash_held(&name, &spec)?;
-            checkpoint.add(&name, &spec, found);
-            if let (None, Some(expected)) = (&differs, expected(&name).filter(|&expected| expected != found)) {
-                differs = Some(Error::wrong_base(Some(name), expected, found));
+        for (name, spec) in &self.held {
+            let found = hash_held(&self.store, name, spec, &mut self.buffer)?;
+            checkpoint.add(name, spec, found);
+            let expected = mentioned.get(name.as_str()).and_then(|mention| mention.base);
+            if let (None, Some(expected)) = (&differs, expected.filter(|&expected| expected != found)) {
+                differs = Some(Error::wrong_base(Some(name.clone()), expected, found));
             }
         }
         let found = checkpoint.finish()?;
@@ -293,19 +285,23 @@ impl<S: Store> Target<S> {
         }
         Ok(Some(differs.unwrap_or(Error::wrong_base(None, base, found))))
     }
+}
 
-    /// Digest of a tensor that the store holds.
-    fn hash_held(&mut self, name: &str, spec: &TensorSpec) -> Result<Digest> {
-        let (mut hasher, mut start) = (TensorHasher::new(), 0);
-        while start < spec.bytes() {
-            let bytes = PIECE_BYTES.min(spec.bytes() - start);
-            self.buffer.resize(bytes as usize, 0);
-            self.store.read(name, start, &mut self.buffer)?;
-            hasher.update(&self.buffer);
-            start += bytes;
-        }
-        Ok(hasher.finish())
+fn by_name(mentioned: &[Mention]) -> HashMap<&str, &Mention> {
+    mentioned.iter().map(|mention| (mention.name.as_str(), mention)).collect()
+}
+
+/// Digest of a tensor that the store holds.
+fn hash_held(store: &impl Store, name: &str, spec: &TensorSpec, buffer: &mut Vec<u8>) -> Result<Digest> {
+    let (mut hasher, mut start) = (TensorHasher::new(), 0);
+    while start < spec.bytes() {
+        let bytes = PIECE_BYTES.min(spec.bytes() - start);
+        buffer.resize(bytes as usize, 0); // at most a piece
+        store.read(name, start, buffer)?;
+        hasher.update(buffer);
+        start += bytes;
     }
+    Ok(hasher.finish())
 }
 
 fn wrong_result(made: Made, expected: Digest, found: Digest) -> Error {
