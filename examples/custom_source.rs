@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::tensors::{self, Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut};
+use pulse::tensors::{
+    self, Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut,
+};
 use pulse::{Error, Limits, Patch, Result};
 
 /// FP32 masters, seen as the BF16 tensors that they round to.
@@ -28,10 +30,15 @@ impl TensorSource for Masters {
 
     /// Bytes from `start` of the tensor, little-endian; both may be odd.
     fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()> {
-        let beyond = || Error::Misuse(format!("{} bytes at {start} are not in tensor '{name}'", buffer.len()));
+        let beyond = || {
+            Error::Misuse(format!("{} bytes at {start} are not in tensor '{name}'", buffer.len()))
+        };
         let (_, master) = self.tensors.get(name).ok_or_else(beyond)?;
         let start = usize::try_from(start).map_err(|_| beyond())?;
-        let end = start.checked_add(buffer.len()).filter(|&end| end <= 2 * master.len()).ok_or_else(beyond)?;
+        let end = start
+            .checked_add(buffer.len())
+            .filter(|&end| end <= 2 * master.len())
+            .ok_or_else(beyond)?;
         for (at, byte) in (start..end).zip(buffer) {
             *byte = half::bf16::from_f32(master[at / 2]).to_le_bytes()[at % 2];
         }
@@ -46,22 +53,37 @@ fn main() -> Result<()> {
     let mut master: Vec<f32> = (0..spec.elements()).map(|i| (i as f32).sin() / 20.0).collect();
 
     // What receivers hold: the masters of before, rounded.
-    let mut held: Vec<u8> = master.iter().flat_map(|&weight| half::bf16::from_f32(weight).to_le_bytes()).collect();
+    let mut held: Vec<u8> =
+        master.iter().flat_map(|&weight| half::bf16::from_f32(weight).to_le_bytes()).collect();
 
     // An optimizer step.
     master.iter_mut().enumerate().for_each(|(i, weight)| *weight += 1e-6 * (i as f32).cos());
-    let masters = Masters { tensors: BTreeMap::from([("layer.weight".into(), (spec.clone(), master))]) };
+    let masters =
+        Masters { tensors: BTreeMap::from([("layer.weight".into(), (spec.clone(), master))]) };
 
     // The trainer. Base and target may be sources of different kinds.
-    let base: Weights = [("layer.weight", TensorRef::new(spec.clone(), &held)?)].into_iter().collect();
+    let base: Weights =
+        [("layer.weight", TensorRef::new(spec.clone(), &held)?)].into_iter().collect();
     let mut patch = Vec::new();
-    let report = tensors::diff(Some(&base), &masters, &mut patch, DiffOptions::default(), Control::default())?;
+    let report = tensors::diff(
+        Some(&base),
+        &masters,
+        &mut patch,
+        DiffOptions::default(),
+        Control::default(),
+    )?;
     let footer = report.summary.footer;
-    println!("{} of {} elements changed: {} bytes", footer.changes, footer.target_elements, patch.len());
+    println!(
+        "{} of {} elements changed: {} bytes",
+        footer.changes,
+        footer.target_elements,
+        patch.len()
+    );
 
     // The receiver.
     let patch = Patch::from_bytes(patch, Limits::default())?;
-    let mut weights: WeightsMut = [("layer.weight", TensorMut::new(spec, &mut held)?)].into_iter().collect();
+    let mut weights: WeightsMut =
+        [("layer.weight", TensorMut::new(spec, &mut held)?)].into_iter().collect();
     patch.apply_to(&mut weights, Control::default())?;
 
     // The held bytes are now what the masters round to.

@@ -98,7 +98,9 @@ impl Follower {
             std::thread::sleep(Duration::from_millis(20));
         }
         match self.held {
-            Some((_, step)) => Err(format!("neither a patch for step {step} nor a newer anchor came").into()),
+            Some((_, step)) => {
+                Err(format!("neither a patch for step {step} nor a newer anchor came").into())
+            }
             None => Err("there is no anchor; start the trainer first".into()),
         }
     }
@@ -117,7 +119,11 @@ impl Follower {
             self.held = Some((received.target(), step));
             match base {
                 None => println!("anchor of step {step}: {} tensors", self.weights.len()),
-                Some(_) => println!("step {step}: {} changes, target {}", received.footer.changes, received.target()),
+                Some(_) => println!(
+                    "step {step}: {} changes, target {}",
+                    received.footer.changes,
+                    received.target()
+                ),
             }
         }
         Ok(())

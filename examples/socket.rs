@@ -32,7 +32,10 @@ fn send(base: &Path, target: &Path, address: &str) -> Result<()> {
     // Anything that is `Write` will do: nothing is written twice, and the encoder never seeks.
     let report = diff(Some(&base), &target, &mut out, DiffOptions::default(), Control::default())?;
     out.flush()?;
-    println!("sent {} bytes for {} changes", report.summary.patch_bytes, report.summary.footer.changes);
+    println!(
+        "sent {} bytes for {} changes",
+        report.summary.patch_bytes, report.summary.footer.changes
+    );
     Ok(())
 }
 
@@ -58,7 +61,8 @@ impl<'a> Files<'a> {
         let header: serde_json::Value = serde_json::from_reader((&part).take(length))?;
         let begin = |row: &serde_json::Value| Some(8 + length + row["data_offsets"][0].as_u64()?);
         let tensors = header.as_object().ok_or("the header is no object")?;
-        let places = tensors.iter().filter_map(|(name, row)| Some((name.clone(), begin(row)?))).collect();
+        let places =
+            tensors.iter().filter_map(|(name, row)| Some((name.clone(), begin(row)?))).collect();
         Ok(Files { base, part, places })
     }
 }
@@ -144,7 +148,13 @@ fn receive(base: &Path, out: &Path, address: &str) -> Result<()> {
 /// The most memory that this process ever held; Linux tells.
 fn peak_kib() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 fn main() -> Result<()> {

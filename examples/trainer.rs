@@ -32,7 +32,9 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let mut model = Model { masters: BTreeMap::new(), noise: 1 };
-        for (name, elements) in [("embed.weight", 200_000), ("layer.0.weight", 100_000), ("norm.weight", 500)] {
+        for (name, elements) in
+            [("embed.weight", 200_000), ("layer.0.weight", 100_000), ("norm.weight", 500)]
+        {
             let master = (0..elements).map(|_| 0.05 * model.random()).collect();
             model.masters.insert(name.into(), master);
         }
@@ -56,7 +58,10 @@ impl Model {
         let mut weights = Weights::new();
         for (name, master) in &self.masters {
             let spec = TensorSpec::new(Dtype::Bf16, &[master.len() as u64])?;
-            let bytes = master.iter().flat_map(|&weight| half::bf16::from_f32(weight).to_le_bytes()).collect();
+            let bytes = master
+                .iter()
+                .flat_map(|&weight| half::bf16::from_f32(weight).to_le_bytes())
+                .collect();
             weights.insert(name.clone(), (spec, bytes));
         }
         Ok(weights)
@@ -65,7 +70,10 @@ impl Model {
 
 /// The weights by reference: nothing is copied.
 fn source(weights: &Weights) -> pulse::Result<tensors::Weights<'_>> {
-    weights.iter().map(|(name, (spec, bytes))| Ok((name.as_str(), TensorRef::new(spec.clone(), bytes)?))).collect()
+    weights
+        .iter()
+        .map(|(name, (spec, bytes))| Ok((name.as_str(), TensorRef::new(spec.clone(), bytes)?)))
+        .collect()
 }
 
 /// Writes patches, and remembers the digests of what it wrote.
@@ -94,12 +102,19 @@ impl Publisher {
         self.write(&format!("{step}.pulse"), Some(base), target, options)
     }
 
-    fn write(&mut self, name: &str, base: Option<&Weights>, target: &Weights, options: DiffOptions) -> Result<()> {
+    fn write(
+        &mut self,
+        name: &str,
+        base: Option<&Weights>,
+        target: &Weights,
+        options: DiffOptions,
+    ) -> Result<()> {
         let (base, target) = (base.map(source).transpose()?, source(target)?);
         let base = base.as_ref().map(|base| base as &dyn TensorSource);
         // The file appears whole or not at all: receivers that watch the directory never see half.
         let path = self.dir.join(name);
-        let write = |file: &mut dyn Write| tensors::diff(base, &target, file, options, Control::default());
+        let write =
+            |file: &mut dyn Write| tensors::diff(base, &target, file, options, Control::default());
         let report = write_whole(&path, Existing::Refuse, write)?;
 
         // Read back, so that what is on the disk is known to be right; this gives the digests of
@@ -110,14 +125,18 @@ impl Publisher {
 
         let (footer, bytes) = (report.summary.footer, report.summary.patch_bytes);
         let smaller = footer.target_bytes as f64 / bytes as f64;
-        println!("{name}: {bytes} bytes, {smaller:.1} times smaller than the weights, target {}", footer.target);
+        println!(
+            "{name}: {bytes} bytes, {smaller:.1} times smaller than the weights, target {}",
+            footer.target
+        );
         Ok(())
     }
 }
 
 fn train(dir: &Path, steps: u64) -> Result<()> {
     std::fs::create_dir_all(dir)?;
-    let mut publisher = Publisher { dir: dir.into(), run: *b"example run 0001", trusted: TrustedBase::default() };
+    let mut publisher =
+        Publisher { dir: dir.into(), run: *b"example run 0001", trusted: TrustedBase::default() };
     let mut model = Model::new();
     let mut base = model.weights()?;
     publisher.anchor(0, &base)?;

@@ -149,7 +149,8 @@ impl<'a> BitReader<'a> {
             self.at += u64::from(taken);
             let low = self.take(k);
             // k may be 63: check that the quotient fits above it.
-            let high = u64::from(quotient).checked_shl(k).filter(|high| high >> k == u64::from(quotient));
+            let high =
+                u64::from(quotient).checked_shl(k).filter(|high| high >> k == u64::from(quotient));
             return high.map(|high| high | low).ok_or(u64::MAX);
         }
         self.at += u64::from(QUOTIENT_MAX);
@@ -181,7 +182,18 @@ mod tests {
         for k in [0, 1, 5, 13, 31, 40, 63] {
             for raw_bits in [8, 16, 32, 64] {
                 let largest = u64::MAX >> (64 - raw_bits);
-                for value in [0, 1, 2, 23 << 5, 24 << 5, 1000, 65535, u64::from(u32::MAX), largest / 2, largest] {
+                for value in [
+                    0,
+                    1,
+                    2,
+                    23 << 5,
+                    24 << 5,
+                    1000,
+                    65535,
+                    u64::from(u32::MAX),
+                    largest / 2,
+                    largest,
+                ] {
                     if value > largest {
                         continue;
                     }

@@ -13,7 +13,14 @@ pub(crate) struct Changes {
 
 impl Changes {
     /// Collects the changes between two slices of the same length, replacing what was held.
-    pub fn collect(&mut self, bytes: usize, order: Order, form: ValueForm, base: &[u8], target: &[u8]) {
+    pub fn collect(
+        &mut self,
+        bytes: usize,
+        order: Order,
+        form: ValueForm,
+        base: &[u8],
+        target: &[u8],
+    ) {
         self.elements.clear();
         self.values.clear();
         at_width!(bytes, collect(self, order, form, base, target));
@@ -26,7 +33,11 @@ const WORDS: usize = 256;
 
 /// Calls `found` with each element that differs and its two bit patterns.
 #[inline(always)]
-pub(crate) fn for_each_change<W: Word>(base: &[u8], target: &[u8], mut found: impl FnMut(usize, W, W)) {
+pub(crate) fn for_each_change<W: Word>(
+    base: &[u8],
+    target: &[u8],
+    mut found: impl FnMut(usize, W, W),
+) {
     let (bases, base_tail) = base.as_chunks::<8>();
     let (targets, target_tail) = target.as_chunks::<8>();
     let per_word = 8 / W::BYTES;
@@ -50,7 +61,9 @@ pub(crate) fn for_each_change<W: Word>(base: &[u8], target: &[u8], mut found: im
         }
     }
     let first = bases.len() * per_word;
-    for (i, (base, target)) in base_tail.chunks_exact(W::BYTES).zip(target_tail.chunks_exact(W::BYTES)).enumerate() {
+    for (i, (base, target)) in
+        base_tail.chunks_exact(W::BYTES).zip(target_tail.chunks_exact(W::BYTES)).enumerate()
+    {
         let (base, target) = (W::load(base), W::load(target));
         if base != target {
             found(first + i, base, target);
@@ -58,7 +71,13 @@ pub(crate) fn for_each_change<W: Word>(base: &[u8], target: &[u8], mut found: im
     }
 }
 
-fn collect<W: Word>(changes: &mut Changes, order: Order, form: ValueForm, base: &[u8], target: &[u8]) {
+fn collect<W: Word>(
+    changes: &mut Changes,
+    order: Order,
+    form: ValueForm,
+    base: &[u8],
+    target: &[u8],
+) {
     for_each_change::<W>(base, target, |element, base, target| {
         // A block has at most 2^26 elements.
         changes.elements.push(element as u32);
@@ -113,7 +132,12 @@ fn check_pair(dtype: &Dtype, base: &[u8], target: &[u8]) -> Result<()> {
 /// assert_eq!(steps, [-2]);
 /// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn for_each_ulp_step(dtype: &Dtype, base: &[u8], target: &[u8], mut found: impl FnMut(i64)) -> Result<()> {
+pub fn for_each_ulp_step(
+    dtype: &Dtype,
+    base: &[u8],
+    target: &[u8],
+    mut found: impl FnMut(i64),
+) -> Result<()> {
     fn walk<W: Word>(order: Order, base: &[u8], target: &[u8], found: &mut dyn FnMut(i64)) {
         for_each_change::<W>(base, target, |_, base, target| {
             found(unzigzag(ValueForm::UlpStep.value(order, base, target).widen()));

@@ -147,7 +147,9 @@ impl Dtype {
             Dtype::F64 => f64::from_le_bytes(low).to_string(),
             Dtype::I64 => i64::from_le_bytes(low).to_string(),
             Dtype::U64 => bits.to_string(),
-            Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::F8E8M0 | Dtype::C64 | Dtype::Other(_) => return None,
+            Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::F8E8M0 | Dtype::C64 | Dtype::Other(_) => {
+                return None
+            }
         })
     }
 }
@@ -187,8 +189,9 @@ impl TensorSpec {
                 "dtype {name} needs an explicit size in bytes; use TensorSpec::with_bytes"
             )));
         }
-        let bytes = known_bytes(&dtype, shape)
-            .ok_or_else(|| Error::misuse(format!("shape {shape:?} of {dtype} exceeds 2^64 bytes; check the shape")))?;
+        let bytes = known_bytes(&dtype, shape).ok_or_else(|| {
+            Error::misuse(format!("shape {shape:?} of {dtype} exceeds 2^64 bytes; check the shape"))
+        })?;
         Ok(TensorSpec { dtype, shape: shape.to_vec(), bytes })
     }
 
@@ -268,7 +271,10 @@ mod tests {
         assert_eq!(TensorSpec::new(Dtype::U8, &[(1 << 32) + 5]).unwrap().elements(), (1 << 32) + 5);
         assert!(TensorSpec::with_bytes(Dtype::Bf16, &[3], 5).is_err());
         assert!(TensorSpec::with_bytes(Dtype::Other("F4".into()), &[3], 2).is_ok());
-        assert_eq!(TensorSpec::with_bytes(Dtype::Other("BF16".into()), &[4], 8).unwrap().dtype(), &Dtype::Bf16);
+        assert_eq!(
+            TensorSpec::with_bytes(Dtype::Other("BF16".into()), &[4], 8).unwrap().dtype(),
+            &Dtype::Bf16
+        );
         assert!(TensorSpec::with_bytes(Dtype::Other("BF16".into()), &[4], 2).is_err());
         assert!(TensorSpec::new(Dtype::Other("F4".into()), &[3]).is_err());
     }

@@ -183,7 +183,10 @@ impl CheckpointHasher {
     pub fn finish(mut self) -> Result<Digest> {
         self.tensors.sort_unstable_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
         if let Some(twice) = self.tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(Error::misuse(format!("tensor '{}' was added twice; add each tensor once", twice[0].0)));
+            return Err(Error::misuse(format!(
+                "tensor '{}' was added twice; add each tensor once",
+                twice[0].0
+            )));
         }
         let mut sha = Sha::default();
         sha.update(&[2]);
@@ -250,8 +253,12 @@ mod tests {
             hasher.finish().unwrap()
         };
         use crate::dtype::Dtype::{Bf16, F16};
-        let all =
-            [digest("a", Bf16, &[4]), digest("b", Bf16, &[4]), digest("a", F16, &[4]), digest("a", Bf16, &[2, 2])];
+        let all = [
+            digest("a", Bf16, &[4]),
+            digest("b", Bf16, &[4]),
+            digest("a", F16, &[4]),
+            digest("a", Bf16, &[2, 2]),
+        ];
         for (i, a) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|b| a != b));
         }

@@ -105,14 +105,20 @@ impl Packed<'_> {
             return Err(stream("the zstd frame asks for a window of more than 8 MiB".into()));
         }
         // libzstd's own words depend on the buffers that frames before have left behind.
-        let zstd =
-            |_| stream("a zstd frame that is damaged, or that asks for a dictionary or too large a window".into());
+        let zstd = |_| {
+            stream(
+                "a zstd frame that is damaged, or that asks for a dictionary or too large a window"
+                    .into(),
+            )
+        };
         DECODER.with_borrow_mut(|slot| {
             let decoder = match slot {
                 Some(decoder) => decoder,
                 None => {
                     let mut decoder = Decoder::new().map_err(zstd)?;
-                    decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(zstd)?;
+                    decoder
+                        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+                        .map_err(zstd)?;
                     slot.insert(decoder)
                 }
             };
@@ -176,7 +182,10 @@ mod tests {
             (vec![1, 2, 3], false),
             (vec![7; 10_000], true),
             ((0..200_000u32).map(|i| (i / 1000) as u8).collect(), true),
-            ((0..2000u32).flat_map(|i| crate::hash::leaf_digest(&i.to_le_bytes()).0).collect(), false),
+            (
+                (0..2000u32).flat_map(|i| crate::hash::leaf_digest(&i.to_le_bytes()).0).collect(),
+                false,
+            ),
         ] {
             let mut stream = Vec::new();
             Packer::default().put(&mut stream, &bytes, 1);

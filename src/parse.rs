@@ -18,7 +18,10 @@ pub(crate) struct Bad {
 impl ParseError<&[u8]> for Bad {
     fn from_error_kind(input: &[u8], _: ErrorKind) -> Self {
         let found = input.len() as u64;
-        Bad { rest: input.len(), fault: Fault::Length { field: "field", expected: found + 1, found } }
+        Bad {
+            rest: input.len(),
+            fault: Fault::Length { field: "field", expected: found + 1, found },
+        }
     }
 
     fn append(_: &[u8], _: ErrorKind, other: Self) -> Self {
@@ -58,7 +61,12 @@ pub(crate) fn check(
 
 /// Fails if the file asks for more than a limit allows; the decoder turns it into
 /// [`Error::Limit`](crate::Error::Limit).
-pub(crate) fn limit(at: &[u8], limit: &'static str, asked: u64, allowed: u64) -> Result<(), nom::Err<Bad>> {
+pub(crate) fn limit(
+    at: &[u8],
+    limit: &'static str,
+    asked: u64,
+    allowed: u64,
+) -> Result<(), nom::Err<Bad>> {
     limits::check(limit, asked, allowed).map_err(|fault| Failure(Bad { rest: at.len(), fault }))
 }
 
@@ -82,9 +90,8 @@ pub(crate) fn all<'a, T>(
 pub(crate) fn take<'a>(i: &'a [u8], len: u64, field: &'static str) -> Parse<'a, &'a [u8]> {
     let short = Fault::Length { field, expected: len, found: i.len() as u64 };
     match usize::try_from(len) {
-        Ok(len) => {
-            nom::bytes::complete::take::<_, _, Bad>(len)(i).map_err(|_| Failure(Bad { rest: i.len(), fault: short }))
-        }
+        Ok(len) => nom::bytes::complete::take::<_, _, Bad>(len)(i)
+            .map_err(|_| Failure(Bad { rest: i.len(), fault: short })),
         Err(_) => fail(i, short),
     }
 }
@@ -129,6 +136,8 @@ pub(crate) fn string<'a>(i: &'a [u8], field: &'static str) -> Parse<'a, &'a str>
     let (rest, bytes) = take(rest, len, field)?;
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok((rest, text)),
-        Err(_) => fail(i, Fault::Name { field, found: String::from_utf8_lossy(bytes).into_owned() }),
+        Err(_) => {
+            fail(i, Fault::Name { field, found: String::from_utf8_lossy(bytes).into_owned() })
+        }
     }
 }

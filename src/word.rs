@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn ranks_follow_numeric_order_and_keep_both_zeros() {
-        let values = [f32::NEG_INFINITY, -1.0, -f32::MIN_POSITIVE, -0.0, 0.0, 1e-40, 1.0, f32::INFINITY];
+        let values =
+            [f32::NEG_INFINITY, -1.0, -f32::MIN_POSITIVE, -0.0, 0.0, 1e-40, 1.0, f32::INFINITY];
         let order = Dtype::F32.order();
         let ranks: Vec<u32> = values.iter().map(|v| v.to_bits().rank(order)).collect();
         assert!(ranks.windows(2).all(|pair| pair[0] < pair[1]));

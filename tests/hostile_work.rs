@@ -87,11 +87,14 @@ fn a_block_costs_nothing_for_the_shape_of_its_tensor() {
 fn headers_four_times_as_large_cost_four_times_as_much() {
     let _alone = alone();
     let row = r#""w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
-    let strings = |count: u32| (0..count).map(|i| format!(r#""{i:x}":"""#)).collect::<Vec<_>>().join(",");
+    let strings =
+        |count: u32| (0..count).map(|i| format!(r#""{i:x}":"""#)).collect::<Vec<_>>().join(",");
     let empty = |i: u32| format!(r#""t{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#);
     let cases: [(&str, &dyn Fn(u32) -> String); 3] = [
         ("strings", &|count| format!(r#"{{"__metadata__":{{{}}},{row}}}"#, strings(count))),
-        ("tensors", &|count| format!("{{{row},{}}}", (0..count).map(empty).collect::<Vec<_>>().join(","))),
+        ("tensors", &|count| {
+            format!("{{{row},{}}}", (0..count).map(empty).collect::<Vec<_>>().join(","))
+        }),
         ("brackets", &|count| format!(r#"{{"w":{}"#, "[".repeat(count as usize))),
     ];
     for (what, json) in cases {

@@ -62,7 +62,8 @@ impl Apply {
         let patch = self.reading.patch(self.patch())?;
         match &self.output {
             Some(output) => {
-                let base = self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
+                let base =
+                    self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes);
                 let options = ApplyOptions::default().with_existing(existing(self.force));
                 let report = patch.apply(base.as_ref(), output, options, progress.control());
@@ -78,7 +79,8 @@ impl Apply {
             }
             None => {
                 // Verified, changed, and read back.
-                let progress = Progress::new(common, "apply", patch.footer().target_bytes.saturating_mul(3));
+                let progress =
+                    Progress::new(common, "apply", patch.footer().target_bytes.saturating_mul(3));
                 let report = patch.update(&self.first, progress.control())?;
                 drop(progress);
                 Ok(self.updated(&report, started))
@@ -92,7 +94,8 @@ impl Apply {
         outcome.json["already"] = report.already.into();
         outcome.json["recovery"] = recover::name(&report.recovery).into();
         if report.already {
-            outcome.text = format!("{} is already the target; nothing was changed\n", self.first.display());
+            outcome.text =
+                format!("{} is already the target; nothing was changed\n", self.first.display());
         }
         if let Some(sentence) = recover::sentence(&report.recovery) {
             outcome.text = format!("{sentence}\n{}", outcome.text);
@@ -107,7 +110,14 @@ fn done(output: &Path, report: &ApplyReport, started: Instant) -> Outcome {
     let text = text::facts(&[
         ("output", output.display().to_string()),
         ("changes", text::count(report.changes)),
-        ("verified", format!("{} in {}", text::bytes(report.target_bytes), text::number(report.files, "file"))),
+        (
+            "verified",
+            format!(
+                "{} in {}",
+                text::bytes(report.target_bytes),
+                text::number(report.files, "file")
+            ),
+        ),
         ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput))),
         ("digest", report.target.to_string()),
     ]);

@@ -56,17 +56,32 @@ impl Compose {
             return usage("OUT is one of the inputs; choose another name");
         }
         let started = Instant::now();
-        let patches = self.patches.iter().map(|path| self.reading.patch(path)).collect::<pulse::Result<Vec<_>>>()?;
+        let patches = self
+            .patches
+            .iter()
+            .map(|path| self.reading.patch(path))
+            .collect::<pulse::Result<Vec<_>>>()?;
         let base = self.base.as_ref().map(Checkpoint::open).transpose()?;
-        let progress = Progress::new(common, "compose", patches.last().map_or(0, |last| last.footer().target_bytes));
+        let progress = Progress::new(
+            common,
+            "compose",
+            patches.last().map_or(0, |last| last.footer().target_bytes),
+        );
         let report = write_whole(&self.output, existing(self.force), |out| {
-            Patch::compose(&patches, base.as_ref(), out, self.writing.options().into(), progress.control())
+            Patch::compose(
+                &patches,
+                base.as_ref(),
+                out,
+                self.writing.options().into(),
+                progress.control(),
+            )
         });
         drop(progress);
         let report = report.map_err(|error| match error {
-            Error::NeedsBase { .. } => {
-                Failure::hinted(error, "give the checkpoint that the first patch was made from: --base BASE")
-            }
+            Error::NeedsBase { .. } => Failure::hinted(
+                error,
+                "give the checkpoint that the first patch was made from: --base BASE",
+            ),
             other => other.into(),
         })?;
         Ok(self.outcome(&report, &patches, started.elapsed().as_secs_f64()))
@@ -75,7 +90,8 @@ impl Compose {
     fn outcome(&self, report: &ComposeReport, patches: &[Patch], seconds: f64) -> Outcome {
         let footer = report.summary.footer;
         let (bytes, before) = (report.summary.patch_bytes, report.input_bytes);
-        let changes_before = patches.iter().map(|patch| patch.footer().changes).fold(0, u64::saturating_add);
+        let changes_before =
+            patches.iter().map(|patch| patch.footer().changes).fold(0, u64::saturating_add);
         let (tensors, tensors_json) = tensor_counts(&report.actions, &footer);
         let steps = (
             patches.first().and_then(|first| first.header().base_step),
@@ -86,7 +102,11 @@ impl Compose {
             (None, Some(last)) => format!(", to step {last}"),
             _ => String::new(),
         };
-        let patches_text = if patches.len() == 1 { "1 patch".into() } else { format!("{} patches", patches.len()) };
+        let patches_text = if patches.len() == 1 {
+            "1 patch".into()
+        } else {
+            format!("{} patches", patches.len())
+        };
         let verified = if report.verified {
             "yes: the target was rebuilt and its digest matches"
         } else {

@@ -49,7 +49,11 @@ struct Sync {
 
 impl Demo {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
-        let io = |source| Error::Io { doing: "working in the temporary directory".into(), path: None, source };
+        let io = |source| Error::Io {
+            doing: "working in the temporary directory".into(),
+            path: None,
+            source,
+        };
         let say = |message: &str| {
             if !common.quiet && !common.json {
                 text::note(message);
@@ -59,7 +63,11 @@ impl Demo {
         let dir = match &self.keep {
             Some(keep) => {
                 let doing = "creating the directory for --keep, which must not exist yet:".into();
-                std::fs::create_dir(keep).map_err(|source| Error::Io { doing, path: Some(keep.clone()), source })?;
+                std::fs::create_dir(keep).map_err(|source| Error::Io {
+                    doing,
+                    path: Some(keep.clone()),
+                    source,
+                })?;
                 keep
             }
             None => temporary.path(),
@@ -78,7 +86,12 @@ impl Demo {
             simulation.save(&path(step)).map_err(io)?;
             say(&format!("step {step}: diff, inspect, apply, verify"));
             let patch = dir.join(format!("{step}.pulse"));
-            syncs.push(sync(common, step, temporary.path(), [&path(step - 1), &path(step), &patch])?);
+            syncs.push(sync(
+                common,
+                step,
+                temporary.path(),
+                [&path(step - 1), &path(step), &patch],
+            )?);
             if self.keep.is_none() {
                 std::fs::remove_file(path(step - 1)).map_err(io)?;
             }
@@ -88,7 +101,12 @@ impl Demo {
 }
 
 /// One step from trainer to receiver: everything that both sides would do.
-fn sync(common: &Common, step: u64, dir: &Path, [base, target, patch_path]: [&PathBuf; 3]) -> Result<Sync> {
+fn sync(
+    common: &Common,
+    step: u64,
+    dir: &Path,
+    [base, target, patch_path]: [&PathBuf; 3],
+) -> Result<Sync> {
     let control = control(common.threads);
     let out = dir.join("received.safetensors");
 
@@ -107,7 +125,12 @@ fn sync(common: &Common, step: u64, dir: &Path, [base, target, patch_path]: [&Pa
 
     let started = Instant::now();
     let patch = Patch::open(patch_path, Limits::default())?;
-    patch.apply(Some(&base), &out, ApplyOptions::default().with_existing(Existing::Replace), control)?;
+    patch.apply(
+        Some(&base),
+        &out,
+        ApplyOptions::default().with_existing(Existing::Replace),
+        control,
+    )?;
     let apply = started.elapsed().as_secs_f64();
 
     patch.verify_target(&Checkpoint::open(&out)?, control)?;

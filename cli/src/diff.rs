@@ -67,8 +67,11 @@ pub struct Diff {
 }
 
 fn parse_run(hex: &str) -> Result<[u8; 16], String> {
-    let bytes: Option<Vec<u8>> =
-        hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
+    let bytes: Option<Vec<u8>> = hex
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
     bytes
         .and_then(|bytes| bytes.try_into().ok())
         .filter(|_| hex.len() == 32)
@@ -84,7 +87,9 @@ fn trusted(reading: &Reading, previous: &Path, base: &Checkpoint) -> Result<Trus
     };
     match patch.tensors().iter().find(|tensor| !produced(tensor)) {
         None => Ok(patch.trusted_target()),
-        Some(tensor) => Err(Failure::NotProduced { patch: previous.into(), tensor: tensor.header.name.clone() }),
+        Some(tensor) => {
+            Err(Failure::NotProduced { patch: previous.into(), tensor: tensor.header.name.clone() })
+        }
     }
 }
 
@@ -107,7 +112,8 @@ fn tensor_sizes(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u64> {
 impl Diff {
     fn options(&self, common: &Common, base: Option<&Checkpoint>) -> Result<DiffOptions> {
         let mut lineage = Lineage::default();
-        (lineage.run, lineage.base_step, lineage.target_step) = (self.run, self.base_step, self.step);
+        (lineage.run, lineage.base_step, lineage.target_step) =
+            (self.run, self.base_step, self.step);
         let options = DiffOptions::from(self.writing.options().with_lineage(lineage));
         let (Some(previous), Some(base)) = (&self.base_patch, base) else { return Ok(options) };
         let trusted = trusted(&self.reading, previous, base)?;
@@ -146,10 +152,15 @@ impl Diff {
         // With --json, standard error is for a failure alone.
         if !common.quiet && !common.json {
             if !target.left_out().is_empty() {
-                text::note(&format!("not regular files, left out: {}", target.left_out().join(", ")));
+                text::note(&format!(
+                    "not regular files, left out: {}",
+                    target.left_out().join(", ")
+                ));
             }
             if nothing_in_common {
-                text::note("BASE and TARGET have no tensor in common: the patch carries all of TARGET");
+                text::note(
+                    "BASE and TARGET have no tensor in common: the patch carries all of TARGET",
+                );
             }
         }
         let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
@@ -180,7 +191,10 @@ impl Diff {
             ("changes", changes(&footer)),
             ("size", text::size(patch_bytes, full, &format!("full {}", text::bytes(full)))),
             ("per change", format!("{bits:.2} bits")),
-            ("transfer", format!("{}, {}", transfer(100.0, "100 Mbit/s"), transfer(1000.0, "1 Gbit/s"))),
+            (
+                "transfer",
+                format!("{}, {}", transfer(100.0, "100 Mbit/s"), transfer(1000.0, "1 Gbit/s")),
+            ),
             ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput as u64))),
             ("target", footer.target.to_string()),
             ("to apply", format!("pulse apply {base}{} -o OUT", text::shell(&self.output))),

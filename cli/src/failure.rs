@@ -25,7 +25,8 @@ pub(crate) enum Failure {
 }
 
 /// What to do about a patch that has not produced the base.
-pub(crate) const USE_ITS_PRODUCER: &str = "give the patch whose target is BASE, or leave out --base-patch";
+pub(crate) const USE_ITS_PRODUCER: &str =
+    "give the patch whose target is BASE, or leave out --base-patch";
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -66,7 +67,8 @@ impl Failure {
             (_, Advice::WriteNewCheckpoint) => "write the target to a new place: -o OUT".into(),
             (_, Advice::Recover) => "wait, or run `pulse recover` on it".into(),
             (Error::NotInvertible { .. }, _) => {
-                "keep the base, or make a patch the other way: pulse diff TARGET BASE -o PATCH".into()
+                "keep the base, or make a patch the other way: pulse diff TARGET BASE -o PATCH"
+                    .into()
             }
             (_, advice) => advice.to_string(),
         })
@@ -77,7 +79,10 @@ impl Failure {
         match self {
             Failure::Usage(what) => what.clone(),
             Failure::NotProduced { patch, tensor } => {
-                format!("{}: BASE was not produced by this patch: tensor '{tensor}' differs", patch.display())
+                format!(
+                    "{}: BASE was not produced by this patch: tensor '{tensor}' differs",
+                    patch.display()
+                )
             }
             Failure::Library { error, .. } => error.to_string(),
         }
@@ -99,7 +104,9 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             // Values of options that only the library can judge.
-            Failure::Usage(_) | Failure::Library { error: Error::Misuse(_), .. } => ExitCode::from(2),
+            Failure::Usage(_) | Failure::Library { error: Error::Misuse(_), .. } => {
+                ExitCode::from(2)
+            }
             Failure::NotProduced { .. } | Failure::Library { .. } => ExitCode::FAILURE,
         }
     }

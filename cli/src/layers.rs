@@ -82,9 +82,14 @@ const CELLS_MAX: usize = 1 << 14;
 
 impl Stack {
     fn cell(&self, layer: u64, module: &str) -> Cell {
-        let Some(group) = self.layers.get(&layer).and_then(|modules| modules.get(module)) else { return Cell::Empty };
-        let tensors =
-            if group.tensors > 1 { format!(", {} tensors", text::count(group.tensors)) } else { String::new() };
+        let Some(group) = self.layers.get(&layer).and_then(|modules| modules.get(module)) else {
+            return Cell::Empty;
+        };
+        let tensors = if group.tensors > 1 {
+            format!(", {} tensors", text::count(group.tensors))
+        } else {
+            String::new()
+        };
         let title = |what: &str| format!("layer {layer}, {module}{tensors}: {what}");
         if let Some(other) = group.other {
             return Cell::Mark { mark: other.mark(), title: title(other.name()) };
@@ -95,7 +100,11 @@ impl Stack {
         let (changes, elements) = (text::count(group.changes), text::count(group.elements));
         let density = text::percent(group.changes, group.elements);
         let title = title(&format!("{density}, {changes} of {elements} elements"));
-        Cell::Heat { share: text::ratio(group.changes, group.elements), elements: group.elements, title }
+        Cell::Heat {
+            share: text::ratio(group.changes, group.elements),
+            elements: group.elements,
+            title,
+        }
     }
 }
 
@@ -114,24 +123,34 @@ pub fn figure(tensors: &[Measured<'_>]) -> Html {
         group.other = group.other.or(tensor.other);
     }
     stacks.retain(|_, stack| stack.modules.len().saturating_mul(stack.layers.len()) <= CELLS_MAX);
-    let in_stack = |tensor: &&Measured<'_>| place(tensor.name).is_some_and(|(stack, ..)| stacks.contains_key(&stack));
+    let in_stack = |tensor: &&Measured<'_>| {
+        place(tensor.name).is_some_and(|(stack, ..)| stacks.contains_key(&stack))
+    };
     let others: Vec<_> = tensors.iter().filter(|tensor| !in_stack(tensor)).collect();
     let mut parts = Vec::new();
     for (name, stack) in &stacks {
         let row = |&layer: &u64| {
-            (layer.to_string(), stack.modules.iter().map(|module| stack.cell(layer, module)).collect::<Vec<_>>())
+            (
+                layer.to_string(),
+                stack.modules.iter().map(|module| stack.cell(layer, module)).collect::<Vec<_>>(),
+            )
         };
         let groups = || stack.layers.values().flat_map(BTreeMap::values);
-        let met = Other::ALL.into_iter().filter(|other| groups().any(|group| group.other == Some(*other)));
-        let marks: String = met.map(|other| format!("; {} {}", other.mark(), other.name())).collect();
+        let met = Other::ALL
+            .into_iter()
+            .filter(|other| groups().any(|group| group.other == Some(*other)));
+        let marks: String =
+            met.map(|other| format!("; {} {}", other.mark(), other.name())).collect();
         let map = HeatMap {
             label: &format!("density of {name}"),
             corner: "layer",
             columns: stack.modules.iter().cloned().collect(),
             rows: stack.layers.keys().map(row).collect(),
         };
-        parts
-            .push(html::paragraph("note", &format!("{name}: percentage of elements changed; empty: no change{marks}")));
+        parts.push(html::paragraph(
+            "note",
+            &format!("{name}: percentage of elements changed; empty: no change{marks}"),
+        ));
         parts.push(html::heat_map(&map));
     }
     if !others.is_empty() {
@@ -143,7 +162,12 @@ pub fn figure(tensors: &[Measured<'_>]) -> Html {
                 Some(other) => other.name().into(),
                 None => text::percent(tensor.changes, tensor.elements),
             };
-            vec![tensor.name.into(), density, text::count(tensor.changes), text::count(tensor.elements)]
+            vec![
+                tensor.name.into(),
+                density,
+                text::count(tensor.changes),
+                text::count(tensor.elements),
+            ]
         };
         let columns = [
             ("tensor", Column::Name),
@@ -163,19 +187,30 @@ mod tests {
 
     #[test]
     fn names_say_layer_and_module() {
-        let found = |name| place(name).map(|(stack, layer, module)| format!("{stack} | {layer} | {module}"));
+        let found = |name| {
+            place(name).map(|(stack, layer, module)| format!("{stack} | {layer} | {module}"))
+        };
         for (name, expected) in [
             ("model.layers.12.self_attn.q_proj.weight", "model.layers | 12 | self_attn.q_proj"),
-            ("encoder.layer.3.attention.self.key.bias", "encoder.layer | 3 | attention.self.key.bias"),
+            (
+                "encoder.layer.3.attention.self.key.bias",
+                "encoder.layer | 3 | attention.self.key.bias",
+            ),
             ("transformer.h.0.ln_1.weight", "transformer.h | 0 | ln_1"),
             ("model.layers.3.mlp.experts.17.up.weight", "model.layers | 3 | mlp.experts.*.up"),
             ("0.weight", " | 0 | weight"),
         ] {
             assert_eq!(found(name).as_deref(), Some(expected));
         }
-        for name in
-            ["embeddings.word_embeddings.weight", "blocks.7", "", "...", "a.+1.b", "a.*.b", "a.99999999999999999999.b"]
-        {
+        for name in [
+            "embeddings.word_embeddings.weight",
+            "blocks.7",
+            "",
+            "...",
+            "a.+1.b",
+            "a.*.b",
+            "a.99999999999999999999.b",
+        ] {
             assert_eq!(found(name), None, "{name}");
         }
     }
@@ -183,8 +218,10 @@ mod tests {
     #[test]
     fn a_name_cannot_ask_for_more_cells_than_there_are_tensors() {
         let names: Vec<String> = (0..1000).map(|i| format!("m.{i}.module{i}")).collect();
-        let tensors: Vec<_> =
-            names.iter().map(|name| Measured { name, changes: 1, elements: u64::MAX, other: None }).collect();
+        let tensors: Vec<_> = names
+            .iter()
+            .map(|name| Measured { name, changes: 1, elements: u64::MAX, other: None })
+            .collect();
         let figure = format!("{:?}", figure(&tensors));
         assert!(!figure.contains("heatmap") && figure.contains("m.999.module999"));
     }
@@ -192,8 +229,15 @@ mod tests {
     #[test]
     fn experts_of_a_layer_share_a_cell() {
         let expert = |name, changes| Measured { name, changes, elements: 100, other: None };
-        let tensors = [expert("m.0.experts.0.up", 1), expert("m.0.experts.1.up", 3), expert("m.1.experts.0.up", 2)];
+        let tensors = [
+            expert("m.0.experts.0.up", 1),
+            expert("m.0.experts.1.up", 3),
+            expert("m.1.experts.0.up", 2),
+        ];
         let figure = format!("{:?}", figure(&tensors));
-        assert!(figure.contains("layer 0, experts.*.up, 2 tensors: 2.000%, 4 of 200 elements"), "{figure}");
+        assert!(
+            figure.contains("layer 0, experts.*.up, 2 tensors: 2.000%, 4 of 200 elements"),
+            "{figure}"
+        );
     }
 }

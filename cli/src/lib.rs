@@ -111,9 +111,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             match (outcome.error, printed) {
                 (None, Ok(())) => return ExitCode::SUCCESS,
                 (Some(error), _) => Failure::from(error),
-                (None, Err(source)) => {
-                    Failure::from(Error::Io { doing: "writing to standard output".into(), path: None, source })
-                }
+                (None, Err(source)) => Failure::from(Error::Io {
+                    doing: "writing to standard output".into(),
+                    path: None,
+                    source,
+                }),
             }
         }
         Err(failure) => failure,

@@ -37,9 +37,12 @@ fn parse_limit(text: &str) -> Result<(&'static str, u64), String> {
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
         "TiB" => 1 << 40,
-        other => return Err(format!("unknown unit {other}; use kB, MB, GB, TB, KiB, MiB, GiB or TiB")),
+        other => {
+            return Err(format!("unknown unit {other}; use kB, MB, GB, TB, KiB, MiB, GiB or TiB"))
+        }
     };
-    let number: u64 = digits.parse().map_err(|_| format!("{value} is not a whole number below 2^64"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("{value} is not a whole number below 2^64"))?;
     let value = number.checked_mul(unit).ok_or_else(|| format!("{value} exceeds 64 bits"))?;
     Ok((name, value))
 }
@@ -106,7 +109,14 @@ mod tests {
         assert_eq!(parse_limit("tensors=7"), Ok(("tensors", 7)));
         assert_eq!(parse_limit("target_bytes=20GiB"), Ok(("target_bytes", 20 << 30)));
         assert_eq!(parse_limit("section_bytes=3MB"), Ok(("section_bytes", 3_000_000)));
-        for wrong in ["tensors", "tensor=7", "tensors=", "tensors=x", "tensors=7XB", "tensors=99999999999TiB"] {
+        for wrong in [
+            "tensors",
+            "tensor=7",
+            "tensors=",
+            "tensors=x",
+            "tensors=7XB",
+            "tensors=99999999999TiB",
+        ] {
             assert!(parse_limit(wrong).is_err(), "{wrong}");
         }
     }

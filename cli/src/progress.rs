@@ -33,7 +33,8 @@ impl Progress {
 
     fn with_tensors(common: &Common, what: &'static str, bytes: u64, ends: Vec<u64>) -> Self {
         let hidden = common.quiet || common.json;
-        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let target =
+            if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let style = ProgressStyle::with_template("{msg} {bar:30} {status}");
         let status = move |state: &ProgressState, out: &mut dyn Write| {
             let text = status(state.pos(), bytes, state.elapsed().as_secs_f64(), &ends);
@@ -41,7 +42,9 @@ impl Progress {
             let _ = out.write_str(&text);
         };
         let bar = ProgressBar::with_draw_target(Some(bytes), target)
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("status", status))
+            .with_style(
+                style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("status", status),
+            )
             .with_message(what);
         let counter = bar.clone();
         let advance = move |bytes| {
@@ -70,7 +73,11 @@ fn status(done: u64, bytes: u64, seconds: f64, ends: &[u64]) -> String {
     let mut parts = vec![format!("{} of {}", text::bytes(done), text::bytes(bytes))];
     if !ends.is_empty() {
         let tensors = ends.partition_point(|&end| end <= done) as u64;
-        parts.push(format!("{} of {} tensors", text::count(tensors), text::count(ends.len() as u64)));
+        parts.push(format!(
+            "{} of {} tensors",
+            text::count(tensors),
+            text::count(ends.len() as u64)
+        ));
     }
     if done > 0 && seconds > 0.0 {
         let rate = done as f64 / seconds;
@@ -98,6 +105,9 @@ mod tests {
             status(1_000_000, 4_000_000, 2.0, &ends),
             "1.00 MB of 4.00 MB, 2 of 3 tensors, 500 kB/s, 6.00 s left"
         );
-        assert_eq!(status(4_000_000, 4_000_000, 8.0, &[]), "4.00 MB of 4.00 MB, 500 kB/s, 0 µs left");
+        assert_eq!(
+            status(4_000_000, 4_000_000, 8.0, &[]),
+            "4.00 MB of 4.00 MB, 500 kB/s, 0 µs left"
+        );
     }
 }

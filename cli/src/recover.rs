@@ -36,7 +36,9 @@ pub fn name(recovery: &Recovery) -> &'static str {
 /// What was found and done, if anything.
 pub fn sentence(recovery: &Recovery) -> Option<String> {
     match recovery {
-        Recovery::Untouched => Some("an update was interrupted before it changed anything: this is the base".into()),
+        Recovery::Untouched => {
+            Some("an update was interrupted before it changed anything: this is the base".into())
+        }
         Recovery::RolledBack { base, base_step } => {
             let step = base_step.map_or(String::new(), |step| format!(" (step {step})"));
             Some(format!("an update was interrupted: the base{step} was restored, digest {base}"))

@@ -60,12 +60,23 @@ impl Revert {
         let report = patch.revert(&target, &self.output, options, progress.control())?;
         drop(progress);
         let seconds = started.elapsed().as_secs_f64();
-        let carried = patch.files().iter().map(|file| &file.record).filter(|file| file.source == FileSource::Patch);
+        let carried = patch
+            .files()
+            .iter()
+            .map(|file| &file.record)
+            .filter(|file| file.source == FileSource::Patch);
         let not_restored: Vec<String> = carried.map(described).collect();
         let mut facts = vec![
             ("output", self.output.display().to_string()),
             ("changes", text::count(report.changes)),
-            ("verified", format!("{} in {}", text::bytes(report.target_bytes), text::number(report.files, "file"))),
+            (
+                "verified",
+                format!(
+                    "{} in {}",
+                    text::bytes(report.target_bytes),
+                    text::number(report.files, "file")
+                ),
+            ),
         ];
         if !not_restored.is_empty() {
             facts.push((

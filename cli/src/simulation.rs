@@ -106,7 +106,10 @@ impl Simulation {
     }
 
     /// Runs `work` on chunks of all parameters, with noise that depends on the place and step only.
-    fn for_each_chunk(&mut self, work: impl Fn(&mut Noise, &mut [f32], &mut [f32], bool, usize) + Sync) {
+    fn for_each_chunk(
+        &mut self,
+        work: impl Fn(&mut Noise, &mut [f32], &mut [f32], bool, usize) + Sync,
+    ) {
         let (seed, steps) = (self.seed, self.steps);
         let mut chunks = Vec::new();
         for (p, parameter) in self.parameters.iter_mut().enumerate() {
@@ -122,9 +125,9 @@ impl Simulation {
             for share in chunks.chunks_mut(share) {
                 let work = &work;
                 scope.spawn(move || {
-                    share
-                        .iter_mut()
-                        .for_each(|(noise, master, moment, norm, width)| work(noise, master, moment, *norm, *width))
+                    share.iter_mut().for_each(|(noise, master, moment, norm, width)| {
+                        work(noise, master, moment, *norm, *width)
+                    })
                 });
             }
         });

@@ -20,7 +20,9 @@ pub const STEPS: [(u64, u64, &str); 8] = [
 /// Steps of one size: how many, and how many of them are negative.
 pub fn count(steps: &BTreeMap<i64, u64>, low: u64, high: u64) -> (u64, u64) {
     let within = steps.iter().filter(|(step, _)| (low..=high).contains(&step.unsigned_abs()));
-    within.fold((0, 0), |(all, negative), (&step, &count)| (all + count, negative + if step < 0 { count } else { 0 }))
+    within.fold((0, 0), |(all, negative), (&step, &count)| {
+        (all + count, negative + if step < 0 { count } else { 0 })
+    })
 }
 
 /// The histogram as a figure of a page.

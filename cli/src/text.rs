@@ -100,9 +100,14 @@ pub fn transfers(full: u64, patch: u64, megabits: f64) -> serde_json::Value {
 /// A path quoted for a shell.
 pub fn shell(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ',' | '=' | '@' | ':');
+    let plain = |c: char| {
+        c.is_ascii_alphanumeric()
+            || matches!(c, '/' | '.' | '_' | '-' | '+' | ',' | '=' | '@' | ':')
+    };
     match text.starts_with('-') {
-        _ if text.is_empty() || !text.chars().all(plain) => format!("'{}'", text.replace('\'', "'\\''")),
+        _ if text.is_empty() || !text.chars().all(plain) => {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        }
         true => format!("./{text}"),
         false => text,
     }
@@ -111,8 +116,11 @@ pub fn shell(path: &Path) -> String {
 /// Text from a file, made safe for a terminal: control characters and those that change the writing
 /// direction are escaped, so that a name cannot forge lines or colours.
 pub fn clean(text: &str) -> String {
-    let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+    let steers =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars()
+        .map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
 }
 
 /// "1 file", "2 files".
@@ -141,8 +149,11 @@ pub fn facts(facts: &[(&str, String)]) -> String {
 
 /// A table with aligned columns; the first is aligned left, the others right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
-    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column)).map(|cell| cell.chars().count());
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
+    let cells = |column: usize| {
+        rows.iter().filter_map(move |row| row.get(column)).map(|cell| cell.chars().count())
+    };
     let widths: Vec<usize> =
         (0..head.len()).map(|c| cells(c).max().unwrap_or(0).max(head[c].chars().count())).collect();
     let line = |row: &mut dyn Iterator<Item = &str>| {

@@ -106,7 +106,10 @@ impl Writing {
 }
 
 /// Tensors of the target by what happened to them, for people and for programs.
-pub(crate) fn tensor_counts(counts: &BTreeMap<Action, u64>, footer: &Footer) -> (String, serde_json::Value) {
+pub(crate) fn tensor_counts(
+    counts: &BTreeMap<Action, u64>,
+    footer: &Footer,
+) -> (String, serde_json::Value) {
     let actions = [Action::Patched, Action::Added, Action::Replaced, Action::Deleted];
     let number = |action| counts.get(&action).copied().unwrap_or(0);
     // The footer of a patch that was made without a base repeats what others said.

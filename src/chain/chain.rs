@@ -62,10 +62,15 @@ impl<'a> TensorHistory<'a> {
         let (base, target) = digests(link)?;
         let broken = |what: String| broken(before, link.patch, format!("tensor '{name}' {what}"));
         match (self.target, base) {
-            (None, Some(_)) => return Err(broken(format!("is {}, but does not exist", action.name()))),
+            (None, Some(_)) => {
+                return Err(broken(format!("is {}, but does not exist", action.name())))
+            }
             (Some(_), None) => return Err(broken("is added, but already exists".into())),
             (Some(found), Some(expected)) if found.digest != expected => {
-                return Err(broken(format!("is expected with digest {expected}, found {}", found.digest)));
+                return Err(broken(format!(
+                    "is expected with digest {expected}, found {}",
+                    found.digest
+                )));
             }
             (Some(Version { spec: Some(found), .. }), _) if *action == Action::Patched => {
                 if let Some(expected) = spec.as_ref().filter(|spec| *spec != found) {
@@ -98,11 +103,15 @@ impl<'a> TensorHistory<'a> {
         };
         match base.spec {
             Some(old) if old == spec && base.digest == digest => Ok(Effect::Unchanged),
-            Some(old) if old == spec && self.is_whole() => Err("comes back with its old dtype and shape"),
+            Some(old) if old == spec && self.is_whole() => {
+                Err("comes back with its old dtype and shape")
+            }
             Some(old) if old == spec => Ok(Effect::Patched(spec)),
             Some(_) => Ok(Effect::Put(Action::Replaced, spec)),
             // All that is known of the base is that it was not what the first patch made of it.
-            None if self.first.spec.as_ref() == Some(spec) => Ok(Effect::Put(Action::Replaced, spec)),
+            None if self.first.spec.as_ref() == Some(spec) => {
+                Ok(Effect::Put(Action::Replaced, spec))
+            }
             None => Err("may have come back with its old dtype and shape"),
         }
     }
@@ -111,7 +120,10 @@ impl<'a> TensorHistory<'a> {
 /// Digests of a tensor in base and target.
 fn digests(link: Link<'_>) -> Result<(Option<Digest>, Option<Digest>)> {
     // A patch that was read to its end has a trailer for each tensor.
-    let end = link.tensor.end.ok_or_else(|| Error::Internal("a tensor without a trailer passed the scan".into()))?;
+    let end = link
+        .tensor
+        .end
+        .ok_or_else(|| Error::Internal("a tensor without a trailer passed the scan".into()))?;
     Ok((end.base, end.target))
 }
 
@@ -150,7 +162,10 @@ impl<'a> Chain<'a> {
             let what = match patch.footer().base {
                 None => "it is a snapshot, which can only come first".into(),
                 Some(base) if base != before.footer().target => {
-                    format!("its base has digest {base}, but the target of the other is {}", before.footer().target)
+                    format!(
+                        "its base has digest {base}, but the target of the other is {}",
+                        before.footer().target
+                    )
                 }
                 Some(_) => continue,
             };
@@ -188,7 +203,9 @@ impl<'a> Chain<'a> {
     pub fn on(mut self, base: &'a dyn TensorSource) -> Result<Self> {
         for (name, history) in &self.histories {
             let what = match (base.spec(name), history.base) {
-                (None, Some(_)) => format!("tensor '{name}' is missing, but the patches start from it"),
+                (None, Some(_)) => {
+                    format!("tensor '{name}' is missing, but the patches start from it")
+                }
                 (Some(_), None) => format!("tensor '{name}' exists, but the patches add it"),
                 (Some(found), Some(Version { spec: Some(expected), .. })) if found != expected => {
                     format!("tensor '{name}' is {found}, but the patches start from {expected}")
@@ -228,14 +245,18 @@ impl<'a> Chain<'a> {
 /// The file with this name and these bytes in the target of a patch.
 fn same_file<'a>(patch: &'a Patch, record: &FileRecord) -> Option<&'a FileEntry> {
     let key = |record: &FileRecord| (record.kind, record.bytes, record.sha256);
-    patch.files().iter().find(|file| file.record.name == record.name && key(&file.record) == key(record))
+    patch
+        .files()
+        .iter()
+        .find(|file| file.record.name == record.name && key(&file.record) == key(record))
 }
 
 /// Checks that the files that a patch takes from its base are in the target before it.
 fn check_files(before: &Patch, patch: &Patch) -> Result<()> {
     if before.files().is_empty() != patch.files().is_empty() {
         let says = |patch: &Patch| if patch.files().is_empty() { "no files" } else { "files" };
-        let what = format!("it describes {}, but the other describes {}", says(patch), says(before));
+        let what =
+            format!("it describes {}, but the other describes {}", says(patch), says(before));
         return Err(broken(before, patch, what));
     }
     let missing = |file: &&FileEntry| {
@@ -259,7 +280,10 @@ impl TensorSource for Chain<'_> {
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         let kept = self.base.iter().flat_map(|base| base.tensors());
         let kept = kept.filter(|(name, _)| !self.histories.contains_key(name));
-        let made = self.histories.iter().filter_map(|(name, history)| Some((*name, history.target?.spec?)));
+        let made = self
+            .histories
+            .iter()
+            .filter_map(|(name, history)| Some((*name, history.target?.spec?)));
         let mut tensors: Vec<_> = kept.chain(made).collect();
         tensors.sort_unstable_by_key(|(name, _)| *name);
         tensors
@@ -279,8 +303,9 @@ impl TensorSource for Chain<'_> {
         };
         let spec = history.target.and_then(|target| target.spec).ok_or_else(missing)?;
         let end = start.checked_add(buffer.len() as u64).filter(|&end| end <= spec.bytes());
-        let end =
-            end.ok_or_else(|| Error::misuse(format!("the bytes asked for lie beyond the end of tensor '{name}'")))?;
+        let end = end.ok_or_else(|| {
+            Error::misuse(format!("the bytes asked for lie beyond the end of tensor '{name}'"))
+        })?;
 
         // From the last link back: a block is made whole, so what lies beneath must cover it.
         let mut hull = start..end;
@@ -308,7 +333,8 @@ impl TensorSource for Chain<'_> {
             for number in run {
                 let range = tensor.blocks[number].range();
                 // Within the hull, whose bytes are in memory.
-                let (from, to) = ((range.start - hull.start) as usize, (range.end - hull.start) as usize);
+                let (from, to) =
+                    ((range.start - hull.start) as usize, (range.end - hull.start) as usize);
                 patch.apply_block(tensor, number, &mut payload, &mut bytes[from..to])?;
             }
         }

@@ -58,7 +58,8 @@ fn combine<W: Word>(first: &Changes, second: &Changes, form: ValueForm) -> Chang
         } else if right < left {
             put(right, second.values[b]);
         } else {
-            let value = form.combine(W::narrow(first.values[a]), W::narrow(second.values[b])).widen();
+            let value =
+                form.combine(W::narrow(first.values[a]), W::narrow(second.values[b])).widen();
             if value != 0 || form == ValueForm::Overwrite {
                 put(left, value);
             }
@@ -82,13 +83,18 @@ mod tests {
     fn values_add_up_and_lead_back() {
         for order in [Order::Unsigned, Order::Signed, Order::Float { mantissa: 7 }] {
             for bits in 0..=u16::MAX {
-                let (middle, target) = (bits.wrapping_mul(40503) ^ 0x8000, bits.wrapping_mul(25717));
+                let (middle, target) =
+                    (bits.wrapping_mul(40503) ^ 0x8000, bits.wrapping_mul(25717));
                 for form in [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite] {
-                    let (first, second) = (form.value(order, bits, middle), form.value(order, middle, target));
+                    let (first, second) =
+                        (form.value(order, bits, middle), form.value(order, middle, target));
                     assert_eq!(form.combine(first, second), form.value(order, bits, target));
                     if form != ValueForm::Overwrite {
                         let back = form.invert(first);
-                        assert_eq!((back, form.combine(first, back)), (form.value(order, middle, bits), 0));
+                        assert_eq!(
+                            (back, form.combine(first, back)),
+                            (form.value(order, middle, bits), 0)
+                        );
                     }
                 }
             }
@@ -102,11 +108,15 @@ mod tests {
             values: pairs.iter().map(|pair| pair.1).collect(),
         };
         // Steps +1, -1, +2 at 1, 4, 9; then +1, +1, +1 at 0, 4, 9: the element 4 is back.
-        let (first, second) = (changes(&[(1, 2), (4, 1), (9, 4)]), changes(&[(0, 2), (4, 2), (9, 2)]));
+        let (first, second) =
+            (changes(&[(1, 2), (4, 1), (9, 4)]), changes(&[(0, 2), (4, 2), (9, 2)]));
         let combined = first.combine(&second, 2, ValueForm::UlpStep);
         assert_eq!((combined.elements, combined.values), (vec![0, 1, 9], vec![2, 2, 6]));
         let overwritten = first.combine(&second, 2, ValueForm::Overwrite);
-        assert_eq!((overwritten.elements, overwritten.values), (vec![0, 1, 4, 9], vec![2, 2, 2, 2]));
+        assert_eq!(
+            (overwritten.elements, overwritten.values),
+            (vec![0, 1, 4, 9], vec![2, 2, 2, 2])
+        );
         assert!(first.combine(&first, 2, ValueForm::Xor).elements.is_empty());
     }
 }

@@ -52,13 +52,15 @@ struct Combined<'a> {
 
 impl<'a> Combined<'a> {
     /// `None` if the tensor is not in the new patch.
-    fn new(name: &'a str, history: &TensorHistory<'a>, direction: Direction) -> Result<Option<Self>> {
+    fn new(
+        name: &'a str,
+        history: &TensorHistory<'a>,
+        direction: Direction,
+    ) -> Result<Option<Self>> {
         let last = || {
-            history
-                .links
-                .last()
-                .copied()
-                .ok_or_else(|| Error::Internal(format!("tensor '{name}' is in no patch of its chain")))
+            history.links.last().copied().ok_or_else(|| {
+                Error::Internal(format!("tensor '{name}' is in no patch of its chain"))
+            })
         };
         let outcome = match history.effect() {
             Ok(outcome) => outcome,
@@ -68,11 +70,14 @@ impl<'a> Combined<'a> {
             (Effect::Unchanged, _) => return Ok(None),
             (Effect::Patched(spec), _) => (Action::Patched, Some(spec), Some(spec)),
             (Effect::Put(action, spec), Direction::Forward) => (action, None, Some(spec)),
-            (Effect::Put(Action::Added, _), Direction::Back) | (Effect::Deleted, Direction::Forward) => {
-                (Action::Deleted, None, None)
+            (Effect::Put(Action::Added, _), Direction::Back)
+            | (Effect::Deleted, Direction::Forward) => (Action::Deleted, None, None),
+            (Effect::Put(..), Direction::Back) => {
+                return Err(direction.refuse(last()?, "is replaced"))
             }
-            (Effect::Put(..), Direction::Back) => return Err(direction.refuse(last()?, "is replaced")),
-            (Effect::Deleted, Direction::Back) => return Err(direction.refuse(last()?, "is deleted")),
+            (Effect::Deleted, Direction::Back) => {
+                return Err(direction.refuse(last()?, "is deleted"))
+            }
         };
         let digest = |side: Option<Version<'_>>| side.map(|side| side.digest);
         let (base, target) = match direction {
@@ -80,7 +85,12 @@ impl<'a> Combined<'a> {
             Direction::Back => (digest(history.target), digest(history.base)),
         };
         let header = TensorHeader { name: name.into(), action, spec: spec.cloned() };
-        Ok(Some(Combined { header, base, target, pair: Pair { name, base: base_spec, target: spec } }))
+        Ok(Some(Combined {
+            header,
+            base,
+            target,
+            pair: Pair { name, base: base_spec, target: spec },
+        }))
     }
 }
 
@@ -91,11 +101,17 @@ pub(crate) fn combine_tensors<W: Write>(
     direction: Direction,
     control: Control<'_>,
 ) -> Result<BTreeMap<Action, u64>> {
-    let combined = chain.histories.iter().map(|(name, history)| Combined::new(name, history, direction));
-    let combined: Vec<Combined<'_>> = combined.filter_map(Result::transpose).collect::<Result<_>>()?;
+    let combined =
+        chain.histories.iter().map(|(name, history)| Combined::new(name, history, direction));
+    let combined: Vec<Combined<'_>> =
+        combined.filter_map(Result::transpose).collect::<Result<_>>()?;
     let pairs: Vec<Pair<'_>> = combined.iter().map(|combined| combined.pair).collect();
-    let combining =
-        Combining { chain, direction, form: form_of(chain, &pairs, direction)?, options: session.options.clone() };
+    let combining = Combining {
+        chain,
+        direction,
+        form: form_of(chain, &pairs, direction)?,
+        options: session.options.clone(),
+    };
 
     let mut actions = BTreeMap::new();
     let mut tensors = combined.iter();
@@ -113,7 +129,9 @@ pub(crate) fn combine_tensors<W: Write>(
             session.begin_as(header.clone(), None)?;
         }
         done.leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
-        done.blocks.iter().try_for_each(|(leaves, block)| session.block(*leaves, block.as_ref()))?;
+        done.blocks
+            .iter()
+            .try_for_each(|(leaves, block)| session.block(*leaves, block.as_ref()))?;
         if piece.last {
             let outcome = session.end_as(*base, *target)?;
             // A tensor that is written whole was made, and can be compared; of changes it is known only
@@ -141,7 +159,9 @@ pub(crate) fn combine_tensors<W: Write>(
 /// The form of the first flat block: all others must have the same.
 fn form_of(chain: &Chain<'_>, pairs: &[Pair<'_>], direction: Direction) -> Result<ValueForm> {
     let patched = pairs.iter().filter(|pair| pair.base.is_some());
-    let mut links = patched.filter_map(|pair| chain.histories.get(pair.name)).flat_map(|history| &history.links);
+    let mut links = patched
+        .filter_map(|pair| chain.histories.get(pair.name))
+        .flat_map(|history| &history.links);
     match links.find(|link| !link.tensor.blocks.is_empty()) {
         None => Ok(ValueForm::default()),
         Some(&link) => Ok(flat_block(link, 0, direction, &mut Vec::new())?.0),
@@ -157,9 +177,12 @@ fn flat_block(
 ) -> Result<(ValueForm, Changes)> {
     let Link { patch, tensor } = link;
     match patch.decode_block(tensor, number, payload)?.into_flat() {
-        Some((ValueForm::Overwrite, _)) => Err(direction.refuse(link, "is overwritten, whatever its old values")),
+        Some((ValueForm::Overwrite, _)) => {
+            Err(direction.refuse(link, "is overwritten, whatever its old values"))
+        }
         Some(flat) => Ok(flat),
-        None => Err(direction.refuse(link, &format!("has {} blocks", tensor.blocks[number].coding().name()))),
+        None => Err(direction
+            .refuse(link, &format!("has {} blocks", tensor.blocks[number].coding().name()))),
     }
 }
 
@@ -189,7 +212,8 @@ impl Combining<'_> {
     /// Whole blocks of the new patch, about as large as the largest of the old ones: so none of
     /// those is decoded more than a few times.
     fn piece_bytes(&self) -> usize {
-        let largest = self.chain.patches().iter().map(|patch| patch.header().block_leaves).max().unwrap_or(1);
+        let largest =
+            self.chain.patches().iter().map(|patch| patch.header().block_leaves).max().unwrap_or(1);
         let largest = usize::try_from(largest).unwrap_or(1) * LEAF_BYTES;
         largest.next_multiple_of(self.options.block_bytes())
     }
@@ -205,7 +229,8 @@ impl Combining<'_> {
                 self.chain.read(name, piece.start, &mut bytes)?;
             }
             let whole = |block: &[u8]| {
-                let encoded = coding::encode_whole(spec.dtype(), self.options.block, block, &mut own.scratch);
+                let encoded =
+                    coding::encode_whole(spec.dtype(), self.options.block, block, &mut own.scratch);
                 (leaves(block.len()), Some(encoded))
             };
             let blocks = bytes.chunks(block_bytes).map(whole).collect();
@@ -216,15 +241,21 @@ impl Combining<'_> {
         let mut at = 0;
         for start in (0..piece.target_bytes).step_by(block_bytes) {
             let end = piece.target_bytes.min(start + block_bytes);
-            let (first, limit) = (start / spec.dtype().element_bytes(), end / spec.dtype().element_bytes());
-            let count = changes.elements[at..].partition_point(|&element| (element as usize) < limit);
+            let (first, limit) =
+                (start / spec.dtype().element_bytes(), end / spec.dtype().element_bytes());
+            let count =
+                changes.elements[at..].partition_point(|&element| (element as usize) < limit);
             let here = at..at + count;
             let block = Changes {
                 // A piece has fewer than 2^32 elements.
-                elements: changes.elements[here.clone()].iter().map(|element| element - first as u32).collect(),
+                elements: changes.elements[here.clone()]
+                    .iter()
+                    .map(|element| element - first as u32)
+                    .collect(),
                 values: changes.values[here].to_vec(),
             };
-            let encoded = coding::encode_flat(&block, self.form, self.options.block.level, &mut own.scratch);
+            let encoded =
+                coding::encode_flat(&block, self.form, self.options.block.level, &mut own.scratch);
             blocks.push((leaves(end - start), encoded));
             at += count;
         }
@@ -232,17 +263,26 @@ impl Combining<'_> {
     }
 
     /// The changes of all patches within a piece, combined, and inverted if the direction is back.
-    fn changes(&self, piece: &Piece<'_>, spec: &TensorSpec, payload: &mut Vec<u8>) -> Result<Changes> {
+    fn changes(
+        &self,
+        piece: &Piece<'_>,
+        spec: &TensorSpec,
+        payload: &mut Vec<u8>,
+    ) -> Result<Changes> {
         let width = spec.dtype().element_bytes();
         let range = piece.start..piece.start + piece.target_bytes as u64;
         let elements = range.start / width as u64..range.end / width as u64;
         let mut combined = Changes::default();
-        for &link in self.chain.histories.get(piece.pair.name).iter().flat_map(|history| &history.links) {
+        for &link in
+            self.chain.histories.get(piece.pair.name).iter().flat_map(|history| &history.links)
+        {
             let mut found = Changes::default();
             for number in overlapping(&link.tensor.blocks, &range) {
                 let (form, changes) = flat_block(link, number, self.direction, payload)?;
                 if form != self.form {
-                    return Err(self.direction.refuse(link, "has values of another form than other tensors"));
+                    return Err(self
+                        .direction
+                        .refuse(link, "has values of another form than other tensors"));
                 }
                 let first = link.tensor.blocks[number].range().start / width as u64;
                 for (element, value) in changes.elements.iter().zip(changes.values) {

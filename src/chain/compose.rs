@@ -157,8 +157,11 @@ impl Patch {
         }
         let side = if snapshot { BaseSide::Absent } else { BaseSide::Hashed };
         let session = Session::new(out, options, side)?;
-        let (summary, actions) =
-            if verified { build_and_diff(session, chain, base, control)? } else { combine(session, &chain, control)? };
+        let (summary, actions) = if verified {
+            build_and_diff(session, chain, base, control)?
+        } else {
+            combine(session, &chain, control)?
+        };
         let input_bytes = patches.iter().map(Patch::bytes).sum();
         Ok(ComposeReport { summary, actions, input_bytes, verified })
     }
@@ -222,7 +225,11 @@ fn build_and_diff<W: Write>(
 }
 
 /// Combines the changes of the patches without their base.
-fn combine<W: Write>(mut session: Session<W>, chain: &Chain<'_>, control: Control<'_>) -> Result<Written> {
+fn combine<W: Write>(
+    mut session: Session<W>,
+    chain: &Chain<'_>,
+    control: Control<'_>,
+) -> Result<Written> {
     write_files(&mut session, chain, None)?;
     let actions = combine_tensors(&mut session, chain, Direction::Forward, control)?;
     let (first, last) = (chain.first().footer(), chain.last().footer());
@@ -237,18 +244,30 @@ fn combine<W: Write>(mut session: Session<W>, chain: &Chain<'_>, control: Contro
 }
 
 /// Writes a record for each file of the last target, and the bytes that the base does not have.
-fn write_files<W: Write>(session: &mut Session<W>, chain: &Chain<'_>, base: Option<&Checkpoint>) -> Result<()> {
+fn write_files<W: Write>(
+    session: &mut Session<W>,
+    chain: &Chain<'_>,
+    base: Option<&Checkpoint>,
+) -> Result<()> {
     let mut headers = 0u64;
     for FileEntry { record, .. } in chain.last().files() {
-        let carried = if chain.base_has(record) || in_base(base, record)? { None } else { chain.carried(record) };
+        let carried = if chain.base_has(record) || in_base(base, record)? {
+            None
+        } else {
+            chain.carried(record)
+        };
         let source = if carried.is_some() { FileSource::Patch } else { FileSource::Base };
         session.file(&FileRecord { source, ..record.clone() })?;
         if let Some((patch, file)) = carried {
             if record.kind == FileKind::Tensors {
                 headers = headers.saturating_add(record.bytes);
                 if headers > CARRIED_HEADERS_MAX {
-                    let fault = FileFault::HeadersTooLarge { bytes: headers, allowed: CARRIED_HEADERS_MAX };
-                    return Err(Error::BadFile { path: patch.path().map(Path::to_path_buf), fault });
+                    let fault =
+                        FileFault::HeadersTooLarge { bytes: headers, allowed: CARRIED_HEADERS_MAX };
+                    return Err(Error::BadFile {
+                        path: patch.path().map(Path::to_path_buf),
+                        fault,
+                    });
                 }
             }
             carry(session, patch, file)?;
@@ -261,11 +280,13 @@ fn write_files<W: Write>(session: &mut Session<W>, chain: &Chain<'_>, base: Opti
 fn in_base(base: Option<&Checkpoint>, record: &FileRecord) -> Result<bool> {
     let Some(base) = base else { return Ok(false) };
     match record.kind {
-        FileKind::Tensors => {
-            Ok(base.file(&record.name).is_some_and(|file| Sha::of(&[&file.header.bytes]) == record.sha256))
-        }
+        FileKind::Tensors => Ok(base
+            .file(&record.name)
+            .is_some_and(|file| Sha::of(&[&file.header.bytes]) == record.sha256)),
         FileKind::Companion => match base.companion(&record.name) {
-            Some(found) if found.bytes == record.bytes => Ok(hash_file(&found.path)?.0 == record.sha256),
+            Some(found) if found.bytes == record.bytes => {
+                Ok(hash_file(&found.path)?.0 == record.sha256)
+            }
             _ => Ok(false),
         },
     }

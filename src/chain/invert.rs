@@ -111,7 +111,12 @@ impl Patch {
     /// assert_eq!(inverse, flat_diff(&target, &base)?);
     /// # Ok::<(), pulse::Error>(())
     /// ```
-    pub fn invert(&self, out: impl Write, options: InvertOptions, control: Control<'_>) -> Result<Summary> {
+    pub fn invert(
+        &self,
+        out: impl Write,
+        options: InvertOptions,
+        control: Control<'_>,
+    ) -> Result<Summary> {
         invert(self, out, options, control)
     }
 
@@ -162,20 +167,34 @@ impl Patch {
         let leaves = self.header().block_leaves.min(limits.block_leaves);
         let out_file = BufWriter::with_capacity(1 << 18, file.as_file());
         // Only the second part of the work is told to whoever watches: both are over the same tensors.
-        self.invert(out_file, InvertOptions::default().with_block_leaves(leaves), Control::threads(control.count()))?;
+        self.invert(
+            out_file,
+            InvertOptions::default().with_block_leaves(leaves),
+            Control::threads(control.count()),
+        )?;
         let inverse = Patch::open(file.path(), limits)?;
         inverse.apply(Some(target), out, options, control).map_err(|error| match error {
             // The base of the inverse, which is in a temporary file, is the target of the patch.
             Error::BaseMismatch(mismatch) => {
                 let BaseMismatch { tensor, expected, found, .. } = *mismatch;
-                Error::TargetMismatch { file: self.path().map(Path::to_path_buf), tensor, expected, found }
+                Error::TargetMismatch {
+                    file: self.path().map(Path::to_path_buf),
+                    tensor,
+                    expected,
+                    found,
+                }
             }
             other => other,
         })
     }
 }
 
-fn invert(patch: &Patch, out: impl Write, options: InvertOptions, control: Control<'_>) -> Result<Summary> {
+fn invert(
+    patch: &Patch,
+    out: impl Write,
+    options: InvertOptions,
+    control: Control<'_>,
+) -> Result<Summary> {
     let (header, footer) = (patch.header(), patch.footer());
     let Some(base) = footer.base else {
         let file = patch.path().map(Path::to_path_buf);
@@ -202,8 +221,16 @@ fn invert(patch: &Patch, out: impl Write, options: InvertOptions, control: Contr
     };
     let (_, summary) = session.finish_as(Totals {
         target_tensors: without("target tensors", footer.target_tensors, &mut added().map(|_| 1))?,
-        target_elements: without("target elements", footer.target_elements, &mut added().map(TensorSpec::elements))?,
-        target_bytes: without("target bytes", footer.target_bytes, &mut added().map(TensorSpec::bytes))?,
+        target_elements: without(
+            "target elements",
+            footer.target_elements,
+            &mut added().map(TensorSpec::elements),
+        )?,
+        target_bytes: without(
+            "target bytes",
+            footer.target_bytes,
+            &mut added().map(TensorSpec::bytes),
+        )?,
         base: Some(footer.target),
         target: base,
     })?;

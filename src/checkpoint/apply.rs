@@ -63,12 +63,17 @@ pub(crate) fn apply_on(
 ) -> Result<ApplyReport> {
     let base = base_of(base, patch)?;
     let plan = explain(source(base), patch, control, Plan::new(base, patch))?;
-    let staged =
-        if plan.is_directory { Staged::directory(out, disk)? } else { Staged::file(out, options.existing, disk)? };
+    let staged = if plan.is_directory {
+        Staged::directory(out, disk)?
+    } else {
+        Staged::file(out, options.existing, disk)?
+    };
     let mut files = Vec::new();
     for file in &plan.files {
         let created = staged.create(&file.name, file.header.file_bytes)?;
-        created.write_all_at(&file.header.bytes, 0).map_err(|error| Error::io_at("writing", out, error))?;
+        created
+            .write_all_at(&file.header.bytes, 0)
+            .map_err(|error| Error::io_at("writing", out, error))?;
         files.push(created);
     }
     let output = Output { files: &files, in_place: false };
@@ -90,7 +95,10 @@ fn base_of<'a>(base: Option<&'a Checkpoint>, patch: &Patch) -> Result<Option<&'a
         _ if patch.header().snapshot => Ok(None),
         None => {
             let file = patch.path().map(Path::to_path_buf);
-            Err(Error::NeedsBase { file, what: "not a snapshot: it needs the base that it was made from".into() })
+            Err(Error::NeedsBase {
+                file,
+                what: "not a snapshot: it needs the base that it was made from".into(),
+            })
         }
         base => Ok(base),
     }

@@ -113,12 +113,12 @@ impl Checkpoint {
         let io = |error| Error::io_at("listing", &self.path, error);
         for entry in fs::read_dir(&self.path).map_err(io)? {
             let entry = entry.map_err(io)?;
-            let name = entry
-                .file_name()
-                .into_string()
-                .map_err(|name| Error::bad_file(&self.path, FileFault::NotUtf8(name.display().to_string())))?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                Error::bad_file(&self.path, FileFault::NotUtf8(name.display().to_string()))
+            })?;
             // Follows links: model caches are directories of links.
-            let metadata = fs::metadata(entry.path()).map_err(|error| Error::io_at("opening", &entry.path(), error))?;
+            let metadata = fs::metadata(entry.path())
+                .map_err(|error| Error::io_at("opening", &entry.path(), error))?;
             if metadata.is_file() {
                 names.push((name, metadata.len()))
             } else {
@@ -127,15 +127,18 @@ impl Checkpoint {
         }
         names.sort_unstable();
         self.left_out.sort_unstable();
-        let has = |name: &str| names.binary_search_by(|(found, _)| found.as_str().cmp(name)).is_ok();
-        let mut indexes = names.iter().map(|(name, _)| name).filter(|name| name.ends_with(INDEX_SUFFIX));
+        let has =
+            |name: &str| names.binary_search_by(|(found, _)| found.as_str().cmp(name)).is_ok();
+        let mut indexes =
+            names.iter().map(|(name, _)| name).filter(|name| name.ends_with(INDEX_SUFFIX));
         let index = match (has(INDEX), indexes.next(), indexes.next()) {
             (true, ..) => Some(INDEX),
             (false, Some(only), None) => Some(only.as_str()),
             _ => None,
         };
         let index = index.map(|name| Index::read(&self.path.join(name))).transpose()?;
-        let shards: Option<BTreeSet<&String>> = index.as_ref().map(|index| index.weight_map.values().collect());
+        let shards: Option<BTreeSet<&String>> =
+            index.as_ref().map(|index| index.weight_map.values().collect());
         if let Some(missing) = shards.iter().flatten().find(|file| !has(file)) {
             return Err(Error::bad_file(&self.path, FileFault::MissingShard(missing.to_string())));
         }
@@ -166,10 +169,17 @@ impl Checkpoint {
     fn add_file(&mut self, path: &Path, name: &str, disk: &Disk) -> Result<()> {
         let file = TensorFile::open(path, name, disk)?;
         for tensor in &file.header.tensors {
-            let entry = CheckpointTensor { spec: tensor.spec.clone(), file: self.files.len(), offset: tensor.offset };
+            let entry = CheckpointTensor {
+                spec: tensor.spec.clone(),
+                file: self.files.len(),
+                offset: tensor.offset,
+            };
             if let Some(first) = self.tensors.insert(tensor.name.clone(), entry) {
                 let other = self.files.get(first.file).map_or("", |file| &file.name);
-                let fault = FileFault::DuplicateTensor { tensor: tensor.name.clone(), other: other.to_string() };
+                let fault = FileFault::DuplicateTensor {
+                    tensor: tensor.name.clone(),
+                    other: other.to_string(),
+                };
                 return Err(Error::bad_file(path, fault));
             }
         }
@@ -205,7 +215,9 @@ impl Checkpoint {
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         let tensors = self.files.iter().map(|file| file.header.file_bytes);
-        tensors.chain(self.companions.iter().map(|companion| companion.bytes)).fold(0, u64::saturating_add)
+        tensors
+            .chain(self.companions.iter().map(|companion| companion.bytes))
+            .fold(0, u64::saturating_add)
     }
 
     /// Number of tensor files and companions.
@@ -285,6 +297,7 @@ struct Index {
 impl Index {
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(|error| Error::io_at("reading", path, error))?;
-        serde_json::from_slice(&text).map_err(|error| Error::bad_file(path, FileFault::Index(error.to_string())))
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::bad_file(path, FileFault::Index(error.to_string())))
     }
 }

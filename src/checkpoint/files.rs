@@ -21,11 +21,14 @@ pub(crate) fn write_files<W: Write>(
     let mut carried = 0;
     for file in &target.files {
         let header = &file.header.bytes;
-        let same = base.and_then(|base| base.file(&file.name)).is_some_and(|base| base.header.bytes == *header);
+        let same = base
+            .and_then(|base| base.file(&file.name))
+            .is_some_and(|base| base.header.bytes == *header);
         if !same {
             carried += header.len() as u64;
             if carried > CARRIED_HEADERS_MAX {
-                let fault = FileFault::HeadersTooLarge { bytes: carried, allowed: CARRIED_HEADERS_MAX };
+                let fault =
+                    FileFault::HeadersTooLarge { bytes: carried, allowed: CARRIED_HEADERS_MAX };
                 return Err(Error::bad_file(target.path(), fault));
             }
         }
@@ -52,7 +55,12 @@ pub(crate) fn write_files<W: Write>(
 }
 
 /// Writes the record of a tensor file, and its header unless the base has the same.
-pub(crate) fn write_header<W: Write>(session: &mut Session<W>, name: &str, header: &[u8], same: bool) -> Result<()> {
+pub(crate) fn write_header<W: Write>(
+    session: &mut Session<W>,
+    name: &str,
+    header: &[u8],
+    same: bool,
+) -> Result<()> {
     let source = if same { FileSource::Base } else { FileSource::Patch };
     let (name, bytes, sha256) = (name.into(), header.len() as u64, Sha::of(&[header]));
     session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes, sha256 })?;
@@ -74,7 +82,10 @@ pub(crate) fn hash_file(path: &Path) -> Result<(Digest, u64)> {
 }
 
 /// Reads a file in chunks that fit a data section; gives back its size.
-pub(crate) fn for_each_chunk(path: &Path, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+pub(crate) fn for_each_chunk(
+    path: &Path,
+    mut found: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
     let io = |error| Error::io_at("reading", path, error);
     let mut file = File::open(path).map_err(io)?;
     let mut chunk = Vec::with_capacity(FILE_DATA_BYTES);

@@ -44,7 +44,12 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub fn new(base: Option<&'a Checkpoint>, patch: &'a Patch) -> Result<Self> {
-        let mut plan = Plan { is_directory: false, files: Vec::new(), tensors: Vec::new(), companions: Vec::new() };
+        let mut plan = Plan {
+            is_directory: false,
+            files: Vec::new(),
+            tensors: Vec::new(),
+            companions: Vec::new(),
+        };
         let target = target_tensors(source(base), patch)?;
         if !patch.files().is_empty() {
             plan.files_of_patch(base, patch)?;
@@ -55,14 +60,18 @@ impl<'a> Plan<'a> {
         }) {
             plan.files_of_base(base);
         } else {
-            let header = FileHeader::canonical(target.iter().map(|tensor| (tensor.name, tensor.spec)))?;
+            let header =
+                FileHeader::canonical(target.iter().map(|tensor| (tensor.name, tensor.spec)))?;
             plan.is_directory = base.is_some_and(|base| base.is_directory);
             let name = if plan.is_directory { "model.safetensors" } else { "" };
             plan.files.push(OutFile { name: name.into(), header });
             // An index file would name the files of before.
-            let kept =
-                base.iter().flat_map(|base| &base.companions).filter(|found| !found.name.ends_with(INDEX_SUFFIX));
-            plan.companions = kept.map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
+            let kept = base
+                .iter()
+                .flat_map(|base| &base.companions)
+                .filter(|found| !found.name.ends_with(INDEX_SUFFIX));
+            plan.companions =
+                kept.map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
         }
         plan.assign(target, patch)?;
         Ok(plan)
@@ -98,15 +107,21 @@ impl<'a> Plan<'a> {
                         }
                         FileSource::Base => base_header(base, record)?.to_vec(),
                     };
-                    let header = FileHeader::parse(bytes, None)
-                        .map_err(|fault| wrong_files(patch, format!("'{}': {fault}", record.name)))?;
+                    let header = FileHeader::parse(bytes, None).map_err(|fault| {
+                        wrong_files(patch, format!("'{}': {fault}", record.name))
+                    })?;
                     self.files.push(OutFile { name: record.name.clone(), header });
                 }
-                (FileKind::Companion, FileSource::Patch) => self.companions.push(OutCompanion::Carried(file)),
+                (FileKind::Companion, FileSource::Patch) => {
+                    self.companions.push(OutCompanion::Carried(file))
+                }
                 (FileKind::Companion, FileSource::Base) => {
-                    let found =
-                        base.and_then(|base| base.companion(&record.name)).filter(|found| found.bytes == record.bytes);
-                    let path = found.map(|found| found.path.as_path()).ok_or_else(|| missing_file(base, record))?;
+                    let found = base
+                        .and_then(|base| base.companion(&record.name))
+                        .filter(|found| found.bytes == record.bytes);
+                    let path = found
+                        .map(|found| found.path.as_path())
+                        .ok_or_else(|| missing_file(base, record))?;
                     self.companions.push(OutCompanion::Copied(path, record));
                 }
             }
@@ -116,9 +131,14 @@ impl<'a> Plan<'a> {
 
     fn files_of_base(&mut self, base: &'a Checkpoint) {
         self.is_directory = base.is_directory;
-        let out = |file: &TensorFile| OutFile { name: file.name.clone(), header: file.header.clone() };
+        let out =
+            |file: &TensorFile| OutFile { name: file.name.clone(), header: file.header.clone() };
         self.files = base.files.iter().map(out).collect();
-        self.companions = base.companions.iter().map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
+        self.companions = base
+            .companions
+            .iter()
+            .map(|found| OutCompanion::Kept(&found.name, &found.path))
+            .collect();
     }
 
     /// Gives each tensor its place in the files; both must name the same tensors.
@@ -133,24 +153,42 @@ impl<'a> Plan<'a> {
         }
         for mut tensor in target {
             match places.remove(tensor.name) {
-                Some((spec, file, offset)) if spec == tensor.spec => (tensor.file, tensor.offset) = (file, offset),
+                Some((spec, file, offset)) if spec == tensor.spec => {
+                    (tensor.file, tensor.offset) = (file, offset)
+                }
                 Some((spec, ..)) => {
                     return Err(wrong_files(
                         patch,
-                        format!("tensor '{}' is {} but its file says {spec}", tensor.name, tensor.spec),
+                        format!(
+                            "tensor '{}' is {} but its file says {spec}",
+                            tensor.name, tensor.spec
+                        ),
                     ))
                 }
-                None => return Err(wrong_files(patch, format!("tensor '{}' is in no file", tensor.name))),
+                None => {
+                    return Err(wrong_files(
+                        patch,
+                        format!("tensor '{}' is in no file", tensor.name),
+                    ))
+                }
             }
             self.tensors.push(tensor);
         }
         if let Some(name) = places.keys().min() {
-            return Err(wrong_files(patch, format!("tensor '{name}' is in a file but not in the target")));
+            return Err(wrong_files(
+                patch,
+                format!("tensor '{name}' is in a file but not in the target"),
+            ));
         }
         Ok(())
     }
 
-    pub fn write_companions(&self, patch: &Patch, staged: &Staged, files: &mut Vec<DiskFile>) -> Result<()> {
+    pub fn write_companions(
+        &self,
+        patch: &Patch,
+        staged: &Staged,
+        files: &mut Vec<DiskFile>,
+    ) -> Result<()> {
         for companion in &self.companions {
             let created = staged.create(companion.name(), 0)?;
             companion.copy_to(&created, patch)?;
@@ -170,7 +208,10 @@ fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
 }
 
 fn wrong_files(patch: &Patch, what: impl AsRef<str>) -> Error {
-    patch.unfit(format!("the files that the patch describes do not fit its tensors: {}", what.as_ref()))
+    patch.unfit(format!(
+        "the files that the patch describes do not fit its tensors: {}",
+        what.as_ref()
+    ))
 }
 
 /// Checks carried bytes once more: the patch was read before, and may have changed since.
@@ -200,7 +241,11 @@ impl OutCompanion<'_> {
     }
 
     /// Reads the companion chunk by chunk and checks that it is the recorded one.
-    pub fn for_each_chunk(&self, patch: &Patch, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub fn for_each_chunk(
+        &self,
+        patch: &Patch,
+        mut found: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         match self {
             OutCompanion::Carried(file) => {
                 let mut sha = Sha::default();
@@ -228,7 +273,8 @@ impl OutCompanion<'_> {
     pub fn copy_to(&self, file: &DiskFile, patch: &Patch) -> Result<()> {
         let mut offset = 0;
         self.for_each_chunk(patch, |chunk| {
-            file.write_all_at(chunk, offset).map_err(|error| Error::io_at("writing", file.path(), error))?;
+            file.write_all_at(chunk, offset)
+                .map_err(|error| Error::io_at("writing", file.path(), error))?;
             offset += chunk.len() as u64;
             Ok(())
         })

@@ -154,28 +154,38 @@ impl FileHeader {
     /// Reads a header; `file_bytes` is the size of its file, where there is one already.
     pub fn parse(bytes: Vec<u8>, file_bytes: Option<u64>) -> Result<Self, FileFault> {
         let bad = |what: String| FileFault::Header(what);
-        let json = bytes.get(LENGTH_BYTES..).filter(|json| json.len() as u64 == u64::from_le_bytes(first8(&bytes)));
+        let json = bytes
+            .get(LENGTH_BYTES..)
+            .filter(|json| json.len() as u64 == u64::from_le_bytes(first8(&bytes)));
         let json = json.ok_or_else(|| bad("its length field does not match its size".into()))?;
         if json.first() != Some(&b'{') {
             return Err(bad("it does not start with '{'".into()));
         }
-        let RawHeader(raw) = serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?;
+        let RawHeader(raw) =
+            serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?;
         let start = bytes.len() as u64;
         let mut tensors = Vec::with_capacity(raw.len());
         for (name, RawTensor { dtype, shape: Shape(shape), data_offsets: (begin, end) }) in raw {
-            let bytes = end.checked_sub(begin).ok_or_else(|| bad(format!("tensor '{name}' ends before it starts")))?;
+            let bytes = end
+                .checked_sub(begin)
+                .ok_or_else(|| bad(format!("tensor '{name}' ends before it starts")))?;
             let dtype = Dtype::from_name(&dtype);
             let spec = TensorSpec::with_bytes(dtype, &shape, bytes)
                 .map_err(|error| bad(format!("tensor '{name}': {error}")))?;
-            let offset =
-                start.checked_add(begin).ok_or_else(|| bad(format!("tensor '{name}' lies beyond any file")))?;
+            let offset = start
+                .checked_add(begin)
+                .ok_or_else(|| bad(format!("tensor '{name}' lies beyond any file")))?;
             tensors.push(FileTensor { name, spec, offset });
         }
         tensors.sort_by_key(|tensor| (tensor.offset, tensor.spec.bytes()));
         let mut next = start;
         for tensor in &tensors {
             if tensor.offset != next {
-                let what = if tensor.offset < next { "overlaps the previous tensor" } else { "leaves a gap before it" };
+                let what = if tensor.offset < next {
+                    "overlaps the previous tensor"
+                } else {
+                    "leaves a gap before it"
+                };
                 return Err(bad(format!(
                     "tensor '{}' {what}: it starts at byte {}, expected {next}",
                     tensor.name, tensor.offset
@@ -201,11 +211,13 @@ impl FileHeader {
         let (mut json, mut begin) = (String::from("{"), 0u64);
         for (name, spec) in sorted {
             if name == METADATA {
-                return Err(bad(format!("a tensor cannot be named {METADATA} in a safetensors file")));
+                return Err(bad(format!(
+                    "a tensor cannot be named {METADATA} in a safetensors file"
+                )));
             }
-            let end = begin
-                .checked_add(spec.bytes())
-                .ok_or_else(|| bad("more than 2^64 bytes of tensors; no file can hold that".into()))?;
+            let end = begin.checked_add(spec.bytes()).ok_or_else(|| {
+                bad("more than 2^64 bytes of tensors; no file can hold that".into())
+            })?;
             // Quoted by serde_json, ordered here: the bytes must not depend on its features.
             let quoted = |text: &str| serde_json::Value::from(text).to_string();
             let comma = if json.len() > 1 { "," } else { "" };
@@ -262,7 +274,11 @@ impl TensorFile {
     /// Fills `buffer` from the bytes at `offset` of the file.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buffer, offset).map_err(|error| {
-            Error::io_at(format!("reading {} bytes at byte {offset} of", buffer.len()), self.path(), error)
+            Error::io_at(
+                format!("reading {} bytes at byte {offset} of", buffer.len()),
+                self.path(),
+                error,
+            )
         })
     }
 }
@@ -280,8 +296,9 @@ mod tests {
 
     #[test]
     fn headers_are_validated_strictly() {
-        let tensor =
-            |begin, end| format!(r#"{{"dtype":"U8","shape":[{}],"data_offsets":[{begin},{end}]}}"#, end - begin);
+        let tensor = |begin, end| {
+            format!(r#"{{"dtype":"U8","shape":[{}],"data_offsets":[{begin},{end}]}}"#, end - begin)
+        };
         let two = |a: String, b: String| format!(r#"{{"a":{a},"b":{b}}}"#);
         assert_eq!(parse(&two(tensor(4, 6), tensor(0, 4)), 6).unwrap().tensors[0].name, "b");
         assert_eq!(parse("{}", 0).unwrap().tensors, []);
@@ -295,11 +312,22 @@ mod tests {
             (format!(r#"{{"a":{},"a":{}}}"#, tensor(0, 4), tensor(4, 6)), 6, "\"a\" is duplicated"),
             (r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}"#.into(), 0, "ends before"),
             (r#"{"a":{"dtype":"BF16","shape":[4],"data_offsets":[0,4]}}"#.into(), 4, "8 bytes"),
-            (r#"{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#.into(), 4, "duplicate"),
+            (
+                r#"{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#.into(),
+                4,
+                "duplicate",
+            ),
             (r#"{"a":{"dtype":"U8","shape":[4]}}"#.into(), 4, "data_offsets"),
             (r#"{"__metadata__":{"k":1}}"#.into(), 0, "string"),
             (r#"{"__metadata__":["k"]}"#.into(), 0, "object of strings"),
-            (format!(r#"{{"a":{{"dtype":"U8","shape":[{}1],"data_offsets":[0,1]}}}}"#, "1,".repeat(255)), 1, "255 dim"),
+            (
+                format!(
+                    r#"{{"a":{{"dtype":"U8","shape":[{}1],"data_offsets":[0,1]}}}}"#,
+                    "1,".repeat(255)
+                ),
+                1,
+                "255 dim",
+            ),
             (" {}".into(), 0, "start with"),
             ("[]".into(), 0, "start with"),
             ("{}x".into(), 0, "trailing"),
@@ -312,8 +340,13 @@ mod tests {
     #[test]
     fn a_canonical_header_reads_back() {
         let spec = |dtype, shape: &[u64]| TensorSpec::new(dtype, shape).unwrap();
-        let tensors = [("b", spec(Dtype::U8, &[3])), ("quo\"te", spec(Dtype::F64, &[])), ("a", spec(Dtype::U8, &[0]))];
-        let header = FileHeader::canonical(tensors.iter().map(|(name, spec)| (*name, spec))).unwrap();
+        let tensors = [
+            ("b", spec(Dtype::U8, &[3])),
+            ("quo\"te", spec(Dtype::F64, &[])),
+            ("a", spec(Dtype::U8, &[0])),
+        ];
+        let header =
+            FileHeader::canonical(tensors.iter().map(|(name, spec)| (*name, spec))).unwrap();
         let names: Vec<_> = header.tensors.iter().map(|tensor| &*tensor.name).collect();
         assert_eq!(names, ["quo\"te", "a", "b"]);
         assert_eq!(header.bytes.len() % 8, 0);

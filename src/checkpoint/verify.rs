@@ -81,7 +81,9 @@ impl Patch {
     ///
     /// See [`verify_with_base`](Self::verify_with_base) for an example.
     pub fn verify_target(&self, target: &Checkpoint, control: Control<'_>) -> Result<()> {
-        let found = differing_tensor(target, self, control, |tensor| tensor.end.and_then(|end| end.target))?;
+        let found = differing_tensor(target, self, control, |tensor| {
+            tensor.end.and_then(|end| end.target)
+        })?;
         let expected = self.footer().target;
         if found.checkpoint == expected {
             return Ok(());

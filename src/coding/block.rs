@@ -120,7 +120,12 @@ impl BlockEncoder {
     ///
     /// # Errors
     /// [`Error::Misuse`] if the slices differ in length, cut an element, or exceed 64 MiB.
-    pub fn encode(&mut self, dtype: &Dtype, base: &[u8], target: &[u8]) -> Result<Option<EncodedBlock>> {
+    pub fn encode(
+        &mut self,
+        dtype: &Dtype,
+        base: &[u8],
+        target: &[u8],
+    ) -> Result<Option<EncodedBlock>> {
         let whole = target.len().is_multiple_of(dtype.element_bytes());
         if base.len() != target.len() || !whole || target.len() > BLOCK_BYTES_MAX {
             let (base, target) = (base.len(), target.len());
@@ -143,7 +148,8 @@ const FEW_CHANGES: usize = 64;
 
 /// Whether most gaps are as long as the gap before: zstd then finds what no Rice code can.
 fn is_regular(changes: &Changes) -> bool {
-    let repeats = changes.elements.windows(3).filter(|three| three[1] - three[0] == three[2] - three[1]);
+    let repeats =
+        changes.elements.windows(3).filter(|three| three[1] - three[0] == three[2] - three[1]);
     repeats.count() > changes.elements.len() / 2
 }
 
@@ -170,7 +176,8 @@ pub(crate) fn encode(
     let contextual = at_width!(element_bytes, contextual::encode(order, base, changes, sorted));
     // The others are tried only where they can win. Flat: few changes, changes at regular places,
     // or hardly any gain so far.
-    let try_flat = count <= FEW_CHANGES || contextual.len() > target.len() / 4 || is_regular(changes);
+    let try_flat =
+        count <= FEW_CHANGES || contextual.len() > target.len() / 4 || is_regular(changes);
     let mut best = block(Coding::Contextual, contextual);
     if try_flat {
         changes.collect(element_bytes, order, options.values, base, target);
@@ -204,7 +211,12 @@ pub(crate) fn encode_flat(
 }
 
 /// Encodes a block that has no base.
-pub(crate) fn encode_whole(dtype: &Dtype, options: BlockOptions, target: &[u8], scratch: &mut Scratch) -> EncodedBlock {
+pub(crate) fn encode_whole(
+    dtype: &Dtype,
+    options: BlockOptions,
+    target: &[u8],
+    scratch: &mut Scratch,
+) -> EncodedBlock {
     let element_bytes = dtype.element_bytes();
     EncodedBlock {
         coding: Coding::Whole,

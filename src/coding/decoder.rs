@@ -87,18 +87,34 @@ impl BlockDecoder {
                 Body::Whole { target: whole::decode(payload, element_bytes, elements)? }
             }
             Coding::Flat => {
-                let (form, changes, found) = flat::decode(payload, element_bytes, elements, changes)?;
+                let (form, changes, found) =
+                    flat::decode(payload, element_bytes, elements, changes)?;
                 account = found;
                 Body::Flat { form, changes, next: 0 }
             }
             Coding::Contextual => {
-                let walk = contextual::Walk::new(payload, element_bytes, dtype.order(), elements, changes)?;
+                let walk = contextual::Walk::new(
+                    payload,
+                    element_bytes,
+                    dtype.order(),
+                    elements,
+                    changes,
+                )?;
                 account = walk.account();
                 account.tables = bits - account.positions - account.signs - account.values;
                 Body::Contextual(Box::new(walk))
             }
         };
-        Ok(BlockDecoder { element_bytes, order: dtype.order(), elements, done: 0, account, body, cut: Vec::new(), at })
+        Ok(BlockDecoder {
+            element_bytes,
+            order: dtype.order(),
+            elements,
+            done: 0,
+            account,
+            body,
+            cut: Vec::new(),
+            at,
+        })
     }
 
     /// The changes as (element within the block, value); `None` for a contextual block, which says
@@ -156,7 +172,9 @@ impl BlockDecoder {
     /// ```
     pub fn ulp_steps(&self) -> Option<impl Iterator<Item = i64> + '_> {
         let (flat, walk) = match &self.body {
-            Body::Flat { form: ValueForm::UlpStep, changes, .. } => (changes.values.as_slice(), None),
+            Body::Flat { form: ValueForm::UlpStep, changes, .. } => {
+                (changes.values.as_slice(), None)
+            }
             Body::Contextual(walk) => (&[][..], Some(walk)),
             Body::Flat { .. } | Body::Whole { .. } => return None,
         };
@@ -188,7 +206,9 @@ impl BlockDecoder {
         at_width!(self.element_bytes, apply(self, chunk));
         self.done += elements;
         match &self.body {
-            Body::Contextual(walk) if self.is_done() => walk.finish(self.elements).map_err(|fault| fault.at(self.at)),
+            Body::Contextual(walk) if self.is_done() => {
+                walk.finish(self.elements).map_err(|fault| fault.at(self.at))
+            }
             _ => Ok(()),
         }
     }
@@ -242,7 +262,8 @@ fn apply<W: Word>(decoder: &mut BlockDecoder, chunk: &mut [u8]) {
     match &mut decoder.body {
         Body::Flat { form, changes, next } => {
             let end = decoder.done + (chunk.len() / W::BYTES) as u64;
-            let ready = changes.elements[*next..].partition_point(|&element| u64::from(element) < end);
+            let ready =
+                changes.elements[*next..].partition_point(|&element| u64::from(element) < end);
             for i in *next..*next + ready {
                 let at = (u64::from(changes.elements[i]) - decoder.done) as usize * W::BYTES;
                 let word = &mut chunk[at..at + W::BYTES];

@@ -58,7 +58,12 @@ fn form_code(form: ValueForm) -> u8 {
 }
 
 /// Writes the payload: form byte, gaps, values; each stream in its smallest width.
-pub(crate) fn encode(changes: &Changes, form: ValueForm, level: i32, packer: &mut Packer) -> Vec<u8> {
+pub(crate) fn encode(
+    changes: &Changes,
+    form: ValueForm,
+    level: i32,
+    packer: &mut Packer,
+) -> Vec<u8> {
     let (gap_code, gaps) = smallest(gaps(&changes.elements), level, packer);
     let (value_code, values) = smallest(changes.values.iter().copied(), level, packer);
     let mut payload = Vec::with_capacity(1 + gaps.len() + values.len());
@@ -79,7 +84,11 @@ pub(crate) fn gaps(elements: &[u32]) -> impl Iterator<Item = u64> + Clone + '_ {
 }
 
 /// The numbers as a packed stream, as varints or at the narrowest fixed width, whichever is smaller.
-fn smallest(numbers: impl Iterator<Item = u64> + Clone, level: i32, packer: &mut Packer) -> (u8, Vec<u8>) {
+fn smallest(
+    numbers: impl Iterator<Item = u64> + Clone,
+    level: i32,
+    packer: &mut Packer,
+) -> (u8, Vec<u8>) {
     let fixed = Width::narrowest(numbers.clone().max().unwrap_or(0));
     let mut pack = |width: Width| {
         let mut plain = Vec::new();
@@ -127,13 +136,19 @@ impl Numbers {
     }
 
     fn short(&self) -> Fault {
-        Fault::Stream { field: self.field, found: "fewer numbers than the block has changes".into() }
+        Fault::Stream {
+            field: self.field,
+            found: "fewer numbers than the block has changes".into(),
+        }
     }
 
     fn finish(&self) -> Result<(), Fault> {
         match self.bytes.len() - self.at {
             0 => Ok(()),
-            extra => Err(Fault::Stream { field: self.field, found: format!("{extra} bytes follow the last number") }),
+            extra => Err(Fault::Stream {
+                field: self.field,
+                found: format!("{extra} bytes follow the last number"),
+            }),
         }
     }
 }
@@ -165,7 +180,8 @@ fn streams(
     let (rest, gaps) = numbers(rest, "gaps", gap_code, changes)?;
     let positions = bits_before(rest) - tables;
     let (rest, values) = numbers(rest, "values", value_code, changes)?;
-    let account = PayloadBits { positions, signs: 0, values: bits_before(rest) - positions - tables, tables };
+    let account =
+        PayloadBits { positions, signs: 0, values: bits_before(rest) - positions - tables, tables };
     match join(gaps, values, form, element_bytes, elements, changes) {
         Ok(changes) => Ok((rest, (form, changes, account))),
         Err(fault) => parse::fail(rest, fault),
@@ -195,7 +211,8 @@ fn join(
 ) -> Result<Changes, Fault> {
     // Both streams hold at least one byte for each change: this is memory already paid for.
     let room = usize::try_from(changes).unwrap_or(0).min(gaps.bytes.len());
-    let mut joined = Changes { elements: Vec::with_capacity(room), values: Vec::with_capacity(room) };
+    let mut joined =
+        Changes { elements: Vec::with_capacity(room), values: Vec::with_capacity(room) };
     let largest = u64::MAX >> (64 - 8 * element_bytes);
     let mut next = 0u64;
     for _ in 0..changes {
@@ -205,10 +222,18 @@ fn join(
         }
         let value = values.next()?;
         if value > largest {
-            return Err(Fault::Value { field: "value", found: value, expected: "a value that fits the dtype" });
+            return Err(Fault::Value {
+                field: "value",
+                found: value,
+                expected: "a value that fits the dtype",
+            });
         }
         if value == 0 && form != ValueForm::Overwrite {
-            return Err(Fault::Value { field: "value", found: 0, expected: "a change that changes something" });
+            return Err(Fault::Value {
+                field: "value",
+                found: 0,
+                expected: "a change that changes something",
+            });
         }
         joined.elements.push(element as u32);
         joined.values.push(value);
@@ -233,7 +258,12 @@ mod tests {
     #[test]
     fn the_worked_example_of_the_spec() {
         // SPEC.md §7.3: elements 3, 4 and 300 of a BF16 block; steps +1, -1, +2.
-        let payload = encode(&changes(&[(3, 2), (4, 1), (300, 4)]), ValueForm::UlpStep, 1, &mut Packer::default());
+        let payload = encode(
+            &changes(&[(3, 2), (4, 1), (300, 4)]),
+            ValueForm::UlpStep,
+            1,
+            &mut Packer::default(),
+        );
         assert_eq!(payload, [0x20, 0x08, 0x03, 0x00, 0xa7, 0x02, 0x06, 0x02, 0x01, 0x04]);
     }
 
@@ -254,7 +284,8 @@ mod tests {
 
     #[test]
     fn illegal_payloads_name_their_fault() {
-        let kind = |payload: &[u8], changes| decode(payload, 2, 10, changes).unwrap_err().fault.kind();
+        let kind =
+            |payload: &[u8], changes| decode(payload, 2, 10, changes).unwrap_err().fault.kind();
         // form, gaps (varint, stored), values (u8, stored)
         assert_eq!(decode(&[0x20, 2, 9, 2, 1], 2, 10, 1).unwrap().1.elements, [9]);
         assert_eq!(kind(&[0x20, 2, 10, 2, 1], 1), "position");

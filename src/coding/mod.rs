@@ -62,5 +62,9 @@ impl Coding {
 
 /// The fault of a coding whose code this reader does not know.
 pub(crate) fn unknown(code: u8) -> Fault {
-    Fault::Value { field: "coding", found: u64::from(code), expected: "a known coding; use a newer reader" }
+    Fault::Value {
+        field: "coding",
+        found: u64::from(code),
+        expected: "a known coding; use a newer reader",
+    }
 }

@@ -7,7 +7,12 @@ use crate::packed::{self, Packer};
 use crate::parse::{self, Bad};
 
 /// Writes the payload: one packed stream for each byte of an element.
-pub(crate) fn encode(target: &[u8], element_bytes: usize, level: i32, packer: &mut Packer) -> Vec<u8> {
+pub(crate) fn encode(
+    target: &[u8],
+    element_bytes: usize,
+    level: i32,
+    packer: &mut Packer,
+) -> Vec<u8> {
     let mut payload = Vec::new();
     let mut plane = Vec::with_capacity(target.len() / element_bytes);
     for p in 0..element_bytes {

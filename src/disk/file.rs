@@ -74,7 +74,8 @@ impl Disk {
     /// Makes an empty file in the place of whatever file was there.
     pub fn create(&self, path: &Path) -> io::Result<DiskFile> {
         self.before(Call::Create(path))?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
         Ok(self.adopt(path, file))
     }
 

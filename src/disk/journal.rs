@@ -35,7 +35,8 @@ impl Journal {
             hidden.push(suffix);
             parent(&path).join(hidden)
         };
-        let (undo, unfinished, lock) = (beside(".pulse-undo"), beside(".pulse-undo-new"), beside(".pulse-lock"));
+        let (undo, unfinished, lock) =
+            (beside(".pulse-undo"), beside(".pulse-undo-new"), beside(".pulse-lock"));
         Ok(Journal { checkpoint: path, undo, unfinished, lock })
     }
 
@@ -52,12 +53,18 @@ impl Journal {
         loop {
             let file = disk
                 .before(Call::Create(&self.lock))
-                .and_then(|()| File::options().create(true).write(true).truncate(false).open(&self.lock))
+                .and_then(|()| {
+                    File::options().create(true).write(true).truncate(false).open(&self.lock)
+                })
                 .map_err(failed("creating", &self.lock))?;
             match file.try_lock() {
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: self.checkpoint.clone() }),
-                Err(TryLockError::Error(error)) => return Err(failed("locking", &self.lock)(error)),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::Busy { path: self.checkpoint.clone() })
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(failed("locking", &self.lock)(error))
+                }
             }
             // Whoever had the lock before removed its file, perhaps after this one was opened.
             if is_at(&file, &self.lock) {

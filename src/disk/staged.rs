@@ -40,7 +40,9 @@ fn check_free(path: &Path, existing: Existing) -> Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("looking at", path)(error)),
-        Ok(metadata) if metadata.is_dir() => Err(Error::Exists { path: path.into(), directory: true }),
+        Ok(metadata) if metadata.is_dir() => {
+            Err(Error::Exists { path: path.into(), directory: true })
+        }
         Ok(_) if existing == Existing::Replace => Ok(()),
         Ok(_) => Err(Error::Exists { path: path.into(), directory: false }),
     }
@@ -66,7 +68,8 @@ pub(crate) fn temporary_file(path: &Path, disk: &Disk) -> Result<NamedTempFile> 
 
 /// The file, all of it synced, appears at `path`.
 fn persist(file: NamedTempFile, path: &Path, existing: Existing, disk: &Disk) -> Result<()> {
-    disk.before(Call::Rename { from: file.path(), to: path }).map_err(failed("renaming to", path))?;
+    disk.before(Call::Rename { from: file.path(), to: path })
+        .map_err(failed("renaming to", path))?;
     let renamed = match existing {
         Existing::Replace => file.persist(path),
         Existing::Refuse => file.persist_noclobber(path),
@@ -135,7 +138,8 @@ impl Staged {
         let mut builder = Builder::new();
         builder.prefix(PREFIX);
         with_permissions(&mut builder, 0o777);
-        let created = disk.before(Call::CreateDirectory).and_then(|()| builder.tempdir_in(parent(path)));
+        let created =
+            disk.before(Call::CreateDirectory).and_then(|()| builder.tempdir_in(parent(path)));
         let place = Place::Directory(created.map_err(failed("creating a directory beside", path))?);
         Ok(Staged { path: path.into(), existing: Existing::Refuse, place, disk: disk.clone() })
     }
@@ -145,7 +149,9 @@ impl Staged {
     pub fn create(&self, name: &str, bytes: u64) -> Result<DiskFile> {
         let path = self.path.join(name);
         let file = match &self.place {
-            Place::File(file) => file.as_file().try_clone().map(|handle| self.disk.adopt(file.path(), handle)),
+            Place::File(file) => {
+                file.as_file().try_clone().map(|handle| self.disk.adopt(file.path(), handle))
+            }
             Place::Directory(dir) => self.disk.create_new(&dir.path().join(name)),
         };
         let file = file.map_err(failed("creating", &path))?;
@@ -164,9 +170,13 @@ impl Staged {
                 self.disk.sync_directory(dir.path()).map_err(failed("syncing", &self.path))?;
                 // Looked at again: the place may have been taken while the work was done.
                 check_free(&self.path, Existing::Refuse)?;
-                self.disk.rename(dir.path(), &self.path).map_err(failed("renaming to", &self.path))?;
+                self.disk
+                    .rename(dir.path(), &self.path)
+                    .map_err(failed("renaming to", &self.path))?;
                 let _ = dir.keep();
-                self.disk.sync_directory(parent(&self.path)).map_err(failed("syncing the directory of", &self.path))
+                self.disk
+                    .sync_directory(parent(&self.path))
+                    .map_err(failed("syncing the directory of", &self.path))
             }
         }
     }

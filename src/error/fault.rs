@@ -194,9 +194,10 @@ impl Fault {
     pub(super) fn advice(&self) -> Option<Advice> {
         Some(match self {
             Fault::Signature { .. } => Advice::TransferAsBinary,
-            Fault::Truncated { .. } | Fault::Trailing | Fault::Crc { .. } | Fault::FileDigest { .. } => {
-                Advice::TransferAgain
-            }
+            Fault::Truncated { .. }
+            | Fault::Trailing
+            | Fault::Crc { .. }
+            | Fault::FileDigest { .. } => Advice::TransferAgain,
             Fault::UnknownSection { .. } => Advice::UseNewerReader,
             Fault::Limit { .. } => Advice::RaiseLimit,
             // The CRC was right, so this is no accident of the transfer; but a CRC can be right by chance.
@@ -234,6 +235,13 @@ impl Fault {
     /// ```
     #[must_use]
     pub fn at(self, offset: u64) -> Error {
-        Error::Corrupt(Box::new(Corrupt { file: None, offset, section: None, tensor: None, block: None, fault: self }))
+        Error::Corrupt(Box::new(Corrupt {
+            file: None,
+            offset,
+            section: None,
+            tensor: None,
+            block: None,
+            fault: self,
+        }))
     }
 }

@@ -82,15 +82,18 @@ impl Error {
     }
 
     fn compared(&self) -> Option<(String, String)> {
-        let both = |expected: &dyn ToString, found: &dyn ToString| Some((expected.to_string(), found.to_string()));
+        let both = |expected: &dyn ToString, found: &dyn ToString| {
+            Some((expected.to_string(), found.to_string()))
+        };
         match self {
             Error::Corrupt(corrupt) => corrupt.fault.compared(),
             Error::Version { major, known, .. } => both(known, major),
-            Error::Limit { asked, allowed, .. } => Some((format!("at most {allowed}"), asked.to_string())),
-            Error::BaseMismatch(mismatch) => both(&mismatch.expected, &mismatch.found),
-            Error::TargetMismatch { expected, found, .. } | Error::WrongResult { expected, found, .. } => {
-                both(expected, found)
+            Error::Limit { asked, allowed, .. } => {
+                Some((format!("at most {allowed}"), asked.to_string()))
             }
+            Error::BaseMismatch(mismatch) => both(&mismatch.expected, &mismatch.found),
+            Error::TargetMismatch { expected, found, .. }
+            | Error::WrongResult { expected, found, .. } => both(expected, found),
             _ => None,
         }
     }
@@ -103,16 +106,30 @@ fn hex(bytes: &[u8]) -> String {
 impl Fault {
     /// Expected and found, where both are known.
     fn compared(&self) -> Option<(String, String)> {
-        let both = |expected: &dyn ToString, found: &dyn ToString| Some((expected.to_string(), found.to_string()));
+        let both = |expected: &dyn ToString, found: &dyn ToString| {
+            Some((expected.to_string(), found.to_string()))
+        };
         match self {
             Fault::Signature { found } => Some((hex(&crate::tag::SIGNATURE), hex(found))),
-            Fault::Crc { expected, found } => Some((format!("{expected:08x}"), format!("{found:08x}"))),
-            Fault::FileDigest { expected, found } | Fault::Digest { expected, found, .. } => both(expected, found),
+            Fault::Crc { expected, found } => {
+                Some((format!("{expected:08x}"), format!("{found:08x}")))
+            }
+            Fault::FileDigest { expected, found } | Fault::Digest { expected, found, .. } => {
+                both(expected, found)
+            }
             Fault::Value { expected, found, .. } => both(expected, found),
-            Fault::Length { expected, found, .. } | Fault::Count { expected, found, .. } => both(expected, found),
-            Fault::Reserved { found, .. } => Some(("0 in undefined bits".into(), format!("{found:#04x}"))),
-            Fault::Position { found, elements } => Some((format!("less than {elements}"), found.to_string())),
-            Fault::Limit { asked, allowed, .. } => Some((format!("at most {allowed}"), asked.to_string())),
+            Fault::Length { expected, found, .. } | Fault::Count { expected, found, .. } => {
+                both(expected, found)
+            }
+            Fault::Reserved { found, .. } => {
+                Some(("0 in undefined bits".into(), format!("{found:#04x}")))
+            }
+            Fault::Position { found, elements } => {
+                Some((format!("less than {elements}"), found.to_string()))
+            }
+            Fault::Limit { asked, allowed, .. } => {
+                Some((format!("at most {allowed}"), asked.to_string()))
+            }
             Fault::Truncated { .. }
             | Fault::Trailing
             | Fault::Order { .. }

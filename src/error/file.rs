@@ -91,8 +91,12 @@ impl FileFault {
     pub(super) fn advice(&self) -> Option<Advice> {
         Some(match self {
             FileFault::TooShort { .. } => Advice::CopyAgain,
-            FileFault::HeaderLength { .. } | FileFault::NoTensors | FileFault::Root => Advice::GiveCheckpoint,
-            FileFault::Header(_) | FileFault::Index(_) | FileFault::MissingTensor { .. } => Advice::SaveAgain,
+            FileFault::HeaderLength { .. } | FileFault::NoTensors | FileFault::Root => {
+                Advice::GiveCheckpoint
+            }
+            FileFault::Header(_) | FileFault::Index(_) | FileFault::MissingTensor { .. } => {
+                Advice::SaveAgain
+            }
             FileFault::MissingShard(_) => Advice::CopyAgain,
             FileFault::DuplicateTensor { .. } => Advice::RemoveOne,
             FileFault::NotUtf8(_) => Advice::Rename,

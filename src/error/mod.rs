@@ -50,7 +50,10 @@ pub enum Error {
     #[error("{0}")]
     Corrupt(Box<Corrupt>),
     /// The patch is of a major version that this reader does not know.
-    #[error("{}format version {major}.{minor}: this reader knows major version {known} only", in_file(file))]
+    #[error(
+        "{}format version {major}.{minor}: this reader knows major version {known} only",
+        in_file(file)
+    )]
     Version {
         /// The patch.
         file: Option<PathBuf>,
@@ -62,7 +65,10 @@ pub enum Error {
         known: u8,
     },
     /// A declared size exceeds a limit of this reader. See [`Limits`](crate::Limits).
-    #[error("{}limit `{limit}` exceeded at byte {offset}: asked for {asked}, allowed {allowed}", in_file(file))]
+    #[error(
+        "{}limit `{limit}` exceeded at byte {offset}: asked for {asked}, allowed {allowed}",
+        in_file(file)
+    )]
     Limit {
         /// The patch.
         file: Option<PathBuf>,
@@ -151,7 +157,10 @@ pub enum Error {
         fault: FileFault,
     },
     /// A file of the base is not the one that the patch was made with.
-    #[error("{}'{name}' is missing or differs: expected {bytes} bytes with SHA-256 {sha256}", at_path(path))]
+    #[error(
+        "{}'{name}' is missing or differs: expected {bytes} bytes with SHA-256 {sha256}",
+        at_path(path)
+    )]
     BaseFile {
         /// The base; `None` if there is none.
         path: Option<PathBuf>,

@@ -21,7 +21,8 @@ pub enum Kind {
 }
 
 /// Matched against whole segments of names: these words are too short to look for inside others.
-const ATTENTION: [&str; 10] = ["q_proj", "k_proj", "v_proj", "o_proj", "qkv", "query", "key", "value", "wq", "wo"];
+const ATTENTION: [&str; 10] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "qkv", "query", "key", "value", "wq", "wo"];
 const MLP: [&str; 14] = [
     "fc1",
     "fc2",
@@ -43,8 +44,15 @@ const HEAD: [&str; 5] = ["head", "classifier", "score", "qa_outputs", "embed_out
 
 impl Kind {
     /// All kinds, in the order of tables.
-    pub const ALL: [Kind; 7] =
-        [Kind::Embedding, Kind::Attention, Kind::Mlp, Kind::Norm, Kind::Bias, Kind::Head, Kind::Other];
+    pub const ALL: [Kind; 7] = [
+        Kind::Embedding,
+        Kind::Attention,
+        Kind::Mlp,
+        Kind::Norm,
+        Kind::Bias,
+        Kind::Head,
+        Kind::Other,
+    ];
 
     /// The kind that a tensor's name suggests. A guess from words, good enough to group by.
     ///
@@ -61,7 +69,9 @@ impl Kind {
         let has = |words: &[&str]| segments.iter().any(|segment| words.contains(segment));
         let within = |words: &[&str]| words.iter().any(|word| name.contains(word));
         // The order decides: the norm of an attention layer is a norm, its biases are biases.
-        if within(&["norm"]) || segments.iter().any(|segment| segment.starts_with("ln_") || *segment == "ln") {
+        if within(&["norm"])
+            || segments.iter().any(|segment| segment.starts_with("ln_") || *segment == "ln")
+        {
             Kind::Norm
         } else if segments.last().is_some_and(|last| last.ends_with("bias")) {
             Kind::Bias
@@ -69,7 +79,9 @@ impl Kind {
             Kind::Head
         } else if has(&ATTENTION) || within(&["attn", "attention"]) {
             Kind::Attention
-        } else if has(&MLP) || within(&["mlp", "ffn", "feed_forward", "expert", "moe", "dense_h_to", "dense_4h_to"]) {
+        } else if has(&MLP)
+            || within(&["mlp", "ffn", "feed_forward", "expert", "moe", "dense_h_to", "dense_4h_to"])
+        {
             Kind::Mlp
         } else if has(&EMBEDDING) || within(&["embed"]) {
             Kind::Embedding
@@ -101,9 +113,11 @@ impl Kind {
 /// ```
 #[must_use]
 pub fn module_of(name: &str) -> String {
-    let number = |segment: &str| !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit());
+    let number =
+        |segment: &str| !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit());
     let name = name.strip_suffix(".weight").unwrap_or(name);
-    let segments: Vec<&str> = name.split('.').map(|segment| if number(segment) { "*" } else { segment }).collect();
+    let segments: Vec<&str> =
+        name.split('.').map(|segment| if number(segment) { "*" } else { segment }).collect();
     segments.join(".")
 }
 
@@ -116,7 +130,11 @@ mod tests {
         let expected = [
             (
                 Kind::Embedding,
-                &["model.embed_tokens.weight", "transformer.wte.weight", "embeddings.word_embeddings.weight"][..],
+                &[
+                    "model.embed_tokens.weight",
+                    "transformer.wte.weight",
+                    "embeddings.word_embeddings.weight",
+                ][..],
             ),
             (
                 Kind::Attention,
@@ -144,7 +162,10 @@ mod tests {
                 ],
             ),
             (Kind::Bias, &["encoder.layer.0.attention.self.query.bias", "attn.in_proj_bias"]),
-            (Kind::Head, &["lm_head.weight", "output.weight", "classifier.weight", "embed_out.weight"]),
+            (
+                Kind::Head,
+                &["lm_head.weight", "output.weight", "classifier.weight", "embed_out.weight"],
+            ),
             (Kind::Other, &["pooler.dense.weight", "a", "", "model.layers.0.mixer.A_log"]),
         ];
         for (kind, names) in expected {
@@ -154,8 +175,14 @@ mod tests {
 
     #[test]
     fn modules_lose_their_numbers_and_nothing_else() {
-        assert_eq!(module_of("model.layers.11.mlp.experts.203.w1.weight"), "model.layers.*.mlp.experts.*.w1");
-        assert_eq!(module_of("encoder.layer.0.attention.self.key.bias"), "encoder.layer.*.attention.self.key.bias");
+        assert_eq!(
+            module_of("model.layers.11.mlp.experts.203.w1.weight"),
+            "model.layers.*.mlp.experts.*.w1"
+        );
+        assert_eq!(
+            module_of("encoder.layer.0.attention.self.key.bias"),
+            "encoder.layer.*.attention.self.key.bias"
+        );
         assert_eq!(module_of("conv1..w8"), "conv1..w8");
         assert_eq!(module_of(""), "");
     }

@@ -76,7 +76,10 @@ fn counted_at(step: i64) -> i64 {
         0..=256 => step,
         // 2^63 is one more than the greatest step.
         size => {
-            size.checked_next_power_of_two().and_then(|at| i64::try_from(at).ok()).unwrap_or(i64::MAX) * step.signum()
+            size.checked_next_power_of_two()
+                .and_then(|at| i64::try_from(at).ok())
+                .unwrap_or(i64::MAX)
+                * step.signum()
         }
     }
 }
@@ -103,7 +106,11 @@ fn counted_at(step: i64) -> i64 {
 /// assert_eq!(PairStat::of(&stats).density.ratio(), Some(1.0 / 3.0));
 /// # Ok::<(), pulse::Error>(())
 /// ```
-pub fn stat(base: &Checkpoint, target: &Checkpoint, control: Control<'_>) -> Result<Vec<TensorStat>> {
+pub fn stat(
+    base: &Checkpoint,
+    target: &Checkpoint,
+    control: Control<'_>,
+) -> Result<Vec<TensorStat>> {
     let pairs = pairs(Some(base), Some(target));
     let mut stats: Vec<TensorStat> = Vec::new();
     let work = |own: &mut Buffers, group: &[Piece<'_>]| {
@@ -118,31 +125,38 @@ pub fn stat(base: &Checkpoint, target: &Checkpoint, control: Control<'_>) -> Res
         };
         group.iter().zip(bases).zip(targets).map(steps).collect()
     };
-    for_each_piece(&pairs, PIECE_BYTES, control, Buffers::default, work, |piece, steps: BTreeMap<i64, u64>| {
-        let Pair { name, base, target } = piece.pair;
-        let Some(spec) = target.or(base) else { return Ok(()) };
-        if piece.first {
-            let action = tensor_header(name, base, target)?.action;
-            let changes = if action.is_whole() { spec.elements() } else { 0 };
-            stats.push(TensorStat {
-                name: name.into(),
-                action: Some(action),
-                spec: spec.clone(),
-                changes,
-                ulp_steps: BTreeMap::new(),
-            });
-        }
-        if let Some(stat) = stats.last_mut() {
-            for (step, count) in steps {
-                stat.changes += count;
-                *stat.ulp_steps.entry(step).or_default() += count;
+    for_each_piece(
+        &pairs,
+        PIECE_BYTES,
+        control,
+        Buffers::default,
+        work,
+        |piece, steps: BTreeMap<i64, u64>| {
+            let Pair { name, base, target } = piece.pair;
+            let Some(spec) = target.or(base) else { return Ok(()) };
+            if piece.first {
+                let action = tensor_header(name, base, target)?.action;
+                let changes = if action.is_whole() { spec.elements() } else { 0 };
+                stats.push(TensorStat {
+                    name: name.into(),
+                    action: Some(action),
+                    spec: spec.clone(),
+                    changes,
+                    ulp_steps: BTreeMap::new(),
+                });
             }
-            if piece.last && stat.action == Some(Action::Patched) && stat.changes == 0 {
-                stat.action = None;
+            if let Some(stat) = stats.last_mut() {
+                for (step, count) in steps {
+                    stat.changes += count;
+                    *stat.ulp_steps.entry(step).or_default() += count;
+                }
+                if piece.last && stat.action == Some(Action::Patched) && stat.changes == 0 {
+                    stat.action = None;
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     Ok(stats)
 }
 
@@ -196,7 +210,8 @@ impl PairStat {
     fn compare(&mut self, stat: &TensorStat) {
         let density = Density { changes: stat.changes, elements: stat.spec.elements() };
         self.density += density;
-        let none = ModuleStat { kind: Kind::of(&stat.name), tensors: 0, density: Density::default() };
+        let none =
+            ModuleStat { kind: Kind::of(&stat.name), tensors: 0, density: Density::default() };
         let module = self.modules.entry(module_of(&stat.name)).or_insert(none);
         module.tensors += 1;
         module.density += density;
@@ -254,13 +269,21 @@ pub struct PatchSizes {
 ///
 /// # Errors
 /// As [`diff`].
-pub fn patch_sizes(base: &Checkpoint, target: &Checkpoint, control: Control<'_>) -> Result<PatchSizes> {
+pub fn patch_sizes(
+    base: &Checkpoint,
+    target: &Checkpoint,
+    control: Control<'_>,
+) -> Result<PatchSizes> {
     let bytes = |coding| {
         let options = EncoderOptions::default().with_coding(coding);
         let report = diff(Some(base), target, std::io::sink(), options.into(), control)?;
         Ok(report.summary.patch_bytes)
     };
-    Ok(PatchSizes { contextual: bytes(Coding::Contextual)?, flat: bytes(Coding::Flat)?, full: target.file_bytes() })
+    Ok(PatchSizes {
+        contextual: bytes(Coding::Contextual)?,
+        flat: bytes(Coding::Flat)?,
+        full: target.file_bytes(),
+    })
 }
 
 #[cfg(test)]

@@ -45,7 +45,10 @@ impl Window {
         if lengths.last().is_some_and(|&last| last < longest) {
             lengths.push(longest);
         }
-        lengths.into_iter().map(|length| Window { length, stride: (length / 2).max(1), checkpoints }).collect()
+        lengths
+            .into_iter()
+            .map(|length| Window { length, stride: (length / 2).max(1), checkpoints })
+            .collect()
     }
 
     /// Base and target of each window, as indices into the series.
@@ -103,9 +106,15 @@ impl Series {
     /// Those of [`Checkpoint::open`]; [`Error::Misuse`] for fewer than two checkpoints.
     pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Self> {
         if paths.len() < 2 {
-            return Err(Error::misuse(format!("a series of {} checkpoints given; expected two or more", paths.len())));
+            return Err(Error::misuse(format!(
+                "a series of {} checkpoints given; expected two or more",
+                paths.len()
+            )));
         }
-        let checkpoints = paths.iter().map(|path| SeriesCheckpoint::open(path.as_ref())).collect::<Result<_>>()?;
+        let checkpoints = paths
+            .iter()
+            .map(|path| SeriesCheckpoint::open(path.as_ref()))
+            .collect::<Result<_>>()?;
         Ok(Series { checkpoints })
     }
 
@@ -117,10 +126,15 @@ impl Series {
     pub fn with_steps(mut self, steps: &[u64]) -> Result<Self> {
         if steps.len() != self.checkpoints.len() {
             let (found, expected) = (steps.len(), self.checkpoints.len());
-            return Err(Error::misuse(format!("{found} steps for {expected} checkpoints; expected one for each")));
+            return Err(Error::misuse(format!(
+                "{found} steps for {expected} checkpoints; expected one for each"
+            )));
         }
         if let Some(pair) = steps.windows(2).find(|pair| pair[0] >= pair[1]) {
-            let what = format!("step {} follows step {}; expected steps in ascending order", pair[1], pair[0]);
+            let what = format!(
+                "step {} follows step {}; expected steps in ascending order",
+                pair[1], pair[0]
+            );
             return Err(Error::misuse(what));
         }
         for (checkpoint, step) in self.checkpoints.iter_mut().zip(steps) {
@@ -156,7 +170,8 @@ impl Series {
         for window in Window::all(self.checkpoints.len()) {
             let passes = if sizes == Sizes::Exact && window.length == 1 { 3 } else { 1 };
             for (base, target) in window.pairs() {
-                let pair = self.checkpoints[base].tensor_bytes.max(self.checkpoints[target].tensor_bytes);
+                let pair =
+                    self.checkpoints[base].tensor_bytes.max(self.checkpoints[target].tensor_bytes);
                 bytes = bytes.saturating_add(pair.saturating_mul(passes));
             }
         }
@@ -191,7 +206,13 @@ impl Series {
                 let distance = self.distance(base, target);
                 let is_typical = distance == found.typical_distance;
                 stats.iter().for_each(|stat| found.add_tensor(stat, adjacent, is_typical));
-                found.pairs.push(SeriesPair { base, target, distance, stat: PairStat::of(&stats), sizes });
+                found.pairs.push(SeriesPair {
+                    base,
+                    target,
+                    distance,
+                    stat: PairStat::of(&stats),
+                    sizes,
+                });
             }
         }
         Ok(found)
@@ -301,7 +322,13 @@ pub struct SeriesStat {
 
 impl SeriesStat {
     fn add_tensor(&mut self, stat: &TensorStat, adjacent: bool, is_typical: bool) {
-        let none = || TensorTotal { spec: stat.spec.clone(), action: None, pairs: 0, changes: 0, elements: 0 };
+        let none = || TensorTotal {
+            spec: stat.spec.clone(),
+            action: None,
+            pairs: 0,
+            changes: 0,
+            elements: 0,
+        };
         let total = self.tensors.entry(stat.name.clone()).or_insert_with(none);
         if adjacent {
             total.spec = stat.spec.clone();
@@ -335,6 +362,9 @@ impl SeriesStat {
     #[must_use]
     pub fn typical(&self) -> SeriesWindow<'_> {
         let length = self.typical_distance;
-        SeriesWindow { length, pairs: self.pairs.iter().filter(|pair| pair.distance == length).collect() }
+        SeriesWindow {
+            length,
+            pairs: self.pairs.iter().filter(|pair| pair.distance == length).collect(),
+        }
     }
 }

@@ -147,7 +147,12 @@ impl Inventory {
     /// The largest step that [`ulp_steps`](Self::ulp_steps) tells from greater ones: a bound for its memory.
     pub const ULP_STEP_MAX: i64 = 1 << 16;
 
-    pub(super) fn scan(&mut self, patch: &mut dyn Read, limits: &Limits, depth: Depth) -> Result<()> {
+    pub(super) fn scan(
+        &mut self,
+        patch: &mut dyn Read,
+        limits: &Limits,
+        depth: Depth,
+    ) -> Result<()> {
         let mut decoder = Decoder::new(patch, limits.clone());
         let result = self.walk(&mut decoder, depth);
         self.version = decoder.push_decoder().version();
@@ -162,7 +167,10 @@ impl Inventory {
         match block.decode() {
             Ok(decoded) => {
                 for step in decoded.ulp_steps().into_iter().flatten() {
-                    *self.ulp_steps.entry(step.clamp(-Self::ULP_STEP_MAX, Self::ULP_STEP_MAX)).or_default() += 1;
+                    *self
+                        .ulp_steps
+                        .entry(step.clamp(-Self::ULP_STEP_MAX, Self::ULP_STEP_MAX))
+                        .or_default() += 1;
                 }
                 Some(decoded.account())
             }
@@ -212,13 +220,24 @@ impl Inventory {
             }
             match (found, self.tensors.last_mut(), self.files.last_mut()) {
                 (Found::Header(header), ..) => self.header = Some(header),
-                (Found::File(record), ..) => self.files.push(FileEntry { record, data: Vec::new() }),
+                (Found::File(record), ..) => {
+                    self.files.push(FileEntry { record, data: Vec::new() })
+                }
                 (Found::FileData, _, Some(file)) => file.data.push(payload),
                 (Found::Tensor(header), ..) => {
-                    self.tensors.push(TensorEntry { header, blocks: Vec::new(), end: None, bytes: section.bytes });
+                    self.tensors.push(TensorEntry {
+                        header,
+                        blocks: Vec::new(),
+                        end: None,
+                        bytes: section.bytes,
+                    });
                 }
                 (Found::Block(extent, account), Some(tensor), _) => {
-                    tensor.blocks.push(BlockEntry { extent, payload, account: account.map(Box::new) });
+                    tensor.blocks.push(BlockEntry {
+                        extent,
+                        payload,
+                        account: account.map(Box::new),
+                    });
                 }
                 (Found::TensorEnd(end), Some(tensor), _) => tensor.end = Some(end),
                 (Found::End(footer), ..) => self.footer = Some(footer),

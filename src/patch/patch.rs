@@ -28,7 +28,10 @@ impl Store {
         match self {
             Store::File(file) => file.read_exact_at(buffer, offset),
             Store::Memory(bytes) => {
-                let mut rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or(&[]);
+                let mut rest = usize::try_from(offset)
+                    .ok()
+                    .and_then(|offset| bytes.get(offset..))
+                    .unwrap_or(&[]);
                 rest.read_exact(buffer)
             }
         }
@@ -49,16 +52,25 @@ pub struct Patch {
 }
 
 impl Patch {
-    pub(super) fn scan_file(path: &Path, limits: &Limits, depth: Depth, disk: &Disk) -> Result<(Inventory, Store)> {
+    pub(super) fn scan_file(
+        path: &Path,
+        limits: &Limits,
+        depth: Depth,
+        disk: &Disk,
+    ) -> Result<(Inventory, Store)> {
         let io = |error| Error::io_at("opening", path, error);
         // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::bad_file(path, FileFault::NotRegular));
         }
         let file = disk.open(path).map_err(io)?;
-        let mut map = Inventory { file_bytes: file.file().metadata().map_err(io)?.len(), ..Inventory::default() };
+        let mut map = Inventory {
+            file_bytes: file.file().metadata().map_err(io)?.len(),
+            ..Inventory::default()
+        };
         let mut buffered = BufReader::with_capacity(1 << 18, file.file());
-        map.error = map.scan(&mut buffered, limits, depth).err().map(|error| error.in_file(Some(path)));
+        map.error =
+            map.scan(&mut buffered, limits, depth).err().map(|error| error.in_file(Some(path)));
         Ok((map, Store::File(file)))
     }
 
@@ -85,7 +97,12 @@ impl Patch {
         Self::new(None, map, Store::Memory(patch), limits)
     }
 
-    fn new(path: Option<PathBuf>, mut map: Inventory, store: Store, limits: Limits) -> Result<Self> {
+    fn new(
+        path: Option<PathBuf>,
+        mut map: Inventory,
+        store: Store,
+        limits: Limits,
+    ) -> Result<Self> {
         if let Some(error) = map.error.take() {
             return Err(error);
         }
@@ -93,7 +110,12 @@ impl Patch {
             // A scan without an error has met both.
             return Err(Error::Internal("a patch without header or footer passed the scan".into()));
         };
-        let by_name = map.tensors.iter().enumerate().map(|(i, tensor)| (tensor.header.name.clone(), i)).collect();
+        let by_name = map
+            .tensors
+            .iter()
+            .enumerate()
+            .map(|(i, tensor)| (tensor.header.name.clone(), i))
+            .collect();
         Ok(Patch { path, store, limits, header, footer, map, by_name })
     }
 
@@ -141,7 +163,14 @@ impl Patch {
         let fault = Fault::Count { field, expected, found };
         let (file, section) = (self.path.clone(), Some(Tag::FOOTER));
         // The footer ends the file.
-        Error::Corrupt(Box::new(Corrupt { file, offset: self.bytes(), section, tensor: None, block: None, fault }))
+        Error::Corrupt(Box::new(Corrupt {
+            file,
+            offset: self.bytes(),
+            section,
+            tensor: None,
+            block: None,
+            fault,
+        }))
     }
 
     /// Size of the file.
@@ -191,12 +220,21 @@ impl Patch {
     }
 
     /// Block `number` of `tensor`; its payload is read into `payload`.
-    fn block<'a>(&self, tensor: &'a TensorEntry, number: usize, payload: &'a mut Vec<u8>) -> Result<Block<'a>> {
+    fn block<'a>(
+        &self,
+        tensor: &'a TensorEntry,
+        number: usize,
+        payload: &'a mut Vec<u8>,
+    ) -> Result<Block<'a>> {
         let (Some(block), Some(spec)) = (tensor.blocks.get(number), &tensor.header.spec) else {
-            return Err(Error::Internal(format!("tensor '{}' has no block {number}", tensor.header.name)));
+            return Err(Error::Internal(format!(
+                "tensor '{}' has no block {number}",
+                tensor.header.name
+            )));
         };
         self.read(&block.payload, payload)?;
-        let place = Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
+        let place =
+            Place { tensor: &tensor.header.name, block: number as u64, end: block.payload.end };
         Ok(Block::new(spec.dtype(), block.extent, payload, place))
     }
 
@@ -208,7 +246,9 @@ impl Patch {
         payload: &mut Vec<u8>,
         bytes: &mut [u8],
     ) -> Result<()> {
-        self.block(tensor, number, payload)?.apply(bytes).map_err(|error| error.in_file(self.path()))
+        self.block(tensor, number, payload)?
+            .apply(bytes)
+            .map_err(|error| error.in_file(self.path()))
     }
 
     /// Makes block `number` of `tensor` ready, which checks it as far as it decodes without the base.
@@ -222,7 +262,11 @@ impl Patch {
     }
 
     /// Passes the data of a carried file to `found`, chunk by chunk.
-    pub(crate) fn for_each_data(&self, file: &FileEntry, mut found: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(crate) fn for_each_data(
+        &self,
+        file: &FileEntry,
+        mut found: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut payload = Vec::new();
         for range in &file.data {
             self.read(range, &mut payload)?;

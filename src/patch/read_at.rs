@@ -53,7 +53,8 @@ impl ReadAt for [u8] {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let mut rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or(&[]);
+        let mut rest =
+            usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or(&[]);
         rest.read_exact(buffer).map_err(|error| reading("memory", offset, error))
     }
 }
@@ -107,9 +108,9 @@ impl ReadAt for LocalFile {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.0
-            .read_exact_at(buffer, offset)
-            .map_err(|error| Error::io_at(format!("reading from byte {offset} of"), self.0.path(), error))
+        self.0.read_exact_at(buffer, offset).map_err(|error| {
+            Error::io_at(format!("reading from byte {offset} of"), self.0.path(), error)
+        })
     }
 }
 

@@ -97,7 +97,9 @@ impl<S: ReadAt> Tail<S> {
     pub fn new(source: S, limits: Limits) -> Result<Self> {
         match End::read(&source, &limits) {
             Ok(end) => Ok(Tail { source, limits, end, header: OnceLock::new() }),
-            Err(error @ Error::Corrupt(_)) => Err(check_prelude(&source, limits).err().unwrap_or(error)),
+            Err(error @ Error::Corrupt(_)) => {
+                Err(check_prelude(&source, limits).err().unwrap_or(error))
+            }
             Err(error) => Err(error),
         }
     }
@@ -131,15 +133,22 @@ impl<S: ReadAt> Tail<S> {
         }
         let reader = self.reader(0..self.end.footer.index_offset, HEAD_BYTES);
         let mut decoder = Decoder::new(reader, self.limits.clone());
-        let header = match decoder.next_event().map_err(|error| within(self.end.footer.index_offset, error))? {
+        let header = match decoder
+            .next_event()
+            .map_err(|error| within(self.end.footer.index_offset, error))?
+        {
             Some(Event::Header(header)) => header.clone(),
             // The first event is the header, or there is an error.
             _ => return Err(Fault::Order { expected: "the header" }.at(0)),
         };
         let header_end = decoder.push_decoder().offset();
-        self.end.footer.check(&header).map_err(|fault| place(Tag::FOOTER, self.end.footer_at, 0, fault))?;
+        self.end
+            .footer
+            .check(&header)
+            .map_err(|fault| place(Tag::FOOTER, self.end.footer_at, 0, fault))?;
         if let Some(first) = self.end.entries.first().filter(|first| first.offset < header_end) {
-            let fault = Fault::Count { field: "index offset", expected: header_end, found: first.offset };
+            let fault =
+                Fault::Count { field: "index offset", expected: header_end, found: first.offset };
             return Err(place(Tag::INDEX, self.end.footer.index_offset, 0, fault));
         }
         // Another thread may have been faster; it read the same bytes.
@@ -177,7 +186,9 @@ impl<S: ReadAt> Tail<S> {
     pub fn tensor(&self, name: &str) -> Result<Option<TensorReader<'_, S>>> {
         let Some(&number) = self.end.by_name.get(name) else { return Ok(None) };
         let header = self.header()?;
-        let previous = number.checked_sub(1).map_or("".into(), |previous| self.end.entries[previous].name.clone());
+        let previous = number
+            .checked_sub(1)
+            .map_or("".into(), |previous| self.end.entries[previous].name.clone());
         let range = self.end.range(number);
         let push = PushDecoder::at_tensor(self.limits.clone(), header, previous, range.start);
         let reader = self.reader(range.clone(), TensorReader::<S>::CHUNK_BYTES);
@@ -218,9 +229,10 @@ impl End {
             opened => opened?,
         };
         let footer = framed.parse("footer", Footer::parse)?;
-        for (limit, asked, allowed) in
-            [("target_bytes", footer.target_bytes, limits.target_bytes), ("tensors", footer.tensors, limits.tensors)]
-        {
+        for (limit, asked, allowed) in [
+            ("target_bytes", footer.target_bytes, limits.target_bytes),
+            ("tensors", footer.tensors, limits.tensors),
+        ] {
             limits::check(limit, asked, allowed).map_err(|fault| framed.fault(0, fault))?;
         }
         let places = FIRST_PLACE..footer.index_offset;
@@ -239,7 +251,8 @@ impl End {
 
     /// Where the sections of a tensor are, and those that follow it.
     fn range(&self, number: usize) -> Range<u64> {
-        let next = self.entries.get(number + 1).map_or(self.footer.index_offset, |next| next.offset);
+        let next =
+            self.entries.get(number + 1).map_or(self.footer.index_offset, |next| next.offset);
         self.entries[number].offset..next
     }
 }
@@ -253,7 +266,12 @@ fn check_prelude(source: &impl ReadAt, limits: Limits) -> Result<()> {
 
 /// The bytes from the offset that the footer gives to the footer itself. The last of them, or all,
 /// have been read as `before`.
-fn read_index(source: &impl ReadAt, place: Range<u64>, before: &[u8], limits: &Limits) -> Result<Vec<u8>> {
+fn read_index(
+    source: &impl ReadAt,
+    place: Range<u64>,
+    before: &[u8],
+    limits: &Limits,
+) -> Result<Vec<u8>> {
     let bytes = place.end.saturating_sub(place.start);
     if bytes < wire::SECTION_BYTES_MIN as u64 || place.start < FIRST_PLACE {
         let expected = place.end.saturating_sub(wire::SECTION_BYTES_MIN as u64);
@@ -261,10 +279,21 @@ fn read_index(source: &impl ReadAt, place: Range<u64>, before: &[u8], limits: &L
         return Err(self::place(Tag::FOOTER, place.end, 0, fault));
     }
     // All but the framing is payload.
-    let (asked, allowed) = (bytes.saturating_sub(FRAMING_BYTES_MAX), limits.section_bytes.min(wire::SECTION_BYTES_MAX));
+    let (asked, allowed) = (
+        bytes.saturating_sub(FRAMING_BYTES_MAX),
+        limits.section_bytes.min(wire::SECTION_BYTES_MAX),
+    );
     let bytes = match usize::try_from(bytes) {
         Ok(bytes) if asked <= allowed => bytes,
-        _ => return Err(Error::Limit { file: None, limit: "section_bytes", asked, allowed, offset: place.start }),
+        _ => {
+            return Err(Error::Limit {
+                file: None,
+                limit: "section_bytes",
+                asked,
+                allowed,
+                offset: place.start,
+            })
+        }
     };
     if let Some(read) = before.len().checked_sub(bytes) {
         return Ok(before[read..].to_vec());
@@ -303,17 +332,24 @@ impl<'a> Framed<'a> {
             return fault(1, Fault::Count { field: "section length", expected, found: len });
         }
         let (body, crc) = bytes.split_at(payload.end);
-        let (expected, found) =
-            (crc.iter().rev().fold(0, |crc, &byte| crc << 8 | u32::from(byte)), crc32fast::hash(body));
+        let (expected, found) = (
+            crc.iter().rev().fold(0, |crc, &byte| crc << 8 | u32::from(byte)),
+            crc32fast::hash(body),
+        );
         if expected != found {
             return fault(payload.end, Fault::Crc { expected, found });
         }
         Ok(Framed { tag, offset, bytes, payload })
     }
 
-    fn parse<T>(&self, field: &'static str, parser: impl FnOnce(&'a [u8]) -> Parse<'a, T>) -> Result<T> {
+    fn parse<T>(
+        &self,
+        field: &'static str,
+        parser: impl FnOnce(&'a [u8]) -> Parse<'a, T>,
+    ) -> Result<T> {
         let payload = &self.bytes[self.payload.clone()];
-        parse::all(payload, field, parser).map_err(|bad| self.fault(payload.len() - bad.rest, bad.fault))
+        parse::all(payload, field, parser)
+            .map_err(|bad| self.fault(payload.len() - bad.rest, bad.fault))
     }
 
     /// A fault at a byte of the payload.
@@ -328,7 +364,14 @@ fn place(tag: Tag, offset: u64, at: usize, fault: Fault) -> Error {
         return Error::Limit { file: None, limit, asked, allowed, offset };
     }
     let offset = offset + at as u64;
-    Error::Corrupt(Box::new(Corrupt { file: None, offset, section: Some(tag), tensor: None, block: None, fault }))
+    Error::Corrupt(Box::new(Corrupt {
+        file: None,
+        offset,
+        section: Some(tag),
+        tensor: None,
+        block: None,
+        fault,
+    }))
 }
 
 /// Of a range that was read to its end, which is not that of the file.

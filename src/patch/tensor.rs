@@ -63,7 +63,9 @@ impl<'t, S: ReadAt> TensorReader<'t, S> {
         let header = match decoder.next_event() {
             Ok(Some(Event::Tensor(header))) => header.clone(),
             // No section at all, rather than one of a later version.
-            Err(Error::Corrupt(corrupt)) if matches!(corrupt.fault, Fault::UnknownSection { .. }) => {
+            Err(Error::Corrupt(corrupt))
+                if matches!(corrupt.fault, Fault::UnknownSection { .. }) =>
+            {
                 return Err(elsewhere.at(range.start));
             }
             Err(error) => return Err(within(range.end, error)),
@@ -155,14 +157,21 @@ impl<'t, S: ReadAt> TensorReader<'t, S> {
     pub fn apply(mut self, bytes: &mut [u8]) -> Result<TensorTrailer> {
         let name = self.header.name.clone();
         let Some(spec) = &self.header.spec else {
-            return Err(Error::misuse(format!("tensor '{name}' is deleted: there is nothing to make of it")));
+            return Err(Error::misuse(format!(
+                "tensor '{name}' is deleted: there is nothing to make of it"
+            )));
         };
         if bytes.len() as u64 != spec.bytes() {
             let found = bytes.len();
-            return Err(Error::misuse(format!("{found} bytes given for tensor '{name}', expected {}", spec.bytes())));
+            return Err(Error::misuse(format!(
+                "{found} bytes given for tensor '{name}', expected {}",
+                spec.bytes()
+            )));
         }
         if self.begun {
-            return Err(Error::misuse(format!("blocks of tensor '{name}' were taken before; apply a new reader")));
+            return Err(Error::misuse(format!(
+                "blocks of tensor '{name}' were taken before; apply a new reader"
+            )));
         }
         // The base changes block by block, and the digest that it should have comes last.
         let mut base = (self.header.action == Action::Patched).then(TensorHasher::new);
@@ -186,8 +195,9 @@ impl<'t, S: ReadAt> TensorReader<'t, S> {
         }
         target.update(&bytes[at..]);
         // next_block has given all.
-        let trailer =
-            self.trailer.ok_or_else(|| Error::Internal(format!("tensor '{name}' ended without a trailer")))?;
+        let trailer = self
+            .trailer
+            .ok_or_else(|| Error::Internal(format!("tensor '{name}' ended without a trailer")))?;
         let target = target.finish();
         if applied.is_ok() && trailer.target == Some(target) {
             return Ok(trailer);

@@ -157,7 +157,12 @@ impl<W: Write> Encoder<W> {
     ///
     /// # Errors
     /// As [`patched`](Self::patched), and [`Error::Misuse`] if the specs are the same.
-    pub fn replaced(&mut self, name: &str, base: &TensorSpec, target: &TensorSpec) -> Result<TensorWriter<'_, W>> {
+    pub fn replaced(
+        &mut self,
+        name: &str,
+        base: &TensorSpec,
+        target: &TensorSpec,
+    ) -> Result<TensorWriter<'_, W>> {
         if base == target {
             return Err(Error::misuse(format!(
                 "tensor '{name}' is {base} in base and target; call patched() instead of replaced()"

@@ -69,7 +69,12 @@ pub(crate) struct Place<'a> {
 impl<'a> Block<'a> {
     /// A block whose payload was fetched from the file again.
     #[cfg(feature = "parallel")]
-    pub(crate) fn new(dtype: &'a Dtype, extent: Extent, payload: &'a [u8], place: Place<'a>) -> Self {
+    pub(crate) fn new(
+        dtype: &'a Dtype,
+        extent: Extent,
+        payload: &'a [u8],
+        place: Place<'a>,
+    ) -> Self {
         Block { dtype, extent, payload, place }
     }
 
@@ -130,8 +135,15 @@ impl<'a> Block<'a> {
     /// [`Error::Corrupt`] if the payload breaks a rule of its coding.
     pub fn decode(&self) -> Result<BlockDecoder> {
         let Block { extent, payload, place, .. } = *self;
-        BlockDecoder::new(self.dtype(), extent.coding, self.elements(), extent.changes, payload, place.end)
-            .map_err(|bad| self.corrupt(place.end - bad.rest as u64, bad.fault))
+        BlockDecoder::new(
+            self.dtype(),
+            extent.coding,
+            self.elements(),
+            extent.changes,
+            payload,
+            place.end,
+        )
+        .map_err(|bad| self.corrupt(place.end - bad.rest as u64, bad.fault))
     }
 
     /// A fault of this block.
@@ -175,7 +187,8 @@ impl<'a> Block<'a> {
     /// [`Error::Corrupt`]; [`Error::Misuse`] if the tensor ends before the block does.
     pub fn apply_within(&self, tensor: &mut [u8]) -> Result<()> {
         let bytes = tensor.len();
-        let range = usize::try_from(self.extent.start).ok().zip(usize::try_from(self.extent.end()).ok());
+        let range =
+            usize::try_from(self.extent.start).ok().zip(usize::try_from(self.extent.end()).ok());
         match range.and_then(|(start, end)| tensor.get_mut(start..end)) {
             Some(covered) => self.apply(covered),
             None => Err(Error::misuse(format!(

@@ -72,7 +72,12 @@ impl Framing {
     /// Framing from a section at `offset` on. It knows no SHA-256 of the file.
     #[cfg(feature = "parallel")]
     pub fn at_section(payload_max: u64, offset: u64) -> Self {
-        Framing { part: Part::Head, goal: wire::SECTION_BYTES_MIN, offset, ..Framing::new(payload_max) }
+        Framing {
+            part: Part::Head,
+            goal: wire::SECTION_BYTES_MIN,
+            offset,
+            ..Framing::new(payload_max)
+        }
     }
 
     /// Bytes that are missing before the next thing can be checked.
@@ -141,7 +146,10 @@ impl Framing {
             varint::Parsed::Value(asked, bytes) => {
                 let allowed = self.payload_max;
                 let Some(len) = usize::try_from(asked).ok().filter(|_| asked <= allowed) else {
-                    return Err(Flaw { at: 0, fault: Fault::Limit { limit: "section_bytes", asked, allowed } });
+                    return Err(Flaw {
+                        at: 0,
+                        fault: Fault::Limit { limit: "section_bytes", asked, allowed },
+                    });
                 };
                 let head = 1 + bytes;
                 (self.part, self.goal) = (Part::Body { head }, head + len + wire::CRC_BYTES);
@@ -160,7 +168,11 @@ impl Framing {
             return Err(Flaw { at: body, fault: Fault::Crc { expected, found } });
         }
         let tag = Tag(self.buffer[0]);
-        let hashed = if tag == Tag::FOOTER { body.saturating_sub(wire::FOOTER_DIGEST_BYTES) } else { self.goal };
+        let hashed = if tag == Tag::FOOTER {
+            body.saturating_sub(wire::FOOTER_DIGEST_BYTES)
+        } else {
+            self.goal
+        };
         self.sha.update(&self.buffer[..hashed]);
         self.part = Part::Complete { head };
         Ok(tag)
@@ -169,7 +181,9 @@ impl Framing {
     /// Payload of the section that was completed last, as a range of its bytes.
     pub fn payload_range(&self) -> Range<usize> {
         match self.part {
-            Part::Complete { head } => head..self.buffer.len().saturating_sub(wire::CRC_BYTES).max(head),
+            Part::Complete { head } => {
+                head..self.buffer.len().saturating_sub(wire::CRC_BYTES).max(head)
+            }
             _ => 0..0,
         }
     }

@@ -15,7 +15,8 @@ use crate::parse::{self, Bad};
 use crate::stream::event::Extent;
 use crate::tag::Tag;
 use crate::wire::{
-    self, index, Action, BlockHeader, FileRecord, FileSource, Footer, Header, IndexEntry, TensorHeader, TensorTrailer,
+    self, index, Action, BlockHeader, FileRecord, FileSource, Footer, Header, IndexEntry,
+    TensorHeader, TensorTrailer,
 };
 
 /// What a section said. Owns all of it but for the payload of a block, so that the decoder can
@@ -125,7 +126,11 @@ impl Grammar {
         Grammar {
             state: State::OneTensor,
             // No tensor depends on run, steps and metadata.
-            header: Header { block_leaves: header.block_leaves, snapshot: header.snapshot, ..Header::default() },
+            header: Header {
+                block_leaves: header.block_leaves,
+                snapshot: header.snapshot,
+                ..Header::default()
+            },
             index: vec![IndexEntry { name: previous, offset: 0 }],
             ..Self::new(limits)
         }
@@ -170,7 +175,9 @@ impl Grammar {
             }
             (State::InFile(_), _) => "more data of the file before",
             (State::Files, Tag::FILE) => return self.read_file(payload),
-            (State::Files | State::Tensors, Tag::TENSOR) => return self.read_tensor(payload, offset),
+            (State::Files | State::Tensors, Tag::TENSOR) => {
+                return self.read_tensor(payload, offset)
+            }
             (State::Files | State::Tensors, Tag::INDEX) => return self.read_index(payload, offset),
             (State::Files, _) => "a file, a tensor or the index",
             (State::Tensors, _) => "a tensor or the index",
@@ -185,7 +192,9 @@ impl Grammar {
                 return Ok(Found::TensorEnd(end));
             }
             (State::InTensor(_), _) => "a block or the end of the tensor",
-            (&mut State::Footer { index_offset }, Tag::FOOTER) => return self.read_footer(payload, index_offset),
+            (&mut State::Footer { index_offset }, Tag::FOOTER) => {
+                return self.read_footer(payload, index_offset)
+            }
             (State::Footer { .. }, _) => "the footer",
         };
         Err(bad(payload, Fault::Order { expected }))
@@ -209,7 +218,8 @@ impl Grammar {
         let carried = if record.source == FileSource::Patch { record.bytes } else { 0 };
         self.used.file(&self.limits, carried).map_err(|fault| bad(payload, fault))?;
         if record.source == FileSource::Patch {
-            let file = OpenFile { left: record.bytes, sha: Sha::default(), expected: record.sha256 };
+            let file =
+                OpenFile { left: record.bytes, sha: Sha::default(), expected: record.sha256 };
             file.check(payload)?;
             if file.left > 0 {
                 self.state = State::InFile(file);
@@ -220,20 +230,33 @@ impl Grammar {
 
     fn read_tensor(&mut self, payload: &[u8], offset: u64) -> Result<Found, Bad> {
         let previous = self.index.last().map_or("", |entry| &*entry.name);
-        let header = parse::all(payload, "tensor header", |i| TensorHeader::parse(i, previous, &self.limits))?;
+        let header = parse::all(payload, "tensor header", |i| {
+            TensorHeader::parse(i, previous, &self.limits)
+        })?;
         if self.header.snapshot && header.action != Action::Added {
             let expected = "added: a snapshot has no base";
-            return Err(bad(payload, Fault::Value { field: "action", found: header.action as u64, expected }));
+            return Err(bad(
+                payload,
+                Fault::Value { field: "action", found: header.action as u64, expected },
+            ));
         }
         let bytes = header.spec.as_ref().map_or(0, TensorSpec::bytes);
         self.used.tensor(&self.limits, &header.name, bytes).map_err(|fault| bad(payload, fault))?;
         let name = Arc::<str>::from(&*header.name);
         if !self.names.insert(name.clone()) {
-            return Err(bad(payload, Fault::Duplicate { field: "tensor name", found: header.name }));
+            return Err(bad(
+                payload,
+                Fault::Duplicate { field: "tensor name", found: header.name },
+            ));
         }
         self.index.push(IndexEntry { name, offset });
         let header = Arc::new(header);
-        self.state = State::InTensor(OpenTensor { header: header.clone(), blocks: 0, covered: 0, changes: 0 });
+        self.state = State::InTensor(OpenTensor {
+            header: header.clone(),
+            blocks: 0,
+            covered: 0,
+            changes: 0,
+        });
         Ok(Found::Tensor(header))
     }
 
@@ -257,7 +280,8 @@ impl Grammar {
         footer.check(&self.header).map_err(|fault| bad(payload, fault))?;
         // Tensors that stay as they are count too; only the footer knows of them.
         let allowed = self.limits.target_bytes;
-        limits::check("target_bytes", footer.target_bytes, allowed).map_err(|fault| bad(payload, fault))?;
+        limits::check("target_bytes", footer.target_bytes, allowed)
+            .map_err(|fault| bad(payload, fault))?;
         self.state = State::Done;
         Ok(Found::End(footer))
     }
@@ -269,9 +293,10 @@ impl OpenFile {
         let bytes = parse::all(payload, "file data", |i| {
             let (rest, packed) = wire::parse_file_data(i)?;
             match packed.unpack(most) {
-                Ok(bytes) if bytes.is_empty() => {
-                    parse::fail(i, Fault::Value { field: "file data bytes", found: 0, expected: "at least 1" })
-                }
+                Ok(bytes) if bytes.is_empty() => parse::fail(
+                    i,
+                    Fault::Value { field: "file data bytes", found: 0, expected: "at least 1" },
+                ),
                 Ok(bytes) => Ok((rest, bytes)),
                 Err(fault) => parse::fail(i, fault),
             }
@@ -289,7 +314,10 @@ impl OpenFile {
         }
         let (expected, found) = (self.expected, self.sha.clone().finish());
         if expected != found {
-            return Err(bad(payload, Fault::Digest { field: "SHA-256 of the file data", expected, found }));
+            return Err(bad(
+                payload,
+                Fault::Digest { field: "SHA-256 of the file data", expected, found },
+            ));
         }
         Ok(())
     }
@@ -308,20 +336,30 @@ impl OpenTensor {
             return Err(bad(payload, Fault::Value { field: "coding", found, expected }));
         }
         let leaf = LEAF_BYTES as u64;
-        let start = block.skipped_leaves.checked_mul(leaf).and_then(|skipped| self.covered.checked_add(skipped));
+        let start = block
+            .skipped_leaves
+            .checked_mul(leaf)
+            .and_then(|skipped| self.covered.checked_add(skipped));
         let Some(start) = start.filter(|&start| start < spec.bytes()) else {
             let expected = "a block that starts within its tensor";
-            return Err(bad(payload, Fault::Value { field: "skipped leaves", found: block.skipped_leaves, expected }));
+            return Err(bad(
+                payload,
+                Fault::Value { field: "skipped leaves", found: block.skipped_leaves, expected },
+            ));
         };
         let left = spec.bytes() - start;
         if block.leaves > left.div_ceil(leaf) {
             let expected = "a block that ends within its tensor";
-            return Err(bad(payload, Fault::Value { field: "block leaves", found: block.leaves, expected }));
+            return Err(bad(
+                payload,
+                Fault::Value { field: "block leaves", found: block.leaves, expected },
+            ));
         }
         let bytes = left.min(block.leaves * leaf);
         let elements = bytes / spec.dtype().element_bytes() as u64;
         if block.changes > elements || put && block.changes != elements {
-            let fault = Fault::Count { field: "block changes", expected: elements, found: block.changes };
+            let fault =
+                Fault::Count { field: "block changes", expected: elements, found: block.changes };
             return Err(bad(payload, fault));
         }
         let found = Found::Block {
@@ -354,7 +392,10 @@ impl OpenTensor {
         }
         let Some(changes) = before.checked_add(end.changes) else {
             let expected = "a sum that fits 64 bits";
-            return Err(bad(payload, Fault::Value { field: "tensor changes", found: end.changes, expected }));
+            return Err(bad(
+                payload,
+                Fault::Value { field: "tensor changes", found: end.changes, expected },
+            ));
         };
         Ok((end, changes))
     }
@@ -378,7 +419,11 @@ mod tests {
             spec: Some(TensorSpec::new(Dtype::U8, &[4]).unwrap()),
         };
         let tensor = OpenTensor { header: Arc::new(header), blocks: 1, covered: 4, changes: 2 };
-        let trailer = TensorTrailer { changes: 2, base: Some(Digest([1; 32])), target: Some(Digest([2; 32])) };
+        let trailer = TensorTrailer {
+            changes: 2,
+            base: Some(Digest([1; 32])),
+            target: Some(Digest([2; 32])),
+        };
         let payload = trailer.write();
         let expected = "a sum that fits 64 bits";
         assert_eq!(

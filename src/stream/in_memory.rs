@@ -67,7 +67,10 @@ impl Store for InMemory<'_> {
             bytes.get(start..start.checked_add(buffer.len())?)
         });
         let Some(bytes) = bytes else {
-            return Err(Error::misuse(format!("{} bytes at {start} are not in tensor '{name}'", buffer.len())));
+            return Err(Error::misuse(format!(
+                "{} bytes at {start} are not in tensor '{name}'",
+                buffer.len()
+            )));
         };
         buffer.copy_from_slice(bytes);
         Ok(())

@@ -39,7 +39,8 @@ pub struct MaxSize {
 impl MaxSize {
     /// A patch without tensors and files.
     pub fn new(options: &EncoderOptions) -> Self {
-        let strings = |(key, value): (&String, &String)| 2 * VARINT + (key.len() + value.len()) as u64;
+        let strings =
+            |(key, value): (&String, &String)| 2 * VARINT + (key.len() + value.len()) as u64;
         let metadata: u64 = options.metadata.iter().map(strings).sum();
         let index = FRAMING + VARINT;
         let bytes = PRELUDE + FRAMING + HEADER + metadata + index + FRAMING + FOOTER;

@@ -248,7 +248,9 @@ impl BaseSide {
             metadata: options.metadata.clone(),
         };
         if options.block.coding == Coding::Whole {
-            return Err(Error::misuse("options: coding must be contextual or flat; snapshots are always whole"));
+            return Err(Error::misuse(
+                "options: coding must be contextual or flat; snapshots are always whole",
+            ));
         }
         let payload = header.write();
         match parse::all(&payload, "header", |i| Header::parse(i, &Limits::default())) {

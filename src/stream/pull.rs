@@ -11,7 +11,11 @@ pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Reads what the decoder wants next, or as much of it as fits `chunk`; 0 at the end of the reader
 /// or if nothing is wanted.
-pub(crate) fn read_wanted(reader: &mut impl Read, chunk: &mut [u8], decoder: &PushDecoder) -> Result<usize> {
+pub(crate) fn read_wanted(
+    reader: &mut impl Read,
+    chunk: &mut [u8],
+    decoder: &PushDecoder,
+) -> Result<usize> {
     let wanted = decoder.wanted().min(chunk.len());
     read(reader, &mut chunk[..wanted], decoder)
 }
@@ -21,7 +25,10 @@ fn read(reader: &mut impl Read, chunk: &mut [u8], decoder: &PushDecoder) -> Resu
         match reader.read(chunk) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
-                return Err(Error::io(format!("reading the patch after byte {}", decoder.offset()), error));
+                return Err(Error::io(
+                    format!("reading the patch after byte {}", decoder.offset()),
+                    error,
+                ));
             }
             Ok(read) => return Ok(read),
         }

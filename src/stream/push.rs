@@ -74,7 +74,12 @@ impl PushDecoder {
     /// the tensor is coded against that of the one before, `previous` (SPEC.md §8.3). What it gives
     /// after the end of the tensor is of no use: it knows nothing of the tensors before.
     #[cfg(feature = "parallel")]
-    pub(crate) fn at_tensor(limits: Limits, header: &Header, previous: Arc<str>, offset: u64) -> Self {
+    pub(crate) fn at_tensor(
+        limits: Limits,
+        header: &Header,
+        previous: Arc<str>,
+        offset: u64,
+    ) -> Self {
         PushDecoder {
             framing: Framing::at_section(limits.section_bytes, offset),
             grammar: Grammar::at_tensor(limits.clone(), header, previous),
@@ -123,7 +128,12 @@ impl PushDecoder {
                 Some(Cut::Version(major, minor)) => {
                     self.version = Some((major, minor));
                     if major != wire::MAJOR {
-                        return Err(Error::Version { file: None, major, minor, known: wire::MAJOR });
+                        return Err(Error::Version {
+                            file: None,
+                            major,
+                            minor,
+                            known: wire::MAJOR,
+                        });
                     }
                 }
                 Some(Cut::Section(tag)) => self.read(tag)?,
@@ -140,7 +150,10 @@ impl PushDecoder {
         if let Found::End(footer) = &found {
             let (expected, found) = (footer.sha256, self.framing.sha256());
             if expected != found {
-                return Err(self.place(Fault::FileDigest { expected, found }, end - wire::FOOTER_DIGEST_BYTES));
+                return Err(self.place(
+                    Fault::FileDigest { expected, found },
+                    end - wire::FOOTER_DIGEST_BYTES,
+                ));
             }
         }
         self.section = Some(Section { tag, offset, bytes: self.framing.bytes() });

@@ -89,7 +89,10 @@ impl<'w> Receiver<InMemory<'w>> {
     ///
     /// # Errors
     /// [`Error::Misuse`] if a tensor does not have as many bytes as its spec says.
-    pub fn in_memory(weights: &'w mut BTreeMap<String, (TensorSpec, Vec<u8>)>, limits: Limits) -> Result<Self> {
+    pub fn in_memory(
+        weights: &'w mut BTreeMap<String, (TensorSpec, Vec<u8>)>,
+        limits: Limits,
+    ) -> Result<Self> {
         Ok(Receiver::new(InMemory::new(weights)?, limits))
     }
 }
@@ -98,7 +101,12 @@ impl<S: Store> Receiver<S> {
     /// A receiver that waits for the first byte of a patch. To keep the store after an error, lend
     /// it: `Receiver::new(&mut store, …)`.
     pub fn new(store: S, limits: Limits) -> Self {
-        Receiver { decoder: PushDecoder::new(limits), target: Target::new(store), taken: 0, failed: false }
+        Receiver {
+            decoder: PushDecoder::new(limits),
+            target: Target::new(store),
+            taken: 0,
+            failed: false,
+        }
     }
 
     /// Takes the next bytes of the patch, which may be cut anywhere.

@@ -70,7 +70,9 @@ pub(crate) fn tensor_header(
         (None, Some(_)) => Action::Added,
         (Some(_), None) => Action::Deleted,
         (None, None) => {
-            return Err(Error::misuse(format!("tensor '{name}' is in neither checkpoint; do not begin it")))
+            return Err(Error::misuse(format!(
+                "tensor '{name}' is in neither checkpoint; do not begin it"
+            )))
         }
     };
     check_tensor(name, base)?;
@@ -183,7 +185,10 @@ impl<W: Write> Session<W> {
             )));
         }
         if !self.files.insert(record.name.clone()) {
-            return Err(Error::misuse(format!("file '{}' was already given; give each file once", record.name)));
+            return Err(Error::misuse(format!(
+                "file '{}' was already given; give each file once",
+                record.name
+            )));
         }
         let carried = if record.source == FileSource::Patch { record.bytes } else { 0 };
         let used = self.used.file(&Limits::default(), carried);
@@ -197,7 +202,12 @@ impl<W: Write> Session<W> {
         self.write(|writer| writer.file_data(bytes, level))
     }
 
-    pub fn begin(&mut self, name: &str, base: Option<&TensorSpec>, target: Option<&TensorSpec>) -> Result<&OpenTensor> {
+    pub fn begin(
+        &mut self,
+        name: &str,
+        base: Option<&TensorSpec>,
+        target: Option<&TensorSpec>,
+    ) -> Result<&OpenTensor> {
         self.usable()?;
         self.none_open()?;
         if self.is_snapshot() && base.is_some() {
@@ -209,10 +219,17 @@ impl<W: Write> Session<W> {
     }
 
     /// Begins a tensor whose header is known, whatever its base was.
-    pub fn begin_as(&mut self, header: TensorHeader, base: Option<&TensorSpec>) -> Result<&OpenTensor> {
+    pub fn begin_as(
+        &mut self,
+        header: TensorHeader,
+        base: Option<&TensorSpec>,
+    ) -> Result<&OpenTensor> {
         let trusted = self.base_side.trusted_digest(&header.name);
         if !self.names.insert(header.name.as_str().into()) {
-            return Err(Error::misuse(format!("tensor '{}' was already pushed; push each tensor once", header.name)));
+            return Err(Error::misuse(format!(
+                "tensor '{}' was already pushed; push each tensor once",
+                header.name
+            )));
         }
         // Unchanged tensors count as well: whether a checkpoint can be written must not depend on what changed.
         let bytes = header.spec.as_ref().map_or(0, TensorSpec::bytes);
@@ -298,12 +315,21 @@ impl<W: Write> Session<W> {
 
     /// Ends the open tensor with digests that are known: those of the bytes were not computed.
     #[cfg(feature = "checkpoint")]
-    pub fn end_as(&mut self, base: Option<Digest>, target: Option<Digest>) -> Result<TensorOutcome> {
+    pub fn end_as(
+        &mut self,
+        base: Option<Digest>,
+        target: Option<Digest>,
+    ) -> Result<TensorOutcome> {
         let open = self.take_open()?;
         self.close(open, base, target)
     }
 
-    fn close(&mut self, open: OpenTensor, base: Option<Digest>, target: Option<Digest>) -> Result<TensorOutcome> {
+    fn close(
+        &mut self,
+        open: OpenTensor,
+        base: Option<Digest>,
+        target: Option<Digest>,
+    ) -> Result<TensorOutcome> {
         let action = open.header.action;
         let written = action != Action::Patched || open.written;
         if written {
@@ -376,7 +402,8 @@ mod tests {
     /// 2^24 blocks and one more: a file that only a test can afford to write, for it keeps nothing.
     #[test]
     fn the_writer_stays_within_the_number_of_blocks() {
-        let mut session = Session::new(std::io::sink(), EncoderOptions::default(), BaseSide::Hashed).unwrap();
+        let mut session =
+            Session::new(std::io::sink(), EncoderOptions::default(), BaseSide::Hashed).unwrap();
         let spec = TensorSpec::new(Dtype::U8, &[1 << 42]).unwrap();
         session.begin("w", Some(&spec), Some(&spec)).unwrap();
         let block = EncodedBlock { coding: Coding::Flat, changes: 1, payload: Vec::new() };

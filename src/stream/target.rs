@@ -125,9 +125,12 @@ impl<S: Store> Target<S> {
             }
         }
         match (event, self.failure.take()) {
-            (Event::End(footer), Some(failure)) => Err(self.find_wrong_base(footer)?.unwrap_or(failure)),
+            (Event::End(footer), Some(failure)) => {
+                Err(self.find_wrong_base(footer)?.unwrap_or(failure))
+            }
             (Event::End(footer), None) => {
-                self.verified = self.header.take().map(|header| Received { header, footer: **footer });
+                self.verified =
+                    self.header.take().map(|header| Received { header, footer: **footer });
                 Ok(())
             }
             (_, failure) => {
@@ -140,7 +143,9 @@ impl<S: Store> Target<S> {
     /// Hands the target over to the store.
     pub fn commit(mut self) -> Result<Received> {
         let Some(received) = self.verified else {
-            return Err(Error::misuse("the patch has not been read to its end; nothing is verified"));
+            return Err(Error::misuse(
+                "the patch has not been read to its end; nothing is verified",
+            ));
         };
         self.store.commit()?;
         Ok(received)
@@ -216,9 +221,12 @@ impl<S: Store> Target<S> {
     }
 
     fn end(&mut self, end: &TensorTrailer) -> Result<(), Stop> {
-        let bytes = self.open.as_ref().and_then(|open| open.spec.as_ref()).map_or(0, TensorSpec::bytes);
+        let bytes =
+            self.open.as_ref().and_then(|open| open.spec.as_ref()).map_or(0, TensorSpec::bytes);
         self.copy_base(bytes)?;
-        let Some(OpenTensor { name, spec: Some(spec), hasher, .. }) = self.open.take() else { return Ok(()) };
+        let Some(OpenTensor { name, spec: Some(spec), hasher, .. }) = self.open.take() else {
+            return Ok(());
+        };
         let found = hasher.finish();
         if let Some(expected) = end.target.filter(|&expected| expected != found) {
             return Err(Stop::Wrong(wrong_result(Made::Tensor(name), expected, found)));
@@ -231,14 +239,18 @@ impl<S: Store> Target<S> {
     fn check(&mut self, footer: &Footer, at: u64) -> Result<(), Stop> {
         let snapshot = self.is_snapshot();
         let mentioned = by_name(&self.mentioned);
-        for (name, spec) in self.held.iter().filter(|(name, _)| !mentioned.contains_key(name.as_str())) {
+        for (name, spec) in
+            self.held.iter().filter(|(name, _)| !mentioned.contains_key(name.as_str()))
+        {
             if snapshot {
                 self.store.delete(name).map_err(Stop::Store)?;
                 continue;
             }
             let digest = match self.store.digest(name) {
                 Some(known) => known,
-                None => hash_held(&self.store, name, spec, &mut self.buffer).map_err(Stop::Store)?,
+                None => {
+                    hash_held(&self.store, name, spec, &mut self.buffer).map_err(Stop::Store)?
+                }
             };
             self.totals.add(name, spec, digest);
         }
@@ -256,9 +268,12 @@ impl<S: Store> Target<S> {
                 return Err(Stop::Wrong(Fault::Count { field, expected, found }.at(at)));
             }
         }
-        for Mention { name, base, .. } in self.mentioned.iter().filter(|mention| mention.action != Action::Patched) {
+        for Mention { name, base, .. } in
+            self.mentioned.iter().filter(|mention| mention.action != Action::Patched)
+        {
             let (Some(spec), &Some(expected)) = (self.held.get(name), base) else { continue };
-            let found = hash_held(&self.store, name, spec, &mut self.buffer).map_err(Stop::Store)?;
+            let found =
+                hash_held(&self.store, name, spec, &mut self.buffer).map_err(Stop::Store)?;
             if expected != found {
                 return Err(Stop::Wrong(Error::wrong_base(Some(name.clone()), expected, found)));
             }
@@ -275,7 +290,9 @@ impl<S: Store> Target<S> {
             let found = hash_held(&self.store, name, spec, &mut self.buffer)?;
             checkpoint.add(name, spec, found);
             let expected = mentioned.get(name.as_str()).and_then(|mention| mention.base);
-            if let (None, Some(expected)) = (&differs, expected.filter(|&expected| expected != found)) {
+            if let (None, Some(expected)) =
+                (&differs, expected.filter(|&expected| expected != found))
+            {
                 differs = Some(Error::wrong_base(Some(name.clone()), expected, found));
             }
         }
@@ -292,7 +309,12 @@ fn by_name(mentioned: &[Mention]) -> HashMap<&str, &Mention> {
 }
 
 /// Digest of a tensor that the store holds.
-fn hash_held(store: &impl Store, name: &str, spec: &TensorSpec, buffer: &mut Vec<u8>) -> Result<Digest> {
+fn hash_held(
+    store: &impl Store,
+    name: &str,
+    spec: &TensorSpec,
+    buffer: &mut Vec<u8>,
+) -> Result<Digest> {
     let (mut hasher, mut start) = (TensorHasher::new(), 0);
     while start < spec.bytes() {
         let bytes = PIECE_BYTES.min(spec.bytes() - start);

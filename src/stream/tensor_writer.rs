@@ -39,7 +39,9 @@ impl Side {
         let seen = self.seen.saturating_add(chunk.len() as u64);
         if seen > self.bytes {
             let bytes = self.bytes;
-            return Err(Error::misuse(format!("tensor '{name}': {seen} {side} bytes pushed, expected {bytes}")));
+            return Err(Error::misuse(format!(
+                "tensor '{name}': {seen} {side} bytes pushed, expected {bytes}"
+            )));
         }
         Ok(())
     }
@@ -82,7 +84,8 @@ impl<'a, W: Write> TensorWriter<'a, W> {
     /// # Errors
     /// [`Error::Misuse`] if more bytes come than the tensor has, [`Error::Io`] from the writer.
     pub fn push(&mut self, mut base: &[u8], mut target: &[u8]) -> Result<()> {
-        let Encoder { session, base: base_side, target: target_side, block_bytes, .. } = &mut *self.encoder;
+        let Encoder { session, base: base_side, target: target_side, block_bytes, .. } =
+            &mut *self.encoder;
         let open = session.open()?;
         let action = open.header.action;
         base_side.admit(base, &open.header.name, "base")?;
@@ -124,7 +127,9 @@ impl<'a, W: Write> TensorWriter<'a, W> {
             Some(spec) if header.action.is_whole() => {
                 Some(coding::encode_whole(spec.dtype(), options, &target.block, scratch))
             }
-            Some(spec) => coding::encode(spec.dtype(), options, &base.block, &target.block, scratch),
+            Some(spec) => {
+                coding::encode(spec.dtype(), options, &base.block, &target.block, scratch)
+            }
             None => None,
         };
         session.block(target.block.len().div_ceil(LEAF_BYTES) as u64, encoded.as_ref())?;
@@ -143,7 +148,9 @@ impl<'a, W: Write> TensorWriter<'a, W> {
         for (side, which) in [(&*base, "base"), (&*target, "target")] {
             let (seen, bytes) = (side.seen, side.bytes);
             if seen != bytes {
-                return Err(Error::misuse(format!("tensor '{name}': {seen} {which} bytes pushed, expected {bytes}")));
+                return Err(Error::misuse(format!(
+                    "tensor '{name}': {seen} {which} bytes pushed, expected {bytes}"
+                )));
             }
         }
         if !target.block.is_empty() {

@@ -11,7 +11,9 @@ use crate::limits::Limits;
 use crate::packed::Packer;
 use crate::stream::Summary;
 use crate::tag::Tag;
-use crate::wire::{self, index, BlockHeader, FileRecord, Footer, Header, IndexEntry, TensorHeader, TensorTrailer};
+use crate::wire::{
+    self, index, BlockHeader, FileRecord, Footer, Header, IndexEntry, TensorHeader, TensorTrailer,
+};
 
 /// What the writer cannot know by itself when it closes the file.
 #[derive(Debug, Clone, Copy)]
@@ -75,9 +77,9 @@ impl<W: Write> PatchWriter<W> {
     }
 
     fn write_section_bytes(&mut self) -> Result<()> {
-        self.out
-            .write_all(&self.section)
-            .map_err(|source| Error::io(format!("writing the patch at byte {}", self.offset), source))?;
+        self.out.write_all(&self.section).map_err(|source| {
+            Error::io(format!("writing the patch at byte {}", self.offset), source)
+        })?;
         self.offset += self.section.len() as u64;
         self.section.clear();
         Ok(())
@@ -118,7 +120,8 @@ impl<W: Write> PatchWriter<W> {
     pub fn block(&mut self, skipped_leaves: u64, leaves: u64, block: &EncodedBlock) -> Result<()> {
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
-        BlockHeader { coding: block.coding, skipped_leaves, leaves, changes: block.changes }.write(&mut payload);
+        BlockHeader { coding: block.coding, skipped_leaves, leaves, changes: block.changes }
+            .write(&mut payload);
         payload.extend_from_slice(&block.payload);
         self.section(Tag::BLOCK, &payload)?;
         self.payload = payload;

@@ -52,7 +52,10 @@ impl<'a> Control<'a> {
     /// Calls `progress` with the number of tensor bytes done since the last call. If it breaks,
     /// the work ends with [`Error::Cancelled`] and leaves no output behind.
     #[must_use]
-    pub fn with_progress(mut self, progress: &'a (dyn Fn(u64) -> ControlFlow<()> + Sync + 'a)) -> Self {
+    pub fn with_progress(
+        mut self,
+        progress: &'a (dyn Fn(u64) -> ControlFlow<()> + Sync + 'a),
+    ) -> Self {
         self.progress = Some(progress);
         self
     }

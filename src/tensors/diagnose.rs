@@ -34,9 +34,14 @@ pub(crate) fn explain<T>(
 }
 
 /// Compares the digest of the base with the one that the patch names.
-pub(crate) fn check_base(base: &dyn TensorSource, patch: &Patch, control: Control<'_>) -> Result<()> {
+pub(crate) fn check_base(
+    base: &dyn TensorSource,
+    patch: &Patch,
+    control: Control<'_>,
+) -> Result<()> {
     let Some(expected) = patch.footer().base else { return Ok(()) };
-    let differing = differing_tensor(base, patch, control, |tensor| tensor.end.and_then(|end| end.base))?;
+    let differing =
+        differing_tensor(base, patch, control, |tensor| tensor.end.and_then(|end| end.base))?;
     if expected == differing.checkpoint {
         return Ok(());
     }
@@ -64,7 +69,9 @@ fn compare_tensors(mismatch: &mut BaseMismatch, base: &dyn TensorSource, patch: 
             (Action::Patched, Some(expected), Some(found)) if expected != found => {
                 mismatch.reshaped.push(reshaped(name, expected, found));
             }
-            (Action::Patched | Action::Replaced | Action::Deleted, _, None) => mismatch.missing.push(name.clone()),
+            (Action::Patched | Action::Replaced | Action::Deleted, _, None) => {
+                mismatch.missing.push(name.clone())
+            }
             _ => {}
         }
         match header.action {

@@ -117,25 +117,34 @@ pub(crate) fn encode_tensors<W: Write>(
     let base_side = session.base_side.clone();
     let pairs = pairs(base, Some(target));
     let mut actions = BTreeMap::new();
-    let work = |own: &mut Encoding, group: &[Piece<'_>]| own.encode(group, base, target, options, &base_side);
-    for_each_piece(&pairs, block_bytes, control, Encoding::default, work, |piece, done: Encoded| {
-        if piece.first {
-            session.begin(piece.pair.name, piece.pair.base, piece.pair.target)?;
-        }
-        let open = session.open()?;
-        done.base_leaves.iter().for_each(|leaf| open.base.push_leaf(leaf));
-        done.target_leaves.iter().for_each(|leaf| open.target.push_leaf(leaf));
-        if !done.target_leaves.is_empty() {
-            session.block(done.target_leaves.len() as u64, done.block.as_ref())?;
-        }
-        if piece.last {
-            let outcome = session.end()?;
-            if outcome.written {
-                *actions.entry(outcome.action).or_default() += 1;
+    let work = |own: &mut Encoding, group: &[Piece<'_>]| {
+        own.encode(group, base, target, options, &base_side)
+    };
+    for_each_piece(
+        &pairs,
+        block_bytes,
+        control,
+        Encoding::default,
+        work,
+        |piece, done: Encoded| {
+            if piece.first {
+                session.begin(piece.pair.name, piece.pair.base, piece.pair.target)?;
             }
-        }
-        Ok(())
-    })?;
+            let open = session.open()?;
+            done.base_leaves.iter().for_each(|leaf| open.base.push_leaf(leaf));
+            done.target_leaves.iter().for_each(|leaf| open.target.push_leaf(leaf));
+            if !done.target_leaves.is_empty() {
+                session.block(done.target_leaves.len() as u64, done.block.as_ref())?;
+            }
+            if piece.last {
+                let outcome = session.end()?;
+                if outcome.written {
+                    *actions.entry(outcome.action).or_default() += 1;
+                }
+            }
+            Ok(())
+        },
+    )?;
     Ok(actions)
 }
 
@@ -177,7 +186,9 @@ impl Encoding {
                     coding::encode(spec.dtype(), options, base, target, &mut self.scratch)
                 }
                 (_, Some(_)) if target.is_empty() => None,
-                (_, Some(spec)) => Some(coding::encode_whole(spec.dtype(), options, target, &mut self.scratch)),
+                (_, Some(spec)) => {
+                    Some(coding::encode_whole(spec.dtype(), options, target, &mut self.scratch))
+                }
             };
             let trusted = base_side.trusted_digest(name).is_some();
             encoded.push((batch.add(base, target, trusted), block));
@@ -202,7 +213,12 @@ struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Adds the leaves of both sides; gives back where in the batch those of each are. A target
     /// leaf that equals its base leaf has the same digest and is not hashed again.
-    fn add(&mut self, base: &'a [u8], target: &'a [u8], base_trusted: bool) -> (Vec<usize>, Vec<usize>) {
+    fn add(
+        &mut self,
+        base: &'a [u8],
+        target: &'a [u8],
+        base_trusted: bool,
+    ) -> (Vec<usize>, Vec<usize>) {
         let first = self.leaves.len();
         if !base_trusted {
             self.leaves.extend(base.chunks(LEAF_BYTES));

@@ -39,11 +39,18 @@ impl Patch {
     /// assert_eq!(weights, target);
     /// # Ok::<(), pulse::Error>(())
     /// ```
-    pub fn apply_to(&self, weights: &mut WeightsMut<'_>, control: Control<'_>) -> Result<ApplyReport> {
+    pub fn apply_to(
+        &self,
+        weights: &mut WeightsMut<'_>,
+        control: Control<'_>,
+    ) -> Result<ApplyReport> {
         let stays = |tensor: &&TensorEntry| tensor.header.action != Action::Patched;
         if let Some(tensor) = self.tensors().iter().find(stays) {
             let (name, action) = (&tensor.header.name, tensor.header.action.name());
-            return Err(Error::NotInPlace { path: None, what: format!("tensor '{name}' is {action}") });
+            return Err(Error::NotInPlace {
+                path: None,
+                what: format!("tensor '{name}' is {action}"),
+            });
         }
         let loaded = self.load()?;
         let patch = loaded.as_ref().unwrap_or(self);
@@ -55,8 +62,8 @@ impl Patch {
 
 /// Makes the target in scratch space and compares its digests.
 fn verify(weights: &dyn TensorSource, patch: &Patch, control: Control<'_>) -> Result<()> {
-    let made =
-        target_tensors(Some(weights), patch).and_then(|tensors| build(&tensors, Some(weights), patch, None, control));
+    let made = target_tensors(Some(weights), patch)
+        .and_then(|tensors| build(&tensors, Some(weights), patch, None, control));
     explain(Some(weights), patch, control, made)
 }
 
@@ -83,10 +90,15 @@ fn commit(weights: &mut WeightsMut<'_>, patch: &Patch, control: Control<'_>) -> 
             (rest, at) = (later, range.end);
         }
     }
-    let groups =
-        Groups { items: changes.into_iter(), size: |change: &Change<'_>| change.bytes.len(), full: PIECE_BYTES };
+    let groups = Groups {
+        items: changes.into_iter(),
+        size: |change: &Change<'_>| change.bytes.len(),
+        full: PIECE_BYTES,
+    };
     let work = |payload: &mut Vec<u8>, group: Vec<Change<'_>>| {
-        group.into_iter().try_for_each(|change| patch.apply_block(change.tensor, change.block, payload, change.bytes))
+        group.into_iter().try_for_each(|change| {
+            patch.apply_block(change.tensor, change.block, payload, change.bytes)
+        })
     };
     // Beyond return: whoever watches is not asked any more.
     ordered(control.count(), Vec::new, groups, work, Ok)

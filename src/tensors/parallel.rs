@@ -69,7 +69,13 @@ where
     // Enough in flight that a slow task does not leave the other threads idle.
     let window = 2 * threads + 2;
     let queue = Queue {
-        shared: Mutex::new(Shared { tasks, window: VecDeque::new(), first: 0, exhausted: false, stop: false }),
+        shared: Mutex::new(Shared {
+            tasks,
+            window: VecDeque::new(),
+            first: 0,
+            exhausted: false,
+            stop: false,
+        }),
         ready: Condvar::new(),
         room: Condvar::new(),
     };
@@ -96,7 +102,9 @@ where
             let result = work(&mut own, task);
             shared = queue.lock();
             // The front only moves past results that are there, so the slot still exists.
-            let slot = usize::try_from(number - shared.first).ok().and_then(|at| shared.window.get_mut(at));
+            let slot = usize::try_from(number - shared.first)
+                .ok()
+                .and_then(|at| shared.window.get_mut(at));
             if let Some(slot) = slot {
                 *slot = Some(result);
             }
@@ -110,7 +118,8 @@ where
         let _guard = StopOnDrop(&queue);
         let mut shared = queue.lock();
         loop {
-            let ended = |shared: &Shared<I, R>| shared.stop || shared.exhausted && shared.window.is_empty();
+            let ended =
+                |shared: &Shared<I, R>| shared.stop || shared.exhausted && shared.window.is_empty();
             while !ended(&shared) && !matches!(shared.window.front(), Some(Some(_))) {
                 shared = queue.ready.wait(shared).unwrap_or_else(PoisonError::into_inner);
             }
@@ -161,8 +170,13 @@ mod tests {
     fn the_first_error_in_order_ends_the_work() {
         for threads in [1, 3] {
             let mut last = None;
-            let work =
-                |_: &mut (), task: u64| if task >= 50 { Err(Error::misuse(format!("task {task}"))) } else { Ok(task) };
+            let work = |_: &mut (), task: u64| {
+                if task >= 50 {
+                    Err(Error::misuse(format!("task {task}")))
+                } else {
+                    Ok(task)
+                }
+            };
             let error = ordered(
                 threads,
                 || (),

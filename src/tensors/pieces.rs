@@ -20,13 +20,19 @@ pub(crate) struct Pair<'a> {
 }
 
 /// All tensors of both sides in the order of their names.
-pub(crate) fn pairs<'a>(base: Option<&'a dyn TensorSource>, target: Option<&'a dyn TensorSource>) -> Vec<Pair<'a>> {
+pub(crate) fn pairs<'a>(
+    base: Option<&'a dyn TensorSource>,
+    target: Option<&'a dyn TensorSource>,
+) -> Vec<Pair<'a>> {
     let mut names: Vec<&str> =
         base.iter().chain(&target).flat_map(|side| side.tensors()).map(|(name, _)| name).collect();
     names.sort_unstable();
     names.dedup();
     let find = |side: Option<&'a dyn TensorSource>, name| side.and_then(|side| side.spec(name));
-    names.into_iter().map(|name| Pair { name, base: find(base, name), target: find(target, name) }).collect()
+    names
+        .into_iter()
+        .map(|name| Pair { name, base: find(base, name), target: find(target, name) })
+        .collect()
 }
 
 /// A run of whole leaves of a pair. Where the sides differ in length, one may have nothing.
@@ -104,10 +110,16 @@ impl Buffers {
         base: Option<&'s dyn TensorSource>,
         target: Option<&'s dyn TensorSource>,
     ) -> Result<(Slices<'s>, Slices<'s>)> {
-        let side = |source: Option<&'s dyn TensorSource>, buffer: &'s mut Vec<u8>, bytes: fn(&Piece<'_>) -> usize| {
+        let side = |source: Option<&'s dyn TensorSource>,
+                    buffer: &'s mut Vec<u8>,
+                    bytes: fn(&Piece<'_>) -> usize| {
             let parts: Vec<Part<'_>> = group
                 .iter()
-                .map(|piece| Part { name: piece.pair.name, start: piece.start, bytes: bytes(piece) })
+                .map(|piece| Part {
+                    name: piece.pair.name,
+                    start: piece.start,
+                    bytes: bytes(piece),
+                })
                 .collect();
             match source {
                 Some(source) => read_present(source, &parts, buffer),
@@ -128,14 +140,20 @@ fn read_present<'s>(
 ) -> Result<Vec<&'s [u8]>> {
     let present: Vec<Part<'_>> = parts.iter().copied().filter(|part| part.bytes > 0).collect();
     let mut found = read_parts(source, &present, buffer)?.into_iter();
-    Ok(parts.iter().map(|part| if part.bytes > 0 { found.next().unwrap_or(&[]) } else { &[] }).collect())
+    Ok(parts
+        .iter()
+        .map(|part| if part.bytes > 0 { found.next().unwrap_or(&[]) } else { &[] })
+        .collect())
 }
 
 /// Digests of the leaves of several slices, in one batch.
 pub(crate) fn leaves_of_all(slices: &[&[u8]]) -> Vec<Vec<Digest>> {
     let leaves: Vec<&[u8]> = slices.iter().flat_map(|slice| slice.chunks(LEAF_BYTES)).collect();
     let mut digests = digest_leaves(&leaves).into_iter();
-    slices.iter().map(|slice| digests.by_ref().take(slice.len().div_ceil(LEAF_BYTES)).collect()).collect()
+    slices
+        .iter()
+        .map(|slice| digests.by_ref().take(slice.len().div_ceil(LEAF_BYTES)).collect())
+        .collect()
 }
 
 /// Runs `work` on groups of pieces in parallel and `consume` on the results, one for each piece, in order.
@@ -177,7 +195,9 @@ pub(crate) fn digests_of(
     let mut pairs = pairs(None, Some(source));
     pairs.retain(|pair| wanted(pair.name));
     let mut tensor = TensorHasher::new();
-    let work = |own: &mut Buffers, group: &[Piece<'_>]| Ok(leaves_of_all(&own.read(group, None, Some(source))?.1));
+    let work = |own: &mut Buffers, group: &[Piece<'_>]| {
+        Ok(leaves_of_all(&own.read(group, None, Some(source))?.1))
+    };
     for_each_piece(&pairs, PIECE_BYTES, control, Buffers::default, work, |piece, leaves| {
         leaves.iter().for_each(|leaf| tensor.push_leaf(leaf));
         if let (true, Some(spec)) = (piece.last, piece.pair.target) {

@@ -72,10 +72,20 @@ fn check_gone(base: Option<&dyn TensorSource>, patch: &Patch, control: Control<'
 }
 
 /// Tensors that the target must have, in the order of their names, with no place yet.
-pub(crate) fn target_tensors<'a>(base: Option<&'a dyn TensorSource>, patch: &'a Patch) -> Result<Vec<OutTensor<'a>>> {
+pub(crate) fn target_tensors<'a>(
+    base: Option<&'a dyn TensorSource>,
+    patch: &'a Patch,
+) -> Result<Vec<OutTensor<'a>>> {
     let mut tensors = Vec::new();
     let mut met = HashSet::new();
-    let place = |name, spec, from_base, patch| OutTensor { name, spec, from_base, patch, file: 0, offset: 0 };
+    let place = |name, spec, from_base, patch| OutTensor {
+        name,
+        spec,
+        from_base,
+        patch,
+        file: 0,
+        offset: 0,
+    };
     for (name, found) in base.iter().flat_map(|base| base.tensors()) {
         let Some(changed) = patch.tensor(name) else {
             tensors.push(place(name, found, true, None));
@@ -100,7 +110,9 @@ pub(crate) fn target_tensors<'a>(base: Option<&'a dyn TensorSource>, patch: &'a 
     }
     for tensor in patch.tensors().iter().filter(|tensor| !met.contains(&*tensor.header.name)) {
         match (&tensor.header.spec, tensor.header.action) {
-            (Some(spec), Action::Added) => tensors.push(place(&tensor.header.name, spec, false, Some(tensor))),
+            (Some(spec), Action::Added) => {
+                tensors.push(place(&tensor.header.name, spec, false, Some(tensor)))
+            }
             (_, action) => {
                 let what = format!(
                     "the patch does not fit its base: there is no tensor '{}', but in the patch it is {}",
@@ -148,7 +160,11 @@ pub(crate) fn build(
                 let OutTensor { name, spec, patch: changed, .. } = piece.tensor;
                 let expected = changed.and_then(|changed| changed.end).and_then(|end| end.target);
                 if let Some(expected) = expected.filter(|&expected| expected != found) {
-                    return Err(patch.wrong_result(Made::Tensor(name.to_string()), expected, found));
+                    return Err(patch.wrong_result(
+                        Made::Tensor(name.to_string()),
+                        expected,
+                        found,
+                    ));
                 }
                 checkpoint.add(name, spec, found);
                 elements += spec.elements();
@@ -212,7 +228,8 @@ impl<'a> OutTensor<'a> {
             number += usize::from(block.is_some());
             done = stop == end;
             // A block has at most 64 MiB, other pieces less.
-            let piece = OutPiece { tensor: self, block, start, bytes: (stop - start) as usize, last: done };
+            let piece =
+                OutPiece { tensor: self, block, start, bytes: (stop - start) as usize, last: done };
             start = stop;
             Some(piece)
         })
@@ -277,7 +294,8 @@ fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], output: Output<'_>) -> Resu
         rest = later;
         if let Some(out) = output.files.get(file).filter(|_| !skipped(first)) {
             let doing = || format!("writing tensor '{}' to", first.tensor.name);
-            out.write_all_at(now, start).map_err(|error| Error::io_at(doing(), out.path(), error))?;
+            out.write_all_at(now, start)
+                .map_err(|error| Error::io_at(doing(), out.path(), error))?;
         }
     }
     Ok(())

@@ -33,7 +33,9 @@ impl TrustedBase {
         let names: Vec<&String> = self.tensors.keys().filter(has_bytes).collect();
         let [a, b, c, d, ..] = self.checkpoint.0;
         let chosen = u32::from_le_bytes([a, b, c, d]) as usize;
-        let Some(&name) = chosen.checked_rem(names.len()).and_then(|at| names.get(at)) else { return Ok(()) };
+        let Some(&name) = chosen.checked_rem(names.len()).and_then(|at| names.get(at)) else {
+            return Ok(());
+        };
         if base.spec(name).is_none() {
             // It is not there: all of them tell what is.
             return self.check(base, control);
@@ -76,7 +78,8 @@ impl TrustedBase {
             Some((name, expected, found)) => BaseMismatch::new(Some(name), expected, found),
             None => BaseMismatch::new(None, self.checkpoint, found),
         };
-        mismatch.missing = self.tensors.keys().filter(|name| base.spec(name).is_none()).cloned().collect();
+        mismatch.missing =
+            self.tensors.keys().filter(|name| base.spec(name).is_none()).cloned().collect();
         Err(Error::BaseMismatch(Box::new(mismatch)))
     }
 }

@@ -46,7 +46,10 @@ fn check_size(spec: &TensorSpec, bytes: usize) -> Result<()> {
     if bytes as u64 == spec.bytes() {
         return Ok(());
     }
-    Err(Error::misuse(format!("{bytes} bytes given for a tensor {spec}, expected {}", spec.bytes())))
+    Err(Error::misuse(format!(
+        "{bytes} bytes given for a tensor {spec}, expected {}",
+        spec.bytes()
+    )))
 }
 
 /// Weights in memory that are read: collected from pairs of name and tensor, whatever the caller
@@ -67,7 +70,9 @@ pub struct Weights<'a> {
 
 impl<'a, N: Into<String>> FromIterator<(N, TensorRef<'a>)> for Weights<'a> {
     fn from_iter<I: IntoIterator<Item = (N, TensorRef<'a>)>>(tensors: I) -> Self {
-        Weights { tensors: tensors.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect() }
+        Weights {
+            tensors: tensors.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect(),
+        }
     }
 }
 
@@ -89,13 +94,17 @@ pub struct WeightsMut<'a> {
 
 impl<'a, N: Into<String>> FromIterator<(N, TensorMut<'a>)> for WeightsMut<'a> {
     fn from_iter<I: IntoIterator<Item = (N, TensorMut<'a>)>>(tensors: I) -> Self {
-        WeightsMut { tensors: tensors.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect() }
+        WeightsMut {
+            tensors: tensors.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect(),
+        }
     }
 }
 
 impl<'a> WeightsMut<'a> {
     /// Names and bytes, to be changed.
-    pub(crate) fn bytes_mut<'s>(&'s mut self) -> impl Iterator<Item = (&'s str, &'s mut [u8])> + use<'s, 'a> {
+    pub(crate) fn bytes_mut<'s>(
+        &'s mut self,
+    ) -> impl Iterator<Item = (&'s str, &'s mut [u8])> + use<'s, 'a> {
         self.tensors.iter_mut().map(|(name, tensor)| (name.as_str(), &mut *tensor.bytes))
     }
 

@@ -98,8 +98,9 @@ impl Faulty {
             Loss::Some(seed) => seed * 2 + 1,
         };
         for unsynced in std::mem::take(&mut state.unsynced).into_iter().rev() {
-            random =
-                random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(u64::from(random != 0) * 0x1405_7b7e_f767_814f);
+            random = random
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(u64::from(random != 0) * 0x1405_7b7e_f767_814f);
             let keep = random >> 62;
             if matches!(loss, Loss::Some(_)) && keep == 0 {
                 continue;
@@ -108,7 +109,11 @@ impl Faulty {
                 Unsynced::Write { path, offset, before, bytes } => {
                     let Ok(mut file) = fs::read(&path) else { continue };
                     // A torn write: its begin was on disk, its end was not.
-                    let torn = if matches!(loss, Loss::Some(_)) && keep == 1 { before.len() / 2 } else { 0 };
+                    let torn = if matches!(loss, Loss::Some(_)) && keep == 1 {
+                        before.len() / 2
+                    } else {
+                        0
+                    };
                     let at = usize::try_from(offset).unwrap() + torn;
                     let end = (at + before.len() - torn).min(file.len());
                     if at < end {
@@ -120,7 +125,9 @@ impl Faulty {
                     fs::write(&path, file).unwrap();
                 }
                 Unsynced::Name { path, before: Some(bytes) } => fs::write(&path, bytes).unwrap(),
-                Unsynced::Name { path, before: None } if path.is_dir() => fs::remove_dir_all(&path).unwrap(),
+                Unsynced::Name { path, before: None } if path.is_dir() => {
+                    fs::remove_dir_all(&path).unwrap()
+                }
                 Unsynced::Name { path, before: None } => drop(fs::remove_file(&path)),
             }
         }
@@ -137,7 +144,12 @@ impl State {
                 let start = usize::try_from(offset).unwrap().min(file.len());
                 let end = (start + bytes.len()).min(file.len());
                 let before = file[start..end].to_vec();
-                self.unsynced.push(Unsynced::Write { path: path.into(), offset, before, bytes: file.len() as u64 });
+                self.unsynced.push(Unsynced::Write {
+                    path: path.into(),
+                    offset,
+                    before,
+                    bytes: file.len() as u64,
+                });
             }
             Call::Create(path) | Call::Remove(path) => self.unsynced.push(name(path)),
             Call::Rename { from, to } => {
@@ -145,7 +157,11 @@ impl State {
                 for unsynced in &mut self.unsynced {
                     if let Unsynced::Write { path, .. } = unsynced {
                         if let Ok(below) = path.strip_prefix(from) {
-                            *path = if below.as_os_str().is_empty() { to.into() } else { to.join(below) };
+                            *path = if below.as_os_str().is_empty() {
+                                to.into()
+                            } else {
+                                to.join(below)
+                            };
                         }
                     }
                 }
@@ -155,9 +171,13 @@ impl State {
                     self.unsynced.push(name(from));
                 }
             }
-            Call::Sync(path) => self.unsynced.retain(|one| matches!(one, Unsynced::Name { .. }) || one.path() != path),
+            Call::Sync(path) => self
+                .unsynced
+                .retain(|one| matches!(one, Unsynced::Name { .. }) || one.path() != path),
             Call::SyncDirectory(path) => {
-                self.unsynced.retain(|one| matches!(one, Unsynced::Write { .. }) || one.path().parent() != Some(path));
+                self.unsynced.retain(|one| {
+                    matches!(one, Unsynced::Write { .. }) || one.path().parent() != Some(path)
+                });
             }
             Call::Resize | Call::Open | Call::Read | Call::CreateDirectory => {}
         }
@@ -284,7 +304,8 @@ impl Scene {
         let [from, to] = ["base", "target"].map(|name| dir.path().join(name));
         restore(&from, &base);
         restore(&to, &target);
-        let options = EncoderOptions::default().with_coding(coding).with_block_leaves(1).with_steps(40, 41);
+        let options =
+            EncoderOptions::default().with_coding(coding).with_block_leaves(1).with_steps(40, 41);
         let (from, to) = (Checkpoint::open(&from)?, Checkpoint::open(&to)?);
         let file = fs::File::create(&patch).unwrap();
         diff(Some(&from), &to, file, options.into(), Control::threads(1))?;
@@ -342,7 +363,11 @@ fn sweep(mut attempt: impl FnMut(u64) -> bool) -> u64 {
 fn an_update_that_meets_an_error_leaves_the_base_or_the_target() {
     for (directory, coding) in [(false, CODINGS[0]), (true, CODINGS[0]), (true, CODINGS[1])] {
         let scene = Scene::new(directory, coding).unwrap();
-        for fault in [Fault::Error(io::ErrorKind::Other), Fault::Error(io::ErrorKind::StorageFull), Fault::ShortWrite] {
+        for fault in [
+            Fault::Error(io::ErrorKind::Other),
+            Fault::Error(io::ErrorKind::StorageFull),
+            Fault::ShortWrite,
+        ] {
             let faults = sweep(|at| {
                 scene.reset();
                 let (fired, done) = scene.update(&Faulty::new(at, fault));
@@ -352,7 +377,10 @@ fn an_update_that_meets_an_error_leaves_the_base_or_the_target() {
                 }
                 if done.is_err() && !scene.is_target() && !scene.is_base() {
                     // Going back met the only fault; the next attempt goes back again.
-                    assert!(matches!(recover(&scene.checkpoint, Control::threads(1)), Ok(Recovery::RolledBack { .. })));
+                    assert!(matches!(
+                        recover(&scene.checkpoint, Control::threads(1)),
+                        Ok(Recovery::RolledBack { .. })
+                    ));
                 }
                 if done.is_err() {
                     let recovered = recover(&scene.checkpoint, Control::threads(1)).unwrap();
@@ -402,7 +430,10 @@ fn an_update_that_crashes_is_recovered_whatever_was_lost() {
                 fired
             });
         }
-        assert!(rolled_back > 50 && untouched > 5 && targets > 0, "{rolled_back} {untouched} {targets}");
+        assert!(
+            rolled_back > 50 && untouched > 5 && targets > 0,
+            "{rolled_back} {untouched} {targets}"
+        );
     }
 }
 
@@ -445,7 +476,14 @@ fn a_new_checkpoint_appears_whole_or_not_at_all_whatever_fails() {
                 let disk = faulty.disk();
                 let done = Checkpoint::open_on(&scene.checkpoint, &disk).and_then(|base| {
                     let patch = Patch::open_on(&scene.patch, Limits::default(), &disk)?;
-                    apply_on(&disk, Some(&base), &patch, &out, ApplyOptions::default(), Control::threads(1))
+                    apply_on(
+                        &disk,
+                        Some(&base),
+                        &patch,
+                        &out,
+                        ApplyOptions::default(),
+                        Control::threads(1),
+                    )
                 });
                 assert_eq!(done.is_err(), faulty.fired());
                 faulty.lose();
@@ -473,12 +511,14 @@ fn the_journal_takes_as_much_room_as_a_flat_patch_that_overwrites() {
     let (bytes, target) = (fs::metadata(&journal).unwrap().len(), scene.room.join("target"));
     recover(&scene.checkpoint, Control::threads(1)).unwrap();
     restore(&target, &scene.target);
-    let (base, target) = (Checkpoint::open(&scene.checkpoint).unwrap(), Checkpoint::open(&target).unwrap());
+    let (base, target) =
+        (Checkpoint::open(&scene.checkpoint).unwrap(), Checkpoint::open(&target).unwrap());
     let options = EncoderOptions::default()
         .with_coding(Coding::Flat)
         .with_values(ValueForm::Overwrite)
         .with_block_leaves(1)
         .with_steps(41, 40);
-    let report = diff(Some(&target), &base, io::sink(), options.into(), Control::threads(1)).unwrap();
+    let report =
+        diff(Some(&target), &base, io::sink(), options.into(), Control::threads(1)).unwrap();
     assert_eq!(bytes, report.summary.patch_bytes);
 }

@@ -134,7 +134,12 @@ pub(crate) fn recover_on(disk: &Disk, path: &Path, control: Control<'_>) -> Resu
     roll_back(disk, &journal, control)
 }
 
-pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, control: Control<'_>) -> Result<UpdateReport> {
+pub(crate) fn update_on(
+    disk: &Disk,
+    path: &Path,
+    patch: &Patch,
+    control: Control<'_>,
+) -> Result<UpdateReport> {
     if patch.header().snapshot {
         let what = "a snapshot replaces every tensor".into();
         return Err(Error::NotInPlace { path: Some(path.into()), what });
@@ -144,7 +149,11 @@ pub(crate) fn update_on(disk: &Disk, path: &Path, patch: &Patch, control: Contro
     let _lock = journal.lock(disk)?;
     let recovery = roll_back(disk, &journal, control)?;
     let base = Checkpoint::open_on(&journal.checkpoint, disk)?;
-    let report = |already| UpdateReport { target: ApplyReport::of(patch, base.file_count()), already, recovery };
+    let report = |already| UpdateReport {
+        target: ApplyReport::of(patch, base.file_count()),
+        already,
+        recovery,
+    };
     let update = match classify(disk, &journal, &base, patch, control)? {
         Found::Target => return Ok(report(true)),
         Found::Base(update) => update,
@@ -187,14 +196,17 @@ fn classify<'a>(
     control: Control<'_>,
 ) -> Result<Found<'a>> {
     let update = Update::plan(checkpoint, patch)?;
-    let is_base =
-        update.is_done().and_then(|done| Ok(!done && is_right(&update.write_journal(disk, journal, control)?, patch)));
+    let is_base = update.is_done().and_then(|done| {
+        Ok(!done && is_right(&update.write_journal(disk, journal, control)?, patch))
+    });
     if let Ok(true) = is_base {
         return Ok(Found::Base(update));
     }
     disk.remove(&journal.unfinished).map_err(failed("removing", &journal.unfinished))?;
     match is_base {
-        Err(error @ (Error::Io { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_))) => Err(error),
+        Err(
+            error @ (Error::Io { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_)),
+        ) => Err(error),
         // Whatever was wrong: perhaps it is not the base, but the target.
         _ => update.check_already(control).map(|()| Found::Target),
     }
@@ -208,14 +220,18 @@ fn is_right(journal: &Footer, patch: &Patch) -> bool {
 
 /// Refuses a file that is a link, or has other names: it would change for them, too.
 fn check_links(path: &Path) -> Result<()> {
-    let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    let is_link =
+        |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
     let check = |path: &Path| {
         let metadata = fs::metadata(path).map_err(failed("opening", path))?;
         let names = if metadata.is_file() { hard_links(&metadata) } else { 1 };
         match (metadata.is_file() && is_link(path), names) {
             (false, 1) => Ok(()),
             (true, _) => Err(Error::bad_file(path, FileFault::Linked("is a link".into()))),
-            (_, names) => Err(Error::bad_file(path, FileFault::Linked(format!("has {names} names (hard links)")))),
+            (_, names) => Err(Error::bad_file(
+                path,
+                FileFault::Linked(format!("has {names} names (hard links)")),
+            )),
         }
     };
     check(path)?;
@@ -248,16 +264,24 @@ impl<'a> Update<'a> {
     /// Finds out whether everything has the same place in base and target.
     fn plan(base: &'a Checkpoint, patch: &'a Patch) -> Result<Self> {
         let refuse = |what: String| Err(Error::NotInPlace { path: Some(base.path().into()), what });
-        if let Some(tensor) = patch.tensors().iter().find(|tensor| tensor.header.action != Action::Patched) {
-            return refuse(format!("tensor '{}' is {}", tensor.header.name, tensor.header.action.name()));
+        if let Some(tensor) =
+            patch.tensors().iter().find(|tensor| tensor.header.action != Action::Patched)
+        {
+            return refuse(format!(
+                "tensor '{}' is {}",
+                tensor.header.name,
+                tensor.header.action.name()
+            ));
         }
         let plan = Plan::new(Some(base), patch)?;
         let files = base.files.iter().map(|file| (&file.name, file.header.bytes.len()));
         if !files.eq(plan.files.iter().map(|file| (&file.name, file.header.bytes.len()))) {
             return refuse("the tensor files, or the sizes of their headers, change".into());
         }
-        if let Some(moved) =
-            plan.tensors.iter().find(|tensor| base.place(tensor.name) != Some((tensor.file, tensor.offset)))
+        if let Some(moved) = plan
+            .tensors
+            .iter()
+            .find(|tensor| base.place(tensor.name) != Some((tensor.file, tensor.offset)))
         {
             return refuse(format!("tensor '{}' moves in its file", moved.name));
         }
@@ -267,7 +291,9 @@ impl<'a> Update<'a> {
     /// Numbers of the files whose headers change.
     fn changed_headers(&self) -> impl Iterator<Item = usize> + '_ {
         let pairs = self.base.files.iter().zip(&self.plan.files).enumerate();
-        pairs.filter(|(_, (base, target))| base.header.bytes != target.header.bytes).map(|(number, _)| number)
+        pairs
+            .filter(|(_, (base, target))| base.header.bytes != target.header.bytes)
+            .map(|(number, _)| number)
     }
 
     /// Companions that change or are new, with those of the base that they replace.
@@ -299,7 +325,8 @@ impl<'a> Update<'a> {
     fn check_already(&self, control: Control<'_>) -> Result<()> {
         if self.base.digest(control)? != self.patch.footer().target {
             check_base(self.base, self.patch, control)?;
-            let what = "the patch is inconsistent: applied to its own base it does not give its target";
+            let what =
+                "the patch is inconsistent: applied to its own base it does not give its target";
             return Err(self.patch.unfit(what));
         }
         self.check_files()
@@ -313,15 +340,21 @@ impl<'a> Update<'a> {
         }
         match self.changed_companions()?.first() {
             None => Ok(()),
-            Some((companion, _)) => {
-                Err(Error::bad_file(self.base.path(), FileFault::OtherFile(companion.name().into())))
-            }
+            Some((companion, _)) => Err(Error::bad_file(
+                self.base.path(),
+                FileFault::OtherFile(companion.name().into()),
+            )),
         }
     }
 
     /// Writes the patch that leads back, synced, under its unfinished name. Every byte of base and
     /// target is digested on the way.
-    fn write_journal(&self, disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<Footer> {
+    fn write_journal(
+        &self,
+        disk: &Disk,
+        journal: &Journal,
+        control: Control<'_>,
+    ) -> Result<Footer> {
         let header = self.patch.header();
         let companions = self.changed_companions()?;
         let mut options = EncoderOptions::default()
@@ -332,11 +365,17 @@ impl<'a> Update<'a> {
         for (companion, _) in companions.iter().filter(|(_, before)| before.is_none()) {
             options = options.with_metadata(format!("{CREATED}{}", companion.name()), "");
         }
-        let file = disk.create(&journal.unfinished).map_err(failed("creating", &journal.unfinished))?;
+        let file =
+            disk.create(&journal.unfinished).map_err(failed("creating", &journal.unfinished))?;
         let out = BufWriter::with_capacity(1 << 18, Sequential { file: &file, offset: 0 });
         let mut session = Session::new(out, options, BaseSide::Hashed)?;
         for (base, target) in self.base.files.iter().zip(&self.plan.files) {
-            write_header(&mut session, &base.name, &base.header.bytes, base.header.bytes == target.header.bytes)?;
+            write_header(
+                &mut session,
+                &base.name,
+                &base.header.bytes,
+                base.header.bytes == target.header.bytes,
+            )?;
         }
         for before in companions.iter().filter_map(|(_, before)| *before) {
             let (sha256, bytes) = hash_file(&before.path)?;
@@ -383,12 +422,15 @@ impl<'a> Update<'a> {
 
 /// Removes the journal: what is there now, stays.
 fn forget(disk: &Disk, journal: &Journal) -> Result<()> {
-    let removed = disk.remove(&journal.undo).and_then(|()| disk.sync_directory(journal.directory()));
+    let removed =
+        disk.remove(&journal.undo).and_then(|()| disk.sync_directory(journal.directory()));
     removed.map_err(failed("removing", &journal.undo))
 }
 
 fn open_files(checkpoint: &Checkpoint, disk: &Disk) -> Result<Vec<DiskFile>> {
-    let open = |file: &TensorFile| disk.open_to_change(file.path()).map_err(failed("opening for writing", file.path()));
+    let open = |file: &TensorFile| {
+        disk.open_to_change(file.path()).map_err(failed("opening for writing", file.path()))
+    };
     checkpoint.files.iter().map(open).collect()
 }
 
@@ -406,7 +448,9 @@ fn roll_back(disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<Rec
     }
     let stuck = |error: Error| match error {
         Error::Io { .. } => error,
-        error => Error::Unrecovered { path: undo_path.clone(), source: Box::new(error), update: None },
+        error => {
+            Error::Unrecovered { path: undo_path.clone(), source: Box::new(error), update: None }
+        }
     };
     let undo = Patch::open_on(undo_path, Limits::default(), disk).map_err(stuck)?;
     restore_files(disk, path, &undo).map_err(stuck)?;
@@ -426,7 +470,8 @@ fn roll_back(disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<Rec
 /// Puts back headers and companions.
 fn restore_files(disk: &Disk, checkpoint: &Path, undo: &Patch) -> Result<()> {
     let is_directory = checkpoint.is_dir();
-    let place = |name: &str| if is_directory { checkpoint.join(name) } else { checkpoint.to_path_buf() };
+    let place =
+        |name: &str| if is_directory { checkpoint.join(name) } else { checkpoint.to_path_buf() };
     for file in undo.files().iter().filter(|file| file.record.source == FileSource::Patch) {
         let path = place(&file.record.name);
         let out = match file.record.kind {
@@ -440,7 +485,8 @@ fn restore_files(disk: &Disk, checkpoint: &Path, undo: &Patch) -> Result<()> {
     for name in undo.header().metadata.keys().filter_map(|key| key.strip_prefix(CREATED)) {
         // Written by this program, but names that lead elsewhere are not followed.
         if is_directory && is_file_name(name) {
-            disk.remove(&checkpoint.join(name)).map_err(failed("removing", &checkpoint.join(name)))?;
+            disk.remove(&checkpoint.join(name))
+                .map_err(failed("removing", &checkpoint.join(name)))?;
         }
     }
     if is_directory {

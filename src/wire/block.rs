@@ -17,7 +17,9 @@ pub(crate) struct BlockHeader {
 impl BlockHeader {
     pub fn write(&self, out: &mut Vec<u8>) {
         out.push(self.coding.code());
-        [self.skipped_leaves, self.leaves, self.changes].iter().for_each(|&field| varint::put(out, field));
+        [self.skipped_leaves, self.leaves, self.changes]
+            .iter()
+            .for_each(|&field| varint::put(out, field));
     }
 
     /// Gives back the payload of the coding as the rest. `max_leaves` is the header's block size.
@@ -29,7 +31,13 @@ impl BlockHeader {
         let (leaves_at, skipped_leaves) = parse::varint(i, "skipped leaves")?;
         let (changes_at, leaves) = parse::varint(leaves_at, "block leaves")?;
         let legal = (1..=max_leaves).contains(&leaves);
-        parse::check(leaves_at, legal, "block leaves", leaves, "1 to the block size of the header")?;
+        parse::check(
+            leaves_at,
+            legal,
+            "block leaves",
+            leaves,
+            "1 to the block size of the header",
+        )?;
         let (i, changes) = parse::varint(changes_at, "block changes")?;
         parse::check(changes_at, changes > 0, "block changes", changes, "at least 1")?;
         Ok((i, BlockHeader { coding, skipped_leaves, leaves, changes }))

@@ -48,7 +48,11 @@ pub struct FileRecord {
 /// Whether a file name can neither leave the directory it is put in nor name anything but a file there.
 pub(crate) fn is_file_name(name: &str) -> bool {
     let forbidden = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
-    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(forbidden)
+    !name.is_empty()
+        && name.len() <= 255
+        && name != "."
+        && name != ".."
+        && !name.contains(forbidden)
 }
 
 fn is_legal_name(name: &str, kind: FileKind) -> bool {
@@ -113,7 +117,9 @@ mod tests {
 
     #[test]
     fn names_that_escape_are_not_file_names() {
-        for bad in ["", ".", "..", "a/b", "../a", "/a", "a\\b", "C:a", "a\0", "a\n", &"x".repeat(256)] {
+        for bad in
+            ["", ".", "..", "a/b", "../a", "/a", "a\\b", "C:a", "a\0", "a\n", &"x".repeat(256)]
+        {
             assert!(!is_file_name(bad), "{bad:?}");
         }
         for good in ["a", "model-00001-of-00002.safetensors", ".gitattributes", "...", "é.json"] {

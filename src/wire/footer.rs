@@ -69,7 +69,10 @@ impl Footer {
         let (i, base) = parse::digest(base_at, "base digest")?;
         let base = (flags & 1 == 1).then_some(base);
         if base.is_none() && base_at[..32].iter().any(|&byte| byte != 0) {
-            return parse::fail(base_at, Fault::Reserved { field: "absent base digest", found: base_at[0] });
+            return parse::fail(
+                base_at,
+                Fault::Reserved { field: "absent base digest", found: base_at[0] },
+            );
         }
         let (i, target) = parse::digest(i, "target digest")?;
         let (i, sha256) = parse::digest(i, "file SHA-256")?;
@@ -93,8 +96,16 @@ impl Footer {
         for (field, expected, found) in [
             ("snapshot without base digest", snapshot.into(), self.base.is_none().into()),
             // A snapshot holds all of its target.
-            ("target tensors", if snapshot { self.tensors } else { self.target_tensors }, self.target_tensors),
-            ("target elements", if snapshot { self.changes } else { self.target_elements }, self.target_elements),
+            (
+                "target tensors",
+                if snapshot { self.tensors } else { self.target_tensors },
+                self.target_tensors,
+            ),
+            (
+                "target elements",
+                if snapshot { self.changes } else { self.target_elements },
+                self.target_elements,
+            ),
         ] {
             if expected != found {
                 return Err(Fault::Count { field, expected, found });

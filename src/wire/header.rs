@@ -73,7 +73,10 @@ impl Header {
         }
         if flags & SNAPSHOT != 0 && flags & (BASE_STEP | BASE_DIGEST) != 0 {
             let expected = "no base step and no base digest in a snapshot";
-            return parse::fail(i, Fault::Value { field: "header flags", found: flags.into(), expected });
+            return parse::fail(
+                i,
+                Fault::Value { field: "header flags", found: flags.into(), expected },
+            );
         }
         let (i, block_leaves) = parse::varint(rest, "block size")?;
         parse::check(
@@ -86,16 +89,25 @@ impl Header {
         parse::limit(rest, "block_leaves", block_leaves, limits.block_leaves)?;
         let (i, run) = optional(i, flags & RUN, |i| parse::run(i, "run"))?;
         let (i, base_step) = optional(i, flags & BASE_STEP, |i| parse::varint(i, "base step"))?;
-        let (i, target_step) = optional(i, flags & TARGET_STEP, |i| parse::varint(i, "target step"))?;
-        let (i, base_digest) = optional(i, flags & BASE_DIGEST, |i| parse::digest(i, "base digest"))?;
+        let (i, target_step) =
+            optional(i, flags & TARGET_STEP, |i| parse::varint(i, "target step"))?;
+        let (i, base_digest) =
+            optional(i, flags & BASE_DIGEST, |i| parse::digest(i, "base digest"))?;
         let (i, metadata) = parse_metadata(i, limits)?;
         let snapshot = flags & SNAPSHOT != 0;
-        Ok((i, Header { block_leaves, snapshot, run, base_step, target_step, base_digest, metadata }))
+        Ok((
+            i,
+            Header { block_leaves, snapshot, run, base_step, target_step, base_digest, metadata },
+        ))
     }
 }
 
 /// Runs the parser if the flag is set.
-fn optional<'a, T>(i: &'a [u8], flag: u8, parser: impl FnOnce(&'a [u8]) -> Parse<'a, T>) -> Parse<'a, Option<T>> {
+fn optional<'a, T>(
+    i: &'a [u8],
+    flag: u8,
+    parser: impl FnOnce(&'a [u8]) -> Parse<'a, T>,
+) -> Parse<'a, Option<T>> {
     if flag == 0 {
         return Ok((i, None));
     }

@@ -33,7 +33,11 @@ pub(crate) fn write(entries: &[IndexEntry]) -> Vec<u8> {
 
 /// Reads an index that must say what `expected` says. Compares entry by entry: names that share
 /// their beginnings would be far larger than the section if they were all written out.
-pub(crate) fn check<'a>(start: &'a [u8], expected: &[IndexEntry], limits: &Limits) -> Parse<'a, ()> {
+pub(crate) fn check<'a>(
+    start: &'a [u8],
+    expected: &[IndexEntry],
+    limits: &Limits,
+) -> Parse<'a, ()> {
     let (mut i, count) = parse::varint(start, "index count")?;
     if count != expected.len() as u64 {
         return parse::fail(
@@ -53,7 +57,10 @@ pub(crate) fn check<'a>(start: &'a [u8], expected: &[IndexEntry], limits: &Limit
         let (rest, delta) = parse::varint(offset_at, "index offset")?;
         let found = offset.saturating_add(delta);
         if found != entry.offset {
-            return parse::fail(offset_at, Fault::Count { field: "index offset", expected: entry.offset, found });
+            return parse::fail(
+                offset_at,
+                Fault::Count { field: "index offset", expected: entry.offset, found },
+            );
         }
         (name, offset) = (&entry.name, entry.offset);
         i = rest;
@@ -72,7 +79,10 @@ pub(crate) fn read<'a>(
 ) -> Parse<'a, Vec<IndexEntry>> {
     let (mut i, count) = parse::varint(start, "index count")?;
     if count != tensors {
-        return parse::fail(start, Fault::Count { field: "index count", expected: tensors, found: count });
+        return parse::fail(
+            start,
+            Fault::Count { field: "index count", expected: tensors, found: count },
+        );
     }
     let mut used = Used::default();
     let mut entries = Vec::<IndexEntry>::new();
@@ -89,7 +99,10 @@ pub(crate) fn read<'a>(
         let offset = before.saturating_add(delta);
         if offset < lowest || offset >= places.end {
             let expected = if offset < lowest { lowest } else { places.end - 1 };
-            return parse::fail(offset_at, Fault::Count { field: "index offset", expected, found: offset });
+            return parse::fail(
+                offset_at,
+                Fault::Count { field: "index offset", expected, found: offset },
+            );
         }
         // Cannot overflow: the offset is less than the end of `places`.
         lowest = offset + 1;

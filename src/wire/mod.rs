@@ -80,11 +80,20 @@ fn put_name(out: &mut Vec<u8>, previous: &str, name: &str) {
 }
 
 /// Reads the two parts of a tensor name written by [`put_name`]: shared bytes, then the rest.
-fn parse_name_parts<'a, 'p>(i: &'a [u8], previous: &'p str, limits: &Limits) -> Parse<'a, (&'p [u8], &'a [u8])> {
+fn parse_name_parts<'a, 'p>(
+    i: &'a [u8],
+    previous: &'p str,
+    limits: &Limits,
+) -> Parse<'a, (&'p [u8], &'a [u8])> {
     let (rest, shared) = parse::varint(i, TENSOR_NAME)?;
-    let Some(prefix) = usize::try_from(shared).ok().and_then(|shared| previous.as_bytes().get(..shared)) else {
+    let Some(prefix) =
+        usize::try_from(shared).ok().and_then(|shared| previous.as_bytes().get(..shared))
+    else {
         let expected = "at most the length of the name before";
-        return parse::fail(i, Fault::Value { field: "shared name bytes", found: shared, expected });
+        return parse::fail(
+            i,
+            Fault::Value { field: "shared name bytes", found: shared, expected },
+        );
     };
     let (rest, len) = parse::varint(rest, TENSOR_NAME)?;
     parse::limit(i, "name_bytes", shared.saturating_add(len), limits.name_bytes)?;

@@ -92,11 +92,18 @@ impl TensorHeader {
         out
     }
 
-    pub(crate) fn parse<'a>(i: &'a [u8], previous: &str, limits: &Limits) -> Parse<'a, TensorHeader> {
+    pub(crate) fn parse<'a>(
+        i: &'a [u8],
+        previous: &str,
+        limits: &Limits,
+    ) -> Parse<'a, TensorHeader> {
         let (action_at, name) = parse_name(i, previous, limits)?;
         let (i, code) = parse::u8(action_at, "action")?;
         let Some(&action) = Action::ALL.get(usize::from(code)) else {
-            return parse::fail(action_at, Fault::Value { field: "action", found: code.into(), expected: "0 to 3" });
+            return parse::fail(
+                action_at,
+                Fault::Value { field: "action", found: code.into(), expected: "0 to 3" },
+            );
         };
         if !action.has_target() {
             return Ok((i, TensorHeader { name, action, spec: None }));
@@ -124,7 +131,10 @@ fn parse_spec<'a>(start: &'a [u8], limits: &Limits) -> Parse<'a, TensorSpec> {
         match Dtype::from_code(code) {
             Some(dtype) => dtype,
             None => {
-                return parse::fail(start, Fault::Value { field: "dtype", found: code.into(), expected: "0 to 17" })
+                return parse::fail(
+                    start,
+                    Fault::Value { field: "dtype", found: code.into(), expected: "0 to 17" },
+                )
             }
         }
     };
@@ -171,7 +181,13 @@ impl TensorTrailer {
     pub(crate) fn parse(start: &[u8], action: Action) -> Parse<'_, TensorTrailer> {
         let (i, changes) = parse::varint(start, "tensor changes")?;
         let legal = changes > 0 || action != Action::Patched;
-        parse::check(start, legal, "tensor changes", changes, "at least 1: an unchanged tensor is not in a patch")?;
+        parse::check(
+            start,
+            legal,
+            "tensor changes",
+            changes,
+            "at least 1: an unchanged tensor is not in a patch",
+        )?;
         let digest = |i, present: bool, field| {
             if present {
                 parse::digest(i, field).map(|(i, digest)| (i, Some(digest)))

@@ -87,7 +87,8 @@ impl<'a> Applier<'a> {
         let Event::End(footer) = event else { return };
         if let (Some(expected), Some(found)) = (footer.base, self.applied.base_digest) {
             if expected != found {
-                self.wrong_base = Some(Error::BaseMismatch(Box::new(BaseMismatch::new(None, expected, found))));
+                self.wrong_base =
+                    Some(Error::BaseMismatch(Box::new(BaseMismatch::new(None, expected, found))));
             }
         }
     }
@@ -100,7 +101,12 @@ impl<'a> Applier<'a> {
             }
             Event::File(record) => self.applied.files.push(((*record).clone(), Vec::new())),
             Event::FileData(bytes) => {
-                self.applied.files.last_mut().expect("data follows its file").1.extend_from_slice(bytes);
+                self.applied
+                    .files
+                    .last_mut()
+                    .expect("data follows its file")
+                    .1
+                    .extend_from_slice(bytes);
             }
             Event::Tensor(header) => self.open = Some(((*header).clone(), self.begin(header)?)),
             Event::Block(block) => {
@@ -113,8 +119,16 @@ impl<'a> Applier<'a> {
                 check_digest("target", footer.target, self.applied.target.digest())?;
                 let specs = || self.applied.target.tensors.values().map(|tensor| &tensor.spec);
                 check_count("target tensors", footer.target_tensors, specs().count() as u64)?;
-                check_count("target elements", footer.target_elements, specs().map(TensorSpec::elements).sum())?;
-                check_count("target bytes", footer.target_bytes, specs().map(TensorSpec::bytes).sum())?;
+                check_count(
+                    "target elements",
+                    footer.target_elements,
+                    specs().map(TensorSpec::elements).sum(),
+                )?;
+                check_count(
+                    "target bytes",
+                    footer.target_bytes,
+                    specs().map(TensorSpec::bytes).sum(),
+                )?;
             }
             _ => {}
         }

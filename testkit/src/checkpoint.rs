@@ -22,7 +22,8 @@ impl Tensor {
 
     /// A tensor of any dtype, from its bytes.
     pub fn from_bytes(dtype: Dtype, shape: &[u64], bytes: Vec<u8>) -> Tensor {
-        let spec = TensorSpec::with_bytes(dtype, shape, bytes.len() as u64).expect("bytes that fit the shape");
+        let spec = TensorSpec::with_bytes(dtype, shape, bytes.len() as u64)
+            .expect("bytes that fit the shape");
         Tensor { spec, bytes }
     }
 }
@@ -35,7 +36,9 @@ pub struct Checkpoint {
 
 impl<const N: usize> From<[(&str, Tensor); N]> for Checkpoint {
     fn from(tensors: [(&str, Tensor); N]) -> Self {
-        Checkpoint { tensors: tensors.into_iter().map(|(name, tensor)| (name.to_string(), tensor)).collect() }
+        Checkpoint {
+            tensors: tensors.into_iter().map(|(name, tensor)| (name.to_string(), tensor)).collect(),
+        }
     }
 }
 
@@ -43,7 +46,9 @@ impl Checkpoint {
     /// The checkpoint digest of SPEC.md §5.
     pub fn digest(&self) -> Digest {
         let mut hasher = CheckpointHasher::new();
-        self.tensors.iter().for_each(|(name, tensor)| hasher.add(name, &tensor.spec, tensor_digest(&tensor.bytes)));
+        self.tensors.iter().for_each(|(name, tensor)| {
+            hasher.add(name, &tensor.spec, tensor_digest(&tensor.bytes))
+        });
         hasher.finish().expect("names are unique")
     }
 
@@ -67,14 +72,20 @@ impl Checkpoint {
     /// Reads a safetensors file. Panics on a bad one: the files are our own.
     pub fn from_file(file: &[u8]) -> Checkpoint {
         let data = &file[header_of(file).len()..];
-        let header: serde_json::Value = serde_json::from_slice(&header_of(file)[8..]).expect("a JSON header");
+        let header: serde_json::Value =
+            serde_json::from_slice(&header_of(file)[8..]).expect("a JSON header");
         let mut tensors = BTreeMap::new();
         for (name, row) in header.as_object().expect("a JSON object") {
             if name == "__metadata__" {
                 continue;
             }
             let numbers = |key: &str| -> Vec<u64> {
-                row[key].as_array().expect("an array").iter().map(|n| n.as_u64().expect("a number")).collect()
+                row[key]
+                    .as_array()
+                    .expect("an array")
+                    .iter()
+                    .map(|n| n.as_u64().expect("a number"))
+                    .collect()
             };
             let dtype = Dtype::from_name(row["dtype"].as_str().expect("a dtype"));
             let (shape, range) = (numbers("shape"), numbers("data_offsets"));

@@ -32,7 +32,9 @@ pub fn header(tensors: &[Tensor], more: &[&str]) -> String {
     for Tensor { name, dtype, shape, bytes } in tensors {
         let end = begin + bytes.len();
         let (name, dtype) = (json!(name), json!(dtype));
-        entries.push(format!(r#"{name}:{{"dtype":{dtype},"shape":{shape:?},"data_offsets":[{begin},{end}]}}"#));
+        entries.push(format!(
+            r#"{name}:{{"dtype":{dtype},"shape":{shape:?},"data_offsets":[{begin},{end}]}}"#
+        ));
         begin = end;
     }
     entries.extend(more.iter().map(ToString::to_string));
@@ -79,14 +81,18 @@ impl Files {
             return Files::One(fs::read(path).unwrap());
         }
         let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
-        let file = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
+        let file = |entry: fs::DirEntry| {
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+        };
         Files::Many(entries.map(file).collect())
     }
 
     fn by_name(&self) -> BTreeMap<&str, &[u8]> {
         match self {
             Files::One(bytes) => [("", bytes.as_slice())].into(),
-            Files::Many(files) => files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect(),
+            Files::Many(files) => {
+                files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect()
+            }
         }
     }
 
@@ -94,9 +100,19 @@ impl Files {
     #[track_caller]
     pub fn assert_same(&self, expected: &Files) {
         let (found, expected) = (self.by_name(), expected.by_name());
-        assert!(found.keys().eq(expected.keys()), "files {:?}, expected {:?}", found.keys(), expected.keys());
-        let differs: Vec<_> = found.iter().filter(|(name, bytes)| expected[*name] != **bytes).collect();
-        assert!(differs.is_empty(), "not the same: {:?}", differs.iter().map(|(name, _)| name).collect::<Vec<_>>());
+        assert!(
+            found.keys().eq(expected.keys()),
+            "files {:?}, expected {:?}",
+            found.keys(),
+            expected.keys()
+        );
+        let differs: Vec<_> =
+            found.iter().filter(|(name, bytes)| expected[*name] != **bytes).collect();
+        assert!(
+            differs.is_empty(),
+            "not the same: {:?}",
+            differs.iter().map(|(name, _)| name).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -172,7 +188,8 @@ pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
 
 /// BF16 weights between 2^-8 and 1, as a model has them.
 pub fn weights(seed: u64, elements: usize) -> Vec<u8> {
-    let bits = |pair: &[u8]| [pair[0], if pair[1] & 0x80 == 0 { 0x3c } else { 0xbc } + (pair[1] & 3)];
+    let bits =
+        |pair: &[u8]| [pair[0], if pair[1] & 0x80 == 0 { 0x3c } else { 0xbc } + (pair[1] & 3)];
     noise(seed, 2 * elements).chunks(2).flat_map(bits).collect()
 }
 

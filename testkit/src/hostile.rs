@@ -20,9 +20,12 @@ pub fn section(tag: u8, payload: impl Into<Vec<u8>>) -> Section {
 
 /// A patch of these sections between header and index.
 pub fn patch_of(sections: Vec<Section>, tensors: u64, changes: u64) -> Vec<u8> {
-    let (empty, _) =
-        Encoder::new(Vec::new(), EncoderOptions::default().with_block_leaves(64)).unwrap().finish().unwrap();
-    let [header, index, mut footer] = <[Section; 3]>::try_from(forge::sections(&empty)).ok().expect("three sections");
+    let (empty, _) = Encoder::new(Vec::new(), EncoderOptions::default().with_block_leaves(64))
+        .unwrap()
+        .finish()
+        .unwrap();
+    let [header, index, mut footer] =
+        <[Section; 3]>::try_from(forge::sections(&empty)).ok().expect("three sections");
     footer.payload[1..9].copy_from_slice(&tensors.to_le_bytes());
     footer.payload[9..17].copy_from_slice(&changes.to_le_bytes());
     let all: Vec<Section> = [vec![header], sections, vec![index, footer]].concat();
@@ -49,7 +52,8 @@ pub fn tiny_tensors(count: u64, shared: usize) -> Vec<u8> {
     for number in 0..count {
         let digits = format!("{number:06}");
         let name = match number {
-            0 => [vec![0], varint(shared as u64 + 6), vec![b'n'; shared], digits.into_bytes()].concat(),
+            0 => [vec![0], varint(shared as u64 + 6), vec![b'n'; shared], digits.into_bytes()]
+                .concat(),
             _ => [varint(shared as u64), vec![6], digits.into_bytes()].concat(),
         };
         sections.push(section(b'T', [name, vec![3]].concat()));

@@ -34,7 +34,14 @@ pub fn diff(
     threads: usize,
 ) -> DiffReport {
     let (base, file) = (base.map(open), File::create(patch).unwrap());
-    pulse::checkpoint::diff(base.as_ref(), &open(target), file, options.into(), Control::threads(threads)).unwrap()
+    pulse::checkpoint::diff(
+        base.as_ref(),
+        &open(target),
+        file,
+        options.into(),
+        Control::threads(threads),
+    )
+    .unwrap()
 }
 
 /// The bytes of the patch between checkpoints, or the error.

@@ -20,7 +20,11 @@ const ELEMENTS: usize = 1_300_000;
 
 fn model() -> Vec<Tensor> {
     let large = tensor("large", "BF16", &[ELEMENTS as u64], weights(1, ELEMENTS));
-    vec![large, tensor("small", "BF16", &[300], weights(2, 300)), tensor("stays", "U8", &[9], noise(3, 9))]
+    vec![
+        large,
+        tensor("small", "BF16", &[300], weights(2, 300)),
+        tensor("stays", "U8", &[9], noise(3, 9)),
+    ]
 }
 
 fn target() -> Vec<Tensor> {
@@ -74,7 +78,8 @@ fn stops_anywhere<T>(place: &Place, work: impl Fn(Control<'_>) -> Result<T>, und
 #[test]
 fn diff_leaves_no_patch() {
     let place = scene();
-    let (base, target, out) = (open(&place.path("base")), open(&place.path("target")), place.path("out"));
+    let (base, target, out) =
+        (open(&place.path("base")), open(&place.path("target")), place.path("out"));
     let work = |control: Control<'_>| {
         write_whole(&out, Existing::Refuse, |file| {
             pulse::checkpoint::diff(Some(&base), &target, file, DiffOptions::default(), control)
@@ -86,7 +91,8 @@ fn diff_leaves_no_patch() {
 #[test]
 fn apply_and_revert_leave_no_checkpoint() {
     let place = scene();
-    let (base, target, out) = (open(&place.path("base")), open(&place.path("target")), place.path("out"));
+    let (base, target, out) =
+        (open(&place.path("base")), open(&place.path("target")), place.path("out"));
     let (patch, options) = (open_patch(&place.path("patch")), ApplyOptions::default());
     let undo = || fs::remove_file(&out).unwrap();
     stops_anywhere(&place, |control| patch.apply(Some(&base), &out, options, control), undo);
@@ -95,7 +101,11 @@ fn apply_and_revert_leave_no_checkpoint() {
     place.put_bytes("mine", b"mine");
     let replace = options.with_existing(Existing::Replace);
     let undo = || fs::write(place.path("mine"), b"mine").unwrap();
-    stops_anywhere(&place, |control| patch.apply(Some(&base), place.path("mine"), replace, control), undo);
+    stops_anywhere(
+        &place,
+        |control| patch.apply(Some(&base), place.path("mine"), replace, control),
+        undo,
+    );
 }
 
 #[test]
@@ -122,18 +132,22 @@ fn checks_end_without_a_verdict() {
 fn compose_and_invert_end_early() {
     let place = scene();
     let flat = EncoderOptions::default().with_coding(Coding::Flat);
-    let further: Vec<Tensor> =
-        target().into_iter().map(|tensor| Tensor { bytes: stepped(&tensor.bytes, 2, 77), ..tensor }).collect();
+    let further: Vec<Tensor> = target()
+        .into_iter()
+        .map(|tensor| Tensor { bytes: stepped(&tensor.bytes, 2, 77), ..tensor })
+        .collect();
     place.put("further", &Files::one(&further));
     diff(Some(&place.path("target")), &place.path("further"), &place.path("next"), flat, 2);
     let patches = [open_patch(&place.path("patch")), open_patch(&place.path("next"))];
     let base = open(&place.path("base"));
     for base in [None, Some(&base)] {
-        let compose =
-            |control: Control<'_>| Patch::compose(&patches, base, io::sink(), ComposeOptions::default(), control);
+        let compose = |control: Control<'_>| {
+            Patch::compose(&patches, base, io::sink(), ComposeOptions::default(), control)
+        };
         stops_anywhere(&place, compose, || ());
     }
-    let invert = |control: Control<'_>| patches[0].invert(io::sink(), InvertOptions::default(), control);
+    let invert =
+        |control: Control<'_>| patches[0].invert(io::sink(), InvertOptions::default(), control);
     stops_anywhere(&place, invert, || ());
 }
 

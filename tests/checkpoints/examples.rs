@@ -132,7 +132,8 @@ fn a_source_of_ones_own_makes_a_patch() {
 /// Base and target of more than 64 MB in a place, and the address of a sender of the patch between them.
 fn sender(place: &Place) -> (Running, String) {
     let model = |seed: u64| {
-        let part = |name: &str, seed| tensor(name, "BF16", &[5_000, 4_000], weights(seed, 20_000_000));
+        let part =
+            |name: &str, seed| tensor(name, "BF16", &[5_000, 4_000], weights(seed, 20_000_000));
         vec![part("a", seed), part("b", 2)]
     };
     let base = model(1);
@@ -159,14 +160,22 @@ fn a_receiver_on_a_socket_holds_less_than_64_mb() {
     let bytes = fs::metadata(place.path("target.safetensors")).unwrap().len();
     assert!(bytes > 64_000_000, "{bytes}");
 
-    let received = run(&place, "socket", &["receive", "base.safetensors", "received.safetensors", &address]);
+    let received =
+        run(&place, "socket", &["receive", "base.safetensors", "received.safetensors", &address]);
     assert!(running.done()[0].ends_with("changes"));
     assert!(
-        fs::read(place.path("received.safetensors")).unwrap() == fs::read(place.path("target.safetensors")).unwrap()
+        fs::read(place.path("received.safetensors")).unwrap()
+            == fs::read(place.path("target.safetensors")).unwrap()
     );
     let peak = &received[1];
     if cfg!(target_os = "linux") {
-        let kib: u64 = peak.strip_prefix("peak memory ").unwrap().strip_suffix(" KiB").unwrap().parse().unwrap();
+        let kib: u64 = peak
+            .strip_prefix("peak memory ")
+            .unwrap()
+            .strip_suffix(" KiB")
+            .unwrap()
+            .parse()
+            .unwrap();
         assert!(kib * 1024 < 64_000_000, "{peak}");
     }
 
@@ -174,7 +183,12 @@ fn a_receiver_on_a_socket_holds_less_than_64_mb() {
     let (running, address) = start_sender(&place);
     place.untouched(|| {
         let mut wrong = Command::new(example("socket"));
-        wrong.current_dir(place.root()).args(["receive", "other.safetensors", "wrong.safetensors", &address]);
+        wrong.current_dir(place.root()).args([
+            "receive",
+            "other.safetensors",
+            "wrong.safetensors",
+            &address,
+        ]);
         let wrong = wrong.output().unwrap();
         assert!(!wrong.status.success() && wrong.stdout.is_empty());
     });

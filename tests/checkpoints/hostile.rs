@@ -51,13 +51,22 @@ fn files_that_do_not_fit_the_tensors_are_refused() {
         ("twice in a row", json(&format!("{{{},{}}}", row("w"), late))),
         ("not at all", json("{}")),
         ("under another name", json(&format!("{{{}}}", row("v")))),
-        ("beside another", json(&format!(r#"{{{},"v":{{"dtype":"U8","shape":[0],"data_offsets":[4,4]}}}}"#, row("w")))),
+        (
+            "beside another",
+            json(&format!(
+                r#"{{{},"v":{{"dtype":"U8","shape":[0],"data_offsets":[4,4]}}}}"#,
+                row("w")
+            )),
+        ),
         ("with another shape", json(&format!("{{{}}}", row("w").replace("[4]", "[2,2]")))),
         ("with another dtype", json(&format!("{{{}}}", row("w").replace("U8", "I8")))),
         ("with another size", json(&format!("{{{}}}", row("w").replace("4]", "5]")))),
         ("after a hole", json(&format!("{{{}}}", late))),
         ("before its begin", json(&format!("{{{}}}", row("w").replace("[0,4]", "[4,0]")))),
-        ("at the end of the world", json(&format!("{{{}}}", row("w").replace("[0,4]", "[18446744073709551612,0]")))),
+        (
+            "at the end of the world",
+            json(&format!("{{{}}}", row("w").replace("[0,4]", "[18446744073709551612,0]"))),
+        ),
         ("with data behind the header", [good.clone(), b"abcd".to_vec()].concat()),
         ("cut short", good[..good.len() - 1].to_vec()),
         ("with another length", [&[1], &good[1..]].concat()),
@@ -74,8 +83,14 @@ fn files_that_do_not_fit_the_tensors_are_refused() {
     let layouts: [(&str, &[File<'_>]); 4] = [
         ("in two files", &[("a", tensors, &good), ("b", tensors, &good)]),
         ("in no file", &[("a", companion, b"abcd")]),
-        ("in a file without name, beside another", &[("", tensors, &good), ("b", tensors, &json("{}"))]),
-        ("in a file without name, beside a companion", &[("", tensors, &good), ("b", companion, b"")]),
+        (
+            "in a file without name, beside another",
+            &[("", tensors, &good), ("b", tensors, &json("{}"))],
+        ),
+        (
+            "in a file without name, beside a companion",
+            &[("", tensors, &good), ("b", companion, b"")],
+        ),
     ];
     for (what, files) in layouts {
         let error = refused(&place, &snapshot(files));
@@ -150,7 +165,10 @@ fn the_reader_refuses_file_names_that_lead_elsewhere() {
             let patch = snapshot(&[(&innocent, kind, b"abcd")]);
             let forged = forge::replaced(&patch, b'l', innocent.as_bytes(), name.as_bytes());
             let Error::Corrupt(corrupt) = refused(&place, &forged) else { panic!("{name:?}") };
-            assert!(matches!(corrupt.fault, Fault::Name { field: "file name", .. }), "{name:?}: {corrupt}");
+            assert!(
+                matches!(corrupt.fault, Fault::Name { field: "file name", .. }),
+                "{name:?}: {corrupt}"
+            );
         }
     }
 }
@@ -159,7 +177,8 @@ fn the_reader_refuses_file_names_that_lead_elsewhere() {
 fn names_that_are_odd_but_harmless_stay() {
     let json = raw(&format!(r#"{{"w":{{{ROW}}}}}"#), &[]);
     let names = ["...", "-rf", " ", "~", "$HOME", "*", ".pulse-x", "caf\u{e9}", "a.safetensors"];
-    let mut files: Vec<File<'_>> = names.iter().map(|name| (*name, FileKind::Companion, name.as_bytes())).collect();
+    let mut files: Vec<File<'_>> =
+        names.iter().map(|name| (*name, FileKind::Companion, name.as_bytes())).collect();
     files.push(("weights", FileKind::Tensors, &json));
     let place = Place::new();
     let patch = place.put_bytes("patch", &snapshot(&files));
@@ -209,7 +228,8 @@ fn a_patch_that_leads_elsewhere_than_it_says_is_corrupt() {
     ] {
         for from_end in fields {
             let mut sections = forge::sections(&patch);
-            let payload = &mut sections.iter_mut().find(|section| section.tag == tag).unwrap().payload;
+            let payload =
+                &mut sections.iter_mut().find(|section| section.tag == tag).unwrap().payload;
             let at = payload.len() - from_end;
             payload[at] ^= 1;
             let error = refused_with_base(&place, &forge::join(&patch, &sections));
@@ -231,7 +251,10 @@ fn a_forged_block_gives_the_right_target_or_none() {
             let forged = place.put_bytes("forged", &forge::join(&patch, &sections));
             match apply(Some(&place.path("base")), &forged, &place.path("out")) {
                 Err(error) => assert!(
-                    matches!(error, Error::Corrupt(_) | Error::Limit { .. } | Error::WrongResult { .. }),
+                    matches!(
+                        error,
+                        Error::Corrupt(_) | Error::Limit { .. } | Error::WrongResult { .. }
+                    ),
                     "bit {bit}: {error}"
                 ),
                 // Another spelling of the same changes.
@@ -259,7 +282,10 @@ fn a_block_that_does_not_decode_is_found_without_the_base() {
         let map = Inventory::inspect(&forged, Limits::default()).unwrap();
         // All the rest of the file is right.
         let Some(Error::Corrupt(corrupt)) = map.error else { panic!("{:?}", map.error) };
-        assert_eq!((corrupt.section, corrupt.tensor.as_deref(), corrupt.block), (Some(Tag::BLOCK), Some("w"), Some(0)));
+        assert_eq!(
+            (corrupt.section, corrupt.tensor.as_deref(), corrupt.block),
+            (Some(Tag::BLOCK), Some("w"), Some(0))
+        );
         assert!(map.footer.is_some() && map.good_bytes == map.file_bytes);
         assert_eq!(map.tensors[0].blocks[0].account(), None);
     }
@@ -351,14 +377,20 @@ fn carried_headers_are_bounded_together_because_packed_they_cost_nothing() {
     assert!(patch.len() < 100_000, "{} bytes", patch.len());
     let error = refused(&place, &patch);
     assert_eq!(error.kind(), "checkpoint");
-    assert!(error.to_string().contains("headers of 110000016 bytes; at most 100000008 are allowed"), "{error}");
+    assert!(
+        error.to_string().contains("headers of 110000016 bytes; at most 100000008 are allowed"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_patch_that_changes_after_it_was_opened_is_refused() {
     let place = Place::new();
     let header = raw(&format!("{{\"w\":{{{ROW}}}}}"), &[]);
-    let carried = [("m.safetensors", FileKind::Tensors, &header[..]), ("notes", FileKind::Companion, b"the original")];
+    let carried = [
+        ("m.safetensors", FileKind::Tensors, &header[..]),
+        ("notes", FileKind::Companion, b"the original"),
+    ];
     let path = place.put_bytes("patch", &snapshot(&carried));
     let patch = Patch::open(&path, Limits::default()).unwrap();
     let mut changed = fs::read(&path).unwrap();

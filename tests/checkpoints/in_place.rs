@@ -6,7 +6,9 @@ use pulse::dtype::{Dtype, TensorSpec};
 use pulse::error::Advice;
 use pulse::hash::tensor_digest;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut};
+use pulse::tensors::{
+    Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut,
+};
 use pulse::{Encoder, Error, Limits, Patch};
 use testkit::library;
 
@@ -31,16 +33,26 @@ fn weights(seed: u64) -> Tensors {
 }
 
 fn refs(tensors: &Tensors) -> Weights<'_> {
-    tensors.iter().map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap())).collect()
+    tensors
+        .iter()
+        .map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()))
+        .collect()
 }
 
 fn muts(tensors: &mut Tensors) -> WeightsMut<'_> {
     let held = tensors.iter_mut();
-    held.map(|(name, (spec, bytes))| (name.as_str(), TensorMut::new(spec.clone(), bytes).unwrap())).collect()
+    held.map(|(name, (spec, bytes))| (name.as_str(), TensorMut::new(spec.clone(), bytes).unwrap()))
+        .collect()
 }
 
-fn patch_bytes(base: &Tensors, target: &Tensors, options: impl Into<DiffOptions>, threads: usize) -> Vec<u8> {
-    library::diff_tensors(Some(&refs(base)), &refs(target), options, Control::threads(threads)).unwrap()
+fn patch_bytes(
+    base: &Tensors,
+    target: &Tensors,
+    options: impl Into<DiffOptions>,
+    threads: usize,
+) -> Vec<u8> {
+    library::diff_tensors(Some(&refs(base)), &refs(target), options, Control::threads(threads))
+        .unwrap()
 }
 
 fn patch(base: &Tensors, target: &Tensors) -> Patch {
@@ -84,7 +96,9 @@ fn the_encoder_writes_the_same_bytes() {
 fn a_wrong_base_is_named_and_left_as_it_was() {
     let patch = patch(&weights(0), &weights(1));
     // The patch does not change "b.small", and so does not know its name.
-    for (name, at, named) in [("a.large", 1, true), ("a.large", 399_999, true), ("b.small", 59, false)] {
+    for (name, at, named) in
+        [("a.large", 1, true), ("a.large", 399_999, true), ("b.small", 59, false)]
+    {
         let mut wrong = weights(0);
         wrong.get_mut(name).unwrap().1[at] ^= 0x10;
         let before = wrong.clone();
@@ -104,18 +118,32 @@ fn weights_that_are_not_the_base_are_told_how_they_differ() {
     let cases: [(Change, &[&str], &[[&str; 3]], u64); 4] = [
         (|held| _ = held.remove("a.large"), &["a.large"], &[], 2),
         (
-            |held| held.get_mut("a.large").unwrap().0 = TensorSpec::new(Dtype::F16, &[200_000]).unwrap(),
+            |held| {
+                held.get_mut("a.large").unwrap().0 =
+                    TensorSpec::new(Dtype::F16, &[200_000]).unwrap()
+            },
             &[],
             &[["a.large", "BF16 [200000]", "F16 [200000]"]],
             3,
         ),
         (
-            |held| held.get_mut("a.large").unwrap().0 = TensorSpec::new(Dtype::Bf16, &[400, 500]).unwrap(),
+            |held| {
+                held.get_mut("a.large").unwrap().0 =
+                    TensorSpec::new(Dtype::Bf16, &[400, 500]).unwrap()
+            },
             &[],
             &[["a.large", "BF16 [200000]", "BF16 [400, 500]"]],
             3,
         ),
-        (|held| _ = held.insert("d.more".into(), (TensorSpec::new(Dtype::U8, &[1]).unwrap(), vec![1])), &[], &[], 4),
+        (
+            |held| {
+                _ = held
+                    .insert("d.more".into(), (TensorSpec::new(Dtype::U8, &[1]).unwrap(), vec![1]))
+            },
+            &[],
+            &[],
+            4,
+        ),
     ];
     for (change, missing, reshaped, tensors) in cases {
         let mut held = base.clone();
@@ -124,12 +152,16 @@ fn weights_that_are_not_the_base_are_told_how_they_differ() {
         let error = patch.apply_to(&mut muts(&mut held), Control::threads(2)).unwrap_err();
         assert!(held == before, "the weights were touched");
         let Error::BaseMismatch(found) = &error else { panic!("{error}") };
-        let listed: Vec<_> = found.reshaped.iter().map(|row| [&*row.tensor, &*row.expected, &*row.found]).collect();
+        let listed: Vec<_> =
+            found.reshaped.iter().map(|row| [&*row.tensor, &*row.expected, &*row.found]).collect();
         assert_eq!(
             (found.missing.iter().map(String::as_str).collect::<Vec<_>>(), &listed[..]),
             (missing.to_vec(), reshaped)
         );
-        assert_eq!((found.tensors, found.is_target, &found.tensor), (Some((3, tensors)), false, &None));
+        assert_eq!(
+            (found.tensors, found.is_target, &found.tensor),
+            (Some((3, tensors)), false, &None)
+        );
     }
 
     // A retry finds the target: there is nothing to do, and it says so.
@@ -149,7 +181,8 @@ fn a_patch_that_lies_about_its_target_leaves_the_weights_as_they_were() {
     let mut trusted = patch(&target, &base).trusted_target();
     *trusted.tensors.get_mut("a.large").unwrap() = tensor_digest(b"another");
     trusted.checkpoint = tensor_digest(b"another");
-    let lie = open(patch_bytes(&base, &target, DiffOptions::default().with_trusted_base(trusted), 1));
+    let lie =
+        open(patch_bytes(&base, &target, DiffOptions::default().with_trusted_base(trusted), 1));
     // The result is right, so the lie about the base does no harm here.
     let mut held = base.clone();
     lie.apply_to(&mut muts(&mut held), Control::default()).unwrap();
@@ -175,7 +208,8 @@ fn what_does_not_stay_in_place_is_refused() {
     let (base, mut target) = (weights(0), weights(1));
     target.insert("d.new".into(), (TensorSpec::new(Dtype::U8, &[3]).unwrap(), vec![1, 2, 3]));
     let mut held = base.clone();
-    let error = patch(&base, &target).apply_to(&mut muts(&mut held), Control::default()).unwrap_err();
+    let error =
+        patch(&base, &target).apply_to(&mut muts(&mut held), Control::default()).unwrap_err();
     assert_eq!(error.to_string(), "tensor 'd.new' is added, which cannot be done in place");
     assert_eq!((error.kind(), error.advice()), ("not-in-place", Some(Advice::WriteNewCheckpoint)));
     let mut fewer = base.clone();

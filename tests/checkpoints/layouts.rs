@@ -4,7 +4,9 @@ use pulse::stream::EncoderOptions;
 use serde_json::json;
 
 use crate::rebuilds;
-use testkit::files::{data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::files::{
+    data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor,
+};
 use testkit::library::{diff, open_patch};
 
 fn model() -> Vec<Tensor> {
@@ -12,7 +14,10 @@ fn model() -> Vec<Tensor> {
 }
 
 fn stepped_model() -> Vec<Tensor> {
-    model().into_iter().map(|tensor| Tensor { bytes: stepped(&tensor.bytes, 2, 50), ..tensor }).collect()
+    model()
+        .into_iter()
+        .map(|tensor| Tensor { bytes: stepped(&tensor.bytes, 2, 50), ..tensor })
+        .collect()
 }
 
 /// A directory with the tensors spread over so many shards, and the index that says where they are.
@@ -24,7 +29,8 @@ fn sharded(tensors: &[Tensor], shards: usize) -> Files {
         tensors.iter().for_each(|tensor| _ = weight_map.insert(tensor.name.clone(), json!(name)));
         files = with(files, &name, safetensors(tensors));
     }
-    let index = json!({ "metadata": { "total_size": data(tensors).len() }, "weight_map": weight_map });
+    let index =
+        json!({ "metadata": { "total_size": data(tensors).len() }, "weight_map": weight_map });
     with(files, "model.safetensors.index.json", index.to_string().into())
 }
 
@@ -55,7 +61,13 @@ fn headers_that_differ_in_form_only_rebuild() {
         raw(&format!("{json}     \n"), &bytes),
         raw(&header(&tensors, &[r#""__metadata__":{"format":"pt","note":"caf\u00e9"}"#]), &bytes),
         raw(&json.replace("layer.0", "l\\u0061yer.0"), &bytes),
-        raw(&header(&tensors, &[&format!(r#""__metadata__":{{"long":"{}"}}"#, "long ".repeat(500_000))]), &bytes),
+        raw(
+            &header(
+                &tensors,
+                &[&format!(r#""__metadata__":{{"long":"{}"}}"#, "long ".repeat(500_000))],
+            ),
+            &bytes,
+        ),
     ] {
         let report = rebuilds(&plain, &Files::One(other));
         assert_eq!((report.summary.footer.tensors, report.summary.footer.changes), (0, 0));
@@ -120,7 +132,8 @@ fn companions_that_change_come_and_go_rebuild() {
         let files = with(files, "caf\u{e9} 1.txt", vec![]);
         with(files, own, noise(4, 100))
     };
-    let (base, target) = (directory(&model(), 40, "in-base.txt"), directory(&stepped_model(), 41, "in-target.txt"));
+    let (base, target) =
+        (directory(&model(), 40, "in-base.txt"), directory(&stepped_model(), 41, "in-target.txt"));
     rebuilds(&base, &target);
 }
 
@@ -138,7 +151,11 @@ fn companions_that_did_not_change_do_not_travel() {
 #[test]
 fn a_tensor_file_that_the_index_does_not_name_is_a_companion() {
     let files = |tensors: &[Tensor], seed| {
-        with(sharded(tensors, 2), "consolidated.safetensors", safetensors(&[tensor("x", "U8", &[9], noise(seed, 9))]))
+        with(
+            sharded(tensors, 2),
+            "consolidated.safetensors",
+            safetensors(&[tensor("x", "U8", &[9], noise(seed, 9))]),
+        )
     };
     let report = rebuilds(&files(&model(), 6), &files(&stepped_model(), 7));
     assert_eq!(report.summary.footer.target_tensors, 6);
@@ -147,11 +164,15 @@ fn a_tensor_file_that_the_index_does_not_name_is_a_companion() {
 #[test]
 fn a_patch_says_how_much_was_saved() {
     let place = Place::new();
-    let (base, target) = (place.put("a", &sharded(&model(), 2)), place.put("b", &sharded(&stepped_model(), 2)));
+    let (base, target) =
+        (place.put("a", &sharded(&model(), 2)), place.put("b", &sharded(&stepped_model(), 2)));
     let report = diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
     let patch = open_patch(&place.path("patch"));
     let Files::Many(files) = Files::read(&target) else { panic!("not a directory") };
-    assert_eq!(report.target_file_bytes, files.values().map(|bytes| bytes.len() as u64).sum::<u64>());
+    assert_eq!(
+        report.target_file_bytes,
+        files.values().map(|bytes| bytes.len() as u64).sum::<u64>()
+    );
     assert_eq!(report.summary.patch_bytes, patch.bytes());
     assert_eq!(report.summary.footer, *patch.footer());
     assert_eq!(patch.files().len(), 3);

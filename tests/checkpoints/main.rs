@@ -35,7 +35,8 @@ fn rebuilds_one_way(base: Option<&Files>, target: &Files) -> DiffReport {
     let (base, target_path) = (base.as_deref(), place.put("target", target));
     let mut report = None;
     for (number, options) in every_coding().into_iter().enumerate() {
-        let (patch, out) = (place.path(&format!("{number}.pulse")), place.path(&format!("{number}.out")));
+        let (patch, out) =
+            (place.path(&format!("{number}.pulse")), place.path(&format!("{number}.out")));
         report = Some(diff(base, &target_path, &patch, options, 1 + number));
         apply(base, &patch, &out).unwrap();
         Files::read(&out).assert_same(target);

@@ -20,7 +20,10 @@ fn refused(path: &Path) -> String {
 
 #[track_caller]
 fn assert_says(message: &str, needles: &[&str]) {
-    assert!(needles.iter().all(|needle| message.contains(needle)), "{message:?} without one of {needles:?}");
+    assert!(
+        needles.iter().all(|needle| message.contains(needle)),
+        "{message:?} without one of {needles:?}"
+    );
 }
 
 #[test]
@@ -43,7 +46,12 @@ fn headers_that_break_a_rule_are_refused_by_name() {
         (good.replace("[4]", "[5]"), 4, "'a'"),
         (good.replace("U8", "BF16"), 4, "'a'"),
         (good.replace("[4]", "[4294967296,4294967296]"), 4, "'a'"),
-        (good.replace("[0,4]", "[18446744073709551612,18446744073709551615]").replace("[4]", "[3]"), 4, "'a'"),
+        (
+            good.replace("[0,4]", "[18446744073709551612,18446744073709551615]")
+                .replace("[4]", "[3]"),
+            4,
+            "'a'",
+        ),
         (good.replace("[4]", "[-4]"), 4, "bad safetensors header"),
         (good.replace("[4]", "[4.0]"), 4, "bad safetensors header"),
         (good.replace("[0,4]", "[0]"), 4, "bad safetensors header"),
@@ -65,7 +73,10 @@ fn headers_that_break_a_rule_are_refused_by_name() {
     }
     let mut broken = raw(&good, &[0; 4]);
     broken[12] = 0xff;
-    assert_says(&refused(&place.put_bytes("model.safetensors", &broken)), &["bad safetensors header"]);
+    assert_says(
+        &refused(&place.put_bytes("model.safetensors", &broken)),
+        &["bad safetensors header"],
+    );
     open(&place.put_bytes("model.safetensors", &raw(&good, &[0; 4])));
 }
 
@@ -109,7 +120,12 @@ fn directory(files: &[Named<'_>]) -> (Place, std::path::PathBuf) {
     fs::create_dir(&path).unwrap();
     for (name, content) in files {
         let bytes = if name.ends_with(".safetensors") {
-            safetensors(&content.split_terminator(' ').map(|t| tensor(t, "U8", &[1], *b"x")).collect::<Vec<_>>())
+            safetensors(
+                &content
+                    .split_terminator(' ')
+                    .map(|t| tensor(t, "U8", &[1], *b"x"))
+                    .collect::<Vec<_>>(),
+            )
         } else {
             content.as_bytes().to_vec()
         };
@@ -122,16 +138,33 @@ fn directory(files: &[Named<'_>]) -> (Place, std::path::PathBuf) {
 fn directories_that_contradict_themselves_are_refused() {
     const INDEX: &str = "model.safetensors.index.json";
     let index = |rows: &[(&str, &str)]| {
-        let rows: Vec<_> = rows.iter().map(|(tensor, file)| format!("\"{tensor}\":\"{file}\"")).collect();
+        let rows: Vec<_> =
+            rows.iter().map(|(tensor, file)| format!("\"{tensor}\":\"{file}\"")).collect();
         format!("{{\"metadata\":{{}},\"weight_map\":{{{}}}}}", rows.join(","))
     };
     let both = [("1.safetensors", "a"), ("2.safetensors", "b")];
     let cases: [(&[Named<'_>], &str, &[&str]); 8] = [
         (&[], "", &["no .safetensors file"]),
-        (&[("1.safetensors", "a b"), ("2.safetensors", "b c")], "", &["'b'", "1.safetensors", "2.safetensors"]),
-        (&both, &index(&[("a", "1.safetensors"), ("b", "3.safetensors")]), &["3.safetensors", "not there"]),
-        (&both, &index(&[("a", "2.safetensors"), ("b", "1.safetensors")]), &["'a'", "2.safetensors"]),
-        (&both, &index(&[("a", "1.safetensors"), ("c", "2.safetensors")]), &["'c'", "2.safetensors"]),
+        (
+            &[("1.safetensors", "a b"), ("2.safetensors", "b c")],
+            "",
+            &["'b'", "1.safetensors", "2.safetensors"],
+        ),
+        (
+            &both,
+            &index(&[("a", "1.safetensors"), ("b", "3.safetensors")]),
+            &["3.safetensors", "not there"],
+        ),
+        (
+            &both,
+            &index(&[("a", "2.safetensors"), ("b", "1.safetensors")]),
+            &["'a'", "2.safetensors"],
+        ),
+        (
+            &both,
+            &index(&[("a", "1.safetensors"), ("c", "2.safetensors")]),
+            &["'c'", "2.safetensors"],
+        ),
         (&both, &index(&[("a", "../model/1.safetensors")]), &["not there"]),
         (&both, "{\"weight_map\":[]}", &[INDEX]),
         (&both, "{}", &[INDEX]),
@@ -156,7 +189,8 @@ fn a_directory_without_tensor_files_is_refused() {
 
 #[test]
 fn directories_are_read_with_an_index_or_without() {
-    let names = |path: &Path| open(path).tensors().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
+    let names =
+        |path: &Path| open(path).tensors().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
     let shards = [("x-1.safetensors", "c a"), ("x-2.safetensors", "b")];
     let (_place, path) = directory(&shards);
     assert_eq!(names(&path), ["a", "b", "c"]);
@@ -218,7 +252,10 @@ fn tensors_are_found_and_read_by_name() {
     assert_eq!(checkpoint.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!((checkpoint.tensor_bytes(), checkpoint.file_bytes()), (9, file.len() as u64));
     let (a, b) = (checkpoint.tensor("a").unwrap(), checkpoint.tensor("b").unwrap());
-    assert_eq!((a.spec().to_string(), b.spec().to_string()), ("BF16 [2, 1]".into(), "U8 [5]".into()));
+    assert_eq!(
+        (a.spec().to_string(), b.spec().to_string()),
+        ("BF16 [2, 1]".into(), "U8 [5]".into())
+    );
     let mut bytes = [0; 3];
     checkpoint.read_at(b, 2, &mut bytes).unwrap();
     assert_eq!(&bytes, b"cde");

@@ -14,7 +14,9 @@ use testkit::library::{apply, diff, open, open_patch};
 /// A place with "base", "target" and the "patch" between them, as files or as directories.
 fn patched(directory: bool) -> (Place, Files) {
     let files = |bytes: &[u8]| match (directory, [tensor("w", "U8", &[3], bytes)]) {
-        (true, tensors) => Files::many([("model.safetensors", safetensors(&tensors)), ("config.json", vec![])]),
+        (true, tensors) => {
+            Files::many([("model.safetensors", safetensors(&tensors)), ("config.json", vec![])])
+        }
         (false, tensors) => Files::one(&tensors),
     };
     let place = Place::new();
@@ -23,7 +25,11 @@ fn patched(directory: bool) -> (Place, Files) {
     (place, files(b"abd"))
 }
 
-fn apply_to(place: &Place, out: &Path, existing: Existing) -> pulse::Result<pulse::tensors::ApplyReport> {
+fn apply_to(
+    place: &Place,
+    out: &Path,
+    existing: Existing,
+) -> pulse::Result<pulse::tensors::ApplyReport> {
     let options = ApplyOptions::default().with_existing(existing);
     let base = open(&place.path("base"));
     open_patch(&place.path("patch")).apply(Some(&base), out, options, Control::threads(2))
@@ -37,14 +43,16 @@ fn a_place_that_is_taken_is_refused_and_left_untouched() {
         fs::create_dir(place.path("empty")).unwrap();
         place.put("full", &Files::many([("mine", b"mine".to_vec())]));
         for name in ["file", "empty", "full", "base", "patch"] {
-            let error = place.untouched(|| apply_to(&place, &place.path(name), Existing::Refuse).unwrap_err());
+            let error = place
+                .untouched(|| apply_to(&place, &place.path(name), Existing::Refuse).unwrap_err());
             let Error::Exists { path, directory } = &error else { panic!("{name}: {error}") };
             assert_eq!((path, *directory), (&place.path(name), place.path(name).is_dir()));
             assert!(error.to_string().contains(name), "{error}");
         }
         // Directories are not replaced even if replacing was asked for.
         for name in ["empty", "full"] {
-            let error = place.untouched(|| apply_to(&place, &place.path(name), Existing::Replace).unwrap_err());
+            let error = place
+                .untouched(|| apply_to(&place, &place.path(name), Existing::Replace).unwrap_err());
             assert!(matches!(error, Error::Exists { directory: true, .. }), "{name}: {error}");
         }
     }
@@ -75,8 +83,9 @@ fn of_many_that_write_to_the_same_place_one_wins() {
         let (place, target) = patched(directory);
         let before = place.contents().len();
         let done = std::thread::scope(|scope| {
-            let threads =
-                [(); 8].map(|()| scope.spawn(|| apply_to(&place, &place.path("out"), Existing::Refuse).is_ok()));
+            let threads = [(); 8].map(|()| {
+                scope.spawn(|| apply_to(&place, &place.path("out"), Existing::Refuse).is_ok())
+            });
             threads.map(|thread| thread.join().unwrap())
         });
         assert_eq!(done.into_iter().filter(|&done| done).count(), 1);
@@ -89,7 +98,9 @@ fn of_many_that_write_to_the_same_place_one_wins() {
 fn a_missing_parent_directory_is_an_error_that_names_the_place() {
     for directory in [false, true] {
         let (place, _) = patched(directory);
-        let error = place.untouched(|| apply_to(&place, &place.path("no/such/out"), Existing::Refuse).unwrap_err());
+        let error = place.untouched(|| {
+            apply_to(&place, &place.path("no/such/out"), Existing::Refuse).unwrap_err()
+        });
         assert!(matches!(error, Error::Io { .. }), "{error}");
         assert!(error.to_string().contains("no/such/out"), "{error}");
     }
@@ -101,7 +112,8 @@ fn a_result_that_is_wrong_replaces_nothing() {
     place.put_bytes("file", b"mine");
     fs::remove_file(place.path("base")).unwrap();
     place.put("base", &Files::one(&[tensor("w", "U8", &[4], *b"abcd")]));
-    let error = place.untouched(|| apply_to(&place, &place.path("file"), Existing::Replace).unwrap_err());
+    let error =
+        place.untouched(|| apply_to(&place, &place.path("file"), Existing::Replace).unwrap_err());
     assert_eq!(error.kind(), "base");
 }
 
@@ -159,6 +171,8 @@ fn a_damaged_patch_writes_nothing() {
     let good = fs::read(place.path("patch")).unwrap();
     for bytes in [&good[..good.len() - 1], &[], &[&good[..], &[0]].concat()] {
         place.put_bytes("patch", bytes);
-        place.untouched(|| apply(Some(&place.path("base")), &place.path("patch"), &place.path("out")).unwrap_err());
+        place.untouched(|| {
+            apply(Some(&place.path("base")), &place.path("patch"), &place.path("out")).unwrap_err()
+        });
     }
 }

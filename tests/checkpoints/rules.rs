@@ -46,7 +46,10 @@ fn r73_files_that_are_not_listed_are_not_in_the_output() {
             ("notes.txt", b"of the base".to_vec()),
         ]),
     );
-    let files = Files::many([("model.safetensors", safetensors(&[w(b"abce")])), ("config.json", b"{}".to_vec())]);
+    let files = Files::many([
+        ("model.safetensors", safetensors(&[w(b"abce")])),
+        ("config.json", b"{}".to_vec()),
+    ]);
     let target = place.put("target", &files);
     diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
     apply(Some(&base), &place.path("patch"), &place.path("out")).unwrap();
@@ -60,10 +63,15 @@ fn r75_a_file_without_a_name_is_the_only_one() {
     let empty = raw("{}", &[]);
     let (tensors, companion) = (FileKind::Tensors, FileKind::Companion);
     for other in [("b", tensors, empty.as_slice()), ("b", companion, b"")] {
-        for files in [[("", tensors, json.as_slice()), other], [other, ("", tensors, json.as_slice())]] {
+        for files in
+            [[("", tensors, json.as_slice()), other], [other, ("", tensors, json.as_slice())]]
+        {
             let (kind, text) = refusal(&place, &snapshot(&files));
             assert_eq!(kind, "checkpoint");
-            assert!(text.ends_with("one file has no name, but the checkpoint has several"), "{text}");
+            assert!(
+                text.ends_with("one file has no name, but the checkpoint has several"),
+                "{text}"
+            );
         }
     }
     // Alone, it makes the output a file.
@@ -87,7 +95,8 @@ fn r77_the_headers_list_each_tensor_once_as_it_is_and_no_other() {
     refused(&[("a", kind, &file(&[]))], "tensor 'w' is in no file");
     let more = file(&[w(b"abcd"), tensor("v", "U8", &[0], [])]);
     refused(&[("a", kind, &more)], "tensor 'v' is in a file but not in the target");
-    for (dtype, shape, said) in [("U8", vec![2, 2], "U8 [2, 2]"), ("I8", vec![4], "I8 [4]"), ("F4", vec![4], "F4 [4]")]
+    for (dtype, shape, said) in
+        [("U8", vec![2, 2], "U8 [2, 2]"), ("I8", vec![4], "I8 [4]"), ("F4", vec![4], "F4 [4]")]
     {
         let other = file(&[tensor("w", dtype, &shape, *b"abcd")]);
         refused(&[("a", kind, &other)], &format!("tensor 'w' is U8 [4] but its file says {said}"));
@@ -100,8 +109,12 @@ fn r77_the_headers_list_each_tensor_once_as_it_is_and_no_other() {
 fn r78_a_patch_without_files_keeps_those_of_the_base() {
     let place = Place::new();
     let spec = TensorSpec::new(Dtype::U8, &[4]).unwrap();
-    let odd = |bytes: &[u8; 4]| raw(&header(&[w(bytes)], &[r#""__metadata__":{"by":"hand"}"#]), bytes);
-    let base = place.put("base", &Files::many([("m.safetensors", odd(b"abcd")), ("config.json", b"{}".to_vec())]));
+    let odd =
+        |bytes: &[u8; 4]| raw(&header(&[w(bytes)], &[r#""__metadata__":{"by":"hand"}"#]), bytes);
+    let base = place.put(
+        "base",
+        &Files::many([("m.safetensors", odd(b"abcd")), ("config.json", b"{}".to_vec())]),
+    );
     let patch = |more: bool| {
         let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
         let mut writer = encoder.patched("w", &spec).unwrap();

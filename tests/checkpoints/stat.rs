@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use pulse::coding::Coding;
-use pulse::measure::{patch_sizes, stat, Density, Kind, PairStat, Series, SeriesStat, Sizes, Window};
+use pulse::measure::{
+    patch_sizes, stat, Density, Kind, PairStat, Series, SeriesStat, Sizes, Window,
+};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::wire::Action;
@@ -34,7 +36,11 @@ fn measure(paths: &[PathBuf], sizes: Sizes) -> SeriesStat {
 fn rows(stat: &SeriesStat) -> Vec<(u64, usize, [f64; 3])> {
     let percent = |ratio: Option<f64>| (100.0 * ratio.unwrap() * 1e6).round() / 1e6;
     let row = |window: &pulse::measure::SeriesWindow<'_>| {
-        (window.length, window.pairs.len(), [window.mean(), window.min(), window.max()].map(percent))
+        (
+            window.length,
+            window.pairs.len(),
+            [window.mean(), window.min(), window.max()].map(percent),
+        )
     };
     stat.windows().iter().map(row).collect()
 }
@@ -42,12 +48,19 @@ fn rows(stat: &SeriesStat) -> Vec<(u64, usize, [f64; 3])> {
 #[test]
 fn each_step_that_changes_another_element_makes_windows_as_dense_as_they_are_long() {
     let place = Place::new();
-    let paths: Vec<_> = (0..10).map(|step| ones(&place, &format!("{step}"), |element| element < step)).collect();
+    let paths: Vec<_> =
+        (0..10).map(|step| ones(&place, &format!("{step}"), |element| element < step)).collect();
     let found = rows(&measure(&paths, Sizes::Skip));
     let exactly = |percent: f64| [percent; 3];
     assert_eq!(
         found,
-        [(1, 9, exactly(1.0)), (2, 8, exactly(2.0)), (4, 3, exactly(4.0)), (8, 1, exactly(8.0)), (9, 1, exactly(9.0))]
+        [
+            (1, 9, exactly(1.0)),
+            (2, 8, exactly(2.0)),
+            (4, 3, exactly(4.0)),
+            (8, 1, exactly(8.0)),
+            (9, 1, exactly(9.0))
+        ]
     );
 }
 
@@ -55,18 +68,25 @@ fn each_step_that_changes_another_element_makes_windows_as_dense_as_they_are_lon
 fn a_change_that_is_taken_back_is_no_change_in_the_longer_window() {
     let place = Place::new();
     // Elements 0 to 3 are 1 in every other checkpoint; element 50 becomes 1 in the last.
-    let one = |step: usize| move |element: usize| (element < 4 && step % 2 == 1) || (element == 50 && step == 4);
+    let one = |step: usize| {
+        move |element: usize| (element < 4 && step % 2 == 1) || (element == 50 && step == 4)
+    };
     let paths: Vec<_> = (0..5).map(|step| ones(&place, &format!("{step}"), one(step))).collect();
     let found = rows(&measure(&paths, Sizes::Skip));
     let third = 0.333333;
-    assert_eq!(found, [(1, 4, [4.25, 4.0, 5.0]), (2, 3, [third, 0.0, 1.0]), (4, 1, [1.0, 1.0, 1.0])]);
+    assert_eq!(
+        found,
+        [(1, 4, [4.25, 4.0, 5.0]), (2, 3, [third, 0.0, 1.0]), (4, 1, [1.0, 1.0, 1.0])]
+    );
 }
 
 /// What is measured along checkpoints at these steps, in which each step makes another element 1.
 fn along(steps: &[u64]) -> SeriesStat {
     let place = Place::new();
-    let paths: Vec<_> =
-        steps.iter().map(|&step| ones(&place, &format!("{step}"), |element| (element as u64) < step)).collect();
+    let paths: Vec<_> = steps
+        .iter()
+        .map(|&step| ones(&place, &format!("{step}"), |element| (element as u64) < step))
+        .collect();
     let series = Series::open(&paths).unwrap().with_steps(steps).unwrap();
     series.measure(Sizes::Skip, Control::threads(2)).unwrap()
 }
@@ -80,8 +100,14 @@ fn pairs_of_different_distances_in_steps_are_never_averaged() {
     assert_eq!(rows(&found), windows);
     assert_eq!((found.typical_distance, found.typical().mean()), (1, Some(0.01)));
     assert_eq!(found.tensors["w"].changes, 1);
-    assert_eq!(found.pairs.iter().map(|pair| pair.distance).collect::<Vec<_>>(), [1, 7, 12, 8, 19, 20]);
-    assert_eq!(found.checkpoints.iter().map(|one| one.step.unwrap()).collect::<Vec<_>>(), [40, 41, 48, 60]);
+    assert_eq!(
+        found.pairs.iter().map(|pair| pair.distance).collect::<Vec<_>>(),
+        [1, 7, 12, 8, 19, 20]
+    );
+    assert_eq!(
+        found.checkpoints.iter().map(|one| one.step.unwrap()).collect::<Vec<_>>(),
+        [40, 41, 48, 60]
+    );
 }
 
 #[test]
@@ -109,7 +135,10 @@ fn steps_are_one_for_each_checkpoint_and_ascend() {
         assert!(matches!(&error, Error::Misuse(what) if what.contains(told)), "{error}");
     }
     let found = Series::open(&paths).unwrap().with_steps(&[0, 1, u64::MAX]).unwrap();
-    assert_eq!(found.measure(Sizes::Skip, Control::default()).unwrap().pairs[1].distance, u64::MAX - 1);
+    assert_eq!(
+        found.measure(Sizes::Skip, Control::default()).unwrap().pairs[1].distance,
+        u64::MAX - 1
+    );
 }
 
 #[test]
@@ -121,7 +150,9 @@ fn windows_reach_from_the_first_checkpoint_and_never_past_the_last() {
         assert_eq!(pairs.last().unwrap(), &[(0, checkpoints - 1)], "all of it");
         for (window, pairs) in windows.iter().zip(&pairs) {
             assert_eq!(pairs[0].0, 0);
-            assert!(pairs.iter().all(|(base, target)| target - base == window.length && *target < checkpoints));
+            assert!(pairs
+                .iter()
+                .all(|(base, target)| target - base == window.length && *target < checkpoints));
             // Nothing between two windows is left out, and little at the end.
             assert!(window.stride <= window.length);
             assert!(checkpoints - 1 - pairs.last().unwrap().1 < window.stride);
@@ -133,7 +164,9 @@ fn windows_reach_from_the_first_checkpoint_and_never_past_the_last() {
 }
 
 fn model() -> Vec<Tensor> {
-    let bf16 = |name: &str, seed, elements: usize| tensor(name, "BF16", &[elements as u64], weights(seed, elements));
+    let bf16 = |name: &str, seed, elements: usize| {
+        tensor(name, "BF16", &[elements as u64], weights(seed, elements))
+    };
     vec![
         bf16("model.embed_tokens.weight", 1, 1000),
         bf16("model.layers.0.self_attn.q_proj.weight", 2, 400),
@@ -153,7 +186,8 @@ fn trained() -> Vec<Tensor> {
 }
 
 fn pair(place: &Place, base: &[Tensor], target: &[Tensor]) -> PairStat {
-    let (base, target) = (place.put("base", &Files::one(base)), place.put("target", &Files::one(target)));
+    let (base, target) =
+        (place.put("base", &Files::one(base)), place.put("target", &Files::one(target)));
     PairStat::of(&stat(&open(&base), &open(&target), Control::threads(2)).unwrap())
 }
 
@@ -170,7 +204,10 @@ fn kinds_and_modules_gather_the_tensors_of_all_layers() {
     ];
     assert_eq!(kinds, expected);
     let attention = &found.modules["model.layers.*.self_attn.q_proj"];
-    assert_eq!((attention.kind, attention.tensors, attention.density), (Kind::Attention, 2, density(80, 800)));
+    assert_eq!(
+        (attention.kind, attention.tensors, attention.density),
+        (Kind::Attention, 2, density(80, 800))
+    );
     assert_eq!(found.density, density(90, 2620));
     assert_eq!(found.ulp_steps.values().sum::<u64>(), 90);
     assert!(found.ulp_steps.keys().all(|step| step.abs() == 1));
@@ -199,7 +236,11 @@ fn a_series_sums_its_pairs() {
         tensors
     };
     let paths = [model(), trained(), with_head(trained())].map(|tensors| safetensors(&tensors));
-    let paths: Vec<_> = paths.iter().enumerate().map(|(at, bytes)| place.put_bytes(&format!("{at}"), bytes)).collect();
+    let paths: Vec<_> = paths
+        .iter()
+        .enumerate()
+        .map(|(at, bytes)| place.put_bytes(&format!("{at}"), bytes))
+        .collect();
     let found = measure(&paths, Sizes::Exact);
     let total = found.typical().total();
     assert_eq!(total.density, Density { changes: 90, elements: 2 * 2620 });
@@ -233,12 +274,16 @@ fn sizes_are_those_of_the_patches_that_diff_writes() {
     ] {
         let target = place.put(name, &files);
         let sizes = patch_sizes(&open(&base), &open(&target), Control::threads(2)).unwrap();
-        for (coding, found) in [(Coding::Contextual, sizes.contextual), (Coding::Flat, sizes.flat)] {
+        for (coding, found) in [(Coding::Contextual, sizes.contextual), (Coding::Flat, sizes.flat)]
+        {
             let patch = place.path("patch");
             diff(Some(&base), &target, &patch, EncoderOptions::default().with_coding(coding), 1);
             assert_eq!(found, fs::metadata(&patch).unwrap().len(), "{name}, {coding:?}");
         }
-        let full: u64 = fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        let full: u64 = fs::read_dir(&target)
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
         assert_eq!(sizes.full, full);
     }
 }
@@ -246,7 +291,9 @@ fn sizes_are_those_of_the_patches_that_diff_writes() {
 #[test]
 fn long_ulp_steps_are_counted_in_few_entries() {
     // Every element of an F32 tensor moves by a different amount.
-    let floats = |offset: u32| (0..50_000u32).flat_map(|i| (offset + i * i).to_le_bytes()).collect::<Vec<u8>>();
+    let floats = |offset: u32| {
+        (0..50_000u32).flat_map(|i| (offset + i * i).to_le_bytes()).collect::<Vec<u8>>()
+    };
     let of = |bytes| [tensor("w", "F32", &[50_000], bytes)];
     let zeros = vec![0; 200_000];
     let found = pair(&Place::new(), &of(zeros), &of(floats(1)));
@@ -261,8 +308,11 @@ fn a_series_is_two_checkpoints_or_more_and_all_of_them_are_there() {
     let place = Place::new();
     let first = ones(&place, "first", |_| false);
     for few in [&[][..], std::slice::from_ref(&first)] {
-        assert!(matches!(Series::open(few), Err(Error::Misuse(what)) if what.contains("two or more")));
+        assert!(
+            matches!(Series::open(few), Err(Error::Misuse(what)) if what.contains("two or more"))
+        );
     }
-    let error = Series::open(&[first.clone(), first, place.path("missing")]).unwrap_err().to_string();
+    let error =
+        Series::open(&[first.clone(), first, place.path("missing")]).unwrap_err().to_string();
     assert!(error.contains("missing"), "{error}");
 }

@@ -10,11 +10,18 @@ use pulse::Encoder;
 use serde_json::Value;
 
 use testkit::encode::begin;
-use testkit::files::{data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::files::{
+    data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor,
+};
 use testkit::library::{apply, diff, every_coding, open, verify};
 
 fn spec(tensor: &Tensor) -> TensorSpec {
-    TensorSpec::with_bytes(Dtype::from_name(&tensor.dtype), &tensor.shape, tensor.bytes.len() as u64).unwrap()
+    TensorSpec::with_bytes(
+        Dtype::from_name(&tensor.dtype),
+        &tensor.shape,
+        tensor.bytes.len() as u64,
+    )
+    .unwrap()
 }
 
 /// Pushes all tensors of both sides in the order of their names.
@@ -47,8 +54,9 @@ fn snapshot(target: &[Tensor]) -> Vec<u8> {
 }
 
 fn model() -> Vec<Tensor> {
-    let mut tensors: Vec<_> =
-        (0..4).map(|i| tensor(&format!("w.{i}"), "BF16", &[700, 1000], weights(i, 700_000))).collect();
+    let mut tensors: Vec<_> = (0..4)
+        .map(|i| tensor(&format!("w.{i}"), "BF16", &[700, 1000], weights(i, 700_000)))
+        .collect();
     tensors.push(tensor("scalar", "F32", &[], [0, 0, 0x80, 0x3f]));
     tensors.push(tensor("gone", "U8", &[3], *b"abc"));
     tensors
@@ -69,7 +77,11 @@ fn diff_writes_what_the_encoder_writes() {
     let place = Place::new();
     let config = noise(2, 3_000_000);
     let directory = |tensors: &[Tensor], seed: u64| {
-        let files = [("a-config", config.clone()), ("model.safetensors", safetensors(tensors)), ("z", noise(seed, 99))];
+        let files = [
+            ("a-config", config.clone()),
+            ("model.safetensors", safetensors(tensors)),
+            ("z", noise(seed, 99)),
+        ];
         Files::many(files)
     };
     let base = place.put("base", &directory(&model(), 1));
@@ -94,14 +106,21 @@ fn a_patch_without_files_keeps_the_files_of_the_base() {
     let mut changed = model();
     changed[0].bytes = stepped(&changed[0].bytes, 2, 1000);
     let patch = encoded(&model(), &changed);
-    let file = |tensors: &[Tensor]| raw(&(header(tensors, &[r#""__metadata__":{"a":"b"}"#]) + "   "), &data(tensors));
+    let file = |tensors: &[Tensor]| {
+        raw(&(header(tensors, &[r#""__metadata__":{"a":"b"}"#]) + "   "), &data(tensors))
+    };
     let directory = |tensors: &[Tensor]| {
         let (a, b) = tensors.split_at(2);
-        Files::many([("1.safetensors", file(b)), ("2.safetensors", file(a)), ("config.json", b"{}".to_vec())])
+        Files::many([
+            ("1.safetensors", file(b)),
+            ("2.safetensors", file(a)),
+            ("config.json", b"{}".to_vec()),
+        ])
     };
-    for (base, target) in
-        [(Files::One(file(&model())), Files::One(file(&changed))), (directory(&model()), directory(&changed))]
-    {
+    for (base, target) in [
+        (Files::One(file(&model())), Files::One(file(&changed))),
+        (directory(&model()), directory(&changed)),
+    ] {
         let place = Place::new();
         let (base, patch) = (place.put("base", &base), place.put_bytes("patch", &patch));
         apply(Some(&base), &patch, &place.path("out")).unwrap();
@@ -119,7 +138,9 @@ fn assert_canonical(path: &Path, tensors: &[Tensor]) {
     let json: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     assert_eq!(json.as_object().unwrap().len(), tensors.len());
     let mut sorted = tensors.to_vec();
-    sorted.sort_by_key(|tensor| (std::cmp::Reverse(spec(tensor).dtype().element_bytes()), tensor.name.clone()));
+    sorted.sort_by_key(|tensor| {
+        (std::cmp::Reverse(spec(tensor).dtype().element_bytes()), tensor.name.clone())
+    });
     assert_eq!(json, serde_json::from_str::<Value>(&header(&sorted, &[])).unwrap());
     assert!(bytes[8 + length..] == data(&sorted));
     open(path);
@@ -137,7 +158,8 @@ fn a_patch_without_files_that_adds_tensors_makes_a_file_of_its_own() {
 
     let tensors = model();
     let (a, b) = tensors.split_at(2);
-    let sharded = Files::many([("1.safetensors", safetensors(a)), ("2.safetensors", safetensors(b))]);
+    let sharded =
+        Files::many([("1.safetensors", safetensors(a)), ("2.safetensors", safetensors(b))]);
     apply(Some(&place.put("sharded", &sharded)), &patch, &place.path("directory")).unwrap();
     assert_canonical(&place.path("directory/model.safetensors"), &target());
 }

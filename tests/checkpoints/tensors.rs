@@ -8,7 +8,9 @@ use pulse::stream::EncoderOptions;
 use pulse::wire::Action;
 
 use crate::rebuilds;
-use testkit::files::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::files::{
+    header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor,
+};
 use testkit::library::{apply, diff, every_coding, open};
 
 /// One tensor for each of these pairs of bit patterns, in a base and a target.
@@ -17,7 +19,10 @@ fn bit_pairs(dtype: &str, width: usize, pairs: &[(u64, u64)]) -> (Tensor, Tensor
         pairs.iter().flat_map(|pair| side(pair).to_le_bytes()[..width].to_vec()).collect()
     };
     let shape = [pairs.len() as u64];
-    (tensor(dtype, dtype, &shape, bytes(|pair| pair.0)), tensor(dtype, dtype, &shape, bytes(|pair| pair.1)))
+    (
+        tensor(dtype, dtype, &shape, bytes(|pair| pair.0)),
+        tensor(dtype, dtype, &shape, bytes(|pair| pair.1)),
+    )
 }
 
 #[test]
@@ -41,7 +46,10 @@ fn every_dtype_rebuilds() {
 
 #[test]
 fn dtypes_of_less_than_a_byte_and_of_the_future_rebuild() {
-    let base = [tensor("a", "F4", &[3000], noise(1, 1500)), tensor("b", "Q7_\u{e9}", &[7, 11], noise(2, 999))];
+    let base = [
+        tensor("a", "F4", &[3000], noise(1, 1500)),
+        tensor("b", "Q7_\u{e9}", &[7, 11], noise(2, 999)),
+    ];
     let target = [
         tensor("a", "F4", &[3000], stepped(&base[0].bytes, 1, 100)),
         tensor("b", "Q7_\u{e9}", &[7, 11], stepped(&base[1].bytes, 1, 999)),
@@ -53,13 +61,33 @@ fn dtypes_of_less_than_a_byte_and_of_the_future_rebuild() {
 #[test]
 fn bits_that_compare_equal_or_not_at_all_are_changes() {
     // Zero against negative zero, NaN against another NaN, quiet and signalling, both ways; infinities.
-    let f16 = [(0, 0x8000), (0x8000, 0), (0x7e00, 0x7e01), (0xfe00, 0x7c01), (0x7c00, 0xfc00), (0x0001, 0x8001)];
-    let bf16 = [(0, 0x8000), (0x8000, 0), (0x7fc0, 0x7fc1), (0xffc0, 0x7f81), (0x7f80, 0xff80), (0x0001, 0x8001)];
+    let f16 = [
+        (0, 0x8000),
+        (0x8000, 0),
+        (0x7e00, 0x7e01),
+        (0xfe00, 0x7c01),
+        (0x7c00, 0xfc00),
+        (0x0001, 0x8001),
+    ];
+    let bf16 = [
+        (0, 0x8000),
+        (0x8000, 0),
+        (0x7fc0, 0x7fc1),
+        (0xffc0, 0x7f81),
+        (0x7f80, 0xff80),
+        (0x0001, 0x8001),
+    ];
     let high = |pair: (u64, u64), by: u32| (pair.0 << by, pair.1 << by);
     let f32 = bf16.map(|pair| high(pair, 16));
-    let f64 = [(0, 1 << 63), (1 << 63, 0), (0x7ff8 << 48, (0x7ff8 << 48) + 1), (0xfff8 << 48, (0x7ff0 << 48) + 1)];
+    let f64 = [
+        (0, 1 << 63),
+        (1 << 63, 0),
+        (0x7ff8 << 48, (0x7ff8 << 48) + 1),
+        (0xfff8 << 48, (0x7ff0 << 48) + 1),
+    ];
     let f8 = [(0, 0x80), (0x80, 0), (0x7f, 0xff), (0x7e, 0x7f)];
-    let u64 = [(0, u64::MAX), (u64::MAX, 0), (i64::MAX as u64, 1 << 63), (1 << 63, i64::MAX as u64)];
+    let u64 =
+        [(0, u64::MAX), (u64::MAX, 0), (i64::MAX as u64, 1 << 63), (1 << 63, i64::MAX as u64)];
     let pairs = [
         bit_pairs("F16", 2, &f16),
         bit_pairs("BF16", 2, &bf16),
@@ -111,7 +139,8 @@ fn tensors_added_removed_reshaped_and_retyped_rebuild() {
         keep,
     ];
     let report = rebuilds(&Files::one(&base), &Files::one(&target));
-    let counts = [(Action::Patched, 1), (Action::Added, 1), (Action::Replaced, 3), (Action::Deleted, 1)];
+    let counts =
+        [(Action::Patched, 1), (Action::Added, 1), (Action::Replaced, 3), (Action::Deleted, 1)];
     assert_eq!(report.actions, counts.into());
     assert_eq!(report.summary.footer.changes, 15 + 75 + 300 + 300 + 700_000);
     assert_eq!(report.summary.footer.target_tensors, 6);
@@ -140,7 +169,8 @@ fn identical_checkpoints_make_a_patch_without_tensors() {
 #[test]
 fn a_checkpoint_in_which_everything_changed_rebuilds() {
     let elements = 1_500_000;
-    let file = |seed| Files::one(&[tensor("w", "BF16", &[elements], weights(seed, elements as usize))]);
+    let file =
+        |seed| Files::one(&[tensor("w", "BF16", &[elements], weights(seed, elements as usize))]);
     let report = rebuilds(&file(6), &file(7));
     let full = 2 * elements;
     assert!(report.summary.footer.changes > elements * 99 / 100);
@@ -192,24 +222,31 @@ fn three_changes_twenty_million_elements_apart_rebuild() {
 
 #[test]
 fn diff_writes_the_same_bytes_whatever_the_threads() {
-    let mut base: Vec<_> =
-        (0..300).map(|i| tensor(&format!("small.{i}"), "BF16", &[i + 1], weights(i, i as usize + 1))).collect();
+    let mut base: Vec<_> = (0..300)
+        .map(|i| tensor(&format!("small.{i}"), "BF16", &[i + 1], weights(i, i as usize + 1)))
+        .collect();
     base.push(tensor("large", "BF16", &[5_000_000], weights(9, 5_000_000)));
     base.push(tensor("removed", "U8", &[3_000_000], noise(10, 3_000_000)));
     let mut target = base.clone();
     target.iter_mut().for_each(|tensor| tensor.bytes = stepped(&tensor.bytes, 2, 97));
     target[301] = tensor("added", "U8", &[3_000_000], noise(11, 3_000_000));
     let place = Place::new();
-    let (base, target) = (place.put("base", &Files::one(&base)), place.put("target", &Files::one(&target)));
+    let (base, target) =
+        (place.put("base", &Files::one(&base)), place.put("target", &Files::one(&target)));
     let [contextual, flat, ..] = every_coding();
-    for (options, leaves) in [(&contextual, 1), (&contextual, 32), (&contextual, 64), (&flat, 5), (&flat, 32)] {
+    for (options, leaves) in
+        [(&contextual, 1), (&contextual, 32), (&contextual, 64), (&flat, 5), (&flat, 32)]
+    {
         let patch = |threads| {
             let path = place.path("patch");
             diff(Some(&base), &target, &path, options.clone().with_block_leaves(leaves), threads);
             fs::read(&path).unwrap()
         };
         let first = patch(1);
-        assert!([2, 7].into_iter().all(|threads| patch(threads) == first), "blocks of {leaves} leaves");
+        assert!(
+            [2, 7].into_iter().all(|threads| patch(threads) == first),
+            "blocks of {leaves} leaves"
+        );
         let out = place.path("out");
         apply(Some(&base), &place.path("patch"), &out).unwrap();
         assert!(fs::read(&out).unwrap() == fs::read(&target).unwrap(), "blocks of {leaves} leaves");
@@ -221,11 +258,14 @@ fn diff_writes_the_same_bytes_whatever_the_threads() {
 fn the_digest_is_that_of_the_content() {
     let tensors = [tensor("a", "U8", &[3], *b"abc"), tensor("b", "BF16", &[2], *b"wxyz")];
     let place = Place::new();
-    let digest = |name: &str, files: &Files| open(&place.put(name, files)).digest(Default::default()).unwrap();
+    let digest = |name: &str, files: &Files| {
+        open(&place.put(name, files)).digest(Default::default()).unwrap()
+    };
     let same = digest("one", &Files::one(&tensors));
     let (a, b) = tensors.split_at(1);
     assert_eq!(digest("order", &Files::one(&[b, a].concat())), same);
-    let shards = Files::many([("1.safetensors", safetensors(a)), ("2.safetensors", safetensors(b))]);
+    let shards =
+        Files::many([("1.safetensors", safetensors(a)), ("2.safetensors", safetensors(b))]);
     assert_eq!(digest("shards", &shards), same);
     for (name, other) in [
         ("value", tensor("a", "U8", &[3], *b"abd")),

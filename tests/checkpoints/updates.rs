@@ -8,7 +8,9 @@ use pulse::tensors::Control;
 use pulse::update::{recover, Recovery, UpdateReport};
 use pulse::{Checkpoint, Error};
 
-use testkit::files::{header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor};
+use testkit::files::{
+    header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor,
+};
 use testkit::library::{diff, every_coding, open, open_patch};
 
 fn model() -> Vec<Tensor> {
@@ -25,7 +27,13 @@ fn target() -> Vec<Tensor> {
 fn scene(base: &Files, target: &Files) -> Place {
     let place = Place::new();
     let (base, target) = (place.put("checkpoint", base), place.put("target", target));
-    diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default().with_steps(40, 41), 1);
+    diff(
+        Some(&base),
+        &target,
+        &place.path("patch"),
+        EncoderOptions::default().with_steps(40, 41),
+        1,
+    );
     place
 }
 
@@ -42,7 +50,10 @@ fn refused(place: &Place, kind: &str, needles: &[&str]) {
     let error = place.untouched(|| updated(place).unwrap_err());
     assert_eq!(error.kind(), kind, "{error}");
     let text = error.to_string();
-    assert!(needles.iter().all(|needle| text.contains(needle)), "{text:?} without one of {needles:?}");
+    assert!(
+        needles.iter().all(|needle| text.contains(needle)),
+        "{text:?} without one of {needles:?}"
+    );
 }
 
 #[test]
@@ -51,15 +62,27 @@ fn every_coding_and_any_number_of_threads_lead_to_the_target() {
         for threads in [1, 2, 5] {
             let place = step();
             let checkpoint = place.path("checkpoint");
-            diff(Some(&checkpoint), &place.path("target"), &place.path("patch"), options.clone(), 1);
+            diff(
+                Some(&checkpoint),
+                &place.path("target"),
+                &place.path("patch"),
+                options.clone(),
+                1,
+            );
             let patch = open_patch(&place.path("patch"));
             let report = patch.update(&checkpoint, Control::threads(threads)).unwrap();
-            assert_eq!((report.already, report.recovery, report.target.files), (false, Recovery::Nothing, 1));
+            assert_eq!(
+                (report.already, report.recovery, report.target.files),
+                (false, Recovery::Nothing, 1)
+            );
             assert_eq!(report.target.target, patch.footer().target);
             Files::read(&checkpoint).assert_same(&Files::one(&target()));
             // Nothing is left beside it.
             assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
-            assert!(place.untouched(|| patch.update(&checkpoint, Control::threads(threads)).unwrap().already));
+            assert!(place.untouched(|| patch
+                .update(&checkpoint, Control::threads(threads))
+                .unwrap()
+                .already));
         }
     }
 }
@@ -215,7 +238,10 @@ fn a_checkpoint_with_a_journal_is_not_used_until_it_is_recovered() {
     torn[..half].copy_from_slice(&target[..half]);
     fs::write(place.path("checkpoint"), torn).unwrap();
     let error = place.untouched(|| Checkpoint::open(&place.path("checkpoint")).unwrap_err());
-    assert!(matches!(&error, Error::Interrupted { path } if path.ends_with("checkpoint")), "{error}");
+    assert!(
+        matches!(&error, Error::Interrupted { path } if path.ends_with("checkpoint")),
+        "{error}"
+    );
     assert_eq!(error.advice(), Some(Advice::Recover));
 
     let recovery = recover(&place.path("checkpoint"), Control::threads(1)).unwrap();
@@ -260,7 +286,10 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
 fn an_unfinished_journal_means_that_nothing_was_changed() {
     let place = step();
     place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
-    assert_eq!(recover(&place.path("checkpoint"), Control::threads(1)).unwrap(), Recovery::Untouched);
+    assert_eq!(
+        recover(&place.path("checkpoint"), Control::threads(1)).unwrap(),
+        Recovery::Untouched
+    );
     place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
     let report = updated(&place).unwrap();
     assert_eq!((report.already, report.recovery), (false, Recovery::Untouched));
@@ -272,10 +301,14 @@ fn what_is_not_there_is_an_error_that_names_it() {
     let place = step();
     let patch = open_patch(&place.path("patch"));
     for path in [place.path("nothing"), place.path("nothing/deeper")] {
-        for error in
-            [patch.update(&path, Control::threads(1)).unwrap_err(), recover(&path, Control::threads(1)).unwrap_err()]
-        {
-            assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("nothing"), "{error}");
+        for error in [
+            patch.update(&path, Control::threads(1)).unwrap_err(),
+            recover(&path, Control::threads(1)).unwrap_err(),
+        ] {
+            assert!(
+                matches!(error, Error::Io { .. }) && error.to_string().contains("nothing"),
+                "{error}"
+            );
         }
     }
     let error = patch.update("/", Control::threads(1)).unwrap_err();

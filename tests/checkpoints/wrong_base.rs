@@ -13,7 +13,8 @@ use testkit::forge;
 use testkit::library::{apply, diff, every_coding, open, open_patch, verify};
 
 fn model() -> Vec<Tensor> {
-    let mut tensors: Vec<_> = ["a", "b", "c", "d"].map(|name| tensor(name, "BF16", &[30, 40], weights(1, 1200))).into();
+    let mut tensors: Vec<_> =
+        ["a", "b", "c", "d"].map(|name| tensor(name, "BF16", &[30, 40], weights(1, 1200))).into();
     tensors.push(tensor("gone", "BF16", &[1200], weights(2, 1200)));
     tensors.push(tensor("put", "BF16", &[1200], weights(3, 1200)));
     tensors
@@ -83,7 +84,8 @@ fn refused_after(change: impl FnOnce(&mut Vec<Tensor>)) -> (Option<String>, bool
 fn a_base_that_differs_in_a_patched_tensor_names_the_first_one() {
     assert_eq!(refused_after(|tensors| tensors[1].bytes[2399] ^= 1), (Some("b".into()), false));
     assert_eq!(refused_after(|tensors| tensors[2].bytes[0] ^= 0x80), (Some("c".into()), false));
-    let both = refused_after(|tensors| tensors[1..3].iter_mut().for_each(|tensor| tensor.bytes[7] ^= 4));
+    let both =
+        refused_after(|tensors| tensors[1..3].iter_mut().for_each(|tensor| tensor.bytes[7] ^= 4));
     assert_eq!(both, (Some("b".into()), false));
 }
 
@@ -91,14 +93,18 @@ fn a_base_that_differs_in_a_patched_tensor_names_the_first_one() {
 fn a_base_that_differs_in_a_changed_element_is_refused() {
     // Element 0 of "b" changes in the patch, so an overwrite would give the right target all the same.
     let place = Place::new();
-    let (base, target) = (place.put("base", &Files::one(&model())), place.put("target", &Files::one(&target())));
+    let (base, target) =
+        (place.put("base", &Files::one(&model())), place.put("target", &Files::one(&target())));
     let mut wrong = model();
     wrong[1].bytes[0] ^= 2;
     let wrong = place.put("wrong", &Files::one(&wrong));
     let [contextual, step, xor, _] = every_coding();
     for options in [contextual, step, xor] {
         diff(Some(&base), &target, &place.path("patch"), options, 1);
-        assert_eq!(mismatch(refused(&place, &wrong, &place.path("patch"))).tensor.as_deref(), Some("b"));
+        assert_eq!(
+            mismatch(refused(&place, &wrong, &place.path("patch"))).tensor.as_deref(),
+            Some("b")
+        );
     }
 }
 
@@ -141,8 +147,18 @@ fn tensors_that_are_missing_or_of_another_shape_are_listed() {
         (|tensors| _ = tensors.drain(1..3), &["b", "c"], &[], 4),
         (|tensors| _ = tensors.remove(4), &["gone"], &[], 5),
         (|tensors| tensors[5].name.push('x'), &["put"], &[], 6),
-        (|tensors| tensors[1].shape = vec![40, 30], &[], &[["b", "BF16 [30, 40]", "BF16 [40, 30]"]], 6),
-        (|tensors| tensors[2].dtype = "F16".into(), &[], &[["c", "BF16 [30, 40]", "F16 [30, 40]"]], 6),
+        (
+            |tensors| tensors[1].shape = vec![40, 30],
+            &[],
+            &[["b", "BF16 [30, 40]", "BF16 [40, 30]"]],
+            6,
+        ),
+        (
+            |tensors| tensors[2].dtype = "F16".into(),
+            &[],
+            &[["c", "BF16 [30, 40]", "F16 [30, 40]"]],
+            6,
+        ),
         // The patch does not name what it leaves alone: there is only the number.
         (|tensors| _ = tensors.remove(0), &[], &[], 5),
         (|tensors| tensors.push(tensor("more", "U8", &[1], *b"x")), &[], &[], 7),
@@ -151,7 +167,8 @@ fn tensors_that_are_missing_or_of_another_shape_are_listed() {
     for (number, (change, missing, reshaped, tensors)) in cases.into_iter().enumerate() {
         let found = diagnosis(change);
         assert_eq!(found.missing, missing, "case {number}");
-        let listed: Vec<_> = found.reshaped.iter().map(|row| [&*row.tensor, &*row.expected, &*row.found]).collect();
+        let listed: Vec<_> =
+            found.reshaped.iter().map(|row| [&*row.tensor, &*row.expected, &*row.found]).collect();
         assert_eq!(listed, reshaped, "case {number}");
         assert_eq!((found.tensors, found.is_target), (Some((6, tensors)), false), "case {number}");
         assert!(found.extra.is_empty() && found.tensor.is_none(), "case {number}");
@@ -159,7 +176,11 @@ fn tensors_that_are_missing_or_of_another_shape_are_listed() {
         let text = found.to_string();
         let said = missing.iter().chain(reshaped.iter().flatten());
         assert!(said.into_iter().all(|word| text.contains(word)), "{text}");
-        assert_eq!(text.contains(&format!("it has {tensors} tensors, expected 6")), tensors != 6, "{text}");
+        assert_eq!(
+            text.contains(&format!("it has {tensors} tensors, expected 6")),
+            tensors != 6,
+            "{text}"
+        );
     }
     let both = diagnosis(|tensors| {
         tensors[1].bytes[0] ^= 1;
@@ -173,7 +194,10 @@ fn the_target_is_no_base_for_its_own_patch_and_is_recognised() {
     let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
     let found = mismatch(refused(&place, &place.path("target"), &patch));
     assert!(found.is_target);
-    assert!(found.to_string().ends_with("the checkpoint is already the target of the patch"), "{found}");
+    assert!(
+        found.to_string().ends_with("the checkpoint is already the target of the patch"),
+        "{found}"
+    );
     assert_eq!(Error::BaseMismatch(Box::new(found)).advice(), Some(Advice::NothingToDo));
     // One bit off, it is any wrong base.
     let mut near = target();
@@ -209,10 +233,14 @@ fn a_lying_patch_is_told_from_a_wrong_base() {
     wrong[1].bytes[7] ^= 1;
     let wrong = place.put("wrong", &Files::one(&wrong));
     let trailer = open_patch(&patch).tensor("b").unwrap().end.unwrap().target.unwrap();
-    for (tag, digest, made) in [(b'E', trailer, Made::Tensor("b".into())), (b'F', footer.target, Made::Checkpoint)] {
+    for (tag, digest, made) in
+        [(b'E', trailer, Made::Tensor("b".into())), (b'F', footer.target, Made::Checkpoint)]
+    {
         let lie = place.put_bytes("lie", &forge::replaced(&good, tag, &digest.0, &[7; 32]));
         let error = refused(&place, &place.path("base"), &lie);
-        let Error::WrongResult { file, made: found, expected, .. } = &error else { panic!("{error}") };
+        let Error::WrongResult { file, made: found, expected, .. } = &error else {
+            panic!("{error}")
+        };
         assert_eq!((file.as_deref(), found, expected), (Some(&*lie), &made, &Digest([7; 32])));
         assert_eq!(mismatch(refused(&place, &wrong, &lie)).tensor.as_deref(), Some("b"));
     }
@@ -226,7 +254,10 @@ fn a_lying_patch_is_told_from_a_wrong_base() {
 fn a_patch_needs_a_base_and_a_snapshot_none() {
     let (place, patch) = patched(&Files::one(&model()), &Files::one(&target()));
     let error = place.untouched(|| apply(None, &patch, &place.path("out")).unwrap_err());
-    assert!(matches!(&error, Error::NeedsBase { file: Some(file), .. } if *file == patch), "{error}");
+    assert!(
+        matches!(&error, Error::NeedsBase { file: Some(file), .. } if *file == patch),
+        "{error}"
+    );
     diff(None, &place.path("target"), &place.path("snapshot"), EncoderOptions::default(), 1);
     apply(Some(&place.path("base")), &place.path("snapshot"), &place.path("out")).unwrap();
     Files::read(&place.path("out")).assert_same(&Files::one(&target()));
@@ -238,7 +269,10 @@ fn another_target_is_refused_and_its_tensor_named() {
     let mut wrong = target();
     wrong[2].bytes[0] ^= 1;
     let wrong = place.put("wrong", &Files::one(&wrong));
-    let Error::TargetMismatch { tensor, .. } = verify(&patch, None, Some(&wrong)).unwrap_err() else { panic!() };
+    let Error::TargetMismatch { tensor, .. } = verify(&patch, None, Some(&wrong)).unwrap_err()
+    else {
+        panic!()
+    };
     assert_eq!(tensor.as_deref(), Some("c"));
     let error = verify(&patch, Some(&place.path("base")), Some(&place.path("base"))).unwrap_err();
     assert_eq!(error.kind(), "target");
@@ -250,14 +284,17 @@ fn directory(config: &str, tensors: &[Tensor]) -> Files {
 
 #[test]
 fn a_base_with_another_companion_is_refused_and_the_file_named() {
-    let (place, patch) = patched(&directory("{\"a\":1}", &model()), &directory("{\"a\":1}", &target()));
+    let (place, patch) =
+        patched(&directory("{\"a\":1}", &model()), &directory("{\"a\":1}", &target()));
     let mut none = directory("", &model());
     if let Files::Many(files) = &mut none {
         files.remove("config.json");
     }
-    for (name, wrong) in
-        [("same-size", directory("{\"a\":2}", &model())), ("longer", directory("{\"a\":11}", &model())), ("none", none)]
-    {
+    for (name, wrong) in [
+        ("same-size", directory("{\"a\":2}", &model())),
+        ("longer", directory("{\"a\":11}", &model())),
+        ("none", none),
+    ] {
         let error = refused(&place, &place.put(name, &wrong), &patch);
         assert_eq!(error.kind(), "checkpoint");
         assert!(error.to_string().contains("config.json"), "{error}");
@@ -273,7 +310,8 @@ fn a_base_with_another_companion_is_refused_and_the_file_named() {
 
 #[test]
 fn a_wrong_base_is_blamed_before_its_companions() {
-    let (place, patch) = patched(&directory("{\"a\":1}", &model()), &directory("{\"a\":1}", &target()));
+    let (place, patch) =
+        patched(&directory("{\"a\":1}", &model()), &directory("{\"a\":1}", &target()));
     let mut tensors = model();
     tensors[1].bytes[0] ^= 1;
     for (name, config) in [("same-size", "{\"a\":2}"), ("longer", "{\"a\":11}")] {

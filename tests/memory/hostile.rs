@@ -3,7 +3,8 @@
 use crate::{alone, HEAP};
 use pulse::Limits;
 use testkit::hostile::{
-    bomb, list, patch_of, patch_of_blocks, read, section, tiny_blocks, tiny_sections, tiny_tensors, varint,
+    bomb, list, patch_of, patch_of_blocks, read, section, tiny_blocks, tiny_sections, tiny_tensors,
+    varint,
 };
 
 const KIB: usize = 1 << 10;
@@ -120,18 +121,34 @@ fn counts_that_nothing_follows_cost_nothing() {
     let _alone = alone();
     let huge = varint(u64::MAX);
     let contextual = |table: Vec<u8>| {
-        patch_of_blocks(LARGEST_BLOCK, vec![[&[2, 0, 64][..], &varint(LARGEST_BLOCK), &table].concat()], LARGEST_BLOCK)
+        patch_of_blocks(
+            LARGEST_BLOCK,
+            vec![[&[2, 0, 64][..], &varint(LARGEST_BLOCK), &table].concat()],
+            LARGEST_BLOCK,
+        )
     };
     let mut metadata = testkit::forge::sections(&tiny_sections(0));
     metadata[0].payload = [&[0, 1][..], &huge].concat();
     for (what, patch, kind) in [
         ("metadata", testkit::forge::join(&tiny_sections(0), &metadata), "length"),
-        ("dimensions", patch_of(vec![section(b'T', [&[0, 1, b'w', 0, 2][..], &huge].concat())], 1, 0), "limit"),
+        (
+            "dimensions",
+            patch_of(vec![section(b'T', [&[0, 1, b'w', 0, 2][..], &huge].concat())], 1, 0),
+            "limit",
+        ),
         ("name", patch_of(vec![section(b'T', [&[0][..], &huge].concat())], 1, 0), "limit"),
         ("bytes of a tensor", patch_of_blocks(u64::MAX, vec![], 0), "limit"),
-        ("skipped leaves", patch_of_blocks(1 << 40, vec![[&[1][..], &huge, &[1, 1]].concat()], 1), "value"),
+        (
+            "skipped leaves",
+            patch_of_blocks(1 << 40, vec![[&[1][..], &huge, &[1, 1]].concat()], 1),
+            "value",
+        ),
         ("changes", patch_of_blocks(1 << 40, vec![[&[1, 0, 1][..], &huge].concat()], 1), "count"),
-        ("bytes of a stream", patch_of_blocks(4, vec![[&[1, 0, 1, 1, 0x21][..], &huge].concat()], 1), "length"),
+        (
+            "bytes of a stream",
+            patch_of_blocks(4, vec![[&[1, 0, 1, 1, 0x21][..], &huge].concat()], 1),
+            "length",
+        ),
         ("changes of a class", contextual([&[0, 1][..], &huge, &[0, 0, 0]].concat()), "value"),
         ("elements of a dense class", contextual([&[0, 1][..], &huge, &[31, 0]].concat()), "value"),
         ("exceptions", contextual([&[0, 1, 8, 0, 0][..], &huge].concat()), "value"),
@@ -149,7 +166,8 @@ fn a_contextual_block_holds_no_more_than_its_elements() {
     let table = [&[0, 1][..], &varint(LARGEST_BLOCK), &[31, 0]].concat();
     let codes = vec![0; LARGEST_BLOCK as usize / 8];
     let block = [&[2, 0, 64][..], &varint(LARGEST_BLOCK), &table, &codes].concat();
-    let (peak, _, error) = cost(&patch_of_blocks(LARGEST_BLOCK, vec![block], LARGEST_BLOCK), Limits::default());
+    let (peak, _, error) =
+        cost(&patch_of_blocks(LARGEST_BLOCK, vec![block], LARGEST_BLOCK), Limits::default());
     assert_eq!(error, Some("count"), "no element changes");
     assert!(peak < 17 * LARGEST_BLOCK as usize, "{peak} bytes");
 }
@@ -195,9 +213,12 @@ fn a_tail_holds_its_names_and_no_more_than_its_limits() {
 
     // An index of 2^62 bytes, of as many tensors as fit a number, in a source that has any number of bytes.
     let sections = testkit::forge::sections(&tiny_sections(0));
-    let mut footer = testkit::forge::join_as_is(&patch, &sections[sections.len() - 1..])[10..].to_vec();
+    let mut footer =
+        testkit::forge::join_as_is(&patch, &sections[sections.len() - 1..])[10..].to_vec();
     let len = 1 << 62;
-    for (tensors, index_offset, kind) in [(u64::MAX, len - 1000, "limit"), (1, 100, "limit"), (1, len, "count")] {
+    for (tensors, index_offset, kind) in
+        [(u64::MAX, len - 1000, "limit"), (1, 100, "limit"), (1, len, "count")]
+    {
         footer[4..12].copy_from_slice(&tensors.to_le_bytes());
         footer[44..52].copy_from_slice(&u64::to_le_bytes(index_offset));
         let crc = crc32fast::hash(&footer[..148]);
@@ -244,14 +265,33 @@ fn a_tensor_at_random_is_not_held() {
 #[test]
 fn hostile_headers_cost_a_few_times_their_size() {
     let _alone = alone();
-    let row = |name: &str, shape: &str| format!(r#""{name}":{{"dtype":"U8","shape":[{shape}],"data_offsets":[0,4]}}"#);
-    let empty = |number: u32| format!(r#""t{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#);
-    let strings = |count: u32| (0..count).map(|i| format!(r#""{i:x}":"""#)).collect::<Vec<_>>().join(",");
+    let row = |name: &str, shape: &str| {
+        format!(r#""{name}":{{"dtype":"U8","shape":[{shape}],"data_offsets":[0,4]}}"#)
+    };
+    let empty =
+        |number: u32| format!(r#""t{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#);
+    let strings =
+        |count: u32| (0..count).map(|i| format!(r#""{i:x}":"""#)).collect::<Vec<_>>().join(",");
     let good = row("w", "4");
     let rows: [(&str, String, Option<&str>, f64); 7] = [
-        ("100,000 strings", format!(r#"{{"__metadata__":{{{}}},{good}}}"#, strings(100_000)), None, 3.0),
-        ("a string twice", format!(r#"{{"__metadata__":{{"k":"{}","k":""}},{good}}}"#, "v".repeat(MIB)), None, 4.0),
-        ("100,000 other keys", format!(r#"{{"w":{{{},{}}}}}"#, &good[5..good.len() - 1], strings(100_000)), None, 3.0),
+        (
+            "100,000 strings",
+            format!(r#"{{"__metadata__":{{{}}},{good}}}"#, strings(100_000)),
+            None,
+            3.0,
+        ),
+        (
+            "a string twice",
+            format!(r#"{{"__metadata__":{{"k":"{}","k":""}},{good}}}"#, "v".repeat(MIB)),
+            None,
+            4.0,
+        ),
+        (
+            "100,000 other keys",
+            format!(r#"{{"w":{{{},{}}}}}"#, &good[5..good.len() - 1], strings(100_000)),
+            None,
+            3.0,
+        ),
         (
             "tensors that are not there",
             {
@@ -261,19 +301,35 @@ fn hostile_headers_cost_a_few_times_their_size() {
             Some("checkpoint"),
             20.0,
         ),
-        ("one name again and again", format!("{{{}}}", vec![good.clone(); 50_000].join(",")), Some("checkpoint"), 3.0),
-        ("a million dimensions", format!("{{{}}}", row("w", &("1,".repeat(MIB) + "4"))), Some("checkpoint"), 3.0),
+        (
+            "one name again and again",
+            format!("{{{}}}", vec![good.clone(); 50_000].join(",")),
+            Some("checkpoint"),
+            3.0,
+        ),
+        (
+            "a million dimensions",
+            format!("{{{}}}", row("w", &("1,".repeat(MIB) + "4"))),
+            Some("checkpoint"),
+            3.0,
+        ),
         ("a million brackets", format!(r#"{{"w":{}"#, "[".repeat(MIB)), Some("checkpoint"), 3.0),
     ];
     for (what, json, kind, most) in rows {
         let patch = testkit::hostile::with_header(&json);
         let (peak, result) = peak(|| -> pulse::Result<()> {
-            pulse::Patch::from_bytes(patch, Limits::default())?.verify(pulse::tensors::Control::threads(1))
+            pulse::Patch::from_bytes(patch, Limits::default())?
+                .verify(pulse::tensors::Control::threads(1))
         });
         // A file data section of 1 MiB is unpacked beside the header.
         let peak = peak.saturating_sub(3 * MIB) as f64 / json.len() as f64;
         println!("{what}: {peak:.1} bytes held for each byte of the header");
-        assert_eq!(result.as_ref().err().map(|error| error.kind()), kind, "{what}: {:?}", result.err());
+        assert_eq!(
+            result.as_ref().err().map(|error| error.kind()),
+            kind,
+            "{what}: {:?}",
+            result.err()
+        );
         assert!(peak < most, "{what}: {peak:.1} bytes held for each byte of the header");
     }
 }

@@ -25,7 +25,8 @@ struct Base {
 impl Base {
     fn new() -> Base {
         // BF16 values of a plausible matrix: both signs, a few exponents, all mantissas.
-        let bits = (0..CHUNK_BYTES as u32 / 2).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 16) as u16 & 0x83ff | 0x3c00);
+        let bits = (0..CHUNK_BYTES as u32 / 2)
+            .map(|i| (i.wrapping_mul(0x9e37_79b9) >> 16) as u16 & 0x83ff | 0x3c00);
         Base { pattern: bits.flat_map(u16::to_le_bytes).collect() }
     }
 
@@ -131,7 +132,8 @@ impl Store for Weights<'_> {
 }
 
 fn receive(pipe: mpsc::Receiver<Vec<u8>>, spec: &TensorSpec) -> Digest {
-    let mut receiver = Receiver::new(Weights { spec, base: Base::new(), written: 0 }, Limits::default());
+    let mut receiver =
+        Receiver::new(Weights { spec, base: Base::new(), written: 0 }, Limits::default());
     pipe.iter().for_each(|arrived| receiver.push(&arrived).unwrap());
     receiver.finish().unwrap().target()
 }
@@ -159,10 +161,13 @@ fn a_tensor_far_larger_than_memory_streams_through() {
 fn claims_cost_no_memory() {
     let _alone = alone();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors/malformed");
-    let mut files: Vec<Vec<u8>> =
-        fs::read_dir(directory).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    let mut files: Vec<Vec<u8>> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .collect();
     // A section that claims as much as the default limit allows, and breaks off.
-    let (mut claim, _) = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap().finish().unwrap();
+    let (mut claim, _) =
+        Encoder::new(Vec::new(), EncoderOptions::default()).unwrap().finish().unwrap();
     claim.truncate(19);
     claim.extend([b'x', 0x80, 0x80, 0x80, 0x20, 1, 2, 3]);
     files.push(claim);

@@ -16,7 +16,10 @@ fn documents() -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
-                let made = name == "target" || name == ".git" || name == "node_modules" || name == "corpus";
+                let made = name == "target"
+                    || name == ".git"
+                    || name == "node_modules"
+                    || name == "corpus";
                 if !made && !path.is_symlink() {
                     open.push(path);
                 }

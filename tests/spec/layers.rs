@@ -65,7 +65,8 @@ fn used(source: &str) -> BTreeSet<String> {
     for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
         for (at, prefix) in line.match_indices("crate::") {
             let rest = &line[at + prefix.len()..];
-            let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let word: String =
+                rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             found.insert(if rank(&word).is_some() { word } else { format!("lib ({word})") });
         }
     }
@@ -128,6 +129,9 @@ fn an_arrow_that_is_turned_round_is_found() {
     wrong.sort();
     assert_eq!(
         wrong,
-        ["coding.rs uses stream, which is not below it", "hash.rs uses lib (Limits), which is not below it"]
+        [
+            "coding.rs uses stream, which is not below it",
+            "hash.rs uses lib (Limits), which is not below it"
+        ]
     );
 }

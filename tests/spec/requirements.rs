@@ -38,7 +38,9 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.expect("an entry").path();
         match path.is_dir() {
             true => sources(&path, found),
-            false if path.extension().is_some_and(|extension| extension == "rs") => found.push(path),
+            false if path.extension().is_some_and(|extension| extension == "rs") => {
+                found.push(path)
+            }
             false => {}
         }
     }
@@ -66,8 +68,11 @@ fn tests(source: &str) -> Vec<(String, String)> {
 /// For each requirement, the vectors and tests that name it.
 fn covered() -> BTreeMap<u32, BTreeSet<String>> {
     let mut covered: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
-    let manifest: Value = serde_json::from_str(&read(&root().join("testvectors/manifest.json"))).expect("JSON");
-    for row in ["good", "malformed"].iter().flat_map(|list| manifest[list].as_array().expect("a list")) {
+    let manifest: Value =
+        serde_json::from_str(&read(&root().join("testvectors/manifest.json"))).expect("JSON");
+    for row in
+        ["good", "malformed"].iter().flat_map(|list| manifest[list].as_array().expect("a list"))
+    {
         for number in numbers(&row["rules"].to_string()) {
             covered.entry(number).or_default().insert(row["name"].to_string());
         }
@@ -94,8 +99,12 @@ fn requirements_are_numbered_once_and_without_gaps() {
 fn every_requirement_is_named_by_a_vector_or_a_test() {
     let (stated, covered) = (BTreeSet::from_iter(requirements()), covered());
     let excused: BTreeSet<u32> = BOUND_BY_NOTHING.iter().map(|(number, _)| *number).collect();
-    let by_nothing: BTreeSet<u32> = stated.iter().copied().filter(|number| !covered.contains_key(number)).collect();
-    assert_eq!(by_nothing, excused, "left: what no vector and no test names; right: what is excused");
+    let by_nothing: BTreeSet<u32> =
+        stated.iter().copied().filter(|number| !covered.contains_key(number)).collect();
+    assert_eq!(
+        by_nothing, excused,
+        "left: what no vector and no test names; right: what is excused"
+    );
     let unknown: Vec<_> = covered.iter().filter(|(number, _)| !stated.contains(number)).collect();
     assert!(unknown.is_empty(), "not in SPEC.md: {unknown:?}");
 }

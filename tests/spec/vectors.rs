@@ -47,7 +47,9 @@ impl Vector {
 
     /// The base; empty for a snapshot, which has none.
     fn base(&self) -> Checkpoint {
-        self.text("base").map(|path| Checkpoint::from_file(&read_checkpoint(path))).unwrap_or_default()
+        self.text("base")
+            .map(|path| Checkpoint::from_file(&read_checkpoint(path)))
+            .unwrap_or_default()
     }
 
     fn target_file(&self) -> Vec<u8> {
@@ -80,14 +82,19 @@ fn apply_in_every_way(base: &Checkpoint, patch: &[u8]) -> Result<Applied> {
 fn every_good_vector_makes_its_target_of_its_base() {
     for vector in vectors("good") {
         let (name, base) = (vector.name(), vector.base());
-        let applied = apply_in_every_way(&base, &vector.patch()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let applied = apply_in_every_way(&base, &vector.patch())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(applied.target, Checkpoint::from_file(&vector.target_file()), "{name}");
         assert_eq!(
             applied.base_digest.map(|digest| digest.to_string()).as_deref(),
             vector.text("base_digest"),
             "{name}"
         );
-        assert_eq!(Some(&*applied.target.digest().to_string()), vector.text("target_digest"), "{name}");
+        assert_eq!(
+            Some(&*applied.target.digest().to_string()),
+            vector.text("target_digest"),
+            "{name}"
+        );
     }
 }
 
@@ -99,7 +106,10 @@ fn files_are_rebuilt_byte_for_byte() {
         let applied = apply(&vector.base(), &*vector.patch()).expect("a good vector");
         let target = vector.target_file();
         for (record, carried) in &applied.files {
-            assert_eq!(carried.len() as u64, if record.source == FileSource::Patch { record.bytes } else { 0 });
+            assert_eq!(
+                carried.len() as u64,
+                if record.source == FileSource::Patch { record.bytes } else { 0 }
+            );
             if record.kind == FileKind::Tensors && record.name.is_empty() {
                 let base = vector.text("base").map(read_checkpoint);
                 let header = match record.source {
@@ -118,7 +128,10 @@ fn files_are_rebuilt_byte_for_byte() {
 /// What a receiver makes of weights in memory, fed in chunks of this size.
 fn received(vector: &Vector, chunk_bytes: usize) -> Result<Checkpoint> {
     let base = vector.base();
-    let held = base.tensors.iter().map(|(name, tensor)| (name.clone(), (tensor.spec.clone(), tensor.bytes.clone())));
+    let held = base
+        .tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), (tensor.spec.clone(), tensor.bytes.clone())));
     let held: BTreeMap<_, _> = held.collect();
     let mut weights = held.clone();
     let mut receiver = Receiver::in_memory(&mut weights, Limits::default())?;
@@ -139,10 +152,17 @@ const CHUNKS: [usize; 4] = [1, 7, 4096, usize::MAX];
 
 #[test]
 fn a_receiver_makes_every_good_target() {
-    for (vector, chunk) in vectors("good").iter().flat_map(|vector| CHUNKS.map(|chunk| (vector, chunk))) {
+    for (vector, chunk) in
+        vectors("good").iter().flat_map(|vector| CHUNKS.map(|chunk| (vector, chunk)))
+    {
         let name = vector.name();
-        let target = received(vector, chunk).unwrap_or_else(|error| panic!("{name}, chunks of {chunk}: {error}"));
-        assert_eq!(target, Checkpoint::from_file(&vector.target_file()), "{name}, chunks of {chunk}");
+        let target = received(vector, chunk)
+            .unwrap_or_else(|error| panic!("{name}, chunks of {chunk}: {error}"));
+        assert_eq!(
+            target,
+            Checkpoint::from_file(&vector.target_file()),
+            "{name}, chunks of {chunk}"
+        );
     }
 }
 
@@ -158,7 +178,10 @@ fn a_receiver_refuses_every_malformed_vector() {
         let expected = if rebuilt_only { "none" } else { vector.text("error").expect("a kind") };
         if found != expected {
             let name = vector.name();
-            wrong.push(format!("{name}, chunks of {chunk}: expected {expected}, found {found}: {:?}", result.err()));
+            wrong.push(format!(
+                "{name}, chunks of {chunk}: expected {expected}, found {found}: {:?}",
+                result.err()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -174,7 +197,11 @@ fn every_malformed_vector_gives_the_kind_of_error_that_the_manifest_names() {
         let rebuilt_only = vector.text("needs") == Some("rebuild");
         let expected = if rebuilt_only { "none" } else { vector.text("error").expect("a kind") };
         if found != expected {
-            wrong.push(format!("{}: expected {expected}, found {found}: {:?}", vector.name(), result.err()));
+            wrong.push(format!(
+                "{}: expected {expected}, found {found}: {:?}",
+                vector.name(),
+                result.err()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -191,10 +218,26 @@ fn of_several_broken_rules_the_first_in_the_order_of_reading_is_named() {
     let block = fields().block(2, 0, 1, 2);
     for (what, expected, patch) in [
         ("a key out of order, and no value", "duplicate", with(Tag::HEADER, keys)),
-        ("a name that shares bytes with none, and no suffix", "value", with(Tag::TENSOR, fields().varint(1))),
-        ("a name that is too long, and not there", "limit", with(Tag::TENSOR, fields().varint(0).varint(5000))),
-        ("a trailer without changes, and without digests", "value", with(Tag::TENSOR_END, fields().varint(0))),
-        ("an exponent that BF16 does not have, and no table", "value", with(Tag::BLOCK, block.varint(256).u8(1))),
+        (
+            "a name that shares bytes with none, and no suffix",
+            "value",
+            with(Tag::TENSOR, fields().varint(1)),
+        ),
+        (
+            "a name that is too long, and not there",
+            "limit",
+            with(Tag::TENSOR, fields().varint(0).varint(5000)),
+        ),
+        (
+            "a trailer without changes, and without digests",
+            "value",
+            with(Tag::TENSOR_END, fields().varint(0)),
+        ),
+        (
+            "an exponent that BF16 does not have, and no table",
+            "value",
+            with(Tag::BLOCK, block.varint(256).u8(1)),
+        ),
         ("two values that are not there, and a gap too great", "stream", {
             with(Tag::BLOCK, block_of(2, fields().u8(0x21).stored(&[9, 9]).stored(&[])))
         }),
@@ -210,7 +253,8 @@ fn of_several_broken_rules_the_first_in_the_order_of_reading_is_named() {
 /// The bytes of the hex dump of SPEC.md §12: offset, bytes, then what they mean.
 #[test]
 fn the_example_of_the_spec_is_a_vector() {
-    let spec = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).expect("SPEC.md");
+    let spec =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).expect("SPEC.md");
     let (_, example) = spec.split_once("\n## 12 Example").expect("an example");
     let mut bytes = Vec::new();
     for line in example.lines() {
@@ -255,7 +299,8 @@ fn every_kind_that_a_reader_can_give_has_a_vector() {
 
 #[test]
 fn rules_are_requirements_of_the_spec() {
-    let spec = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).expect("SPEC.md");
+    let spec =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).expect("SPEC.md");
     for vector in vectors("good").iter().chain(&vectors("malformed")) {
         for rule in vector.0["rules"].as_array().expect("a list of rules") {
             let rule = format!("[{}]", rule.as_str().expect("a number"));
@@ -275,7 +320,11 @@ fn names_are_unique_and_hashes_are_those_of_the_files() {
             "{}",
             vector.name()
         );
-        assert!(vector.text("shows").is_some_and(|shows| shows.ends_with('.')), "{}", vector.name());
+        assert!(
+            vector.text("shows").is_some_and(|shows| shows.ends_with('.')),
+            "{}",
+            vector.name()
+        );
     }
 }
 
@@ -311,7 +360,9 @@ mod on_disk {
     use pulse::Patch;
 
     fn open(vector: &Vector, key: &str) -> Option<pulse::Checkpoint> {
-        vector.text(key).map(|path| pulse::Checkpoint::open(&directory().join(path)).expect("a checkpoint"))
+        vector
+            .text(key)
+            .map(|path| pulse::Checkpoint::open(&directory().join(path)).expect("a checkpoint"))
     }
 
     fn patch(vector: &Vector) -> Result<Patch> {
@@ -346,7 +397,12 @@ mod on_disk {
         }
         let entries = fs::read_dir(path).expect("a directory").map(|entry| entry.expect("a file"));
         entries
-            .map(|entry| (entry.file_name().to_string_lossy().into(), fs::read(entry.path()).expect("a file")))
+            .map(|entry| {
+                (
+                    entry.file_name().to_string_lossy().into(),
+                    fs::read(entry.path()).expect("a file"),
+                )
+            })
             .collect()
     }
 
@@ -358,7 +414,12 @@ mod on_disk {
             let out = temporary.path().join(vector.name());
             let patch = patch(&vector).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
             patch
-                .apply(open(&vector, "base").as_ref(), &out, ApplyOptions::default(), Control::default())
+                .apply(
+                    open(&vector, "base").as_ref(),
+                    &out,
+                    ApplyOptions::default(),
+                    Control::default(),
+                )
                 .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
             let target = directory().join(vector.text("target").expect("a target"));
             assert!(files_of(&out) == files_of(&target), "{}", vector.name());
@@ -386,8 +447,9 @@ mod on_disk {
         for vector in vectors("malformed") {
             let base = open(&vector, "base");
             let out = directory.path().join(vector.name());
-            let applied = patch(&vector)
-                .and_then(|patch| patch.apply(base.as_ref(), &out, ApplyOptions::default(), Control::default()));
+            let applied = patch(&vector).and_then(|patch| {
+                patch.apply(base.as_ref(), &out, ApplyOptions::default(), Control::default())
+            });
             assert!(applied.is_err(), "{}", vector.name());
         }
         assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 0);

@@ -33,7 +33,8 @@ fn assert_misuse<T: std::fmt::Debug>(result: Result<T>, message: &str) {
 #[test]
 fn every_tensor_is_ended() {
     let four = spec(Dtype::U8, &[4]);
-    let message = "tensor 'a' was not ended, so the file cannot be completed; call end() on each tensor";
+    let message =
+        "tensor 'a' was not ended, so the file cannot be completed; call end() on each tensor";
     let mut encoder = encoder();
     let mut writer = encoder.patched("a", &four).unwrap();
     writer.push(&[1; 4], &[2; 4]).unwrap();
@@ -49,7 +50,10 @@ fn a_tensor_is_pushed_once() {
     let mut writer = encoder.patched("a", &four).unwrap();
     writer.push(&[1; 4], &[1; 4]).unwrap();
     writer.end().unwrap();
-    assert_misuse(encoder.added("a", &four), "tensor 'a' was already pushed; push each tensor once");
+    assert_misuse(
+        encoder.added("a", &four),
+        "tensor 'a' was already pushed; push each tensor once",
+    );
     let message = "tensor 'b' is U8 [4] in base and target; call patched() instead of replaced()";
     assert_misuse(encoder.replaced("b", &four, &four), message);
     // Nothing of the refused calls was taken.
@@ -63,7 +67,10 @@ fn bytes_are_neither_too_many_nor_too_few() {
     let mut writer = encoder.patched("a", &four).unwrap();
     writer.push(&[1, 2], &[1, 2]).unwrap();
     assert_misuse(writer.push(&[3, 4, 5], &[3, 5]), "tensor 'a': 5 base bytes pushed, expected 4");
-    assert_misuse(writer.push(&[3, 4], &[3, 4, 5]), "tensor 'a': 5 target bytes pushed, expected 4");
+    assert_misuse(
+        writer.push(&[3, 4], &[3, 4, 5]),
+        "tensor 'a': 5 target bytes pushed, expected 4",
+    );
     // Nothing of the refused calls was taken: the tensor can still be completed.
     writer.push(&[3, 4], &[]).unwrap();
     writer.push(&[], &[3, 5]).unwrap();
@@ -85,7 +92,8 @@ fn bytes_are_neither_too_many_nor_too_few() {
 #[test]
 fn neither_side_runs_past_the_block_that_the_other_is_in() {
     let large = spec(Dtype::U8, &[3 * LEAF_BYTES as u64]);
-    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default().with_block_leaves(1)).unwrap();
+    let mut encoder =
+        Encoder::new(Vec::new(), EncoderOptions::default().with_block_leaves(1)).unwrap();
     let mut writer = encoder.patched("a", &large).unwrap();
     writer.push(&[0; LEAF_BYTES], &[]).unwrap();
     assert_misuse(
@@ -93,7 +101,8 @@ fn neither_side_runs_past_the_block_that_the_other_is_in() {
         "base and target must advance together: one side runs past the end of the block that the other is in",
     );
     // Some of these bytes were taken, so this one is lost.
-    let message = "this encoder has already failed and its file cannot be completed; create a new one";
+    let message =
+        "this encoder has already failed and its file cannot be completed; create a new one";
     assert_misuse(writer.push(&[], &[0]), message);
     assert_misuse(encoder.finish(), message);
 }
@@ -115,7 +124,10 @@ fn a_snapshot_has_no_base() {
 fn files_come_first_once_and_with_plain_names() {
     let mut encoder = encoder();
     encoder.carry_file("f", FileKind::Companion, b"").unwrap();
-    assert_misuse(encoder.carry_file("f", FileKind::Tensors, b""), "file 'f' was already given; give each file once");
+    assert_misuse(
+        encoder.carry_file("f", FileKind::Tensors, b""),
+        "file 'f' was already given; give each file once",
+    );
     for name in ["../f", ""] {
         let advice = "use a plain name without / \\ : and control characters (SPEC.md §6.6)";
         let message = format!("{name:?} is not a legal file name; {advice}");
@@ -136,7 +148,9 @@ fn files_come_first_once_and_with_plain_names() {
 fn the_writer_refuses_what_readers_would_refuse() {
     let four = spec(Dtype::U8, &[4]);
     let long = "n".repeat(4097);
-    let message = format!("tensor '{long}': name length 4097 exceeds the limit of 4096 that readers have; shorten it");
+    let message = format!(
+        "tensor '{long}': name length 4097 exceeds the limit of 4096 that readers have; shorten it"
+    );
     assert_misuse(encoder().added(&long, &four), &message);
     let deep = spec(Dtype::U8, &[1; 65]);
     assert_misuse(
@@ -144,11 +158,13 @@ fn the_writer_refuses_what_readers_would_refuse() {
         "tensor 'a': rank 65 exceeds the limit of 64 that readers have; shorten it",
     );
     let other = |name: &str| TensorSpec::with_bytes(Dtype::Other(name.into()), &[4], 2);
-    let message = "tensor 'a': dtype name length 256 exceeds the limit of 255 that readers have; shorten it";
+    let message =
+        "tensor 'a': dtype name length 256 exceeds the limit of 255 that readers have; shorten it";
     assert_misuse(encoder().added("a", &other(&"x".repeat(256)).unwrap()), message);
     // A dtype with a code of its own, spelled out: the specification or the encoder refuses it.
     for name in ["BF16", ""] {
-        let error = other(name).and_then(|spec| encoder().added("a", &spec).map(drop)).expect_err(name);
+        let error =
+            other(name).and_then(|spec| encoder().added("a", &spec).map(drop)).expect_err(name);
         assert_eq!(error.kind(), "misuse", "{name}: {error}");
     }
 }
@@ -157,13 +173,17 @@ fn the_writer_refuses_what_readers_would_refuse() {
 fn options_that_readers_would_refuse_are_misuse() {
     let new = |options| Encoder::new(Vec::new(), options).map(|_| ());
     let options = EncoderOptions::default;
-    assert_misuse(new(options().with_block_leaves(0)), "options: block size is 0; expected 1 to 1024 leaves");
+    assert_misuse(
+        new(options().with_block_leaves(0)),
+        "options: block size is 0; expected 1 to 1024 leaves",
+    );
     assert_misuse(
         new(options().with_block_leaves(65)),
         "options: limit `block_leaves` exceeded: asked for 65, allowed 64",
     );
     assert_misuse(
-        Encoder::snapshot(Vec::new(), options().with_lineage(Lineage::default().with_base_step(1))).map(|_| ()),
+        Encoder::snapshot(Vec::new(), options().with_lineage(Lineage::default().with_base_step(1)))
+            .map(|_| ()),
         "options: header flags is 5; expected no base step and no base digest in a snapshot",
     );
     assert_misuse(
@@ -247,7 +267,9 @@ fn encode<W: Write>(writer: W) -> Result<W> {
 
 #[test]
 fn flush_passes_through_and_finish_flushes() {
-    let mut encoder = Encoder::new(Sink { room: usize::MAX, ..Sink::default() }, EncoderOptions::default()).unwrap();
+    let mut encoder =
+        Encoder::new(Sink { room: usize::MAX, ..Sink::default() }, EncoderOptions::default())
+            .unwrap();
     encoder.flush().unwrap();
     encoder.flush().unwrap();
     assert_eq!(encoder.get_ref().flushes, 2);
@@ -314,7 +336,8 @@ fn the_typed_error_is_found_inside_an_io_error() {
     let error = apply(&Checkpoint::default(), &b"not a patch"[..]).expect_err("no patch");
     let error = io::Error::from(error);
     assert_eq!(error.kind(), ErrorKind::InvalidData);
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).expect("the typed error");
+    let inner =
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).expect("the typed error");
     assert_eq!(inner.kind(), "signature");
 }
 
@@ -325,11 +348,17 @@ fn a_block_decoder_says_how_it_is_misused() {
     let mut seen = false;
     while let Some(event) = decoder.next_event().unwrap() {
         let pulse::Event::Block(block) = event else { continue };
-        assert_misuse(block.apply(&mut [1; 3]), "3 bytes given, but the block covers 4; give the bytes of range()");
+        assert_misuse(
+            block.apply(&mut [1; 3]),
+            "3 bytes given, but the block covers 4; give the bytes of range()",
+        );
         let message = "tensor 'a' has 3 bytes, but the block ends at 4; give the whole tensor";
         assert_misuse(block.apply_within(&mut [1; 3]), message);
         let mut decoder = block.decode().unwrap();
-        assert_misuse(decoder.apply(&mut [1; 5]), "chunk of 5 elements, but the block has only 4 left; give no more");
+        assert_misuse(
+            decoder.apply(&mut [1; 5]),
+            "chunk of 5 elements, but the block has only 4 left; give no more",
+        );
         let mut weights = [1; 4];
         decoder.apply(&mut weights).unwrap();
         assert_eq!(tensor_digest(&weights), tensor_digest(&[2; 4]));

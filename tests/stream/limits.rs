@@ -27,13 +27,18 @@ fn change(encoder: &mut Encoder<Vec<u8>>, name: &str, spec: &TensorSpec, leaves:
     leaves.iter().for_each(|leaf| target[leaf * LEAF_BYTES] = 1);
     let mut writer = encoder.patched(name, spec).unwrap();
     let full = 2 * LEAF_BYTES;
-    base.chunks(full).zip(target.chunks(full)).for_each(|(base, target)| writer.push(base, target).unwrap());
+    base.chunks(full)
+        .zip(target.chunks(full))
+        .for_each(|(base, target)| writer.push(base, target).unwrap());
     writer.end().unwrap();
 }
 
 /// A patch that needs a little of everything that is limited.
 fn sample() -> Vec<u8> {
-    let options = EncoderOptions::default().with_coding(Coding::Flat).with_block_leaves(2).with_metadata("k", "value");
+    let options = EncoderOptions::default()
+        .with_coding(Coding::Flat)
+        .with_block_leaves(2)
+        .with_metadata("k", "value");
     let mut encoder = Encoder::new(Vec::new(), options).unwrap();
     encoder.carry_file("f", FileKind::Companion, b"12345").unwrap();
     encoder.carry_file("g", FileKind::Companion, b"1234567").unwrap();
@@ -74,7 +79,11 @@ fn last(patch: &[u8], tag: Tag) -> u64 {
     let mut decoder = Decoder::new(patch, Limits::default());
     let mut found = None;
     while decoder.next_event().unwrap().is_some() {
-        found = decoder.section().filter(|section| section.tag == tag).map(|section| section.offset).or(found);
+        found = decoder
+            .section()
+            .filter(|section| section.tag == tag)
+            .map(|section| section.offset)
+            .or(found);
     }
     found.expect("such a section")
 }
@@ -132,7 +141,13 @@ fn rows() -> Vec<Row> {
         (added("w", &u8s(&[1, 1, 2])), Tag::TENSOR, "rank", 3, Limits::with_rank),
         (sample(), Tag::BLOCK, "blocks", 1 + 1 + 2, Limits::with_blocks),
         // Two files and three tensors.
-        (sample(), Tag::TENSOR, "target_bytes", 5 + 7 + 3 + 2 + 5 * 65536, Limits::with_target_bytes),
+        (
+            sample(),
+            Tag::TENSOR,
+            "target_bytes",
+            5 + 7 + 3 + 2 + 5 * 65536,
+            Limits::with_target_bytes,
+        ),
         (unchanged(), Tag::FOOTER, "target_bytes", 10, Limits::with_target_bytes),
     ]
 }
@@ -140,10 +155,16 @@ fn rows() -> Vec<Row> {
 #[test]
 fn every_limit_holds_to_the_byte_for_every_reader() {
     for (patch, tag, limit, needed, with) in rows() {
-        let expected =
-            Error::Limit { file: None, limit, asked: needed, allowed: needed - 1, offset: last(&patch, tag) };
+        let expected = Error::Limit {
+            file: None,
+            limit,
+            asked: needed,
+            allowed: needed - 1,
+            offset: last(&patch, tag),
+        };
         for read in READERS {
-            read(&patch, &with(Limits::default(), needed)).unwrap_or_else(|error| panic!("{limit}: {error}"));
+            read(&patch, &with(Limits::default(), needed))
+                .unwrap_or_else(|error| panic!("{limit}: {error}"));
             let found = read(&patch, &with(Limits::default(), needed - 1)).expect_err(limit);
             assert_eq!(format!("{found:?}"), format!("{expected:?}"));
         }
@@ -207,14 +228,21 @@ fn forged(edit: impl FnOnce(&mut Vec<Section>)) -> Vec<u8> {
 
 #[test]
 fn a_section_of_64_mib_is_read_and_one_byte_more_is_not() {
-    let skipped = |bytes: usize| forged(|sections| sections.insert(1, Section { tag: b'x', payload: vec![0; bytes] }));
+    let skipped = |bytes: usize| {
+        forged(|sections| sections.insert(1, Section { tag: b'x', payload: vec![0; bytes] }))
+    };
     pulled(&skipped(64 << 20), &Limits::default()).unwrap();
     // Refused by what it claims: nothing of it need be there.
     let patch = skipped((64 << 20) + 1);
     let offset = last(&sample(), Tag::HEADER) + 2 + 11 + 4;
     let short = &patch[..usize::try_from(offset).unwrap() + 10];
-    let expected =
-        Error::Limit { file: None, limit: "section_bytes", asked: (64 << 20) + 1, allowed: 64 << 20, offset };
+    let expected = Error::Limit {
+        file: None,
+        limit: "section_bytes",
+        asked: (64 << 20) + 1,
+        allowed: 64 << 20,
+        offset,
+    };
     for read in READERS {
         let found = read(short, &Limits::default()).unwrap_err();
         assert_eq!(format!("{found:?}"), format!("{expected:?}"));
@@ -263,7 +291,9 @@ fn the_maxima_of_the_format_hold_without_limits() {
         let mut payload = vec![0, 1, b'a', 0, 2];
         payload.extend([rank as u8 | 0x80, (rank >> 7) as u8]);
         payload.extend(std::iter::once(3).chain(vec![1; rank as usize - 1]));
-        forged(|sections| sections.iter_mut().find(|section| section.tag == b'T').unwrap().payload = payload)
+        forged(|sections| {
+            sections.iter_mut().find(|section| section.tag == b'T').unwrap().payload = payload
+        })
     };
     good(&shape(255));
     let raise = "raise the limit if the source is trusted";
@@ -273,7 +303,9 @@ fn the_maxima_of_the_format_hold_without_limits() {
         let mut payload = vec![0, 1, b'a', 0, 0, bytes as u8 | 0x80, (bytes >> 7) as u8];
         payload.extend(vec![b'x'; bytes]);
         payload.extend([3, 1, 3]);
-        forged(|sections| sections.iter_mut().find(|section| section.tag == b'T').unwrap().payload = payload)
+        forged(|sections| {
+            sections.iter_mut().find(|section| section.tag == b'T').unwrap().payload = payload
+        })
     };
     good(&dtype(255));
     bad(&dtype(256), &format!("asked for 256, allowed 255; {raise}"));
@@ -282,7 +314,12 @@ fn the_maxima_of_the_format_hold_without_limits() {
         forged(|sections| {
             let mut name = vec![bytes as u8 | 0x80, (bytes >> 7) as u8];
             name.extend(vec![b'f'; bytes]);
-            sections.iter_mut().find(|section| section.tag == b'l').unwrap().payload.splice(1..3, name);
+            sections
+                .iter_mut()
+                .find(|section| section.tag == b'l')
+                .unwrap()
+                .payload
+                .splice(1..3, name);
         })
     };
     good(&name(255));
@@ -294,11 +331,13 @@ fn the_maxima_of_the_format_hold_without_limits() {
         file.extend([bytes as u8 | 0x80, (bytes >> 7) as u8 | 0x80, (bytes >> 14) as u8]);
         file.extend(<sha2::Sha256 as sha2::Digest>::digest(&content));
         let stored = bytes << 1;
-        let mut packed = vec![stored as u8 | 0x80, (stored >> 7) as u8 | 0x80, (stored >> 14) as u8 | 0x80];
+        let mut packed =
+            vec![stored as u8 | 0x80, (stored >> 7) as u8 | 0x80, (stored >> 14) as u8 | 0x80];
         packed.push((stored >> 21) as u8);
         packed.extend(content);
         forged(|sections| {
-            let new = [Section { tag: b'l', payload: file }, Section { tag: b'd', payload: packed }];
+            let new =
+                [Section { tag: b'l', payload: file }, Section { tag: b'd', payload: packed }];
             sections.splice(1..1, new);
         })
     };
@@ -336,7 +375,10 @@ fn the_writer_stays_within_what_one_name_or_shape_may_have() {
 
     pulled(&carried(&"f".repeat(255)), &Limits::default()).unwrap();
     let (long, kind) = ("f".repeat(256), FileKind::Companion);
-    assert_misuse(encoder().carry_file(&long, kind, b""), &format!("{long:?} is not a legal file name"));
+    assert_misuse(
+        encoder().carry_file(&long, kind, b""),
+        &format!("{long:?} is not a legal file name"),
+    );
 
     let new = |options| Encoder::new(Vec::new(), options);
     let metadata = |bytes: usize| EncoderOptions::default().with_metadata("k", "v".repeat(bytes));
@@ -393,7 +435,8 @@ fn the_writer_stays_within_the_bytes_of_all_names() {
         let writer = encoder.deleted(&name(number, true), &u8s(&[0])).unwrap();
         writer.end().unwrap();
     }
-    let message = "tensor 't': limit `names_bytes` exceeded: asked for 134217729, allowed 134217728; \
+    let message =
+        "tensor 't': limit `names_bytes` exceeded: asked for 134217729, allowed 134217728; \
                    readers would refuse the file";
     assert_misuse(encoder.deleted("t", &u8s(&[0])), message);
     let (patch, _) = encoder.finish().unwrap();
@@ -414,7 +457,10 @@ fn the_writer_stays_within_the_bytes_of_a_section() {
     };
     // An entry: the name, three bytes for its parts, two for its offset (one for the first two); and three for the count.
     pulled(&patch(16_364).unwrap().0, &Limits::default()).unwrap();
-    assert_misuse(patch(16_365), "index ('I') of 67112866 bytes: readers refuse more than 67108864");
+    assert_misuse(
+        patch(16_365),
+        "index ('I') of 67112866 bytes: readers refuse more than 67108864",
+    );
 }
 
 #[test]

@@ -12,7 +12,12 @@ const DTYPES: [Dtype; 6] = [Dtype::U8, Dtype::Bf16, Dtype::F16, Dtype::F32, Dtyp
 
 fn every_option() -> Vec<EncoderOptions> {
     let flat = |values| EncoderOptions::default().with_coding(Coding::Flat).with_values(values);
-    let all = [EncoderOptions::default(), flat(ValueForm::UlpStep), flat(ValueForm::Xor), flat(ValueForm::Overwrite)];
+    let all = [
+        EncoderOptions::default(),
+        flat(ValueForm::UlpStep),
+        flat(ValueForm::Xor),
+        flat(ValueForm::Overwrite),
+    ];
     all.into_iter().flat_map(|options| [options.clone().with_block_leaves(1), options]).collect()
 }
 
@@ -40,16 +45,24 @@ fn sizes(options: &EncoderOptions, spec: &TensorSpec, [base, target]: &[Vec<u8>;
 fn no_patch_of_noise_is_larger() {
     for dtype in DTYPES {
         let width = dtype.element_bytes();
-        for (elements, every) in [(1, 1), (100, 1), (70_000, 1), (300_000, 1), (300_000, 2), (300_000, 129)] {
+        for (elements, every) in
+            [(1, 1), (100, 1), (70_000, 1), (300_000, 1), (300_000, 2), (300_000, 129)]
+        {
             let spec = TensorSpec::new(dtype.clone(), &[elements as u64]).unwrap();
             let pair = pair(7, elements * width, width, every);
             for options in every_option() {
                 let (found, most) = sizes(&options, &spec, &pair);
-                assert!(found <= most, "{dtype}, {elements} elements, every {every}: {found} > {most}");
+                assert!(
+                    found <= most,
+                    "{dtype}, {elements} elements, every {every}: {found} > {most}"
+                );
                 if every == 1 && elements > 1000 {
                     // Flat blocks may have a byte of gap for each element beside it.
                     let slack = if options.block.coding == Coding::Flat { 2.01 } else { 1.02 };
-                    assert!((most as f64) < found as f64 * slack + 1000.0, "{dtype}: {most} is far above {found}");
+                    assert!(
+                        (most as f64) < found as f64 * slack + 1000.0,
+                        "{dtype}: {most} is far above {found}"
+                    );
                 }
             }
         }
@@ -60,7 +73,10 @@ fn no_patch_of_noise_is_larger() {
 fn tensors_that_come_and_go_and_files_count() {
     let spec = TensorSpec::new(Dtype::F32, &[3, 5000]).unwrap();
     let (bytes, file) = (noise(3, 60_000), noise(4, 700_000));
-    let options = EncoderOptions::default().with_steps(1, u64::MAX).with_run([0xff; 16]).with_metadata("key", "value");
+    let options = EncoderOptions::default()
+        .with_steps(1, u64::MAX)
+        .with_run([0xff; 16])
+        .with_metadata("key", "value");
     let mut encoder = Encoder::new(Vec::new(), options.clone()).unwrap();
     encoder.carry_file("tokenizer.json", FileKind::Companion, &file).unwrap();
     let mut added = encoder.added("added", &spec).unwrap();
@@ -75,7 +91,10 @@ fn tensors_that_come_and_go_and_files_count() {
     assert!(found <= most && most < found + 2000, "{found} and {most}");
     // What cannot be is bounded as well, and does not wrap.
     let huge = TensorSpec::new(Dtype::U8, &[u64::MAX]).unwrap();
-    assert_eq!(MaxSize::new(&options).tensor("huge", Some(&huge)).tensor("too", Some(&huge)).bytes(), u64::MAX);
+    assert_eq!(
+        MaxSize::new(&options).tensor("huge", Some(&huge)).tensor("too", Some(&huge)).bytes(),
+        u64::MAX
+    );
 }
 
 proptest! {

@@ -53,8 +53,10 @@ fn read(checkpoint: &Checkpoint) -> Weights {
 /// Every tensor of an output. Files are found by what the patch calls them: a mutant may call them anything.
 fn written(out: &Path, patch: &Patch) -> Weights {
     let records = patch.files().iter().map(|file| &file.record);
-    let names: Vec<&str> =
-        records.filter(|record| record.kind == FileKind::Tensors).map(|record| &*record.name).collect();
+    let names: Vec<&str> = records
+        .filter(|record| record.kind == FileKind::Tensors)
+        .map(|record| &*record.name)
+        .collect();
     match names[..] {
         [] | [""] => read(&library::open(out)),
         _ => names.iter().flat_map(|name| read(&library::open(&out.join(name)))).collect(),
@@ -70,29 +72,47 @@ struct Case {
 }
 
 impl Case {
-    fn new(place: &Place, name: &'static str, base: Option<&Files>, target: &Files, options: EncoderOptions) -> Case {
+    fn new(
+        place: &Place,
+        name: &'static str,
+        base: Option<&Files>,
+        target: &Files,
+        options: EncoderOptions,
+    ) -> Case {
         let base = base.map(|base| place.put(&format!("{name}-base"), base));
         let target = place.put(&format!("{name}-target"), target);
         let patch = place.path(name);
         library::diff(base.as_deref(), &target, &patch, options, 1);
         let patch = std::fs::read(patch).unwrap();
-        Case { name, base: base.map(|path| library::open(&path)), target: read(&library::open(&target)), patch }
+        Case {
+            name,
+            base: base.map(|path| library::open(&path)),
+            target: read(&library::open(&target)),
+            patch,
+        }
     }
 
     /// Applies a mutant to the base: to weights in memory if it only changes tensors, else to files.
     fn attempt(&self, mutant: &[u8], out: &Path) -> Result<(), Error> {
         let patch = Patch::from_bytes(mutant.to_vec(), Limits::default())?;
-        let only_changes = patch.tensors().iter().all(|tensor| tensor.header.action == Action::Patched);
+        let only_changes =
+            patch.tensors().iter().all(|tensor| tensor.header.action == Action::Patched);
         if let (true, Some(base)) = (only_changes && patch.files().is_empty(), &self.base) {
             let before = read(base);
             let mut weights = before.clone();
             let mut held: WeightsMut<'_> = weights
                 .iter_mut()
-                .map(|(name, (spec, bytes))| (name.clone(), TensorMut::new(spec.clone(), bytes).unwrap()))
+                .map(|(name, (spec, bytes))| {
+                    (name.clone(), TensorMut::new(spec.clone(), bytes).unwrap())
+                })
                 .collect();
             let applied = patch.apply_to(&mut held, Control::threads(1));
             let expected = if applied.is_ok() { &self.target } else { &before };
-            assert!(weights == *expected, "{}: weights are neither base nor target: {applied:?}", self.name);
+            assert!(
+                weights == *expected,
+                "{}: weights are neither base nor target: {applied:?}",
+                self.name
+            );
             return applied.map(|_| ());
         }
         let base = self.base.as_ref().filter(|_| !patch.header().snapshot);
@@ -105,7 +125,8 @@ impl Case {
             assert!(!out.exists(), "{}: an output of a patch that was refused", self.name);
         } else {
             assert!(written(out, &patch) == self.target, "{}: another target", self.name);
-            let remove = if out.is_dir() { std::fs::remove_dir_all(out) } else { std::fs::remove_file(out) };
+            let remove =
+                if out.is_dir() { std::fs::remove_dir_all(out) } else { std::fs::remove_file(out) };
             remove.unwrap();
         }
         applied.map(|_| ())
@@ -115,7 +136,8 @@ impl Case {
 /// Small patches of every kind.
 fn cases(place: &Place) -> Vec<Case> {
     let bf16 = weights(1, 200);
-    let f32s: Vec<u8> = weights(2, 40).chunks(2).flat_map(|high| [0, 1, high[0], high[1]]).collect();
+    let f32s: Vec<u8> =
+        weights(2, 40).chunks(2).flat_map(|high| [0, 1, high[0], high[1]]).collect();
     let base = [
         tensor("layers.0.gate", "BF16", &[10, 20], bf16.clone()),
         tensor("layers.0.up", "F32", &[40], f32s.clone()),
@@ -123,8 +145,9 @@ fn cases(place: &Place) -> Vec<Case> {
         tensor("unchanged", "U8", &[3], *b"abc"),
     ];
     let changed = |tensors: &[Tensor], every| -> Vec<Tensor> {
-        let width =
-            |dtype: &str| [("BF16", 2), ("F32", 4), ("I64", 8)].iter().find(|row| row.0 == dtype).map(|row| row.1);
+        let width = |dtype: &str| {
+            [("BF16", 2), ("F32", 4), ("I64", 8)].iter().find(|row| row.0 == dtype).map(|row| row.1)
+        };
         let step = |tensor: &Tensor| match width(&tensor.dtype) {
             Some(width) => Tensor { bytes: stepped(&tensor.bytes, width, every), ..tensor.clone() },
             None => tensor.clone(),
@@ -159,8 +182,20 @@ fn cases(place: &Place) -> Vec<Case> {
         Case::new(place, "flat-step", Some(&one), &two, options),
         Case::new(place, "flat-xor", Some(&one), &two, xor),
         Case::new(place, "flat-overwrite", Some(&one), &two, overwrite),
-        Case::new(place, "contextual", Some(&one), &Files::one(&changed(&base, 2)), contextual.clone()),
-        Case::new(place, "whole", Some(&Files::one(&noise)), &Files::one(&zeros), contextual.clone()),
+        Case::new(
+            place,
+            "contextual",
+            Some(&one),
+            &Files::one(&changed(&base, 2)),
+            contextual.clone(),
+        ),
+        Case::new(
+            place,
+            "whole",
+            Some(&Files::one(&noise)),
+            &Files::one(&zeros),
+            contextual.clone(),
+        ),
         Case::new(place, "actions", Some(&one), &three, contextual.clone()),
         Case::new(place, "snapshot", None, &three, contextual),
         Case::new(place, "files", Some(&directory(&base, b"40")), &directory(&other, b"41"), step),
@@ -244,7 +279,8 @@ fn every_mutant_is_refused_or_makes_exactly_the_target() {
     let cases = cases(&place);
     // In memory where possible: outputs are synced, and there are hundreds of them.
     let memory = Path::new("/dev/shm");
-    let scratch = tempfile::tempdir_in(if memory.is_dir() { memory } else { place.root() }).unwrap();
+    let scratch =
+        tempfile::tempdir_in(if memory.is_dir() { memory } else { place.root() }).unwrap();
     let out = scratch.path().join("out");
     let (mut random, mut kinds) = (Random(20_000), BTreeSet::new());
     let (mut refused, mut made) = (0, 0);
@@ -257,7 +293,11 @@ fn every_mutant_is_refused_or_makes_exactly_the_target() {
             match case.attempt(&mutant, &out) {
                 Ok(()) => made_here += 1,
                 Err(error) => {
-                    assert!(!matches!(error, Error::Io { .. } | Error::Misuse(_)), "{}: {error}", case.name);
+                    assert!(
+                        !matches!(error, Error::Io { .. } | Error::Misuse(_)),
+                        "{}: {error}",
+                        case.name
+                    );
                     kinds.insert(error.kind());
                     refused_here += 1;
                 }
@@ -272,7 +312,18 @@ fn every_mutant_is_refused_or_makes_exactly_the_target() {
     assert_eq!(refused + made, 20_000);
     assert!(refused > 10_000 && made > 200);
     // The damage reaches everything, from framing to digests.
-    for kind in ["order", "count", "value", "length", "position", "stream", "digest", "duplicate", "name", "reserved"] {
+    for kind in [
+        "order",
+        "count",
+        "value",
+        "length",
+        "position",
+        "stream",
+        "digest",
+        "duplicate",
+        "name",
+        "reserved",
+    ] {
         assert!(kinds.contains(kind), "nothing was refused as {kind}");
     }
 }

@@ -92,7 +92,9 @@ fn fields_of_a_file_are_little_endian() {
 
 #[test]
 fn shapes_cross_32_bits_and_end_at_64() {
-    let bytes = |dtype, shape: &[u64]| TensorSpec::new(dtype, shape).map(|spec| (spec.elements(), spec.bytes()));
+    let bytes = |dtype, shape: &[u64]| {
+        TensorSpec::new(dtype, shape).map(|spec| (spec.elements(), spec.bytes()))
+    };
     let most = u64::from(u32::MAX);
     assert_eq!(bytes(Dtype::U8, &[most]).unwrap(), (most, most));
     assert_eq!(bytes(Dtype::U8, &[65_536, 65_536]).unwrap(), (most + 1, most + 1));
@@ -150,11 +152,14 @@ fn places_do_not_wrap() {
     for skipped in [1 << 32, (1 << 48) - 1, 1 << 48, (1 << 48) + 1, 1 << 63, u64::MAX] {
         let error = ranges(&patch_of_blocks(1 << 40, vec![block(skipped)], 1)).unwrap_err();
         assert_eq!(error.kind(), "value", "{skipped} skipped leaves: {error}");
-        let error = ranges(&patch_of_blocks(1 << 40, vec![block(1), block(skipped)], 2)).unwrap_err();
+        let error =
+            ranges(&patch_of_blocks(1 << 40, vec![block(1), block(skipped)], 2)).unwrap_err();
         assert_eq!(error.kind(), "value", "{skipped} skipped leaves: {error}");
     }
     // Leaves and changes that are small modulo 2^32.
-    for (leaves, changes, kind) in [((1 << 32) + 1, 1, "value"), (1, (1 << 32) + 1, "count"), (1, u64::MAX, "count")] {
+    for (leaves, changes, kind) in
+        [((1 << 32) + 1, 1, "value"), (1, (1 << 32) + 1, "count"), (1, u64::MAX, "count")]
+    {
         let block = [&[1, 0][..], &varint(leaves), &varint(changes)].concat();
         assert_eq!(ranges(&patch_of_blocks(1 << 40, vec![block], 1)).unwrap_err().kind(), kind);
     }
@@ -162,16 +167,23 @@ fn places_do_not_wrap() {
     for length in [1 << 32, u64::from(u32::MAX), 1 << 62, (1 << 63) - 1] {
         let block = [&[1, 0, 1, 1, 0x21][..], &varint(length << 1), &[0, 0]].concat();
         assert_eq!(
-            hostile::read(&patch_of_blocks(4, vec![block], 1), Limits::default()).1.unwrap_err().kind(),
+            hostile::read(&patch_of_blocks(4, vec![block], 1), Limits::default())
+                .1
+                .unwrap_err()
+                .kind(),
             "length"
         );
     }
     // Gaps whose sum is a place of the block modulo 2^32 or 2^64.
     for gap in [1 << 32, u64::MAX] {
         let gaps = [varint(0), varint(gap)].concat();
-        let block = [&[1, 0, 1, 2, 0x20][..], &varint(2 * gaps.len() as u64), &gaps, &[4, 2, 2]].concat();
+        let block =
+            [&[1, 0, 1, 2, 0x20][..], &varint(2 * gaps.len() as u64), &gaps, &[4, 2, 2]].concat();
         assert_eq!(
-            hostile::read(&patch_of_blocks(4, vec![block], 2), Limits::default()).1.unwrap_err().kind(),
+            hostile::read(&patch_of_blocks(4, vec![block], 2), Limits::default())
+                .1
+                .unwrap_err()
+                .kind(),
             "position"
         );
     }
@@ -184,7 +196,10 @@ fn a_section_is_one_allocation_at_most() {
     patch.push(b'x');
     patch.extend(varint(u64::MAX));
     let error = list(&patch, Limits::default().with_section_bytes(u64::MAX)).1.unwrap_err();
-    let pulse::Error::Limit { limit: "section_bytes", asked: u64::MAX, allowed, offset: 10, .. } = error else {
+    let pulse::Error::Limit {
+        limit: "section_bytes", asked: u64::MAX, allowed, offset: 10, ..
+    } = error
+    else {
         panic!("{error}")
     };
     assert_eq!(allowed, isize::MAX as u64 - 64);

@@ -65,7 +65,13 @@ fn vectors(list: &str) -> Vec<Vector> {
 type Said = (TensorHeader, Vec<String>, TensorTrailer);
 
 fn words(block: &pulse::stream::Block<'_>) -> String {
-    format!("{:?} {:?} {} {}", block.range(), block.coding(), block.changes(), block.payload_bytes())
+    format!(
+        "{:?} {:?} {} {}",
+        block.range(),
+        block.coding(),
+        block.changes(),
+        block.payload_bytes()
+    )
 }
 
 /// A patch as it reads from first byte to last.
@@ -101,7 +107,11 @@ fn at_random(source: impl ReadAt) -> Result<(Header, Vec<Said>, Footer)> {
         while let Some(block) = tensor.next_block()? {
             blocks.push(words(&block));
         }
-        tensors.push((tensor.header().clone(), blocks, *tensor.trailer().expect("the trailer came last")));
+        tensors.push((
+            tensor.header().clone(),
+            blocks,
+            *tensor.trailer().expect("the trailer came last"),
+        ));
     }
     tensors.reverse();
     Ok((tail.header()?.clone(), tensors, *tail.footer()))
@@ -120,9 +130,15 @@ fn applied(source: impl ReadAt, base: &Checkpoint) -> Result<BTreeMap<String, Op
             made.insert(header.name, None);
             continue;
         };
-        let held = base.tensors.get(name).filter(|held| header.action == Action::Patched && held.spec == spec);
+        let held = base
+            .tensors
+            .get(name)
+            .filter(|held| header.action == Action::Patched && held.spec == spec);
         // Whatever stood in the place of a tensor that is put whole does not matter.
-        let mut bytes = held.map_or_else(|| vec![0xaa; spec.bytes().min(1 << 20) as usize], |held| held.bytes.clone());
+        let mut bytes = held.map_or_else(
+            || vec![0xaa; spec.bytes().min(1 << 20) as usize],
+            |held| held.bytes.clone(),
+        );
         tensor.apply(&mut bytes)?;
         made.insert(header.name, Some(bytes));
     }
@@ -182,14 +198,19 @@ fn every_good_vector_reads_the_same_at_random() {
         assert_eq!(at_random(patch.as_slice()).unwrap(), sequential(&patch).unwrap(), "{name}");
         let target = applier::apply(&base, &*patch).unwrap().target;
         let mut expected = base.tensors.clone();
-        for (tensor, bytes) in applied(&patch, &base).unwrap_or_else(|error| panic!("{name}: {error}")) {
+        for (tensor, bytes) in
+            applied(&patch, &base).unwrap_or_else(|error| panic!("{name}: {error}"))
+        {
             expected.remove(&tensor);
             if let Some(bytes) = bytes {
                 assert!(bytes == target.tensors[&tensor].bytes, "{name}: {tensor}");
                 expected.insert(tensor.clone(), target.tensors[&tensor].clone());
             }
         }
-        assert_eq!(expected, target.tensors, "{name}: tensors that the patch does not have are unchanged");
+        assert_eq!(
+            expected, target.tensors,
+            "{name}: tensors that the patch does not have are unchanged"
+        );
     }
 }
 
@@ -252,7 +273,8 @@ const SEEN_OTHERWISE: [(&str, &str); 17] = [
 fn malformed_vectors_are_refused_where_it_shows_at_random() {
     let mut wrong = Vec::new();
     for Vector { name, patch, base, error } in vectors("malformed") {
-        let unseen = UNSEEN.contains(&&*name) || name.starts_with("file-") || name.starts_with("rebuild-");
+        let unseen =
+            UNSEEN.contains(&&*name) || name.starts_with("file-") || name.starts_with("rebuild-");
         let otherwise = SEEN_OTHERWISE.iter().find(|(seen, _)| *seen == name);
         let expected = otherwise.map_or(if unseen { "none" } else { &*error }, |(_, kind)| kind);
         let applied = applied(&patch, &base);
@@ -271,13 +293,16 @@ fn malformed_vectors_are_refused_where_it_shows_at_random() {
 fn r65_digests_of_the_whole_are_not_looked_at() {
     let rows = vectors("malformed");
     for name in ["file-digest", "target-digest"] {
-        let Vector { patch, base, error, .. } = rows.iter().find(|vector| vector.name == name).expect("a vector");
+        let Vector { patch, base, error, .. } =
+            rows.iter().find(|vector| vector.name == name).expect("a vector");
         assert_eq!(applier::apply(base, &**patch).unwrap_err().kind(), error);
         let right = rows.iter().find(|vector| vector.name == "trailing-byte").expect("a vector");
         let right = right.patch.strip_suffix(&[*right.patch.last().unwrap()]).unwrap();
         assert_eq!(applied(patch, base).unwrap(), applied(right, base).unwrap(), "{name}");
-        let (stated, computed) = (Tail::new(patch, Limits::default()).unwrap(), sequential(right).unwrap().2);
-        let wrong = [stated.footer().sha256 != computed.sha256, stated.footer().target != computed.target];
+        let (stated, computed) =
+            (Tail::new(patch, Limits::default()).unwrap(), sequential(right).unwrap().2);
+        let wrong =
+            [stated.footer().sha256 != computed.sha256, stated.footer().target != computed.target];
         assert!(wrong.contains(&true), "{name}: the footer repeats what the patch states");
     }
 }
@@ -286,7 +311,9 @@ fn r65_digests_of_the_whole_are_not_looked_at() {
 /// a tensor.
 #[test]
 fn reads_are_few_and_small() {
-    let names = |count: u32| (0..count).map(|number| format!("{:08x}.weight", number.wrapping_mul(0x9e37_79b9)));
+    let names = |count: u32| {
+        (0..count).map(|number| format!("{:08x}.weight", number.wrapping_mul(0x9e37_79b9)))
+    };
     for (patch, index_is_long, tensor_chunks) in [
         (snapshot(names(2), 100), false, 1),
         (snapshot(names(1000), 100), false, 1),
@@ -313,7 +340,8 @@ fn reads_are_few_and_small() {
             let mut starts: Vec<u64> = (range.start..range.end).step_by(CHUNK as usize).collect();
             assert_eq!(starts.len(), tensor_chunks);
             starts.push(range.end);
-            let expected: Vec<Range<u64>> = starts.windows(2).map(|pair| pair[0]..pair[1]).collect();
+            let expected: Vec<Range<u64>> =
+                starts.windows(2).map(|pair| pair[0]..pair[1]).collect();
             assert_eq!(source.taken(), expected, "{name}, without the header once more");
         }
     }
@@ -367,7 +395,10 @@ fn with_index(index: impl FnOnce(&[u64]) -> Vec<u8>) -> Vec<u8> {
 fn index_of(entries: &[(&str, u64)]) -> Vec<u8> {
     let mut payload = testkit::hostile::varint(entries.len() as u64);
     for (name, delta) in entries {
-        payload.extend([&[0, name.len() as u8][..], name.as_bytes(), &testkit::hostile::varint(*delta)].concat());
+        payload.extend(
+            [&[0, name.len() as u8][..], name.as_bytes(), &testkit::hostile::varint(*delta)]
+                .concat(),
+        );
     }
     payload
 }
@@ -430,7 +461,9 @@ fn every_other_place_of_the_index_is_refused() {
     let patch = example();
     let right = Tail::new(&patch, Limits::default()).unwrap().footer().index_offset;
     let field = patch.len() - FOOTER as usize + 3 + 41;
-    for offset in (0..300).chain([1 << 32, u64::MAX - 6, u64::MAX]).filter(|offset| *offset != right) {
+    for offset in
+        (0..300).chain([1 << 32, u64::MAX - 6, u64::MAX]).filter(|offset| *offset != right)
+    {
         let mut forged = patch.clone();
         forged[field..field + 8].copy_from_slice(&offset.to_le_bytes());
         let error = Tail::new(forge::sealed(&forged), Limits::default()).unwrap_err();
@@ -478,7 +511,10 @@ fn a_file_a_callback_and_memory_are_the_same_source() {
     });
     assert_eq!(at_random(callback).unwrap(), expected);
     assert_eq!(at_random(&patch).unwrap(), expected);
-    assert_eq!(at_random(LocalFile::open(directory().join("good/actions.pulse")).unwrap()).unwrap(), expected);
+    assert_eq!(
+        at_random(LocalFile::open(directory().join("good/actions.pulse")).unwrap()).unwrap(),
+        expected
+    );
     let tail = Tail::open(directory().join("good/actions.pulse"), Limits::default()).unwrap();
     assert_eq!(*tail.footer(), expected.2);
     assert!(tail.tensor("no such tensor").unwrap().is_none());
@@ -541,8 +577,12 @@ fn misuse_leaves_the_bytes_as_they_were() {
     let patch = fs::read(directory().join("good/actions.pulse")).unwrap();
     let tail = Tail::new(&patch, Limits::default()).unwrap();
     let (_, tensors, _) = sequential(&patch).unwrap();
-    let (deleted, ..) = tensors.iter().find(|(header, ..)| header.action == Action::Deleted).expect("a tensor");
-    assert_eq!(tail.tensor(&deleted.name).unwrap().unwrap().apply(&mut []).unwrap_err().kind(), "misuse");
+    let (deleted, ..) =
+        tensors.iter().find(|(header, ..)| header.action == Action::Deleted).expect("a tensor");
+    assert_eq!(
+        tail.tensor(&deleted.name).unwrap().unwrap().apply(&mut []).unwrap_err().kind(),
+        "misuse"
+    );
 
     let tail = Tail::new(example(), Limits::default()).unwrap();
     let (name, before) = ("w", vec![7; 8]);

@@ -19,11 +19,18 @@ type Weights = BTreeMap<String, (TensorSpec, Vec<u8>)>;
 
 fn weights(checkpoint: &Checkpoint) -> Weights {
     let tensors = checkpoint.tensors.iter();
-    tensors.map(|(name, tensor)| (name.clone(), (tensor.spec.clone(), tensor.bytes.clone()))).collect()
+    tensors
+        .map(|(name, tensor)| (name.clone(), (tensor.spec.clone(), tensor.bytes.clone())))
+        .collect()
 }
 
 fn checkpoint(weights: Weights) -> Checkpoint {
-    Checkpoint { tensors: weights.into_iter().map(|(name, (spec, bytes))| (name, Tensor { spec, bytes })).collect() }
+    Checkpoint {
+        tensors: weights
+            .into_iter()
+            .map(|(name, (spec, bytes))| (name, Tensor { spec, bytes }))
+            .collect(),
+    }
 }
 
 /// What becomes of weights in memory. After an error they must be what they were.
@@ -48,7 +55,8 @@ fn refused(base: &Checkpoint, patch: Raw) -> Error {
 /// The patch between two checkpoints; a snapshot without a base.
 fn patch(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u8> {
     let (out, options) = (Vec::new(), EncoderOptions::default());
-    let encoder = if base.is_some() { Encoder::new(out, options) } else { Encoder::snapshot(out, options) };
+    let encoder =
+        if base.is_some() { Encoder::new(out, options) } else { Encoder::snapshot(out, options) };
     let mut encoder = encoder.unwrap();
     let none = Checkpoint::default();
     let base = base.unwrap_or(&none);
@@ -56,7 +64,8 @@ fn patch(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u8> {
     for name in target.tensors.keys().chain(gone) {
         let side = |side: &'_ Checkpoint| side.tensors.get(name).cloned();
         let (old, new) = (side(base), side(target));
-        let [old, new] = [&old, &new].map(|side| side.as_ref().map(|tensor| (&tensor.spec, &*tensor.bytes)));
+        let [old, new] =
+            [&old, &new].map(|side| side.as_ref().map(|tensor| (&tensor.spec, &*tensor.bytes)));
         encode::push(&mut encoder, name, old, new).unwrap();
     }
     encoder.finish().unwrap().0
@@ -70,7 +79,11 @@ fn spoiled(base: &Checkpoint, tensor: &str) -> Checkpoint {
 }
 
 fn bytes(length: usize) -> Tensor {
-    Tensor::from_bytes(Dtype::U8, &[length as u64], (0..length).map(|i| (i * 7 + i / 999) as u8).collect())
+    Tensor::from_bytes(
+        Dtype::U8,
+        &[length as u64],
+        (0..length).map(|i| (i * 7 + i / 999) as u8).collect(),
+    )
 }
 
 /// Tensors that are patched, in one block and in some of many, unchanged, replaced, deleted and added.
@@ -88,9 +101,10 @@ fn model() -> (Checkpoint, Checkpoint) {
     target.tensors.get_mut("changed").unwrap().bytes[99] ^= 0x80;
     target.tensors.get_mut("large").unwrap().bytes[40 * LEAF_BYTES + 7] ^= 0x01;
     target.tensors.remove("gone");
-    target
-        .tensors
-        .insert("other shape".into(), Tensor { spec: TensorSpec::new(Dtype::U8, &[2, 3]).unwrap(), ..bytes(6) });
+    target.tensors.insert(
+        "other shape".into(),
+        Tensor { spec: TensorSpec::new(Dtype::U8, &[2, 3]).unwrap(), ..bytes(6) },
+    );
     target.tensors.insert("new".into(), bytes(LEAF_BYTES + 3));
     (base.into(), target)
 }
@@ -133,10 +147,17 @@ fn r66_nothing_is_handed_over_before_finish() {
 fn r67_a_patch_is_read_to_its_end() {
     let whole = sample::patch().write();
     for end in 0..whole.len() {
-        assert_eq!(receive(&sample::base(), &whole[..end]).unwrap_err().kind(), "truncated", "cut at {end}");
+        assert_eq!(
+            receive(&sample::base(), &whole[..end]).unwrap_err().kind(),
+            "truncated",
+            "cut at {end}"
+        );
     }
     assert_eq!(refused(&sample::base(), sample::patch().tail(b"x")).kind(), "trailing");
-    assert_eq!(refused(&sample::base(), sample::patch().footer(|footer| footer.sha256_flip = 1)).kind(), "file-digest");
+    assert_eq!(
+        refused(&sample::base(), sample::patch().footer(|footer| footer.sha256_flip = 1)).kind(),
+        "file-digest"
+    );
 
     // On a connection, what follows is left alone.
     let connection = [whole.as_slice(), b"next"].concat();
@@ -158,7 +179,8 @@ fn r67_a_patch_is_read_to_its_end() {
 
 #[test]
 fn r68_a_tensor_must_have_its_digest() {
-    let trailer = fields().varint(2).digest(sample::digest_in(&sample::base(), "w")).digest(Digest([7; 32]));
+    let trailer =
+        fields().varint(2).digest(sample::digest_in(&sample::base(), "w")).digest(Digest([7; 32]));
     let error = refused(&sample::base(), sample::patch().replace(Tag::TENSOR_END, trailer));
     let Error::Corrupt(corrupt) = &error else { panic!("{error}") };
     assert_eq!(corrupt.tensor.as_deref(), Some("w"));
@@ -177,7 +199,10 @@ fn r69_the_checkpoint_must_have_its_digest() {
         (sample::base(), sample::snapshot()),
     ] {
         receive(&base, &raw.write()).expect("the truth");
-        assert_eq!(refused(&base, raw.footer(|footer| footer.target = Digest([7; 32]))).kind(), "digest");
+        assert_eq!(
+            refused(&base, raw.footer(|footer| footer.target = Digest([7; 32]))).kind(),
+            "digest"
+        );
     }
 }
 
@@ -230,7 +255,8 @@ fn r63_a_wrong_base_is_told_from_a_bad_patch() {
     }
     // The right base, and a patch that does not fit it.
     let missing = |raw: Raw| {
-        let raw = raw.replace(Tag::TENSOR, fields().name(0, "v").spec(sample::PATCHED, sample::BF16, &[4]));
+        let raw = raw
+            .replace(Tag::TENSOR, fields().name(0, "v").spec(sample::PATCHED, sample::BF16, &[4]));
         raw.index(|entries| testkit::vectors::raw::right_index(&[("v".into(), entries[0].1)]))
     };
     assert_eq!(refused(&sample::base(), missing(sample::patch())).kind(), "checkpoint");
@@ -277,7 +303,8 @@ fn a_receiver_that_failed_commits_nothing_and_takes_nothing() {
 #[test]
 fn limits_hold() {
     let mut held = weights(&sample::base());
-    let mut receiver = Receiver::in_memory(&mut held, Limits::default().with_target_bytes(9)).unwrap();
+    let mut receiver =
+        Receiver::in_memory(&mut held, Limits::default().with_target_bytes(9)).unwrap();
     assert_eq!(receiver.push(&sample::patch().write()).unwrap_err().kind(), "limit");
 }
 
@@ -392,7 +419,10 @@ fn every_byte_of_the_base_is_read_once_or_known() {
     let mut store = Recorder::new(&base);
     let read = record(&mut store, &whole).unwrap();
     let sizes = base.tensors.iter().filter(|(_, tensor)| !tensor.bytes.is_empty());
-    assert_eq!(read, sizes.map(|(name, tensor)| (name.clone(), tensor.bytes.len() as u64)).collect());
+    assert_eq!(
+        read,
+        sizes.map(|(name, tensor)| (name.clone(), tensor.bytes.len() as u64)).collect()
+    );
 
     let mut store = Recorder::new(&base);
     store.known.insert("same".into(), tensor_digest(&base.tensors["same"].bytes));
@@ -415,7 +445,11 @@ fn a_store_is_told_of_files_and_tensors_in_turn_and_at_last_to_commit() {
     encode::push(&mut encoder, "same", Some((&four, b"same")), Some((&four, b"same"))).unwrap();
     let (patch, _) = encoder.finish().unwrap();
     let tensor = |bytes: &[u8; 4]| Tensor { spec: four.clone(), bytes: bytes.to_vec() };
-    let base = Checkpoint::from([("changed", tensor(b"abcd")), ("gone", tensor(b"gone")), ("same", tensor(b"same"))]);
+    let base = Checkpoint::from([
+        ("changed", tensor(b"abcd")),
+        ("gone", tensor(b"gone")),
+        ("same", tensor(b"same")),
+    ]);
     let mut store = Recorder::new(&base);
     record(&mut store, &patch).unwrap();
     let write = format!("write {}", leaf_digest(b"abce"));

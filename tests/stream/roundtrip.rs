@@ -80,7 +80,8 @@ fn plan() -> impl Strategy<Value = Plan> {
         1 => Just(Fate::Retyped),
     ];
     // The largest have a few leaves at any width.
-    let elements = prop_oneof![1 => Just(0), 4 => 1..100usize, 4 => 100..5000usize, 1 => 30_000..150_000usize];
+    let elements =
+        prop_oneof![1 => Just(0), 4 => 1..100usize, 4 => 100..5000usize, 1 => 30_000..150_000usize];
     (0..18usize, elements, fate, any::<u64>()).prop_map(|(dtype, elements, fate, seed)| {
         let most = 400_000 / self::dtype(dtype).element_bytes();
         Plan { dtype, elements: elements.min(most), fate, seed }
@@ -88,7 +89,13 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 impl Plan {
-    fn changed(&self, base: &Tensor, random: &mut Random, change: Change, per_mille: u64) -> Tensor {
+    fn changed(
+        &self,
+        base: &Tensor,
+        random: &mut Random,
+        change: Change,
+        per_mille: u64,
+    ) -> Tensor {
         let width = base.spec.dtype().element_bytes();
         let mut target = base.clone();
         for element in target.bytes.chunks_exact_mut(width) {
@@ -123,7 +130,8 @@ impl Plan {
             }
             Fate::Reshaped => {
                 let shape = [1, self.elements as u64];
-                let target = Tensor::from_bytes(base.spec.dtype().clone(), &shape, base.bytes.clone());
+                let target =
+                    Tensor::from_bytes(base.spec.dtype().clone(), &shape, base.bytes.clone());
                 (Some(base), Some(target))
             }
             Fate::Retyped => {
@@ -177,7 +185,12 @@ fn push_in_pieces(
 }
 
 /// Encodes two checkpoints, in pieces if there is a random generator, else tensor by tensor.
-fn encode(options: EncoderOptions, base: &Checkpoint, target: &Checkpoint, pieces: Option<Random>) -> Vec<u8> {
+fn encode(
+    options: EncoderOptions,
+    base: &Checkpoint,
+    target: &Checkpoint,
+    pieces: Option<Random>,
+) -> Vec<u8> {
     let block = options.block_leaves as usize * LEAF_BYTES;
     push_all(Encoder::new(Vec::new(), options).unwrap(), block, base, target, pieces)
 }
@@ -219,7 +232,8 @@ fn rank(order: Order, bits: u64, width: usize) -> u64 {
 }
 
 fn elements(dtype: &Dtype, bytes: &[u8]) -> Vec<u64> {
-    let widen = |element: &[u8]| element.iter().rev().fold(0, |wide, &byte| wide << 8 | u64::from(byte));
+    let widen =
+        |element: &[u8]| element.iter().rev().fold(0, |wide, &byte| wide << 8 | u64::from(byte));
     bytes.chunks_exact(dtype.element_bytes()).map(widen).collect()
 }
 
@@ -260,7 +274,11 @@ fn check_blocks(patch: &[u8], base: &Checkpoint, target: &Checkpoint, mut random
                     bytes: vec![0; header.spec.as_ref().unwrap().bytes() as usize],
                     ..target.tensors[&header.name].clone()
                 };
-                let base = if header.action.is_whole() { zeros } else { base.tensors[&header.name].clone() };
+                let base = if header.action.is_whole() {
+                    zeros
+                } else {
+                    base.tensors[&header.name].clone()
+                };
                 open = Some((base.bytes, &target.tensors[&header.name].bytes));
             }
             Event::Block(block) => {
@@ -297,14 +315,18 @@ fn check_blocks(patch: &[u8], base: &Checkpoint, target: &Checkpoint, mut random
                 assert!(decoder.ulp_steps().is_some() || block.coding() != Coding::Contextual);
                 if let Some(steps) = decoder.ulp_steps() {
                     let (mut steps, mut expected) = (steps.collect::<Vec<_>>(), Vec::new());
-                    for_each_ulp_step(block.dtype(), base, target, |step| expected.push(step)).unwrap();
+                    for_each_ulp_step(block.dtype(), base, target, |step| expected.push(step))
+                        .unwrap();
                     steps.sort_unstable();
                     expected.sort_unstable();
                     assert_eq!(steps, expected);
                 }
                 if block.coding() == Coding::Flat {
                     let listed: Vec<_> = decoder.changes().expect("flat needs no base").collect();
-                    assert_eq!(block.changes(), count_changes(block.dtype(), base, target).unwrap());
+                    assert_eq!(
+                        block.changes(),
+                        count_changes(block.dtype(), base, target).unwrap()
+                    );
                     assert_eq!(block.changes(), listed.len() as u64);
                     check_changes(block.dtype(), listed, base, target);
                 }

@@ -37,8 +37,8 @@ fn sizes(dtype: &Dtype, base: &[u8], target: &[u8]) -> Sizes {
         block
     };
     let contextual = encode(Coding::Contextual, ValueForm::UlpStep);
-    let flat =
-        [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite].map(|form| encode(Coding::Flat, form).payload.len());
+    let flat = [ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite]
+        .map(|form| encode(Coding::Flat, form).payload.len());
     let xor: Vec<u8> = base.iter().zip(target).map(|(base, target)| base ^ target).collect();
     Sizes {
         changes: contextual.changes,
@@ -50,7 +50,10 @@ fn sizes(dtype: &Dtype, base: &[u8], target: &[u8]) -> Sizes {
 
 fn assert_contextual_wins(name: &str, sizes: &Sizes) {
     let Sizes { contextual, flat, xor_zstd, .. } = *sizes;
-    assert!(contextual < flat && contextual < xor_zstd, "{name}: {contextual}, flat {flat}, XOR + zstd {xor_zstd}");
+    assert!(
+        contextual < flat && contextual < xor_zstd,
+        "{name}: {contextual}, flat {flat}, XOR + zstd {xor_zstd}"
+    );
 }
 
 #[test]

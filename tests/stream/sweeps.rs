@@ -42,9 +42,12 @@ fn checkpoint(path: &str) -> Checkpoint {
         return Checkpoint::from_file(&read(path));
     }
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors").join(path);
-    let files = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
-    let tensors = files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
-    let tensors = tensors.flat_map(|file| Checkpoint::from_file(&fs::read(file).expect("a file")).tensors);
+    let files =
+        fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let tensors =
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    let tensors =
+        tensors.flat_map(|file| Checkpoint::from_file(&fs::read(file).expect("a file")).tensors);
     Checkpoint { tensors: tensors.collect() }
 }
 
@@ -56,13 +59,15 @@ struct Sample {
 }
 
 fn samples() -> Vec<Sample> {
-    let manifest: serde_json::Value = serde_json::from_slice(&read("manifest.json")).expect("a JSON manifest");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&read("manifest.json")).expect("a JSON manifest");
     let rows = manifest["good"].as_array().expect("a list of vectors");
     let base_of = |name: &str| {
         let row = rows.iter().find(|row| row["name"] == name).expect("a vector of this name");
         row["base"].as_str().map(checkpoint).unwrap_or_default()
     };
-    let sample = |name| Sample { name, patch: read(&format!("good/{name}.pulse")), base: base_of(name) };
+    let sample =
+        |name| Sample { name, patch: read(&format!("good/{name}.pulse")), base: base_of(name) };
     let mut samples: Vec<Sample> = PATCHES.into_iter().map(sample).collect();
     let (name, base) = ("snapshot with files", Checkpoint::default());
     samples.push(Sample { name, patch: snapshot_with_files(), base });
@@ -76,7 +81,8 @@ fn patches() -> Vec<(&'static str, Vec<u8>)> {
 /// A snapshot that carries files: the sample's tensors and a text.
 fn snapshot_with_files() -> Vec<u8> {
     let target = Checkpoint::from_file(&read("checkpoints/sample-target.safetensors"));
-    let mut encoder = pulse::Encoder::snapshot(Vec::new(), pulse::stream::EncoderOptions::default()).unwrap();
+    let mut encoder =
+        pulse::Encoder::snapshot(Vec::new(), pulse::stream::EncoderOptions::default()).unwrap();
     encoder.carry_file("notes.txt", pulse::wire::FileKind::Companion, b"a few notes").unwrap();
     for (name, tensor) in &target.tensors {
         let mut writer = encoder.added(name, &tensor.spec).unwrap();
@@ -98,7 +104,9 @@ struct Span {
 fn spans(patch: &[u8]) -> Vec<Span> {
     let (mut spans, mut start) = (Vec::new(), 10);
     while start < patch.len() {
-        let Some((length, width)) = varint(&patch[start + 1..]).expect("a legal length") else { unreachable!() };
+        let Some((length, width)) = varint(&patch[start + 1..]).expect("a legal length") else {
+            unreachable!()
+        };
         let payload = start + 1 + width;
         let crc = payload + length as usize;
         spans.push(Span { start, payload, crc, end: crc + 4 });
@@ -142,7 +150,8 @@ fn every_prefix_of_a_patch_is_truncated() {
         for end in 0..patch.len() {
             let pulled = decode(&patch[..end]).expect_err("a prefix");
             assert_eq!(pulled.kind(), "truncated", "{name} cut at {end}: {pulled}");
-            let pushed = apply_pushed(&Checkpoint::default(), &patch[..end], usize::MAX).expect_err("a prefix");
+            let pushed = apply_pushed(&Checkpoint::default(), &patch[..end], usize::MAX)
+                .expect_err("a prefix");
             assert_eq!(pushed.to_string(), pulled.to_string(), "{name} cut at {end}");
         }
     }
@@ -184,7 +193,11 @@ fn kind_of_flip(flipped: &[u8], spans: &[Span], at: usize) -> &'static str {
         Err(()) => "varint",
         Ok(None) => "truncated",
         Ok(Some((length, _))) if length > Limits::default().section_bytes => "limit",
-        Ok(Some((length, width))) if span.start + 1 + width + length as usize + 4 > flipped.len() => "truncated",
+        Ok(Some((length, width)))
+            if span.start + 1 + width + length as usize + 4 > flipped.len() =>
+        {
+            "truncated"
+        }
         Ok(Some(_)) => "crc",
     }
 }
@@ -199,7 +212,13 @@ fn every_flipped_bit_is_refused_for_what_it_is_part_of() {
             flipped[bit / 8] ^= 1 << (bit % 8);
             let error = decode(&flipped).expect_err("a flipped bit");
             let expected = kind_of_flip(&flipped, &spans, bit / 8);
-            assert_eq!(error.kind(), expected, "{name}: bit {} of byte {}: {error}", bit % 8, bit / 8);
+            assert_eq!(
+                error.kind(),
+                expected,
+                "{name}: bit {} of byte {}: {error}",
+                bit % 8,
+                bit / 8
+            );
         }
     }
 }
@@ -239,25 +258,37 @@ fn a_flipped_bit_with_checksums_put_right_gives_the_same_target_or_none() {
         let (mut same, mut refused) = (0, 0);
         // The largest samples are many flat blocks: there, these alone.
         let swept = spans.iter().filter(|span| patch.len() < 4000 || patch[span.start] == b'B');
-        for (span, at) in swept.flat_map(|span| (span.payload..span.crc).map(move |at| (*span, at))) {
+        for (span, at) in swept.flat_map(|span| (span.payload..span.crc).map(move |at| (*span, at)))
+        {
             for bit in 0..8 {
                 let mut flipped = patch.clone();
                 flipped[at] ^= 1 << bit;
                 put_crc(&mut flipped, span);
                 // The SHA-256 in the footer sees what the CRC no longer does.
                 let kind = decode(&flipped).expect_err("a wrong SHA-256").kind();
-                assert!(!["crc", "truncated", "trailing", "misuse", "io"].contains(&kind), "{name}: {kind}");
+                assert!(
+                    !["crc", "truncated", "trailing", "misuse", "io"].contains(&kind),
+                    "{name}: {kind}"
+                );
                 put_sha256(&mut flipped, footer);
                 match apply(&base, flipped.as_slice()) {
                     Ok(found) => {
-                        assert!(found.target == good.target, "{name}: another target by bit {bit} of byte {at}");
+                        assert!(
+                            found.target == good.target,
+                            "{name}: another target by bit {bit} of byte {at}"
+                        );
                         assert_eq!(kind, "file-digest", "{name}: bit {bit} of byte {at}");
                         same += 1;
                     }
                     Err(error) => {
                         let kind = error.kind();
-                        assert!(!["crc", "file-digest", "misuse", "io"].contains(&kind), "{name}: {error}");
-                        if let Some(expected) = kind_of_repaired(patch[span.start], at - span.payload) {
+                        assert!(
+                            !["crc", "file-digest", "misuse", "io"].contains(&kind),
+                            "{name}: {error}"
+                        );
+                        if let Some(expected) =
+                            kind_of_repaired(patch[span.start], at - span.payload)
+                        {
                             assert_eq!(kind, expected, "{name}: bit {bit} of byte {at}: {error}");
                         }
                         refused += 1;
@@ -321,7 +352,10 @@ fn decoders_leave_what_follows_the_footer() {
 #[test]
 fn an_empty_file_is_truncated() {
     let error = apply(&Checkpoint::default(), &b""[..]).expect_err("no patch");
-    assert_eq!(error.to_string(), "at byte 0: the file is truncated: at least 8 more bytes expected");
+    assert_eq!(
+        error.to_string(),
+        "at byte 0: the file is truncated: at least 8 more bytes expected"
+    );
     assert_eq!(error.advice(), Some(pulse::error::Advice::TransferAgain));
     assert_eq!(error.kind(), "truncated");
 }

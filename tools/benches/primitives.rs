@@ -47,22 +47,30 @@ fn encoded(options: &EncoderOptions, base: &[u8], target: &[u8]) -> EncodedBlock
 #[divan::bench(args = ["0%", "0.5%", "3%"])]
 fn compare(bencher: Bencher, density: &str) {
     let [base, target] = pair(density);
-    bencher.counter(BytesCount::new(BYTES)).bench(|| count_changes(&Dtype::Bf16, black_box(&base), black_box(&target)));
+    bencher
+        .counter(BytesCount::new(BYTES))
+        .bench(|| count_changes(&Dtype::Bf16, black_box(&base), black_box(&target)));
 }
 
 fn encode(bencher: Bencher, density: &str, options: &EncoderOptions) {
     let [base, target] = pair(density);
     let mut encoder = BlockEncoder::new(options.block);
-    bencher.counter(BytesCount::new(BYTES)).bench_local(|| encoder.encode(&Dtype::Bf16, &base, &target));
+    bencher
+        .counter(BytesCount::new(BYTES))
+        .bench_local(|| encoder.encode(&Dtype::Bf16, &base, &target));
 }
 
 /// Parsing counts: a receiver does both once for each block.
 fn decode(bencher: Bencher, base: &[u8], block: &EncodedBlock, coding: Coding) {
     assert_eq!(block.coding, coding);
     // Applying is in place, so every round needs bytes of its own.
-    bencher.counter(BytesCount::new(BYTES)).with_inputs(|| base.to_vec()).bench_local_refs(|weights| {
-        block.decode(&Dtype::Bf16, ELEMENTS as u64).and_then(|mut decoder| decoder.apply(weights))
-    });
+    bencher.counter(BytesCount::new(BYTES)).with_inputs(|| base.to_vec()).bench_local_refs(
+        |weights| {
+            block
+                .decode(&Dtype::Bf16, ELEMENTS as u64)
+                .and_then(|mut decoder| decoder.apply(weights))
+        },
+    );
 }
 
 #[divan::bench(args = DENSITIES)]
@@ -73,7 +81,12 @@ fn contextual_encode(bencher: Bencher, density: &str) {
 #[divan::bench(args = DENSITIES)]
 fn contextual_decode(bencher: Bencher, density: &str) {
     let [base, target] = pair(density);
-    decode(bencher, &base, &encoded(&EncoderOptions::default(), &base, &target), Coding::Contextual);
+    decode(
+        bencher,
+        &base,
+        &encoded(&EncoderOptions::default(), &base, &target),
+        Coding::Contextual,
+    );
 }
 
 #[divan::bench(args = DENSITIES)]
@@ -128,7 +141,8 @@ fn checkpoint(bencher: Bencher, tensor_bytes: usize) {
     let [weights, _] = pair("0%");
     let spec = TensorSpec::new(Dtype::Bf16, &[tensor_bytes as u64 / 2]).expect("a small tensor");
     let weights = weights.repeat(8);
-    let names: Vec<String> = (0..weights.len() / tensor_bytes).map(|i| format!("model.layers.{i:05}.weight")).collect();
+    let names: Vec<String> =
+        (0..weights.len() / tensor_bytes).map(|i| format!("model.layers.{i:05}.weight")).collect();
     bencher.counter(BytesCount::new(weights.len())).bench(|| {
         let mut hasher = CheckpointHasher::new();
         for (name, bytes) in names.iter().zip(weights.chunks_exact(tensor_bytes)) {

@@ -19,7 +19,8 @@ fn percent(share: f64) -> String {
 
 fn rect(class: &str, start: f64, length: f64, title: &str) -> Html {
     let (x, width) = (percent(start), percent(length));
-    let title = if title.is_empty() { Html::default() } else { element("title", &[], Html::text(title)) };
+    let title =
+        if title.is_empty() { Html::default() } else { element("title", &[], Html::text(title)) };
     element("rect", &[("class", class), ("x", &x), ("width", &width), ("height", "100%")], title)
 }
 
@@ -31,16 +32,20 @@ fn drawing(class: &str, label: &str, content: Html) -> Html {
 pub fn bars(head: &[&str], rows: &[Bar]) -> Html {
     let mut names = head.iter().map(|name| element("th", &[("scope", "col")], Html::text(name)));
     let label = names.next().unwrap_or_default();
-    let head: Html = [label, element("td", &[], Html::default())].into_iter().chain(names).collect();
+    let head: Html =
+        [label, element("td", &[], Html::default())].into_iter().chain(names).collect();
     let row = |bar: &Bar| {
         let second = bar.second.clamp(0.0, bar.length);
-        let rects = [rect("first", 0.0, bar.length, ""), rect("second", bar.length - second, second, "")];
+        let rects =
+            [rect("first", 0.0, bar.length, ""), rect("second", bar.length - second, second, "")];
         let drawing = drawing("bar", &bar.label, rects.into_iter().collect());
         let mut cells = vec![
             element("th", &[("scope", "row")], Html::text(&bar.label)),
             element("td", &[("class", "drawn")], drawing),
         ];
-        cells.extend(bar.values.iter().map(|value| element("td", &[("class", "number")], Html::text(value))));
+        cells.extend(
+            bar.values.iter().map(|value| element("td", &[("class", "number")], Html::text(value))),
+        );
         line(element("tr", &[], cells.into_iter().collect()))
     };
     let head = line(element("tr", &[], head));
@@ -80,18 +85,25 @@ pub fn stacked(label: &str, head: &[&str], parts: &[Part]) -> Html {
         start += length;
     }
     let row = |part: &Part| {
-        let swatch = element("span", &[("class", &format!("swatch {}", part.colour))], Html::default());
+        let swatch =
+            element("span", &[("class", &format!("swatch {}", part.colour))], Html::default());
         let name = [swatch, Html::text(part.name)].into_iter().collect();
-        let values = part.values.iter().map(|value| element("td", &[("class", "number")], Html::text(value)));
+        let values = part
+            .values
+            .iter()
+            .map(|value| element("td", &[("class", "number")], Html::text(value)));
         let words = element("td", &[], Html::text(part.words));
         let name = element("th", &[("scope", "row")], name);
         line(element("tr", &[], [name].into_iter().chain(values).chain([words]).collect()))
     };
-    let head = head.iter().map(|name| element("th", &[("scope", "col")], Html::text(name))).collect();
+    let head =
+        head.iter().map(|name| element("th", &[("scope", "col")], Html::text(name))).collect();
     let head = line(element("tr", &[], head));
     let legend: Html = [head].into_iter().chain(parts.iter().map(row)).collect();
     let legend = element("table", &[("class", "legend")], element("tbody", &[], legend));
-    [line(drawing("stacked", label, rects.into_iter().collect())), line(legend)].into_iter().collect()
+    [line(drawing("stacked", label, rects.into_iter().collect())), line(legend)]
+        .into_iter()
+        .collect()
 }
 
 /// What a cell of a heat map shows.
@@ -168,11 +180,18 @@ pub fn heat_map(map: &HeatMap<'_>) -> Html {
             let text = element("span", &[], Html::text(&text));
             element("td", &[("class", &class), ("style", &style), ("title", title)], text)
         }
-        Cell::Mark { mark, title } => element("td", &[("class", "mark"), ("title", title)], Html::text(mark)),
+        Cell::Mark { mark, title } => {
+            element("td", &[("class", "mark"), ("title", title)], Html::text(mark))
+        }
     };
-    let column = |name: &String| element("th", &[("scope", "col")], element("span", &[], Html::text(name)));
+    let column =
+        |name: &String| element("th", &[("scope", "col")], element("span", &[], Html::text(name)));
     let corner = element("th", &[("class", "corner")], Html::text(map.corner));
-    let head = line(element("tr", &[], [corner].into_iter().chain(map.columns.iter().map(column)).collect()));
+    let head = line(element(
+        "tr",
+        &[],
+        [corner].into_iter().chain(map.columns.iter().map(column)).collect(),
+    ));
     let row = |(name, cells): &(String, Vec<Cell>)| {
         let name = element("th", &[("scope", "row")], Html::text(name));
         line(element("tr", &[], [name].into_iter().chain(cells.iter().map(&mut cell)).collect()))
@@ -184,10 +203,12 @@ pub fn heat_map(map: &HeatMap<'_>) -> Html {
         return table;
     }
     let middle = (least * greatest).sqrt();
-    let [below, above] = [("≤ ", off[0]), ("≥ ", off[1])].map(|(sign, off)| if off { sign } else { "" });
+    let [below, above] =
+        [("≤ ", off[0]), ("≥ ", off[1])].map(|(sign, off)| if off { sign } else { "" });
     let ticks = [(below, least), ("", middle), (above, greatest)];
-    let ticks =
-        ticks.map(|(sign, share)| element("span", &[], Html::text(&format!("{sign}{}%", short_percent(share)))));
+    let ticks = ticks.map(|(sign, share)| {
+        element("span", &[], Html::text(&format!("{sign}{}%", short_percent(share))))
+    });
     let scale = element("div", &[("class", "gradient")], Html::default());
     let ticks = element("div", &[("class", "ticks")], ticks.into_iter().collect());
     let scale = line(element("div", &[("class", "scale")], [scale, ticks].into_iter().collect()));
@@ -217,7 +238,10 @@ mod tests {
             label: "density",
             corner: "layer",
             columns: vec!["a".into(), "b".into()],
-            rows: vec![("0".into(), vec![heat(0.001), heat(0.1)]), ("1".into(), vec![Cell::Empty, heat(0.01)])],
+            rows: vec![
+                ("0".into(), vec![heat(0.001), heat(0.1)]),
+                ("1".into(), vec![Cell::Empty, heat(0.01)]),
+            ],
         };
         let Html(html) = heat_map(&map);
         for part in ["--heat:0.08", "--heat:0.54", "--heat:1.00", "0.10%", "1.00%", "10.0%"] {
@@ -228,19 +252,37 @@ mod tests {
     #[test]
     fn small_tensors_do_not_set_the_scale() {
         let heat = |share: f64, elements| Cell::Heat { share, elements, title: String::new() };
-        let cells = [(0.5, 384), (0.02, 500_000), (0.01, 500_000), (0.0001, 384)].map(|(a, b)| heat(a, b));
+        let cells =
+            [(0.5, 384), (0.02, 500_000), (0.01, 500_000), (0.0001, 384)].map(|(a, b)| heat(a, b));
         let columns = vec!["a".into(); 4];
-        let map = HeatMap { label: "", corner: "", columns, rows: vec![("0".into(), cells.into())] };
+        let map =
+            HeatMap { label: "", corner: "", columns, rows: vec![("0".into(), cells.into())] };
         assert_eq!(scale_of(&map), Some((0.01, 0.02)));
         let Html(html) = heat_map(&map);
-        assert_eq!((html.matches("hot off").count(), html.matches("heat off").count()), (1, 1), "{html}");
-        assert!(html.contains("≤ 1.00%") && html.contains("≥ 2.00%") && html.contains("off it"), "{html}");
+        assert_eq!(
+            (html.matches("hot off").count(), html.matches("heat off").count()),
+            (1, 1),
+            "{html}"
+        );
+        assert!(
+            html.contains("≤ 1.00%") && html.contains("≥ 2.00%") && html.contains("off it"),
+            "{html}"
+        );
     }
 
     #[test]
     fn a_map_of_one_share_and_of_none_divides_by_nothing() {
-        for cells in [vec![], vec![Cell::Empty], vec![Cell::Heat { share: 0.5, elements: 0, title: String::new() }]] {
-            let map = HeatMap { label: "", corner: "", columns: vec!["a".into()], rows: vec![("0".into(), cells)] };
+        for cells in [
+            vec![],
+            vec![Cell::Empty],
+            vec![Cell::Heat { share: 0.5, elements: 0, title: String::new() }],
+        ] {
+            let map = HeatMap {
+                label: "",
+                corner: "",
+                columns: vec!["a".into()],
+                rows: vec![("0".into(), cells)],
+            };
             assert!(!heat_map(&map).0.contains("NaN"));
         }
         assert!(!stacked("", &[], &[]).0.contains("NaN"));

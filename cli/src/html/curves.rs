@@ -64,7 +64,8 @@ fn across(place: f64) -> f64 {
 /// The chart with its scale, its labels and, for more than one curve, a legend.
 pub fn curves(chart: &Curves<'_>) -> Html {
     let values = chart.curves.iter().flat_map(|curve| curve.values.iter().flatten());
-    let greatest = values.chain(chart.curves.iter().flat_map(|curve| curve.band.iter().map(|(_, high)| high)));
+    let greatest =
+        values.chain(chart.curves.iter().flat_map(|curve| curve.band.iter().map(|(_, high)| high)));
     let greatest = greatest.copied().filter(|value| value.is_finite()).fold(0.0, f64::max);
     let step = if greatest > 0.0 { scale_step(greatest) } else { 1.0 };
     let lines = (greatest / step - 1e-9).ceil().max(1.0) as usize;
@@ -78,10 +79,19 @@ pub fn curves(chart: &Curves<'_>) -> Html {
         let class = if number == 0 { "axis" } else { "grid" };
         let attributes = [("class", class), ("x1", "0"), ("x2", "100%"), ("y1", &y), ("y2", &y)];
         drawn.push(element("line", &attributes, Html::default()));
-        scale.push(element("span", &[("style", &format!("top:{y}"))], Html::text(&(chart.format)(value))));
+        scale.push(element(
+            "span",
+            &[("style", &format!("top:{y}"))],
+            Html::text(&(chart.format)(value)),
+        ));
     }
     let stretched = chart.curves.iter().flat_map(|curve| strokes(chart, curve, &down)).collect();
-    let box_of = [("viewBox", "0 0 100 100"), ("preserveAspectRatio", "none"), ("width", "100%"), ("height", "100%")];
+    let box_of = [
+        ("viewBox", "0 0 100 100"),
+        ("preserveAspectRatio", "none"),
+        ("width", "100%"),
+        ("height", "100%"),
+    ];
     drawn.push(element("svg", &box_of, stretched));
     drawn.extend(chart.curves.iter().map(|curve| dots(chart, curve, &down)));
 
@@ -96,8 +106,13 @@ pub fn curves(chart: &Curves<'_>) -> Html {
         return drawing;
     }
     let name = |curve: &Curve| {
-        let swatch = element("span", &[("class", &format!("swatch {}", curve.colour))], Html::default());
-        element("span", &[("class", "name")], [swatch, Html::text(&curve.name)].into_iter().collect())
+        let swatch =
+            element("span", &[("class", &format!("swatch {}", curve.colour))], Html::default());
+        element(
+            "span",
+            &[("class", "name")],
+            [swatch, Html::text(&curve.name)].into_iter().collect(),
+        )
     };
     let names = element("p", &[("class", "names")], chart.curves.iter().map(name).collect());
     [drawing, line(names)].into_iter().collect()
@@ -105,12 +120,17 @@ pub fn curves(chart: &Curves<'_>) -> Html {
 
 /// Band and line of a curve, in hundredths of the plot.
 fn strokes(chart: &Curves<'_>, curve: &Curve, down: &dyn Fn(f64) -> f64) -> Vec<Html> {
-    let point = |place: f64, value: f64| format!("{:.2},{:.2}", 100.0 * across(place), 100.0 * down(value));
+    let point =
+        |place: f64, value: f64| format!("{:.2},{:.2}", 100.0 * across(place), 100.0 * down(value));
     let mut found = Vec::new();
     if !curve.band.is_empty() {
         let places = || chart.places.iter().zip(&curve.band);
         let above = places().map(|(place, (_, high))| point(place.to, *high));
-        let below = places().map(|(place, (low, _))| point(place.to, *low)).collect::<Vec<_>>().into_iter().rev();
+        let below = places()
+            .map(|(place, (low, _))| point(place.to, *low))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev();
         let points = above.chain(below).collect::<Vec<_>>().join(" ");
         let class = format!("band {}", curve.colour);
         found.push(element("polygon", &[("class", &class), ("points", &points)], Html::default()));
@@ -125,7 +145,11 @@ fn strokes(chart: &Curves<'_>, curve: &Curve, down: &dyn Fn(f64) -> f64) -> Vec<
         let points: Vec<_> = points.collect();
         if points.len() > 1 {
             let style = format!("stroke:var(--{})", curve.colour);
-            found.push(element("polyline", &[("style", &style), ("points", &points.join(" "))], Html::default()));
+            found.push(element(
+                "polyline",
+                &[("style", &style), ("points", &points.join(" "))],
+                Html::default(),
+            ));
         }
     }
     found
@@ -152,7 +176,9 @@ fn labelled(ticks: &[(f64, String)]) -> Vec<usize> {
     for number in 0..LABELS {
         let share = number as f64 / (LABELS - 1) as f64;
         let off = |&tick: &usize| (ticks[tick].0 - share).abs();
-        let Some(nearest) = (0..ticks.len()).min_by(|a, b| off(a).total_cmp(&off(b))) else { break };
+        let Some(nearest) = (0..ticks.len()).min_by(|a, b| off(a).total_cmp(&off(b))) else {
+            break;
+        };
         let room = at.last().is_none_or(|&before| ticks[nearest].0 - ticks[before].0 >= APART)
             && ticks[last].0 - ticks[nearest].0 >= APART;
         if nearest == 0 || nearest == last || room {
@@ -179,7 +205,11 @@ fn labels(ticks: &[(f64, String)]) -> Html {
         element("span", &[("class", class), ("style", &style), ("title", label)], Html::text(label))
     };
     let long = at.iter().any(|&at| ticks[at].1.chars().count() > LONG);
-    element("div", &[("class", if long { "along long" } else { "along" })], at.into_iter().map(label).collect())
+    element(
+        "div",
+        &[("class", if long { "along long" } else { "along" })],
+        at.into_iter().map(label).collect(),
+    )
 }
 
 #[cfg(test)]
@@ -188,18 +218,41 @@ mod tests {
 
     fn chart(values: &[Option<f64>]) -> String {
         let last = values.len().saturating_sub(1).max(1) as f64;
-        let ticks: Vec<_> = (0..values.len()).map(|at| (at as f64 / last, format!("<{at}>"))).collect();
-        let places = ticks.iter().map(|(at, label)| Place { from: *at, to: *at, label: label.clone() }).collect();
-        let curve = Curve { name: "<b>".into(), colour: "c1", values: values.into(), band: Vec::new() };
-        curves(&Curves { label: "density", places, ticks, curves: vec![curve], format: |value| format!("{value:.1}") })
-            .0
+        let ticks: Vec<_> =
+            (0..values.len()).map(|at| (at as f64 / last, format!("<{at}>"))).collect();
+        let places = ticks
+            .iter()
+            .map(|(at, label)| Place { from: *at, to: *at, label: label.clone() })
+            .collect();
+        let curve =
+            Curve { name: "<b>".into(), colour: "c1", values: values.into(), band: Vec::new() };
+        curves(&Curves {
+            label: "density",
+            places,
+            ticks,
+            curves: vec![curve],
+            format: |value| format!("{value:.1}"),
+        })
+        .0
     }
 
     #[test]
     fn scales_have_round_steps_and_reach_the_greatest() {
-        let expected = [(0.9, 0.5), (1.0, 0.5), (2.0, 0.5), (4.0, 1.0), (21.0, 10.0), (7.9e6, 2e6), (0.0003, 0.0001)];
+        let expected = [
+            (0.9, 0.5),
+            (1.0, 0.5),
+            (2.0, 0.5),
+            (4.0, 1.0),
+            (21.0, 10.0),
+            (7.9e6, 2e6),
+            (0.0003, 0.0001),
+        ];
         for (greatest, step) in expected {
-            assert!((scale_step(greatest) / step - 1.0).abs() < 1e-9, "{greatest}: {}", scale_step(greatest));
+            assert!(
+                (scale_step(greatest) / step - 1.0).abs() < 1e-9,
+                "{greatest}: {}",
+                scale_step(greatest)
+            );
         }
     }
 
@@ -207,34 +260,60 @@ mod tests {
     fn a_value_stands_as_high_as_it_is() {
         let html = chart(&[Some(0.0), Some(4.0), Some(1.0)]);
         assert!(html.contains(r#"points="2.00,100.00 50.00,0.00 98.00,75.00""#), "{html}");
-        assert!(html.contains(r#"cy="75.00%""#) && html.contains("&lt;b&gt;, &lt;2&gt;: 1.0"), "{html}");
+        assert!(
+            html.contains(r#"cy="75.00%""#) && html.contains("&lt;b&gt;, &lt;2&gt;: 1.0"),
+            "{html}"
+        );
         assert!(!html.contains("<b>"));
     }
 
     #[test]
     fn gaps_single_values_and_nothing_are_drawn_without_a_division_by_zero() {
         assert_eq!(
-            chart(&[Some(1.0), Some(2.0), None, Some(1.0), Some(1.0), Some(1.0)]).matches("<polyline").count(),
+            chart(&[Some(1.0), Some(2.0), None, Some(1.0), Some(1.0), Some(1.0)])
+                .matches("<polyline")
+                .count(),
             2
         );
-        for values in [&[][..], &[None], &[Some(0.0)], &[Some(1.0)], &[None, Some(f64::MIN_POSITIVE)]] {
+        for values in
+            [&[][..], &[None], &[Some(0.0)], &[Some(1.0)], &[None, Some(f64::MIN_POSITIVE)]]
+        {
             let html = chart(values);
-            assert!(!html.contains("NaN") && !html.contains("inf") && !html.contains("<polyline"), "{html}");
+            assert!(
+                !html.contains("NaN") && !html.contains("inf") && !html.contains("<polyline"),
+                "{html}"
+            );
         }
     }
     #[test]
     fn a_value_that_covers_a_range_is_level() {
         let place = |from: f64, to: f64| Place { from, to, label: String::new() };
-        let curve = Curve { name: "all".into(), colour: "c1", values: vec![Some(1.0), Some(2.0)], band: Vec::new() };
+        let curve = Curve {
+            name: "all".into(),
+            colour: "c1",
+            values: vec![Some(1.0), Some(2.0)],
+            band: Vec::new(),
+        };
         let places = vec![place(0.0, 0.25), place(0.25, 1.0)];
-        let html =
-            curves(&Curves { label: "", places, ticks: Vec::new(), curves: vec![curve], format: |_| "".into() }).0;
-        assert!(html.contains(r#"points="2.00,50.00 26.00,50.00 26.00,0.00 98.00,0.00""#), "{html}");
+        let html = curves(&Curves {
+            label: "",
+            places,
+            ticks: Vec::new(),
+            curves: vec![curve],
+            format: |_| "".into(),
+        })
+        .0;
+        assert!(
+            html.contains(r#"points="2.00,50.00 26.00,50.00 26.00,0.00 98.00,0.00""#),
+            "{html}"
+        );
     }
 
     #[test]
     fn labels_keep_their_distance() {
-        let of = |ticks: &[f64]| labelled(&ticks.iter().map(|at| (*at, String::new())).collect::<Vec<_>>());
+        let of = |ticks: &[f64]| {
+            labelled(&ticks.iter().map(|at| (*at, String::new())).collect::<Vec<_>>())
+        };
         assert_eq!(of(&[0.0, 0.05, 0.4, 1.0]), [0, 2, 3]);
         assert_eq!(of(&[0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]), [0, 3, 5, 8]);
         assert_eq!(of(&[0.0, 0.9, 1.0]), [0, 2]);

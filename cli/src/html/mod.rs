@@ -97,7 +97,8 @@ pub fn headline<L: AsRef<str>>(numbers: &[(L, String, String)]) -> Html {
 /// Labels and values.
 pub fn facts(facts: &[(&str, String)]) -> Html {
     let fact = |(label, value): &(&str, String)| {
-        let parts = [("dt", *label), ("dd", value.as_str())].map(|(tag, text)| element(tag, &[], Html::text(text)));
+        let parts = [("dt", *label), ("dd", value.as_str())]
+            .map(|(tag, text)| element(tag, &[], Html::text(text)));
         line(parts.into_iter().collect())
     };
     line(element("dl", &[("class", "facts")], facts.iter().map(fact).collect()))
@@ -125,7 +126,12 @@ impl Column {
 
 /// A table that scrolls within its box if it is wider than the page. If `sortable`, a click on a
 /// heading sorts it.
-pub fn table(label: &str, columns: &[(&str, Column)], rows: &[Vec<String>], sortable: bool) -> Html {
+pub fn table(
+    label: &str,
+    columns: &[(&str, Column)],
+    rows: &[Vec<String>],
+    sortable: bool,
+) -> Html {
     let head = |(name, column): &(&str, Column)| {
         element("th", &[("scope", "col"), ("class", column.class())], Html::text(name))
     };
@@ -133,7 +139,8 @@ pub fn table(label: &str, columns: &[(&str, Column)], rows: &[Vec<String>], sort
         let class = if *column == Column::State { text } else { column.class() };
         element("td", &[("class", class)], Html::text(text))
     };
-    let row = |row: &Vec<String>| line(element("tr", &[], row.iter().zip(columns).map(cell).collect()));
+    let row =
+        |row: &Vec<String>| line(element("tr", &[], row.iter().zip(columns).map(cell).collect()));
     let head = element("thead", &[], element("tr", &[], columns.iter().map(head).collect()));
     let body = element("tbody", &[], rows.iter().map(row).collect());
     let class = if sortable { "sortable" } else { "plain" };
@@ -142,7 +149,8 @@ pub fn table(label: &str, columns: &[(&str, Column)], rows: &[Vec<String>], sort
 
 /// A box that scrolls sideways, so that the page does not.
 fn scroll(label: &str, content: Html) -> Html {
-    let attributes = [("class", "scroll"), ("role", "region"), ("aria-label", label), ("tabindex", "0")];
+    let attributes =
+        [("class", "scroll"), ("role", "region"), ("aria-label", label), ("tabindex", "0")];
     line(element("div", &attributes, content))
 }
 
@@ -167,7 +175,11 @@ mod tests {
                 element("p", &[("title", evil)], Html::text(evil)),
             ],
         );
-        assert!(!page.contains("<script>alert") && !page.contains('\u{1b}') && !page.contains('\u{202e}'));
+        assert!(
+            !page.contains("<script>alert")
+                && !page.contains('\u{1b}')
+                && !page.contains('\u{202e}')
+        );
         assert_eq!(page.matches("<script>").count(), 1);
         assert_eq!(page.matches("&lt;script&gt;").count(), 11);
     }

@@ -103,7 +103,9 @@ impl Spent {
         for block in &tensor.blocks {
             match block.account() {
                 None => spent.add(Use::Undecoded, block.payload_bytes()),
-                Some(_) if block.coding() == Coding::Whole => spent.add(Use::Whole, block.payload_bytes()),
+                Some(_) if block.coding() == Coding::Whole => {
+                    spent.add(Use::Whole, block.payload_bytes())
+                }
                 Some(account) => {
                     bits += account;
                     decoded += block.payload_bytes();
@@ -111,7 +113,8 @@ impl Spent {
             }
         }
         // Rounded down; the remainders are counted with the tables.
-        let [positions, signs, values] = [bits.positions, bits.signs, bits.values].map(|bits| bits / 8);
+        let [positions, signs, values] =
+            [bits.positions, bits.signs, bits.values].map(|bits| bits / 8);
         spent.add(Use::Positions, positions);
         spent.add(Use::Signs, signs);
         spent.add(Use::Values, values);
@@ -125,7 +128,9 @@ impl Spent {
     /// The bytes of a file, in full, given those of its tensors.
     pub fn on_file(map: &Inventory, tensors: impl Iterator<Item = Spent>) -> Spent {
         let mut spent = Spent::default();
-        tensors.for_each(|tensor| Use::ALL.into_iter().for_each(|what| spent.add(what, tensor.on(what))));
+        tensors.for_each(|tensor| {
+            Use::ALL.into_iter().for_each(|what| spent.add(what, tensor.on(what)))
+        });
         for (tag, total) in &map.sections {
             let what = match *tag {
                 Tag::TENSOR | Tag::BLOCK | Tag::TENSOR_END => continue,
@@ -162,9 +167,13 @@ impl Spent {
     /// The largest uses and their shares, without those below 0.5%: "positions 52%, signs 18%".
     pub fn largest(&self, number: usize) -> String {
         let share = |bytes| 100.0 * text::ratio(bytes, self.sum());
-        let mut used: Vec<(Use, u64)> = self.used().filter(|(_, bytes)| share(*bytes) >= 0.5).collect();
+        let mut used: Vec<(Use, u64)> =
+            self.used().filter(|(_, bytes)| share(*bytes) >= 0.5).collect();
         used.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-        let named = used.iter().take(number).map(|(what, bytes)| format!("{} {:.0}%", what.name(), share(*bytes)));
+        let named = used
+            .iter()
+            .take(number)
+            .map(|(what, bytes)| format!("{} {:.0}%", what.name(), share(*bytes)));
         named.collect::<Vec<_>>().join(", ")
     }
 }

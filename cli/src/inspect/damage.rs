@@ -70,15 +70,23 @@ fn advice(error: &Error, map: &Inventory) -> String {
     };
     match fault {
         Fault::Truncated { .. } if good == 0 => "transfer it again".into(),
-        Fault::Truncated { .. } => format!("resume the transfer at byte {have}; the first {good} bytes are OK"),
+        Fault::Truncated { .. } => {
+            format!("resume the transfer at byte {have}; the first {good} bytes are OK")
+        }
         Fault::Crc { .. } => format!("transfer it again from byte {good}; everything before is OK"),
-        Fault::FileDigest { .. } => "transfer it again: the CRC-32s match, but a byte has changed".into(),
-        Fault::Trailing => format!("keep the first {good} bytes, which are a complete patch: head -c {good}"),
+        Fault::FileDigest { .. } => {
+            "transfer it again: the CRC-32s match, but a byte has changed".into()
+        }
+        Fault::Trailing => {
+            format!("keep the first {good} bytes, which are a complete patch: head -c {good}")
+        }
         Fault::Signature { .. } => {
-            "check that this is the patch, and that it was transferred as binary, not as text".into()
+            "check that this is the patch, and that it was transferred as binary, not as text"
+                .into()
         }
         Fault::UnknownSection { .. } => "read it with a newer version of pulse".into(),
         // The CRC-32 matched: the bytes are as they were written.
-        _ => "create the patch again: it was not damaged in transfer, it was written like this".into(),
+        _ => "create the patch again: it was not damaged in transfer, it was written like this"
+            .into(),
     }
 }

@@ -14,7 +14,8 @@ impl FromStr for Glob {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Glob, Infallible> {
-        let pattern = if text.contains(['*', '?']) { text.to_string() } else { format!("*{text}*") };
+        let pattern =
+            if text.contains(['*', '?']) { text.to_string() } else { format!("*{text}*") };
         Ok(Glob { text: text.into(), pattern: pattern.chars().collect() })
     }
 }
@@ -68,7 +69,8 @@ mod tests {
         ] {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
-        for (pattern, name) in [("a?c", "ac"), ("*b", "abc"), ("b*", "abc"), ("?", ""), ("a*b*c", "a.c.b"), ("Q", "q")]
+        for (pattern, name) in
+            [("a?c", "ac"), ("*b", "abc"), ("b*", "abc"), ("?", ""), ("a*b*c", "a.c.b"), ("Q", "q")]
         {
             assert!(!matches(pattern, name), "{pattern} {name}");
         }

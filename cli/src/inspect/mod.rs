@@ -97,7 +97,10 @@ impl Report<'_> {
     }
 }
 
-fn matching<'a>(tensors: &'a [Tensor<'a>], filter: Option<&'a Glob>) -> impl Iterator<Item = &'a Tensor<'a>> {
+fn matching<'a>(
+    tensors: &'a [Tensor<'a>],
+    filter: Option<&'a Glob>,
+) -> impl Iterator<Item = &'a Tensor<'a>> {
     tensors.iter().filter(move |tensor| filter.is_none_or(|filter| filter.matches(tensor.name)))
 }
 
@@ -125,7 +128,11 @@ impl Inspect {
         if let Some(path) = &self.html {
             let page = page::page(&report);
             write_whole(path, existing(self.force), |file| {
-                let at = |source| Error::Io { doing: "writing".into(), path: Some(path.clone()), source };
+                let at = |source| Error::Io {
+                    doing: "writing".into(),
+                    path: Some(path.clone()),
+                    source,
+                };
                 file.write_all(page.as_bytes()).map_err(at)
             })?;
             text.push_str(&format!("\npage  {}\n", text::clean(&path.display().to_string())));
@@ -136,7 +143,12 @@ impl Inspect {
 
     /// The tables requested, or the summary.
     fn text(&self, report: &Report<'_>) -> String {
-        let terminal = || std::io::stdout().is_terminal().then(|| console::Term::stdout().size_checked()).flatten();
+        let terminal = || {
+            std::io::stdout()
+                .is_terminal()
+                .then(|| console::Term::stdout().size_checked())
+                .flatten()
+        };
         let width = self.width.or_else(|| terminal().map(|(_, columns)| columns)).map(usize::from);
         let mut parts = Vec::new();
         if self.tensors || self.sort.is_some() || self.filter.is_some() {

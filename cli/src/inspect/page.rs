@@ -66,7 +66,10 @@ fn verdict(report: &Report<'_>) -> Html {
     let (offset, of) = (text::count(damage.offset), text::count(report.map.file_bytes));
     let place = damage.place();
     let place = if place.is_empty() { place } else { format!(", {place}") };
-    let said = format!("Broken at byte {offset} of {of}{place}: {}. What to do: {}.", damage.message, damage.advice);
+    let said = format!(
+        "Broken at byte {offset} of {of}{place}: {}. What to do: {}.",
+        damage.message, damage.advice
+    );
     html::paragraph("bad", &said)
 }
 
@@ -104,7 +107,8 @@ fn headline(report: &Report<'_>) -> Html {
         };
         number(&format!("per {what}"), format!("{bits:.2} bits"), remark.into());
     }
-    let [patch, full] = [map.file_bytes, full].map(|bytes| text::seconds(text::transfer(bytes, LINES[0].0)));
+    let [patch, full] =
+        [map.file_bytes, full].map(|bytes| text::seconds(text::transfer(bytes, LINES[0].0)));
     number(&format!("at {}", LINES[0].1), patch, format!("full copy: {full}"));
     html::headline(&numbers)
 }
@@ -152,14 +156,22 @@ fn bytes(report: &Report<'_>) -> Html {
 }
 
 fn time(report: &Report<'_>) -> Html {
-    let columns = [("", Column::Text)].into_iter().chain(LINES.map(|(_, name)| (name, Column::Number)));
-    html::table("transfer time", &columns.collect::<Vec<_>>(), &summary::transfer(report.map), false)
+    let columns =
+        [("", Column::Text)].into_iter().chain(LINES.map(|(_, name)| (name, Column::Number)));
+    html::table(
+        "transfer time",
+        &columns.collect::<Vec<_>>(),
+        &summary::transfer(report.map),
+        false,
+    )
 }
 
 /// Which tensors the page shows, if not all.
 fn filtered(report: &Report<'_>) -> Html {
     match &report.filter {
-        Some(filter) => html::paragraph("note", &format!("Only tensors matching '{}'", filter.text)),
+        Some(filter) => {
+            html::paragraph("note", &format!("Only tensors matching '{}'", filter.text))
+        }
         None => Html::default(),
     }
 }
@@ -174,7 +186,10 @@ fn moved(report: &Report<'_>) -> Html {
     let changes: u64 = report.all.iter().map(|tensor| tensor.changes).sum();
     let others = match changes.saturating_sub(counted) {
         0 => String::new(),
-        others => format!(" {} not stored as steps, and not counted here.", text::number(others, "change")),
+        others => format!(
+            " {} not stored as steps, and not counted here.",
+            text::number(others, "change")
+        ),
     };
     let note = format!("Changes by step size in units in the last place (ULPs).{others}");
     [html::paragraph("note", &note), steps::figure(&report.map.ulp_steps)].into_iter().collect()
@@ -189,7 +204,8 @@ fn tensors(report: &Report<'_>) -> Html {
     };
     let rows: Vec<_> = report.shown.iter().map(|tensor| tensor_row(report, tensor)).collect();
     let columns: Vec<_> = tensor_columns(report).into_iter().map(kind).collect();
-    let deleted = report.shown.iter().filter(|tensor| tensor.action == Action::Deleted).count() as u64;
+    let deleted =
+        report.shown.iter().filter(|tensor| tensor.action == Action::Deleted).count() as u64;
     let note = format!(
         "{}{}. Click a heading to sort.",
         text::number(rows.len() as u64, "tensor"),

@@ -19,7 +19,8 @@ const SCREEN: usize = 23;
 /// Tensors listed if there is room.
 const TENSORS: usize = 5;
 /// Links for transfer times: megabits per second and name.
-pub const LINES: [(f64, &str); 3] = [(100.0, "100 Mbit/s"), (1_000.0, "1 Gbit/s"), (10_000.0, "10 Gbit/s")];
+pub const LINES: [(f64, &str); 3] =
+    [(100.0, "100 Mbit/s"), (1_000.0, "1 Gbit/s"), (10_000.0, "10 Gbit/s")];
 
 const LABEL: Style = Style::new().dimmed();
 
@@ -58,7 +59,8 @@ pub fn actions(tensors: &[Tensor<'_>]) -> String {
         // At most one is broken, and it comes last.
         *counts.entry((!tensor.complete, tensor.action, tensor.state())).or_insert(0) += 1;
     }
-    let counts = counts.iter().map(|((.., state), count)| format!("{} {state}", text::count(*count)));
+    let counts =
+        counts.iter().map(|((.., state), count)| format!("{} {state}", text::count(*count)));
     counts.collect::<Vec<_>>().join(", ")
 }
 
@@ -68,7 +70,10 @@ pub fn codings(tensors: &[Tensor<'_>]) -> String {
     for (name, number) in tensors.iter().flat_map(|tensor| &tensor.blocks) {
         *counts.entry(*name).or_insert(0) += number;
     }
-    let all: Vec<_> = counts.iter().map(|(name, number)| text::number(*number, &format!("{name} block"))).collect();
+    let all: Vec<_> = counts
+        .iter()
+        .map(|(name, number)| text::number(*number, &format!("{name} block")))
+        .collect();
     if all.is_empty() {
         "no blocks".into()
     } else {
@@ -80,9 +85,11 @@ pub fn codings(tensors: &[Tensor<'_>]) -> String {
 pub fn files(map: &Inventory) -> Option<String> {
     let carried = |source| map.files.iter().filter(move |file| file.record.source == source);
     let bytes = carried(FileSource::Patch).map(|file| file.record.bytes).sum();
-    let (kept, sent) = (carried(FileSource::Base).count() as u64, carried(FileSource::Patch).count() as u64);
+    let (kept, sent) =
+        (carried(FileSource::Base).count() as u64, carried(FileSource::Patch).count() as u64);
     let kept = (kept > 0).then(|| format!("{} from the base", text::number(kept, "file")));
-    let sent = (sent > 0).then(|| format!("{} carried, {}", text::number(sent, "file"), text::bytes(bytes)));
+    let sent = (sent > 0)
+        .then(|| format!("{} carried, {}", text::number(sent, "file"), text::bytes(bytes)));
     let known: Vec<_> = [kept, sent].into_iter().flatten().collect();
     (!known.is_empty()).then(|| known.join("; "))
 }
@@ -101,13 +108,18 @@ pub fn why(report: &Report<'_>) -> String {
         ("unreadable bytes", sum(&[Use::Unread, Use::Undecoded, Use::Skipped])),
     ];
     // The first of equal ones.
-    let (what, bytes) = candidates.into_iter().rev().max_by_key(|(_, bytes)| *bytes).unwrap_or(("nothing", 0));
+    let (what, bytes) =
+        candidates.into_iter().rev().max_by_key(|(_, bytes)| *bytes).unwrap_or(("nothing", 0));
     let reason = match what {
         "changes" => because_of_changes(report, changes),
         "whole tensors" if report.is_snapshot() => ": a snapshot contains all of its target".into(),
         "whole tensors" => {
-            let whole: Vec<_> = report.all.iter().filter(|tensor| tensor.spent.on(Use::Whole) > 0).collect();
-            let most = whole.iter().max_by_key(|tensor| tensor.spent.on(Use::Whole)).map_or("", |tensor| tensor.name);
+            let whole: Vec<_> =
+                report.all.iter().filter(|tensor| tensor.spent.on(Use::Whole) > 0).collect();
+            let most = whole
+                .iter()
+                .max_by_key(|tensor| tensor.spent.on(Use::Whole))
+                .map_or("", |tensor| tensor.name);
             match whole.len() {
                 0 | 1 => format!(": {most}"),
                 n => format!(": {n}, the largest is {most}"),
@@ -115,7 +127,8 @@ pub fn why(report: &Report<'_>) -> String {
         }
         "files" => {
             let carried = map.files.iter().filter(|file| file.record.source == FileSource::Patch);
-            let most = carried.max_by_key(|file| file.record.bytes).map_or("", |file| &file.record.name);
+            let most =
+                carried.max_by_key(|file| file.record.bytes).map_or("", |file| &file.record.name);
             format!(", the largest is {most}")
         }
         "digests, names and framing" => ": there are few changes".into(),
@@ -128,10 +141,14 @@ fn because_of_changes(report: &Report<'_>, bytes: u64) -> String {
     let patched = report.all.iter().filter(|tensor| tensor.spent.on(Use::Whole) == 0);
     let changes = patched.map(|tensor| tensor.changes).sum();
     let header = report.map.header.as_ref();
-    let steps = header.and_then(|header| header.target_step?.checked_sub(header.base_step?)).filter(|&steps| steps > 1);
+    let steps = header
+        .and_then(|header| header.target_step?.checked_sub(header.base_step?))
+        .filter(|&steps| steps > 1);
     let over = steps.map(|steps| format!(" over {} steps", text::count(steps))).unwrap_or_default();
     let density = match &report.map.footer {
-        Some(footer) => format!("{} of the elements", text::percent(changes, footer.target_elements)),
+        Some(footer) => {
+            format!("{} of the elements", text::percent(changes, footer.target_elements))
+        }
         None => text::number(changes, "element"),
     };
     format!(": {density}{over}, {:.2} bits each", 8.0 * text::ratio(bytes, changes))
@@ -145,7 +162,8 @@ pub fn full_copy(map: &Inventory) -> Option<u64> {
 
 /// What a full copy consists of: "tensors and 2 other files".
 pub fn full_copy_parts(map: &Inventory) -> String {
-    let companions = map.files.iter().filter(|file| file.record.kind == FileKind::Companion).count() as u64;
+    let companions =
+        map.files.iter().filter(|file| file.record.kind == FileKind::Companion).count() as u64;
     if companions == 0 {
         return "tensors".into();
     }
@@ -162,8 +180,11 @@ pub fn carried_bytes(map: &Inventory) -> u64 {
 /// Bits for each change, or for each element of a snapshot, without carried companions.
 pub fn bits(report: &Report<'_>) -> Option<(f64, &'static str)> {
     let (map, footer) = (report.map, report.map.footer?);
-    let (number, what) =
-        if report.is_snapshot() { (footer.target_elements, "element") } else { (footer.changes, "change") };
+    let (number, what) = if report.is_snapshot() {
+        (footer.target_elements, "element")
+    } else {
+        (footer.changes, "change")
+    };
     let bytes = map.file_bytes.saturating_sub(carried_bytes(map));
     (number > 0).then(|| (8.0 * text::ratio(bytes, number), what))
 }
@@ -174,7 +195,9 @@ fn size(report: &Report<'_>) -> Option<String> {
     let full = full_copy(map)?;
     let times = text::times_smaller(full, map.file_bytes);
     let carried = if carried_bytes(map) > 0 { " without carried files" } else { "" };
-    let bits = bits(report).map(|(bits, what)| format!(", {bits:.2} bits per {what}{carried}")).unwrap_or_default();
+    let bits = bits(report)
+        .map(|(bits, what)| format!(", {bits:.2} bits per {what}{carried}"))
+        .unwrap_or_default();
     Some(format!("{times} than {} of {}{bits}", text::bytes(full), full_copy_parts(map)))
 }
 
@@ -190,7 +213,8 @@ pub fn contents(report: &Report<'_>) -> Vec<(&'static str, String)> {
             ("elements", text::count(footer.map_or(elements, |footer| footer.target_elements))),
         ];
     }
-    let of = footer.map(|footer| format!(" ({} in the target)", text::count(footer.target_tensors)));
+    let of =
+        footer.map(|footer| format!(" ({} in the target)", text::count(footer.target_tensors)));
     vec![("tensors", actions(report.all) + &of.unwrap_or_default()), ("changes", changes(report))]
 }
 
@@ -220,7 +244,8 @@ pub fn integrity(map: &Inventory) -> String {
 /// Transfer times of patch and full copy on each of [`LINES`].
 pub fn transfer(map: &Inventory) -> Vec<Vec<String>> {
     let row = |name: &str, bytes| {
-        let times = LINES.iter().map(|(megabits, _)| text::seconds(text::transfer(bytes, *megabits)));
+        let times =
+            LINES.iter().map(|(megabits, _)| text::seconds(text::transfer(bytes, *megabits)));
         [name.to_string()].into_iter().chain(times).collect()
     };
     let full = full_copy(map).map(|bytes| row("full copy", bytes));
@@ -238,12 +263,16 @@ pub fn screen(report: &Report<'_>, width: Option<usize>) -> String {
         if !header.snapshot {
             facts.push(("from", checkpoint(header.base_step, base.as_ref())));
         }
-        facts.push(("to", checkpoint(header.target_step, map.footer.map(|footer| footer.target).as_ref())));
+        facts.push((
+            "to",
+            checkpoint(header.target_step, map.footer.map(|footer| footer.target).as_ref()),
+        ));
         if let Some(run) = header.run {
             facts.push(("run", text::hex(&run)));
         }
         if !header.metadata.is_empty() {
-            let pairs: Vec<_> = header.metadata.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            let pairs: Vec<_> =
+                header.metadata.iter().map(|(key, value)| format!("{key} = {value}")).collect();
             facts.push(("metadata", pairs.join(", ")));
         }
     }
@@ -257,9 +286,11 @@ pub fn screen(report: &Report<'_>, width: Option<usize>) -> String {
         facts.push(("coding", codings(report.all)));
     }
     facts.extend(files(map).map(|files| ("files", files)));
-    let mut lines = vec![format!("{}: {}, {}", report.path, kind(map), text::number(map.file_bytes, "byte"))];
+    let mut lines =
+        vec![format!("{}: {}, {}", report.path, kind(map), text::number(map.file_bytes, "byte"))];
     lines[0] = clip(&lines[0], width);
-    let label_width = facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0).max("what to do".len());
+    let label_width =
+        facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0).max("what to do".len());
     let mut fact = |label: &str, style: Style, value: &str| {
         let value = clip(value, width.map(|width| width.saturating_sub(label_width + 2)));
         lines.push(format!("{LABEL}{label:label_width$}{LABEL:#}  {style}{value}{style:#}"));
@@ -339,7 +370,9 @@ fn wrap(value: &str, width: Option<usize>) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in value.split(' ') {
         let line = lines.last_mut().filter(|line| {
-            line.is_empty() || width.is_none_or(|width| line.chars().count() + 1 + word.chars().count() <= width)
+            line.is_empty()
+                || width
+                    .is_none_or(|width| line.chars().count() + 1 + word.chars().count() <= width)
         });
         match line {
             Some(line) if line.is_empty() => line.push_str(word),

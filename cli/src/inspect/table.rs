@@ -26,7 +26,10 @@ pub struct Fitted {
 impl Table {
     pub fn new(head: &[&str], rows: Vec<Vec<String>>) -> Table {
         let clean = |row: Vec<String>| row.iter().map(|cell| text::clean(cell)).collect();
-        Table { head: head.iter().map(ToString::to_string).collect(), rows: rows.into_iter().map(clean).collect() }
+        Table {
+            head: head.iter().map(ToString::to_string).collect(),
+            rows: rows.into_iter().map(clean).collect(),
+        }
     }
 
     fn width(&self, column: usize) -> usize {
@@ -38,9 +41,12 @@ impl Table {
     pub fn fit(mut self, width: Option<usize>) -> Fitted {
         let mut omitted = Vec::new();
         if let Some(width) = width {
-            let widths: Vec<usize> = (0..self.head.len()).map(|column| self.width(column)).collect();
+            let widths: Vec<usize> =
+                (0..self.head.len()).map(|column| self.width(column)).collect();
             let name = widths.first().copied().unwrap_or(0);
-            let others = |count: usize| widths.iter().take(count).skip(1).map(|width| width + 2).sum::<usize>();
+            let others = |count: usize| {
+                widths.iter().take(count).skip(1).map(|width| width + 2).sum::<usize>()
+            };
             let fits = |count: &usize| others(*count) + name.min(NAME_MIN) <= width;
             let least = COLUMNS_MIN.min(widths.len());
             let count = (least..=widths.len()).rev().find(fits).unwrap_or(least);
@@ -85,15 +91,22 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        let rows =
-            vec![vec!["model.layers.12.self_attn.q_proj.weight".into(), "1,000".into(), "2%".into(), "xyz".into()]];
+        let rows = vec![vec![
+            "model.layers.12.self_attn.q_proj.weight".into(),
+            "1,000".into(),
+            "2%".into(),
+            "xyz".into(),
+        ]];
         Table::new(&["tensor", "bytes", "share", "more"], rows)
     }
 
     #[test]
     fn without_a_limit_nothing_is_lost() {
         let fitted = table().fit(None);
-        assert!(fitted.text.contains("model.layers.12.self_attn.q_proj.weight") && fitted.omitted.is_empty());
+        assert!(
+            fitted.text.contains("model.layers.12.self_attn.q_proj.weight")
+                && fitted.omitted.is_empty()
+        );
     }
 
     #[test]
@@ -102,7 +115,11 @@ mod tests {
             let fitted = table().fit(Some(width));
             let text = anstream::adapter::strip_str(&fitted.text).to_string();
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
-            assert_eq!(fitted.omitted.is_empty(), width >= NAME_MIN + 2 + 5 + 2 + 5 + 2 + 4, "{width}");
+            assert_eq!(
+                fitted.omitted.is_empty(),
+                width >= NAME_MIN + 2 + 5 + 2 + 5 + 2 + 4,
+                "{width}"
+            );
         }
         let text = table().fit(Some(50)).with_omitted();
         assert!(text.contains("model.layers.12.se…ttn.q_proj.weight  1,000     2%"), "{text}");

@@ -51,7 +51,10 @@ pub fn tensors(report: &Report<'_>, width: Option<usize>) -> String {
         let all = text::count(report.all.len() as u64);
         let none = match report.filter.map(|filter| &filter.text) {
             Some(filter) if filter.contains(['*', '?']) => {
-                format!("no tensor matches '{filter}' in full ({all} checked); try '*{}*'", filter.trim_matches('*'))
+                format!(
+                    "no tensor matches '{filter}' in full ({all} checked); try '*{}*'",
+                    filter.trim_matches('*')
+                )
             }
             Some(filter) => format!("no tensor name contains '{filter}' ({all} checked)"),
             None => "no tensors".into(),
@@ -76,7 +79,12 @@ pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
         vec![what.name().into(), text::count(bytes), share(bytes), what.meaning().to_string()]
     };
     let mut rows: Vec<Vec<String>> = report.spent.used().map(use_row).collect();
-    rows.push(vec!["file".into(), text::count(report.spent.sum()), share(report.spent.sum()), String::new()]);
+    rows.push(vec![
+        "file".into(),
+        text::count(report.spent.sum()),
+        share(report.spent.sum()),
+        String::new(),
+    ]);
     // Text is easier to read when aligned left.
     let widest = rows.iter().map(|row| row[3].len()).max().unwrap_or(0);
     rows.iter_mut().for_each(|row| row[3] = format!("{:<widest$}", row[3]));
@@ -87,11 +95,17 @@ pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
         vec![name, text::count(bytes), share(bytes), count]
     };
     let mut rows = vec![row("signature and version".into(), 0, report.spent.on(Use::Signature))];
-    rows.extend(map.sections.iter().map(|(tag, total)| row(tag.to_string(), total.count, total.bytes)));
+    rows.extend(
+        map.sections.iter().map(|(tag, total)| row(tag.to_string(), total.count, total.bytes)),
+    );
     if report.spent.on(Use::Unread) > 0 {
         rows.push(row("unreadable".into(), 0, report.spent.on(Use::Unread)));
     }
-    rows.push(row("file".into(), map.sections.values().map(|total| total.count).sum(), map.file_bytes));
+    rows.push(row(
+        "file".into(),
+        map.sections.values().map(|total| total.count).sum(),
+        map.file_bytes,
+    ));
     let sections = Table::new(&["section", "bytes", "share", "count"], rows).fit(width).text;
     format!("{uses}\n{sections}")
 }
@@ -119,5 +133,7 @@ pub fn files(report: &Report<'_>, width: Option<usize>) -> String {
     if report.map.files.is_empty() {
         return "no files: the patch was made from tensors, not from files\n".into();
     }
-    Table::new(&FILE_COLUMNS, report.map.files.iter().map(file_row).collect()).fit(width).with_omitted()
+    Table::new(&FILE_COLUMNS, report.map.files.iter().map(file_row).collect())
+        .fit(width)
+        .with_omitted()
 }

@@ -85,7 +85,11 @@ impl<'a> Tensor<'a> {
 
     /// "contextual 3, flat 1"
     pub fn codings(&self) -> String {
-        self.blocks.iter().map(|(name, number)| format!("{name} {number}")).collect::<Vec<_>>().join(", ")
+        self.blocks
+            .iter()
+            .map(|(name, number)| format!("{name} {number}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     pub fn shape(&self) -> String {

@@ -128,7 +128,8 @@ fn kinds(total: &PairStat, pairs: u64) -> Vec<Value> {
 
 fn sync(report: &Report<'_>) -> Value {
     let ways = report.syncs.iter().map(|sync| {
-        let links = LINKS.map(|(link, bits)| json!({ "link": link, "seconds": sync.seconds(bits) }));
+        let links =
+            LINKS.map(|(link, bits)| json!({ "link": link, "seconds": sync.seconds(bits) }));
         json!({
             "way": sync.name,
             "mean_bytes": sync.mean_bytes,

@@ -137,8 +137,9 @@ fn syncs(series: &SeriesStat, pairs: &[&SeriesPair]) -> Vec<Sync> {
         let mean_bytes = bytes.iter().map(|&bytes| bytes as f64).sum::<f64>() / bytes.len() as f64;
         Some(Sync { name, mean_bytes, max_bytes })
     };
-    let patches =
-        |size: fn(&PatchSizes) -> u64| pairs.iter().filter_map(|pair| pair.sizes.as_ref()).map(size).collect();
+    let patches = |size: fn(&PatchSizes) -> u64| {
+        pairs.iter().filter_map(|pair| pair.sizes.as_ref()).map(size).collect()
+    };
     let full = pairs.iter().map(|pair| series.checkpoints[pair.target].file_bytes).collect();
     let ways = [
         sync("contextual", patches(|sizes| sizes.contextual)),
@@ -157,7 +158,8 @@ fn name(path: &Path, from_end: usize) -> Option<String> {
 /// Optimizer steps from the last part of the paths in which they differ, if that always ends in a
 /// number: run/step_40/model.safetensors is step 40.
 fn steps_of(paths: &[&Path]) -> Result<Option<Vec<u64>>> {
-    let names = (0..).map(|from_end| paths.iter().map(|path| name(path, from_end)).collect::<Option<Vec<_>>>());
+    let names = (0..)
+        .map(|from_end| paths.iter().map(|path| name(path, from_end)).collect::<Option<Vec<_>>>());
     let different = |names: &Vec<String>| names.iter().any(|name| *name != names[0]);
     let Some(names) = names.map_while(|names| names).find(different) else { return Ok(None) };
     let split = |name: &String| {
@@ -199,7 +201,8 @@ fn out_of_order(paths: &[&Path], names: &[String], steps: &[u64]) -> String {
 /// The shortest ends of the paths that tell them apart, without the extension of the files.
 fn labels(paths: &[&Path]) -> Vec<String> {
     let end = |path: &Path, parts: usize| {
-        let all: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+        let all: Vec<_> =
+            path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
         let end = all[all.len().saturating_sub(parts)..].join("/");
         end.strip_suffix(".safetensors").map(ToString::to_string).unwrap_or(end)
     };
@@ -266,17 +269,24 @@ mod tests {
     #[test]
     fn labels_are_as_long_as_it_takes_to_tell_paths_apart() {
         let of = |paths: [&str; 2]| labels(&paths.map(Path::new));
-        assert_eq!(of(["/run/step_1.safetensors", "/run/step_2.safetensors"]), ["step_1", "step_2"]);
+        assert_eq!(
+            of(["/run/step_1.safetensors", "/run/step_2.safetensors"]),
+            ["step_1", "step_2"]
+        );
         assert_eq!(of(["1/model.safetensors", "run/2/model.safetensors"]), ["1/model", "2/model"]);
         assert_eq!(of(["run/step1/", "run/step2/"]), ["step1", "step2"]);
         assert_eq!(of(["a", "a"]), ["a", "a"]);
     }
     #[test]
     fn steps_are_the_numbers_at_the_ends_of_names_that_differ() {
-        let of = |paths: &[&str]| steps_of(&paths.iter().map(Path::new).collect::<Vec<_>>()).unwrap();
+        let of =
+            |paths: &[&str]| steps_of(&paths.iter().map(Path::new).collect::<Vec<_>>()).unwrap();
         assert_eq!(of(&["r/step_40.safetensors", "r/step_0041.safetensors"]), Some(vec![40, 41]));
         assert_eq!(of(&["step_40", "checkpoint-48/", "global_step60"]), Some(vec![40, 48, 60]));
-        assert_eq!(of(&["r/step40/model.safetensors", "r/step48/model.safetensors"]), Some(vec![40, 48]));
+        assert_eq!(
+            of(&["r/step40/model.safetensors", "r/step48/model.safetensors"]),
+            Some(vec![40, 48])
+        );
         assert_eq!(of(&["run7/first", "run7/last"]), None);
         assert_eq!(of(&["step_40", "final"]), None);
         assert_eq!(of(&["a2", "b1"]), None, "not the same thing");
@@ -288,9 +298,14 @@ mod tests {
 
     #[test]
     fn names_out_of_order_are_refused_with_the_order() {
-        let of = |paths: &[&str]| steps_of(&paths.iter().map(Path::new).collect::<Vec<_>>()).unwrap_err().message();
+        let of = |paths: &[&str]| {
+            steps_of(&paths.iter().map(Path::new).collect::<Vec<_>>()).unwrap_err().message()
+        };
         let error = of(&["r/step_1", "r/step_10", "r/step_2"]);
-        assert!(error.contains("steps 1, 10, 2;") && error.contains("as r/step_1 r/step_2 r/step_10;"), "{error}");
+        assert!(
+            error.contains("steps 1, 10, 2;") && error.contains("as r/step_1 r/step_2 r/step_10;"),
+            "{error}"
+        );
         let error = of(&["step_2", "step_02"]);
         assert!(error.contains("'step_2' and 'step_02' are both step 2"), "{error}");
     }

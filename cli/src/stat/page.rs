@@ -11,7 +11,8 @@ const COLOURS: [&str; 7] = ["c1", "c3", "c4", "c5", "c8", "c6", "c7"];
 
 pub fn page(report: &Report<'_>) -> String {
     let (series, total) = (report.series, report.typical.total());
-    let ends = [report.labels.first(), report.labels.last()].map(|label| label.map_or("", String::as_str));
+    let ends =
+        [report.labels.first(), report.labels.last()].map(|label| label.map_or("", String::as_str));
     let title = format!("From {} to {}", ends[0], ends[1]);
     let several = series.adjacent().len() > 1;
     let mut parts = vec![lead(report, &total), headline(report)];
@@ -60,7 +61,10 @@ fn headline(report: &Report<'_>) -> Html {
     };
     numbers.push((name("density"), percent(window.mean()), range));
     if let [patch, .., full] = report.syncs.as_slice() {
-        let times = format!("{:.0} times smaller than a full copy", full.mean_bytes / patch.mean_bytes.max(1.0));
+        let times = format!(
+            "{:.0} times smaller than a full copy",
+            full.mean_bytes / patch.mean_bytes.max(1.0)
+        );
         numbers.push((name("patch"), text::bytes(patch.mean_bytes.round() as u64), times));
         let every = format!("for a patch {over} every {} s", report.interval);
         let megabits = tables::significant(patch.rate(report.interval) / 1e6);
@@ -83,13 +87,26 @@ fn tick(report: &Report<'_>, checkpoint: usize) -> String {
 
 /// A chart of values from each checkpoint to the next. Where distances differ, each value is as wide
 /// as the distance that it covers; else it is a point at the later checkpoint.
-fn along(report: &Report<'_>, label: &'static str, curves: Vec<Curve>, format: fn(f64) -> String) -> Html {
+fn along(
+    report: &Report<'_>,
+    label: &'static str,
+    curves: Vec<Curve>,
+    format: fn(f64) -> String,
+) -> Html {
     let uneven = report.uneven().is_some();
-    let at = |checkpoint: usize| report.series.checkpoints[checkpoint].step.unwrap_or(checkpoint as u64) as f64;
+    let at = |checkpoint: usize| {
+        report.series.checkpoints[checkpoint].step.unwrap_or(checkpoint as u64) as f64
+    };
     let pairs = report.series.adjacent();
     let start = pairs.first().map_or(0.0, |pair| at(if uneven { pair.base } else { pair.target }));
     let end = pairs.last().map_or(0.0, |pair| at(pair.target));
-    let share = |checkpoint: usize| if end > start { (at(checkpoint) - start) / (end - start) } else { 0.0 };
+    let share = |checkpoint: usize| {
+        if end > start {
+            (at(checkpoint) - start) / (end - start)
+        } else {
+            0.0
+        }
+    };
     let places = pairs.iter().map(|pair| Place {
         from: share(if uneven { pair.base } else { pair.target }),
         to: share(pair.target),
@@ -98,7 +115,13 @@ fn along(report: &Report<'_>, label: &'static str, curves: Vec<Curve>, format: f
     let first = pairs.first().filter(|_| uneven).map(|pair| pair.base);
     let ticks = first.into_iter().chain(pairs.iter().map(|pair| pair.target));
     let ticks = ticks.map(|checkpoint| (share(checkpoint), tick(report, checkpoint)));
-    html::curves(&Curves { label, places: places.collect(), ticks: ticks.collect(), curves, format })
+    html::curves(&Curves {
+        label,
+        places: places.collect(),
+        ticks: ticks.collect(),
+        curves,
+        format,
+    })
 }
 
 /// How to read a chart whose values cover different distances.
@@ -122,7 +145,12 @@ fn density(report: &Report<'_>) -> Html {
     let of = |density: &dyn Fn(&PairStat) -> Option<Density>| -> Vec<Option<f64>> {
         pairs.iter().map(|pair| density(&pair.stat).and_then(Density::ratio)).collect()
     };
-    let all = Curve { name: "all".into(), colour: "c1", values: of(&|stat| Some(stat.density)), band: Vec::new() };
+    let all = Curve {
+        name: "all".into(),
+        colour: "c1",
+        values: of(&|stat| Some(stat.density)),
+        band: Vec::new(),
+    };
     let kind = |(&kind, colour): (&Kind, &'static str)| Curve {
         name: kind.name().into(),
         colour,
@@ -131,8 +159,10 @@ fn density(report: &Report<'_>) -> Html {
     };
     let present = |curve: &Curve| curve.values.iter().any(Option::is_some);
     let kinds: Vec<Curve> = Kind::ALL.iter().zip(COLOURS).map(kind).filter(present).collect();
-    let mut parts =
-        vec![along(report, "density from each checkpoint to the next", vec![all], share), width_note(report)];
+    let mut parts = vec![
+        along(report, "density from each checkpoint to the next", vec![all], share),
+        width_note(report),
+    ];
     if kinds.len() > 1 {
         parts.push(html::paragraph("note", "By part of the model:"));
         parts.push(along(report, "density by part of the model", kinds, share));
@@ -142,7 +172,8 @@ fn density(report: &Report<'_>) -> Html {
 
 fn windows(report: &Report<'_>) -> Html {
     let windows = &report.windows;
-    let ends = [windows.first(), windows.last()].map(|window| window.map_or(1.0, |window| window.length as f64));
+    let ends = [windows.first(), windows.last()]
+        .map(|window| window.map_or(1.0, |window| window.length as f64));
     let span = (ends[1] / ends[0]).ln();
     let share = |length: u64| if span > 0.0 { (length as f64 / ends[0]).ln() / span } else { 0.0 };
     let place = |window: &SeriesWindow<'_>| {
@@ -153,7 +184,10 @@ fn windows(report: &Report<'_>) -> Html {
         name: "mean density".into(),
         colour: "c1",
         values: windows.iter().map(SeriesWindow::mean).collect(),
-        band: windows.iter().map(|window| (window.min().unwrap_or(0.0), window.max().unwrap_or(0.0))).collect(),
+        band: windows
+            .iter()
+            .map(|window| (window.min().unwrap_or(0.0), window.max().unwrap_or(0.0)))
+            .collect(),
     };
     let unit = match report.steps_from {
         StepsFrom::Nowhere => "checkpoints; the steps between them are unknown",
@@ -178,11 +212,15 @@ fn windows(report: &Report<'_>) -> Html {
     let chart = Curves {
         label: "density by length of the window",
         places: windows.iter().map(place).collect(),
-        ticks: windows.iter().map(|window| (share(window.length), text::count(window.length))).collect(),
+        ticks: windows
+            .iter()
+            .map(|window| (share(window.length), text::count(window.length)))
+            .collect(),
         curves: vec![curve],
         format: self::share,
     };
-    let table = html::table("windows", &columns, &windows.iter().map(row).collect::<Vec<_>>(), false);
+    let table =
+        html::table("windows", &columns, &windows.iter().map(row).collect::<Vec<_>>(), false);
     [html::curves(&chart), html::paragraph("note", &note), table].into_iter().collect()
 }
 
@@ -191,12 +229,19 @@ fn sizes(report: &Report<'_>) -> Html {
     let curve = |name: &str, colour, bytes: fn(&pulse::measure::PatchSizes) -> u64| Curve {
         name: name.into(),
         colour,
-        values: pairs.iter().map(|pair| pair.sizes.as_ref().map(|sizes| bytes(sizes) as f64)).collect(),
+        values: pairs
+            .iter()
+            .map(|pair| pair.sizes.as_ref().map(|sizes| bytes(sizes) as f64))
+            .collect(),
         band: Vec::new(),
     };
-    let curves = vec![curve("contextual", "c1", |sizes| sizes.contextual), curve("flat", "c4", |sizes| sizes.flat)];
+    let curves = vec![
+        curve("contextual", "c1", |sizes| sizes.contextual),
+        curve("flat", "c4", |sizes| sizes.flat),
+    ];
     let format = |bytes: f64| text::bytes(bytes.round() as u64);
-    let chart = along(report, "bytes of the patch from each checkpoint to the next", curves, format);
+    let chart =
+        along(report, "bytes of the patch from each checkpoint to the next", curves, format);
     [chart, width_note(report)].into_iter().collect()
 }
 
@@ -206,8 +251,10 @@ fn sync(report: &Report<'_>) -> Html {
     let names = [over.as_str(), "mean bytes", "largest", "smaller", every.as_str()]
         .into_iter()
         .chain(LINKS.map(|(link, _)| link));
-    let columns: Vec<_> =
-        names.enumerate().map(|(at, name)| (name, if at == 0 { Column::Text } else { Column::Number })).collect();
+    let columns: Vec<_> = names
+        .enumerate()
+        .map(|(at, name)| (name, if at == 0 { Column::Text } else { Column::Number }))
+        .collect();
     html::table("synchronisation", &columns, &tables::sync_rows(report), false)
 }
 
@@ -219,7 +266,10 @@ fn kinds(report: &Report<'_>, total: &PairStat) -> Html {
         label: kind.name().into(),
         length: ratio(density) / most,
         second: 0.0,
-        values: vec![percent(density.ratio()), tables::share(density.changes, total.density.changes)],
+        values: vec![
+            percent(density.ratio()),
+            tables::share(density.changes, total.density.changes),
+        ],
     };
     let bars: Vec<Bar> = kinds.iter().map(bar).collect();
     let rows: Vec<Vec<String>> = total
@@ -257,7 +307,9 @@ fn kinds(report: &Report<'_>, total: &PairStat) -> Html {
 fn totals(report: &Report<'_>) -> String {
     let over = report.typical_distance();
     match report.typical.pairs.as_slice() {
-        [only] => format!("Over {over}: {} to {}.", report.labels[only.base], report.labels[only.target]),
+        [only] => {
+            format!("Over {over}: {} to {}.", report.labels[only.base], report.labels[only.target])
+        }
         pairs => format!("Over {over}: all {} pairs together.", text::count(pairs.len() as u64)),
     }
 }
@@ -286,7 +338,8 @@ fn tensors(report: &Report<'_>) -> Html {
     let kinds = [Column::Name, Column::Text, Column::Text, Column::Number, Column::Number];
     let columns: Vec<_> = tables::tensor_columns(report).into_iter().zip(kinds).collect();
     let rows = tables::tensor_rows(report);
-    let note = format!("{} Tensors that a patch carries whole count as fully changed.", totals(report));
+    let note =
+        format!("{} Tensors that a patch carries whole count as fully changed.", totals(report));
     let table = html::table("tensors", &columns, &rows, rows.len() > 1);
     [html::paragraph("note", &note), table].into_iter().collect()
 }

@@ -84,7 +84,9 @@ pub fn others(pairs: &[SeriesPair]) -> String {
         ("deleted", names(|stat| &stat.deleted)),
     ];
     let some = counts.iter().filter(|(_, count)| *count > 0);
-    some.map(|(what, count)| format!("{} {what}", text::count(*count))).collect::<Vec<_>>().join(", ")
+    some.map(|(what, count)| format!("{} {what}", text::count(*count)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Heads and rows of the table of pairs.
@@ -101,7 +103,11 @@ pub fn pair_rows(report: &Report<'_>) -> (Vec<&'static str>, Vec<Vec<String>>) {
         row.extend([text::count(pair.stat.density.changes), percent(pair.stat.density.ratio())]);
         if let Some(sizes) = pair.sizes {
             let times = text::ratio(sizes.full, sizes.contextual);
-            row.extend([text::count(sizes.contextual), text::count(sizes.flat), format!("{times:.1}x")]);
+            row.extend([
+                text::count(sizes.contextual),
+                text::count(sizes.flat),
+                format!("{times:.1}x"),
+            ]);
         }
         if differ {
             row.push(others(std::slice::from_ref(pair)));
@@ -131,7 +137,9 @@ fn pair_table(report: &Report<'_>) -> String {
 pub fn window_name(report: &Report<'_>, window: &SeriesWindow<'_>) -> String {
     let length = report.distance(window.length);
     match window.pairs.as_slice() {
-        [only] => format!("{length}: {} to {}", report.labels[only.base], report.labels[only.target]),
+        [only] => {
+            format!("{length}: {} to {}", report.labels[only.base], report.labels[only.target])
+        }
         _ => length,
     }
 }
@@ -139,7 +147,13 @@ pub fn window_name(report: &Report<'_>, window: &SeriesWindow<'_>) -> String {
 fn window_table(report: &Report<'_>) -> String {
     let row = |window: &SeriesWindow<'_>| {
         let pairs = text::count(window.pairs.len() as u64);
-        vec![window_name(report, window), pairs, percent(window.mean()), percent(window.min()), percent(window.max())]
+        vec![
+            window_name(report, window),
+            pairs,
+            percent(window.mean()),
+            percent(window.min()),
+            percent(window.max()),
+        ]
     };
     let rows: Vec<_> = report.windows.iter().map(row).collect();
     text::table(&["window", "pairs", "mean density", "min", "max"], &rows)
@@ -158,12 +172,20 @@ fn kind_table(report: &Report<'_>, total: &PairStat) -> String {
     };
     let mut rows = Vec::new();
     for (kind, density) in total.kinds() {
-        let modules: Vec<_> = total.modules.iter().filter(|(_, module)| module.kind == kind).collect();
+        let modules: Vec<_> =
+            total.modules.iter().filter(|(_, module)| module.kind == kind).collect();
         let tensors = modules.iter().map(|(_, module)| module.tensors).sum();
         rows.push(row(kind.name().into(), tensors, density));
-        rows.extend(modules.iter().map(|(name, module)| row(format!("  {name}"), module.tensors, module.density)));
+        rows.extend(
+            modules
+                .iter()
+                .map(|(name, module)| row(format!("  {name}"), module.tensors, module.density)),
+        );
     }
-    text::table(&["kind", "tensors", "elements", changes_name(report), "density", "of changes"], &rows)
+    text::table(
+        &["kind", "tensors", "elements", changes_name(report), "density", "of changes"],
+        &rows,
+    )
 }
 
 /// A share of the changes, to a tenth of a percent.
@@ -219,7 +241,9 @@ pub fn distances(report: &Report<'_>) -> String {
     let from = match report.steps_from {
         StepsFrom::Names => "from their names",
         StepsFrom::Option => "from --steps",
-        StepsFrom::Nowhere => return "distances count checkpoints: the steps are unknown, see --steps".into(),
+        StepsFrom::Nowhere => {
+            return "distances count checkpoints: the steps are unknown, see --steps".into()
+        }
     };
     let ends = [report.series.checkpoints.first(), report.series.checkpoints.last()];
     let [first, last] = ends.map(|end| end.and_then(|end| end.step).unwrap_or_default());
@@ -262,7 +286,13 @@ fn histogram(counts: &BTreeMap<i64, u64>) -> String {
         .map(|&(low, high, name)| {
             let (number, negative) = steps::count(counts, low, high);
             let bar = "#".repeat((40.0 * text::ratio(number, total)).round() as usize);
-            vec![name.into(), text::count(number), text::percent(number, total), text::percent(negative, number), bar]
+            vec![
+                name.into(),
+                text::count(number),
+                text::percent(number, total),
+                text::percent(negative, number),
+                bar,
+            ]
         })
         .collect();
     // Bars are easier to compare when aligned left.

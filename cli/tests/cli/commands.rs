@@ -29,7 +29,9 @@ fn diff_says_what_changed_and_what_it_costs() {
     assert_eq!(fact(&out, "target"), digest_of(&place, "target.safetensors"));
     let bytes = fs::metadata(place.path("new.pulse")).unwrap().len();
     assert!(fact(&out, "size").starts_with(&format!("{bytes} bytes, ")), "{out}");
-    assert!(fs::read(place.path("new.pulse")).unwrap() == fs::read(place.path("41.pulse")).unwrap());
+    assert!(
+        fs::read(place.path("new.pulse")).unwrap() == fs::read(place.path("41.pulse")).unwrap()
+    );
 
     let json = pulse(&place, &[&args[..4], &["json.pulse", "--json"]].concat()).json();
     assert_keys(
@@ -58,7 +60,10 @@ fn diff_says_what_changed_and_what_it_costs() {
         (&json["patch"], &json["changes"], &json["density"]),
         (&json!("json.pulse"), &json!(26), &json!(0.0104))
     );
-    assert_eq!(json["tensors"], json!({"patched": 2, "added": 0, "replaced": 0, "deleted": 0, "unchanged": 0}));
+    assert_eq!(
+        json["tensors"],
+        json!({"patched": 2, "added": 0, "replaced": 0, "deleted": 0, "unchanged": 0})
+    );
     assert_eq!(json["base_digest"], digest_of(&place, "base.safetensors"));
     assert_eq!(json["patch_bytes"], bytes);
     assert_eq!(json["seconds_100_mbit"]["patch"], 8e-8 * bytes as f64);
@@ -69,9 +74,11 @@ fn diff_says_what_to_do_next_in_words_that_a_shell_takes() {
     let place = scene();
     for name in ["new.pulse", "two words.pulse", "-dash.pulse", "it's.pulse"] {
         let output = format!("--output={name}");
-        let out = pulse(&place, &["diff", "base.safetensors", "target.safetensors", &output]).done();
+        let out =
+            pulse(&place, &["diff", "base.safetensors", "target.safetensors", &output]).done();
         let next = fact(&out, "to apply");
-        let words = next.strip_prefix("pulse ").expect("a command").replace("OUT", "'next.safetensors'");
+        let words =
+            next.strip_prefix("pulse ").expect("a command").replace("OUT", "'next.safetensors'");
         let script = format!("'{}' {words} --force", env!("CARGO_BIN_EXE_pulse"));
         if cfg!(unix) {
             let mut shell = std::process::Command::new("sh");
@@ -86,14 +93,19 @@ fn diff_says_what_to_do_next_in_words_that_a_shell_takes() {
 #[test]
 fn apply_rebuilds_the_target_byte_for_byte() {
     let place = scene();
-    let out = pulse(&place, &["apply", "base.safetensors", "41.pulse", "-o", "out.safetensors"]).done();
+    let out =
+        pulse(&place, &["apply", "base.safetensors", "41.pulse", "-o", "out.safetensors"]).done();
     Files::read(&place.path("out.safetensors")).assert_same(&Files::one(&target()));
     assert_eq!(fact(&out, "output"), "out.safetensors");
     assert_eq!(fact(&out, "changes"), "26");
     assert_eq!(fact(&out, "digest"), digest_of(&place, "target.safetensors"));
     assert!(fact(&out, "verified").starts_with("5.00 kB in 1 file"), "{out}");
 
-    let json = pulse(&place, &["apply", "base.safetensors", "41.pulse", "-o", "json.safetensors", "--json"]).json();
+    let json = pulse(
+        &place,
+        &["apply", "base.safetensors", "41.pulse", "-o", "json.safetensors", "--json"],
+    )
+    .json();
     assert_keys(&json, &["output", "changes", "target_bytes", "files", "target_digest", "seconds"]);
     assert_eq!((&json["target_bytes"], &json["files"]), (&json!(5000), &json!(1)));
 }
@@ -107,7 +119,18 @@ fn every_coding_and_value_form_rebuilds() {
         &["--coding", "flat"],
         &["--coding", "flat", "--values", "step"],
         &["--coding", "flat", "--values", "xor"],
-        &["--coding", "flat", "--values", "overwrite", "--block", "1", "--level", "19", "--threads", "3"],
+        &[
+            "--coding",
+            "flat",
+            "--values",
+            "overwrite",
+            "--block",
+            "1",
+            "--level",
+            "19",
+            "--threads",
+            "3",
+        ],
     ] {
         let diff = ["diff", "base.safetensors", "target.safetensors", "--force", "-o", "new.pulse"];
         pulse(&place, &[&diff, options].concat()).done();
@@ -117,14 +140,20 @@ fn every_coding_and_value_form_rebuilds() {
     }
     assert!(patches[1] == patches[2], "flat is not step");
     assert!(patches[0] != patches[1] && patches[2] != patches[3] && patches[3] != patches[4]);
-    assert!(patches[0] == fs::read(place.path("41.pulse")).unwrap(), "contextual is not the default");
+    assert!(
+        patches[0] == fs::read(place.path("41.pulse")).unwrap(),
+        "contextual is not the default"
+    );
 }
 
 #[test]
 fn directories_and_snapshots_go_the_same_way() {
     let place = Place::new();
     let directory = |seed| {
-        let shards = [tensor("a", "U8", &[100], noise(seed, 100)), tensor("b", "F32", &[5], noise(seed, 20))];
+        let shards = [
+            tensor("a", "U8", &[100], noise(seed, 100)),
+            tensor("b", "F32", &[5], noise(seed, 20)),
+        ];
         Files::many([
             ("model-1.safetensors", safetensors(&shards[..1])),
             ("model-2.safetensors", safetensors(&shards[1..])),
@@ -170,14 +199,18 @@ fn two_models_with_no_tensor_in_common_are_noted() {
     let run = pulse(&place, &diff);
     assert_eq!(
         (run.code, run.err.as_str()),
-        (Some(0), "note: BASE and TARGET have no tensor in common: the patch carries all of TARGET\n")
+        (
+            Some(0),
+            "note: BASE and TARGET have no tensor in common: the patch carries all of TARGET\n"
+        )
     );
     assert_eq!(pulse(&place, &[&diff[..], &["--json"]].concat()).json()["nothing_in_common"], true);
     assert_eq!(pulse(&place, &[&diff[..], &["--quiet"]].concat()).done(), "");
     // A checkpoint without any tensor has none in common with any, which surprises nobody.
     for (base, target) in [("none", "base"), ("base", "none"), ("base", "target")] {
         let [base, target] = [base, target].map(|name| format!("{name}.safetensors"));
-        let json = pulse(&place, &["diff", &base, &target, "--force", "-o", "new.pulse", "--json"]).json();
+        let json =
+            pulse(&place, &["diff", &base, &target, "--force", "-o", "new.pulse", "--json"]).json();
         assert_eq!(json["nothing_in_common"], false, "{base} {target}");
     }
 }
@@ -202,18 +235,22 @@ fn verify_says_what_it_checked() {
         assert_eq!(json["target_digest"], digest_of(&place, "target.safetensors"));
     }
     pulse(&place, &["verify", "41.pulse", "--base", "target.safetensors"]).failed(&["wrong base"]);
-    pulse(&place, &["verify", "41.pulse", "--target", "base.safetensors"]).failed(&["not the target", "'a'"]);
+    pulse(&place, &["verify", "41.pulse", "--target", "base.safetensors"])
+        .failed(&["not the target", "'a'"]);
 }
 
 #[test]
 fn digest_prints_as_sha256sum_prints() {
     let place = scene();
     place.put("directory", &Files::many([("any.safetensors", safetensors(&target()))]));
-    let out = pulse(&place, &["digest", "base.safetensors", "target.safetensors", "directory"]).done();
+    let out =
+        pulse(&place, &["digest", "base.safetensors", "target.safetensors", "directory"]).done();
     let lines: Vec<_> = out.lines().map(|line| line.split_once("  ").unwrap()).collect();
     let names: Vec<_> = lines.iter().map(|line| line.1).collect();
     assert_eq!(names, ["base.safetensors", "target.safetensors", "directory"]);
-    assert!(lines.iter().all(|line| line.0.len() == 64 && line.0.bytes().all(|byte| byte.is_ascii_hexdigit())));
+    assert!(lines
+        .iter()
+        .all(|line| line.0.len() == 64 && line.0.bytes().all(|byte| byte.is_ascii_hexdigit())));
     assert_eq!(lines[1].0, lines[2].0);
     assert_ne!(lines[0].0, lines[1].0);
     let json = pulse(&place, &["digest", "base.safetensors", "--json"]).json();
@@ -226,24 +263,37 @@ fn stat_counts_every_change_once() {
     let mut other = target();
     other.push(tensor("new", "U8", &[10], [0; 10]));
     place.put("other.safetensors", &Files::one(&other));
-    let sum = |steps: &Value| steps.as_array().unwrap().iter().map(|step| step[1].as_u64().unwrap()).sum::<u64>();
+    let sum = |steps: &Value| {
+        steps.as_array().unwrap().iter().map(|step| step[1].as_u64().unwrap()).sum::<u64>()
+    };
     // A new tensor of 10 elements is carried whole: there is nothing to compare it with.
     for (name, changes, whole) in [("target", 26, 0), ("other", 26, 10), ("base", 0, 0)] {
         let name = format!("{name}.safetensors");
         let json = pulse(&place, &["stat", "base.safetensors", &name, "--json"]).json();
         let typical = &json["typical"];
-        assert_eq!((typical["mean_changes"].as_f64(), sum(&typical["ulp_steps"])), (Some(changes as f64), changes));
+        assert_eq!(
+            (typical["mean_changes"].as_f64(), sum(&typical["ulp_steps"])),
+            (Some(changes as f64), changes)
+        );
         let tensors = json["tensors"].as_array().unwrap();
-        let of = |key: &str| tensors.iter().map(|tensor| tensor[key].as_f64().unwrap()).sum::<f64>();
+        let of =
+            |key: &str| tensors.iter().map(|tensor| tensor[key].as_f64().unwrap()).sum::<f64>();
         let elements = of("elements") - whole as f64;
-        assert_eq!((of("mean_changes"), typical["mean_elements"].as_f64()), ((changes + whole) as f64, Some(elements)));
-        assert_keys(&tensors[0], &["name", "dtype", "shape", "action", "mean_changes", "elements", "density"]);
+        assert_eq!(
+            (of("mean_changes"), typical["mean_elements"].as_f64()),
+            ((changes + whole) as f64, Some(elements))
+        );
+        assert_keys(
+            &tensors[0],
+            &["name", "dtype", "shape", "action", "mean_changes", "elements", "density"],
+        );
 
         // The rows of the histogram are the same changes again.
         let out = pulse(&place, &["stat", "base.safetensors", &name]).done();
         let histogram = out.lines().skip_while(|line| !line.starts_with("ULP step")).skip(1);
-        let number =
-            |line: &str| line.split("  ").filter(|cell| !cell.is_empty()).nth(1).unwrap().trim().parse::<u64>();
+        let number = |line: &str| {
+            line.split("  ").filter(|cell| !cell.is_empty()).nth(1).unwrap().trim().parse::<u64>()
+        };
         assert_eq!(histogram.map(|line| number(line).unwrap()).sum::<u64>(), changes);
         assert!(fact(&out, "changes").starts_with(&format!("{changes} of ")));
     }
@@ -253,12 +303,31 @@ fn stat_counts_every_change_once() {
 fn what_diff_was_told_stands_in_the_header() {
     let place = scene();
     let run = "00112233445566778899aabbccddeeff";
-    let told = ["--run", run, "--base-step", "40", "--step", "41", "--meta", "a=1", "--meta", "b=x=y", "--block", "2"];
+    let told = [
+        "--run",
+        run,
+        "--base-step",
+        "40",
+        "--step",
+        "41",
+        "--meta",
+        "a=1",
+        "--meta",
+        "b=x=y",
+        "--block",
+        "2",
+    ];
     let diff = ["diff", "base.safetensors", "target.safetensors", "-o", "told.pulse"];
     pulse(&place, &[&diff[..], &told].concat()).done();
     let header = &pulse(&place, &["inspect", "told.pulse", "--json"]).json()["header"];
-    assert_eq!((&header["run"], &header["base_step"], &header["target_step"]), (&json!(run), &json!(40), &json!(41)));
-    assert_eq!((&header["metadata"], &header["block_leaves"]), (&json!({"a": "1", "b": "x=y"}), &json!(2)));
+    assert_eq!(
+        (&header["run"], &header["base_step"], &header["target_step"]),
+        (&json!(run), &json!(40), &json!(41))
+    );
+    assert_eq!(
+        (&header["metadata"], &header["block_leaves"]),
+        (&json!({"a": "1", "b": "x=y"}), &json!(2))
+    );
 }
 
 #[test]
@@ -282,8 +351,19 @@ fn demo_keeps_its_checkpoints_and_patches_if_asked() {
     let place = Place::new();
     let demo = ["demo", "--megabytes", "1", "--steps", "2", "--keep", "run"];
     pulse(&place, &[&demo[..], &["--json"]].concat()).json();
-    let kept: Vec<_> = place.contents().into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
-    assert_eq!(kept, ["run", "1.pulse", "2.pulse", "step_0.safetensors", "step_1.safetensors", "step_2.safetensors"]);
+    let kept: Vec<_> =
+        place.contents().into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(
+        kept,
+        [
+            "run",
+            "1.pulse",
+            "2.pulse",
+            "step_0.safetensors",
+            "step_1.safetensors",
+            "step_2.safetensors"
+        ]
+    );
     pulse(&place, &["verify", "run/2.pulse", "--base", "run/step_1.safetensors"]).done();
     // The simulation is the same every time, and nothing is overwritten by a second.
     place.untouched(|| {
@@ -309,7 +389,8 @@ fn completions_and_man_pages_name_every_command_and_option() {
     }
 
     let pages = pulse(&place, &["generate", "man", "made/man", "--json"]).json();
-    let pages: Vec<_> = pages.as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
+    let pages: Vec<_> =
+        pages.as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
     let page = |name: &str| {
         assert!(pages.contains(&name), "{name} not in {pages:?}");
         fs::read_to_string(place.path(name)).unwrap()
@@ -330,28 +411,40 @@ fn diff_takes_the_digests_of_a_base_from_the_patch_that_produced_it() {
     pulse(&place, &["diff", "target.safetensors", "base.safetensors", "-o", "prev.pulse"]).done();
     let diff = ["diff", "base.safetensors", "target.safetensors"];
     pulse(&place, &[&diff[..], &["-o", "new.pulse", "--base-patch", "prev.pulse"]].concat()).done();
-    let verify = ["verify", "new.pulse", "--base", "base.safetensors", "--target", "target.safetensors"];
+    let verify =
+        ["verify", "new.pulse", "--base", "base.safetensors", "--target", "target.safetensors"];
     pulse(&place, &verify).done();
     let header = &pulse(&place, &["inspect", "new.pulse", "--json"]).json()["header"];
     assert_eq!(header["base_digest"], digest_of(&place, "base.safetensors"));
     let checked = ["-o", "checked.pulse", "--base-patch", "prev.pulse", "--check"];
     pulse(&place, &[&diff[..], &checked].concat()).done();
-    assert!(fs::read(place.path("checked.pulse")).unwrap() == fs::read(place.path("new.pulse")).unwrap());
+    assert!(
+        fs::read(place.path("checked.pulse")).unwrap()
+            == fs::read(place.path("new.pulse")).unwrap()
+    );
 }
 
 /// One tensor is hashed in any case; with --check, all are. Whichever tensor is chosen, nothing is written.
 #[test]
 fn a_patch_that_has_not_produced_the_base_is_noticed() {
     let place = scene();
-    let diff = ["diff", "base.safetensors", "target.safetensors", "-o", "new.pulse", "--base-patch"];
+    let diff =
+        ["diff", "base.safetensors", "target.safetensors", "-o", "new.pulse", "--base-patch"];
     let hint = "give the patch whose target is BASE, or leave out --base-patch";
     for check in [&[][..], &["--check"]] {
         place.untouched(|| {
-            pulse(&place, &[&diff[..], &["41.pulse"], check].concat()).failed(&["wrong base", "tensor '", hint])
+            pulse(&place, &[&diff[..], &["41.pulse"], check].concat()).failed(&[
+                "wrong base",
+                "tensor '",
+                hint,
+            ])
         });
     }
     let json = pulse(&place, &[&diff[..], &["41.pulse", "--check", "--json"]].concat()).failure(1);
-    assert_eq!((&json["kind"], &json["tensor"], &json["advice_text"]), (&json!("base"), &json!("a"), &json!(hint)));
+    assert_eq!(
+        (&json["kind"], &json["tensor"], &json["advice_text"]),
+        (&json!("base"), &json!("a"), &json!(hint))
+    );
 
     // Right in the only tensor that the patch has, wrong in another: for that, all must be checked.
     let mut tensors = model();
@@ -361,19 +454,49 @@ fn a_patch_that_has_not_produced_the_base_is_noticed() {
     tensors[0].bytes[0] ^= 1;
     tensors[1].bytes[0] ^= 1;
     place.put("wrong.safetensors", &Files::one(&tensors));
-    let diff = ["diff", "wrong.safetensors", "target.safetensors", "--base-patch", "prev.pulse", "-o", "bad.pulse"];
-    place.untouched(|| pulse(&place, &[&diff[..], &["--check"]].concat()).failed(&["wrong base", "expected digest"]));
+    let diff = [
+        "diff",
+        "wrong.safetensors",
+        "target.safetensors",
+        "--base-patch",
+        "prev.pulse",
+        "-o",
+        "bad.pulse",
+    ];
+    place.untouched(|| {
+        pulse(&place, &[&diff[..], &["--check"]].concat())
+            .failed(&["wrong base", "expected digest"])
+    });
     // Without --check it makes a patch that no receiver accepts: never a wrong model.
     pulse(&place, &diff).done();
     pulse(&place, &["verify", "bad.pulse", "--base", "wrong.safetensors"]).failed(&["wrong base"]);
     pulse(&place, &["verify", "bad.pulse", "--base", "base.safetensors"]).failed(&[]);
 
     // Tensors of another shape are noticed before any is hashed.
-    let odd = Files::one(&[tensor("a", "BF16", &[2000], model()[0].bytes.clone()), model()[1].clone()]);
+    let odd =
+        Files::one(&[tensor("a", "BF16", &[2000], model()[0].bytes.clone()), model()[1].clone()]);
     place.put("odd.safetensors", &odd);
-    let odd = ["diff", "odd.safetensors", "target.safetensors", "--base-patch", "prev.pulse", "-o", "odd.pulse"];
-    place.untouched(|| pulse(&place, &odd).failed(&["prev.pulse: BASE was not produced by this patch", "'a'", hint]));
+    let odd = [
+        "diff",
+        "odd.safetensors",
+        "target.safetensors",
+        "--base-patch",
+        "prev.pulse",
+        "-o",
+        "odd.pulse",
+    ];
+    place.untouched(|| {
+        pulse(&place, &odd).failed(&[
+            "prev.pulse: BASE was not produced by this patch",
+            "'a'",
+            hint,
+        ])
+    });
     let json = pulse(&place, &[&odd[..], &["--json"]].concat()).failure(1);
-    assert_eq!((&json["kind"], &json["file"], &json["tensor"]), (&json!("base"), &json!("prev.pulse"), &json!("a")));
-    pulse(&place, &["diff", "base.safetensors", "target.safetensors", "-o", "x", "--check"]).misused(&["--base-patch"]);
+    assert_eq!(
+        (&json["kind"], &json["file"], &json["tensor"]),
+        (&json!("base"), &json!("prev.pulse"), &json!("a"))
+    );
+    pulse(&place, &["diff", "base.safetensors", "target.safetensors", "-o", "x", "--check"])
+        .misused(&["--base-patch"]);
 }

@@ -39,7 +39,10 @@ fn compose_writes_what_diff_of_the_ends_writes() {
         let options = if base.is_empty() { &options[2..] } else { options };
         let compose = [&["compose", "01", "12", "23", "-o", "03"], base, options].concat();
         pulse(&place, &compose).done();
-        assert!(fs::read(place.path("03")).unwrap() == fs::read(place.path("direct")).unwrap(), "{options:?}");
+        assert!(
+            fs::read(place.path("03")).unwrap() == fs::read(place.path("direct")).unwrap(),
+            "{options:?}"
+        );
         pulse(&place, &["apply", "0", "03", "-o", "out"]).done();
         assert!(fs::read(place.path("out")).unwrap() == fs::read(place.path("3")).unwrap());
     }
@@ -61,7 +64,10 @@ fn compose_says_what_it_saved() {
     }
     let bytes = size("03");
     assert!(out.contains(&format!("{bytes} bytes, ")) && out.contains(" before"), "{out}");
-    let json = pulse(&place, &["compose", "01", "12", "23", "-o", "json", "--base", "0", "--values", "step", "--json"]);
+    let json = pulse(
+        &place,
+        &["compose", "01", "12", "23", "-o", "json", "--base", "0", "--values", "step", "--json"],
+    );
     let json = json.json();
     assert_keys(
         &json,
@@ -83,7 +89,10 @@ fn compose_says_what_it_saved() {
             "seconds",
         ],
     );
-    assert_eq!((&json["patches"], &json["verified"], &json["patch_bytes"]), (&json!(3), &json!(true), &json!(bytes)));
+    assert_eq!(
+        (&json["patches"], &json["verified"], &json["patch_bytes"]),
+        (&json!(3), &json!(true), &json!(bytes))
+    );
     assert_eq!(json["input_bytes"], size("01") + size("12") + size("23"));
     assert_eq!(json["target_digest"], pulse(&place, &["digest", "3"]).done()[..64]);
     assert!(json["changes"].as_u64() < json["input_changes"].as_u64(), "{json}");
@@ -94,7 +103,10 @@ fn a_chain_that_breaks_is_refused_and_the_place_named() {
     let place = run(&["--values", "step"]);
     for (patches, needles) in [
         (["01", "23"], ["23 does not follow 01", "digest"]),
-        (["12", "01"], ["01 does not follow 12", "give every patch between the two checkpoints, in order"]),
+        (
+            ["12", "01"],
+            ["01 does not follow 12", "give every patch between the two checkpoints, in order"],
+        ),
     ] {
         let compose = ["compose", patches[0], patches[1], "-o", "out"];
         place.untouched(|| pulse(&place, &compose).failed(&needles));
@@ -103,7 +115,9 @@ fn a_chain_that_breaks_is_refused_and_the_place_named() {
     place.untouched(|| pulse(&place, &wrong).failed(&["wrong base", "'a'"]));
     // What is there already stays, unless it may be replaced.
     place.put_bytes("out", b"mine");
-    place.untouched(|| pulse(&place, &["compose", "01", "12", "-o", "out"]).failed(&["out", "--force"]));
+    place.untouched(|| {
+        pulse(&place, &["compose", "01", "12", "-o", "out"]).failed(&["out", "--force"])
+    });
     pulse(&place, &["compose", "01", "12", "-o", "out", "--force"]).done();
     pulse(&place, &["verify", "out", "--base", "0", "--target", "2"]).done();
 }
@@ -115,15 +129,24 @@ fn revert_makes_the_base_again() {
         let out = pulse(&place, &["revert", "1", "01", "-o", "back"]).done();
         assert!(fs::read(place.path("back")).unwrap() == fs::read(place.path("0")).unwrap());
         let digest = pulse(&place, &["digest", "0"]).done()[..64].to_string();
-        assert!(out.contains(&digest) && out.contains("in 1 file") && !out.contains("not restored"), "{out}");
+        assert!(
+            out.contains(&digest) && out.contains("in 1 file") && !out.contains("not restored"),
+            "{out}"
+        );
         let json = pulse(&place, &["revert", "1", "01", "-o", "json", "--json"]).json();
-        assert_keys(&json, &["output", "changes", "base_bytes", "files", "not_restored", "base_digest", "seconds"]);
+        assert_keys(
+            &json,
+            &["output", "changes", "base_bytes", "files", "not_restored", "base_digest", "seconds"],
+        );
         assert_eq!((&json["base_digest"], &json["not_restored"]), (&json!(digest), &json!([])));
         // Several steps back: through the composed patch.
         pulse(&place, &["compose", "01", "12", "23", "-o", "03"]).done();
         pulse(&place, &["revert", "3", "03", "-o", "far"]).done();
         assert!(fs::read(place.path("far")).unwrap() == fs::read(place.path("0")).unwrap());
-        place.untouched(|| pulse(&place, &["revert", "2", "01", "-o", "out"]).failed(&["not the target of the patch"]));
+        place.untouched(|| {
+            pulse(&place, &["revert", "2", "01", "-o", "out"])
+                .failed(&["not the target of the patch"])
+        });
     }
 }
 
@@ -133,7 +156,11 @@ fn revert_says_which_files_it_could_not_restore() {
     let model = |bytes: [u8; 3], note: &str| {
         let tensors = [tensor("w", "U8", &[3], bytes)];
         let json = header(&tensors, &[&format!(r#""__metadata__":{{"note":"{note}"}}"#)]);
-        Files::many([("model.safetensors", raw(&json, &bytes)), ("config.json", note.into()), ("same", b"s".to_vec())])
+        Files::many([
+            ("model.safetensors", raw(&json, &bytes)),
+            ("config.json", note.into()),
+            ("same", b"s".to_vec()),
+        ])
     };
     place.put("base", &model(*b"abc", "1"));
     place.put("target", &model(*b"abd", "2"));

@@ -92,7 +92,9 @@ fn halves_of_two_patches_are_no_patch() {
     let back = ["diff", "target.safetensors", "base.safetensors", "-o", "back.pulse"];
     pulse(&place, &back).done();
     let other = fs::read(place.path("back.pulse")).unwrap();
-    for cut in (1..patch.len()).filter(|&cut| patch[..cut] != other[..cut] && patch[cut..] != other[cut..]) {
+    for cut in
+        (1..patch.len()).filter(|&cut| patch[..cut] != other[..cut] && patch[cut..] != other[cut..])
+    {
         refused(&place, &[&patch[..cut], &other[cut..]].concat(), cut);
     }
 }
@@ -104,7 +106,8 @@ fn a_flipped_bit_in_the_base_is_refused() {
     let header = base.len() - 5000;
     for bit in (0..8 * base.len()).step_by(97) {
         let wrong = place.put_bytes("wrong.safetensors", &flipped(&base, bit));
-        let error = apply(Some(&wrong), &place.path("41.pulse"), &place.path("out")).expect_err("refused");
+        let error =
+            apply(Some(&wrong), &place.path("41.pulse"), &place.path("out")).expect_err("refused");
         // A header that still is one may hold the right tensors, but it is not the right file.
         let kinds: &[&str] = if bit / 8 < header { &["checkpoint", "base"] } else { &["base"] };
         assert!(kinds.contains(&error.kind()), "bit {bit}: {error}");
@@ -122,8 +125,11 @@ fn a_process_that_is_killed_leaves_no_half_of_an_output() {
     pulse(&place, &["diff", "base", "target", "-o", "patch"]).done();
     let mut whole = 0;
     for milliseconds in [0, 1, 2, 4, 8, 16, 32, 64, 128, 256] {
-        let mut apply =
-            command(&place, env!("CARGO_BIN_EXE_pulse"), &["apply", "base", "patch", "-o", "out", "--quiet"]);
+        let mut apply = command(
+            &place,
+            env!("CARGO_BIN_EXE_pulse"),
+            &["apply", "base", "patch", "-o", "out", "--quiet"],
+        );
         let mut process = apply.spawn().unwrap();
         sleep(Duration::from_millis(milliseconds));
         process.kill().unwrap();

@@ -49,7 +49,8 @@ type Case<'a> = (&'a [&'a str], i32, Value);
 
 /// Commands that fail, and what the object must hold; of the rest, nothing.
 fn cases(place: &Place) -> Vec<Case<'static>> {
-    let [base, target, wrong] = ["base.safetensors", "target.safetensors", "wrong"].map(|name| digest(place, name));
+    let [base, target, wrong] =
+        ["base.safetensors", "target.safetensors", "wrong"].map(|name| digest(place, name));
     let real = |name: &str| place.path(name).canonicalize().unwrap().display().to_string();
     let same = json!({ "is_target": false, "missing": [], "extra": [], "reshaped": [], "tensors_expected": 2, "tensors_found": 2 });
     let base_with = |key: &str, value: Value| {
@@ -61,7 +62,11 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
     vec![
         (&["diff", "base.safetensors", "-o", "out"], 2, json!({ "kind": "usage" })),
         (&["diff", "--frobnicate"], 2, json!({ "kind": "usage" })),
-        (&["diff", "--snapshot", "base.safetensors", "--base-step", "1", "-o", "out"], 2, json!({ "kind": "misuse" })),
+        (
+            &["diff", "--snapshot", "base.safetensors", "--base-step", "1", "-o", "out"],
+            2,
+            json!({ "kind": "misuse" }),
+        ),
         (
             &["verify", "notes.txt"],
             1,
@@ -114,7 +119,11 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
             json!({ "kind": "base", "file": "41.pulse", "tensor": "a", "base": base_with("is_target", json!(true)),
                 "advice": "nothing-to-do", "advice_text": "there is nothing left to apply" }),
         ),
-        (&["compose", "41.pulse", "41.pulse", "-o", "out"], 1, json!({ "kind": "base", "advice": "give-every-patch" })),
+        (
+            &["compose", "41.pulse", "41.pulse", "-o", "out"],
+            1,
+            json!({ "kind": "base", "advice": "give-every-patch" }),
+        ),
         (
             &["verify", "41.pulse", "--target", "wrong"],
             1,
@@ -165,7 +174,11 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
             1,
             json!({ "kind": "unrecovered", "file": real(".served.pulse-undo"), "advice": "fetch-checkpoint-again" }),
         ),
-        (&["digest", "nowhere"], 1, json!({ "kind": "io", "file": "nowhere", "advice": "check-path" })),
+        (
+            &["digest", "nowhere"],
+            1,
+            json!({ "kind": "io", "file": "nowhere", "advice": "check-path" }),
+        ),
     ]
 }
 
@@ -202,8 +215,12 @@ fn each_failure_is_one_object_with_the_fields_that_it_has() {
         }
         // People are told the same.
         if code == 1 {
-            let advice = found["advice_text"].as_str().map_or(String::new(), |advice| format!("; {advice}"));
-            assert_eq!(text.err, format!("error: {}{advice}\n", found["message"].as_str().unwrap()));
+            let advice =
+                found["advice_text"].as_str().map_or(String::new(), |advice| format!("; {advice}"));
+            assert_eq!(
+                text.err,
+                format!("error: {}{advice}\n", found["message"].as_str().unwrap())
+            );
         }
         assert_eq!((text.code, text.out.as_str()), (Some(code), ""));
     }
@@ -224,8 +241,12 @@ fn damage_is_given_with_its_place() {
     let patch = fs::read(place.path("41.pulse")).unwrap();
     sections.iter_mut().rfind(|section| section.tag == b'B').unwrap().payload.push(0);
     place.put_bytes("rule.pulse", &forge::join(&patch, &sections));
-    let found = pulse(&place, &["apply", "base.safetensors", "rule.pulse", "-o", "out", "--json"]).failure(1);
-    assert_eq!((&found["section"], &found["tensor"], &found["block"]), (&json!("block"), &json!("b"), &json!(0)));
+    let found = pulse(&place, &["apply", "base.safetensors", "rule.pulse", "-o", "out", "--json"])
+        .failure(1);
+    assert_eq!(
+        (&found["section"], &found["tensor"], &found["block"]),
+        (&json!("block"), &json!("b"), &json!(0))
+    );
     assert_eq!(found["advice"], "create-again");
 }
 
@@ -252,18 +273,26 @@ fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
                 found.insert(path);
             }
         }
-        Value::Array(entries) => entries.iter().for_each(|entry| paths(entry, &format!("{path}[]"), found)),
+        Value::Array(entries) => {
+            entries.iter().for_each(|entry| paths(entry, &format!("{path}[]"), found))
+        }
         _ => {}
     }
 }
 
 #[test]
 fn failures_are_as_documented() {
-    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failure-json.md")).unwrap();
-    let fields: BTreeMap<&str, (&str, &str)> =
-        rows(&document, "*null*").iter().map(|row| (row[0].trim_matches('`'), (row[1], row[2]))).collect();
-    let kinds: Vec<&str> = rows(&document, "## Kinds").iter().flat_map(|row| words(row[0])).collect();
-    let advice: Vec<&str> = rows(&document, "## Advice").iter().flat_map(|row| words(row[0])).collect();
+    let document =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failure-json.md"))
+            .unwrap();
+    let fields: BTreeMap<&str, (&str, &str)> = rows(&document, "*null*")
+        .iter()
+        .map(|row| (row[0].trim_matches('`'), (row[1], row[2])))
+        .collect();
+    let kinds: Vec<&str> =
+        rows(&document, "## Kinds").iter().flat_map(|row| words(row[0])).collect();
+    let advice: Vec<&str> =
+        rows(&document, "## Advice").iter().flat_map(|row| words(row[0])).collect();
 
     let place = mishaps();
     let mut found = BTreeSet::new();
@@ -279,7 +308,8 @@ fn failures_are_as_documented() {
     assert!(found.iter().map(String::as_str).eq(fields.keys().copied()), "{found:?}");
 
     // Every word that can be printed, once.
-    let mut known: Vec<&str> = [pulse::Error::KINDS, pulse::error::Fault::KINDS, &["usage"]].concat();
+    let mut known: Vec<&str> =
+        [pulse::Error::KINDS, pulse::error::Fault::KINDS, &["usage"]].concat();
     known.sort_unstable();
     known.dedup();
     let sorted = |words: &[&str]| {
@@ -288,9 +318,12 @@ fn failures_are_as_documented() {
         words
     };
     assert_eq!(sorted(&kinds), sorted(&known));
-    let source = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/error/advice.rs")).unwrap();
+    let source =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/error/advice.rs")).unwrap();
     let (_, table) = source.split_once("fn row(self)").unwrap();
-    let is_word = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase());
+    let is_word = |text: &&str| {
+        !text.is_empty() && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase())
+    };
     let in_source: Vec<&str> = table.split('"').skip(1).step_by(2).filter(is_word).collect();
     assert_eq!(sorted(&advice), sorted(&in_source));
 }
@@ -299,7 +332,11 @@ fn failures_are_as_documented() {
 #[test]
 fn limits_are_set_by_name_for_every_command_that_reads_patches() {
     let place = scene();
-    pulse(&place, &["diff", "base.safetensors", "target.safetensors", "--values", "xor", "-o", "flat"]).done();
+    pulse(
+        &place,
+        &["diff", "base.safetensors", "target.safetensors", "--values", "xor", "-o", "flat"],
+    )
+    .done();
     pulse(&place, &["diff", "target.safetensors", "base.safetensors", "-o", "prev"]).done();
     let commands: [&[&str]; 6] = [
         &["apply", "base.safetensors", "flat", "-o", "out"],
@@ -327,9 +364,14 @@ fn limits_are_set_by_name_for_every_command_that_reads_patches() {
             refused.err
         );
         // The last one counts, and the others hold as well.
-        run(&["--limit", "tensors=1", "--limit", "tensors=2", "--limit", "target_bytes=1MiB"]).done();
+        run(&["--limit", "tensors=1", "--limit", "tensors=2", "--limit", "target_bytes=1MiB"])
+            .done();
         let _ = fs::remove_file(place.path("out"));
-        assert_eq!(run(&["--limit", "tensors=2", "--limit", "target_bytes=1kB"]).code, Some(1), "{args:?}");
+        assert_eq!(
+            run(&["--limit", "tensors=2", "--limit", "target_bytes=1kB"]).code,
+            Some(1),
+            "{args:?}"
+        );
     }
 }
 
@@ -337,7 +379,8 @@ fn limits_are_set_by_name_for_every_command_that_reads_patches() {
 #[test]
 fn a_checkpoint_and_a_patch_that_are_exchanged_are_recognised() {
     let place = scene();
-    let directory = |tensors: &[_]| Files::many([("model.safetensors", testkit::files::safetensors(tensors))]);
+    let directory =
+        |tensors: &[_]| Files::many([("model.safetensors", testkit::files::safetensors(tensors))]);
     place.put("base", &directory(&model()));
     place.put("target", &directory(&target()));
     let checkpoint = "it is a checkpoint: are the checkpoint and the patch exchanged?";
@@ -360,7 +403,9 @@ fn a_checkpoint_and_a_patch_that_are_exchanged_are_recognised() {
     // What is neither gets no such hint.
     place.put_bytes("notes", b"neither a checkpoint nor a patch");
     fs::create_dir(place.path("empty")).unwrap();
-    for args in [&["verify", "notes"][..], &["verify", "empty"], &["digest", "notes"], &["digest", "empty"]] {
+    for args in
+        [&["verify", "notes"][..], &["verify", "empty"], &["digest", "notes"], &["digest", "empty"]]
+    {
         let run = pulse(&place, args);
         assert!(run.code == Some(1) && !run.err.contains("exchanged"), "{}", run.err);
     }

@@ -10,12 +10,24 @@ fn a_checkpoint_is_updated_in_place_and_the_second_time_it_says_so() {
     let first = pulse(&place, &["apply", "base.safetensors", "41.pulse", "--in-place"]).done();
     assert!(first.contains("changes") && first.contains("base.safetensors"), "{first}");
     Files::read(&place.path("base.safetensors")).assert_same(&Files::one(&target()));
-    let again = place.untouched(|| pulse(&place, &["apply", "base.safetensors", "41.pulse", "--in-place"]).done());
+    let again = place.untouched(|| {
+        pulse(&place, &["apply", "base.safetensors", "41.pulse", "--in-place"]).done()
+    });
     assert!(again.contains("is already the target"), "{again}");
-    let json = pulse(&place, &["apply", "base.safetensors", "41.pulse", "--in-place", "--json"]).json();
+    let json =
+        pulse(&place, &["apply", "base.safetensors", "41.pulse", "--in-place", "--json"]).json();
     assert_keys(
         &json,
-        &["already", "changes", "files", "output", "recovery", "seconds", "target_bytes", "target_digest"],
+        &[
+            "already",
+            "changes",
+            "files",
+            "output",
+            "recovery",
+            "seconds",
+            "target_bytes",
+            "target_digest",
+        ],
     );
     assert_eq!((&json["already"], &json["recovery"]), (&true.into(), &"nothing".into()));
 }
@@ -32,7 +44,15 @@ fn recover_says_what_it_found() {
     assert!(untouched.contains("before it changed anything"), "{untouched}");
 
     // What one leaves that was killed when all was written.
-    let undo = ["diff", "target.safetensors", "base.safetensors", "--coding", "flat", "--values", "overwrite"];
+    let undo = [
+        "diff",
+        "target.safetensors",
+        "base.safetensors",
+        "--coding",
+        "flat",
+        "--values",
+        "overwrite",
+    ];
     pulse(&place, &[&undo[..], &["-o", "journal", "-q"]].concat()).done();
     fs::rename(place.path("journal"), place.path(".base.safetensors.pulse-undo")).unwrap();
     fs::copy(place.path("target.safetensors"), place.path("base.safetensors")).unwrap();
@@ -47,6 +67,7 @@ fn recover_says_what_it_found() {
 fn a_place_is_given_or_the_checkpoint_itself_not_both() {
     let place = scene();
     pulse(&place, &["apply", "base.safetensors", "41.pulse"]).misused(&["--output"]);
-    pulse(&place, &["apply", "base.safetensors", "41.pulse", "-o", "x", "--in-place"]).misused(&["--in-place"]);
+    pulse(&place, &["apply", "base.safetensors", "41.pulse", "-o", "x", "--in-place"])
+        .misused(&["--in-place"]);
     pulse(&place, &["apply", "41.pulse", "--in-place"]).misused(&["PATCH"]);
 }

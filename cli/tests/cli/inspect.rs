@@ -15,7 +15,10 @@ fn rich() -> Place {
     let directory = |mut tensors: Vec<crate::Tensor>, seed: u64, own: &str| {
         tensors.push(tensor(own, "U8", &[9], noise(seed, 9)));
         tensors.push(tensor("c", "U8", &[seed], noise(seed, seed as usize)));
-        Files::many([("model.safetensors", safetensors(&tensors)), ("config.json", noise(seed, 20))])
+        Files::many([
+            ("model.safetensors", safetensors(&tensors)),
+            ("config.json", noise(seed, 20)),
+        ])
     };
     place.put("base", &directory(model(), 1, "gone"));
     place.put("target", &directory(target(), 2, "new"));
@@ -60,16 +63,22 @@ fn every_byte_of_a_good_patch_is_accounted_for() {
         );
         let of_tensors = ["tensor header", "block", "tensor trailer"];
         let tensors: Vec<_> = json["sections"].as_array().unwrap().to_vec();
-        let tensors = tensors.into_iter().filter(|section| of_tensors.contains(&section["name"].as_str().unwrap()));
+        let tensors = tensors
+            .into_iter()
+            .filter(|section| of_tensors.contains(&section["name"].as_str().unwrap()));
         assert_eq!(sum(&json["tensors"]), sum(&tensors.collect()), "{name}");
-        let tensor_changes =
-            json["tensors"].as_array().unwrap().iter().map(|tensor| tensor["changes"].as_u64().unwrap());
+        let tensor_changes = json["tensors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tensor| tensor["changes"].as_u64().unwrap());
         assert_eq!(json["footer"]["changes"], tensor_changes.sum::<u64>());
 
         // The tables say the same: the rows of each add up to its last, which is the file.
         let out = pulse(&place, &["inspect", name, "--bytes"]).done();
-        let number =
-            |row: &&str| row.split("  ").filter(|cell| !cell.is_empty()).nth(1).unwrap().trim().replace(',', "");
+        let number = |row: &&str| {
+            row.split("  ").filter(|cell| !cell.is_empty()).nth(1).unwrap().trim().replace(',', "")
+        };
         for table in out.split("\n\n") {
             let rows: Vec<_> = table.lines().skip(1).collect();
             let numbers: Vec<u64> = rows.iter().map(|row| number(row).parse().unwrap()).collect();
@@ -87,7 +96,10 @@ fn a_good_patch_is_described() {
     let json = pulse(&place, &["inspect", "rich.pulse", "--json"]).json();
     assert_eq!(json["actions"], json!({"patched": 2, "added": 1, "replaced": 1, "deleted": 1}));
     let header = &json["header"];
-    assert_keys(header, &["snapshot", "block_leaves", "run", "base_step", "target_step", "base_digest", "metadata"]);
+    assert_keys(
+        header,
+        &["snapshot", "block_leaves", "run", "base_step", "target_step", "base_digest", "metadata"],
+    );
     assert_eq!((&header["snapshot"], &header["target_step"]), (&json!(false), &json!(41)));
     assert_eq!(header["metadata"], json!({"trainer": "example"}));
     let digest = |name| pulse(&place, &["digest", name, "--json"]).json()[0]["digest"].clone();
@@ -95,19 +107,30 @@ fn a_good_patch_is_described() {
         (&json["footer"]["base_digest"], &json["footer"]["target_digest"]),
         (&digest("base"), &digest("target"))
     );
-    let names: Vec<_> = json["tensors"].as_array().unwrap().iter().map(|tensor| &tensor["name"]).collect();
+    let names: Vec<_> =
+        json["tensors"].as_array().unwrap().iter().map(|tensor| &tensor["name"]).collect();
     assert_eq!(names, ["a", "b", "c", "gone", "new"]);
-    let files: Vec<_> = json["files"].as_array().unwrap().iter().map(|file| &file["name"]).collect();
+    let files: Vec<_> =
+        json["files"].as_array().unwrap().iter().map(|file| &file["name"]).collect();
     assert_eq!(files, ["model.safetensors", "config.json"]);
     let out = pulse(&place, &["inspect", "rich.pulse"]).done();
-    for text in ["patch, format 1.0", "trainer = example", "step 41", "1 deleted", "1 replaced", "carried", "10 Gbit/s"]
-    {
+    for text in [
+        "patch, format 1.0",
+        "trainer = example",
+        "step 41",
+        "1 deleted",
+        "1 replaced",
+        "carried",
+        "10 Gbit/s",
+    ] {
         assert!(out.contains(text), "no '{text}' in:\n{out}");
     }
     let out = pulse(&place, &["inspect", "rich.pulse", "--files"]).done();
     assert!(out.contains("config.json") && out.contains("model.safetensors"), "{out}");
     let out = pulse(&place, &["inspect", "rich.pulse", "--tensors"]).done();
-    for digest in ["base_digest", "target_digest", "sha256"].map(|name| json["footer"][name].as_str().unwrap()) {
+    for digest in ["base_digest", "target_digest", "sha256"]
+        .map(|name| json["footer"][name].as_str().unwrap())
+    {
         assert!(out.contains(digest), "{out}");
     }
 }
@@ -116,8 +139,19 @@ fn a_good_patch_is_described() {
 fn pulse_inspect_is_pulse_inspect() {
     let place = rich();
     place.put_bytes("notes.txt", b"some text");
-    for args in [&["rich.pulse"][..], &["rich.pulse", "--json"], &["notes.txt"], &["nowhere"], &["--help"], &[]] {
-        assert_eq!(pulse_inspect(&place, args), pulse(&place, &[&["inspect"], args].concat()), "{args:?}");
+    for args in [
+        &["rich.pulse"][..],
+        &["rich.pulse", "--json"],
+        &["notes.txt"],
+        &["nowhere"],
+        &["--help"],
+        &[],
+    ] {
+        assert_eq!(
+            pulse_inspect(&place, args),
+            pulse(&place, &[&["inspect"], args].concat()),
+            "{args:?}"
+        );
     }
 }
 
@@ -131,7 +165,10 @@ fn a_patch_that_is_cut_short_is_shown_as_far_as_it_goes() {
         let run = pulse(&place, &["inspect", "cut.pulse", "--json"]);
         assert_eq!(run.code, Some(1), "{length} bytes");
         let failure = run.failure_beside();
-        assert_eq!((&failure["kind"], &failure["file"]), (&"truncated".into(), &"cut.pulse".into()));
+        assert_eq!(
+            (&failure["kind"], &failure["file"]),
+            (&"truncated".into(), &"cut.pulse".into())
+        );
         let json = inspected(&run);
         assert_eq!(json["file_bytes"], length);
         assert_eq!(failure["message"], json["error"]);
@@ -162,15 +199,25 @@ fn a_damaged_patch_is_shown_up_to_the_damage() {
         // All sections before the damage, and none after it. Only the SHA-256 covers the minor version.
         assert!(at == 9 || json["good_bytes"].as_u64().unwrap() <= at as u64, "byte {at}: {json}");
         let damage = &json["damage"];
-        assert!(damage["offset"].as_u64().unwrap() >= json["good_bytes"].as_u64().unwrap() || at == 9, "{damage}");
+        assert!(
+            damage["offset"].as_u64().unwrap() >= json["good_bytes"].as_u64().unwrap() || at == 9,
+            "{damage}"
+        );
         let failure = run.failure_beside();
-        assert!(failure["message"].as_str().unwrap().contains(damage["message"].as_str().unwrap()), "{damage}");
+        assert!(
+            failure["message"].as_str().unwrap().contains(damage["message"].as_str().unwrap()),
+            "{damage}"
+        );
         assert!(!damage["advice"].as_str().unwrap().is_empty());
         // In words as well: where, and what to do.
         if at % 5 == 0 {
             let run = pulse(&place, &["inspect", "bad.pulse"]);
             assert_eq!(run.code, Some(1));
-            assert!(run.out.contains("BROKEN") && run.out.contains(damage["advice"].as_str().unwrap()), "{}", run.out);
+            assert!(
+                run.out.contains("BROKEN") && run.out.contains(damage["advice"].as_str().unwrap()),
+                "{}",
+                run.out
+            );
         }
     }
 }
@@ -241,10 +288,14 @@ fn deep() -> Place {
     let model = |every: usize| {
         let mut tensors = Vec::new();
         for layer in 0..3 {
-            for (number, module) in ["self_attn.q_proj", "mlp.up_proj_of_the_third_and_last_kind"].iter().enumerate() {
-                let (name, seed) = (format!("model.layers.{layer}.{module}.weight"), 2 * layer + number as u64);
+            for (number, module) in
+                ["self_attn.q_proj", "mlp.up_proj_of_the_third_and_last_kind"].iter().enumerate()
+            {
+                let (name, seed) =
+                    (format!("model.layers.{layer}.{module}.weight"), 2 * layer + number as u64);
                 let bytes = weights(seed, 4000);
-                let changed = if every == 0 { bytes } else { stepped(&bytes, 2, every + seed as usize) };
+                let changed =
+                    if every == 0 { bytes } else { stepped(&bytes, 2, every + seed as usize) };
                 tensors.push(tensor(&name, "BF16", &[40, 100], changed));
             }
         }
@@ -253,7 +304,16 @@ fn deep() -> Place {
     };
     place.put("base", &model(0));
     place.put("target", &model(10));
-    let lineage = ["--base-step", "40", "--step", "48", "--run", "00112233445566778899aabbccddeeff", "--meta", "a=b"];
+    let lineage = [
+        "--base-step",
+        "40",
+        "--step",
+        "48",
+        "--run",
+        "00112233445566778899aabbccddeeff",
+        "--meta",
+        "a=b",
+    ];
     pulse(&place, &[&["diff", "base", "target", "-o", "deep.pulse"], &lineage[..]].concat()).done();
     place
 }
@@ -265,8 +325,12 @@ fn the_summary_fits_a_screen_of_24_lines_and_80_columns() {
     let (rich, deep) = (rich(), deep());
     let patch = fs::read(deep.path("deep.pulse")).unwrap();
     deep.put_bytes("bad.pulse", &[&patch[..2000], b"!", &patch[2001..]].concat());
-    for (place, name) in [(&rich, "rich.pulse"), (&rich, "snapshot.pulse"), (&deep, "deep.pulse"), (&deep, "bad.pulse")]
-    {
+    for (place, name) in [
+        (&rich, "rich.pulse"),
+        (&rich, "snapshot.pulse"),
+        (&deep, "deep.pulse"),
+        (&deep, "bad.pulse"),
+    ] {
         let out = pulse(place, &["inspect", name, "--width", "80"]).out;
         assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
         // The last line is that of the prompt.
@@ -275,11 +339,16 @@ fn the_summary_fits_a_screen_of_24_lines_and_80_columns() {
     // In a pipe nothing is shortened, however long.
     let out = pulse(&deep, &["inspect", "deep.pulse", "--tensors"]).done();
     assert!(
-        out.contains("model.layers.2.mlp.up_proj_of_the_third_and_last_kind.weight") && !out.contains('…'),
+        out.contains("model.layers.2.mlp.up_proj_of_the_third_and_last_kind.weight")
+            && !out.contains('…'),
         "{out}"
     );
     let out = pulse(&deep, &["inspect", "deep.pulse", "--tensors", "--width", "90"]).done();
-    assert!(out.contains("model.layers.2.mlp.up…_and_last_kind.weight") && out.contains("columns omitted: "), "{out}");
+    assert!(
+        out.contains("model.layers.2.mlp.up…_and_last_kind.weight")
+            && out.contains("columns omitted: "),
+        "{out}"
+    );
 }
 
 #[test]
@@ -287,8 +356,11 @@ fn tensors_are_sorted_and_filtered() {
     let place = deep();
     let names = |args: &[&str]| {
         let json = pulse(&place, &[&["inspect", "deep.pulse", "--json"], args].concat()).json();
-        let names =
-            json["tensors"].as_array().unwrap().iter().map(|tensor| tensor["name"].as_str().unwrap().to_string());
+        let names = json["tensors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tensor| tensor["name"].as_str().unwrap().to_string());
         names.collect::<Vec<_>>()
     };
     let all = names(&[]);
@@ -309,7 +381,8 @@ fn tensors_are_sorted_and_filtered() {
         "model.layers.2.self_attn.q_proj.weight"
     );
     // The table has the same rows in the same order.
-    let out = pulse(&place, &["inspect", "deep.pulse", "--filter", "proj", "--sort", "changes"]).done();
+    let out =
+        pulse(&place, &["inspect", "deep.pulse", "--filter", "proj", "--sort", "changes"]).done();
     let rows = out.lines().skip_while(|line| !line.starts_with("tensor ")).skip(1);
     let rows: Vec<_> = rows.map(|row| row.split(' ').next().unwrap().to_string()).collect();
     assert_eq!(rows, names(&["--filter", "proj", "--sort", "changes"]));
@@ -342,8 +415,14 @@ fn there_are_colours_only_where_they_are_welcome() {
         assert_eq!(coloured(&[("CLICOLOR_FORCE", "1")], args), (true, false));
         assert_eq!(coloured(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], args), (false, false));
     }
-    assert_eq!(coloured(&[("CLICOLOR_FORCE", "1")], &["inspect", "base.safetensors"]), (true, true));
-    assert_eq!(coloured(&[("CLICOLOR_FORCE", "1")], &["inspect", "41.pulse", "--json"]), (false, false));
+    assert_eq!(
+        coloured(&[("CLICOLOR_FORCE", "1")], &["inspect", "base.safetensors"]),
+        (true, true)
+    );
+    assert_eq!(
+        coloured(&[("CLICOLOR_FORCE", "1")], &["inspect", "41.pulse", "--json"]),
+        (false, false)
+    );
 }
 
 /// Paths of all values: `[]` for entries of arrays, `*` for keys that are data.
@@ -359,15 +438,22 @@ fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
             }
         }
         // What is in an array of plain numbers has no name.
-        Value::Array(entries) => entries.iter().for_each(|entry| paths(entry, &format!("{path}[]"), found)),
+        Value::Array(entries) => {
+            entries.iter().for_each(|entry| paths(entry, &format!("{path}[]"), found))
+        }
         _ => {}
     }
 }
 
 #[test]
 fn the_json_is_as_documented() {
-    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/inspect-json.md")).unwrap();
-    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| row.split_once("` | ").unwrap());
+    let document =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/inspect-json.md"))
+            .unwrap();
+    let rows = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .map(|row| row.split_once("` | ").unwrap());
     let documented: BTreeMap<&str, Vec<&str>> =
         rows.map(|(field, rest)| (field, rest.split(" | ").collect())).collect();
     let place = rich();
@@ -395,8 +481,13 @@ pub fn check_type(json: &Value, field: &str, kind: &str, never_null: bool) {
         let (key, entries) = step.strip_suffix("[]").map_or((step, false), |key| (key, true));
         values.retain(|value| !value.is_null());
         values = match key {
-            "*" => values.into_iter().flat_map(|value| value.as_object().unwrap().values()).collect(),
-            key => values.into_iter().map(|value| value.get(key).unwrap_or_else(|| panic!("no {field}"))).collect(),
+            "*" => {
+                values.into_iter().flat_map(|value| value.as_object().unwrap().values()).collect()
+            }
+            key => values
+                .into_iter()
+                .map(|value| value.get(key).unwrap_or_else(|| panic!("no {field}")))
+                .collect(),
         };
         if entries {
             values = values.into_iter().flat_map(|value| value.as_array().unwrap()).collect();
@@ -448,11 +539,18 @@ fn the_page_is_one_file_that_needs_nothing_else() {
         assert!(!page.contains(outside), "{outside}");
     }
     let json = pulse(&place, &["inspect", "deep.pulse", "--json"]).json();
-    let tensors = json["tensors"].as_array().unwrap().iter().map(|tensor| tensor["name"].as_str().unwrap());
+    let tensors =
+        json["tensors"].as_array().unwrap().iter().map(|tensor| tensor["name"].as_str().unwrap());
     for name in tensors.filter(|name| *name != EVIL) {
         assert!(page.contains(&format!(">{name}<")), "{name}");
     }
-    for text in ["viewport", "prefers-color-scheme: dark", "heatmap", "Where the bytes go", "Step sizes in ULPs"] {
+    for text in [
+        "viewport",
+        "prefers-color-scheme: dark",
+        "heatmap",
+        "Where the bytes go",
+        "Step sizes in ULPs",
+    ] {
         assert!(page.contains(text), "{text}");
     }
     for digest in ["base_digest", "target_digest", "sha256"] {
@@ -460,7 +558,9 @@ fn the_page_is_one_file_that_needs_nothing_else() {
     }
     // A name is text, whatever it says: there is one script, that of the page.
     assert_eq!(page.matches("<script").count(), 1);
-    assert!(page.contains("&lt;/td&gt;&lt;script&gt;alert(&quot;1&quot;)") && !page.contains('\u{1b}'));
+    assert!(
+        page.contains("&lt;/td&gt;&lt;script&gt;alert(&quot;1&quot;)") && !page.contains('\u{1b}')
+    );
 }
 
 #[test]
@@ -472,8 +572,10 @@ fn a_page_replaces_nothing_unless_told_to() {
     pulse(&place, &[&page[..], &["--force"]].concat()).done();
     assert_ne!(fs::read(place.path("page.html")).unwrap(), b"mine");
     place.untouched(|| {
-        pulse(&place, &["inspect", "deep.pulse", "--html", "deep.pulse", "--force"]).misused(&["is the patch"]);
-        pulse(&place, &["inspect", "deep.pulse", "--html", "no/such/page"]).failed(&["no/such/page"]);
+        pulse(&place, &["inspect", "deep.pulse", "--html", "deep.pulse", "--force"])
+            .misused(&["is the patch"]);
+        pulse(&place, &["inspect", "deep.pulse", "--html", "no/such/page"])
+            .failed(&["no/such/page"]);
         pulse(&place, &["inspect", "nowhere", "--html", "new.html"]).failed(&["nowhere"]);
         pulse(&place, &["inspect", "deep.pulse", "--force"]).misused(&["--html"]);
     });
@@ -487,14 +589,16 @@ fn the_page_of_a_damaged_patch_marks_the_break() {
         let mut bytes = patch.clone();
         bytes[at] ^= 0x10;
         place.put_bytes("bad.pulse", &bytes);
-        let run = pulse(&place, &["inspect", "bad.pulse", "--json", "--html", "bad.html", "--force"]);
+        let run =
+            pulse(&place, &["inspect", "bad.pulse", "--json", "--html", "bad.html", "--force"]);
         assert_eq!(run.code, Some(1), "byte {at}");
         let page = fs::read_to_string(place.path("bad.html")).unwrap();
         assert_well_formed(&page);
         let damage = &inspected(&run)["damage"];
         assert!(page.contains("Broken at byte") && page.contains("What to do: "), "byte {at}");
         assert!(
-            damage["section"].is_null() || page.contains(&format!("{} section", damage["section"].as_str().unwrap()))
+            damage["section"].is_null()
+                || page.contains(&format!("{} section", damage["section"].as_str().unwrap()))
         );
         let tensors = inspected(&run)["tensors"].as_array().unwrap().clone();
         let shown = tensors.iter().filter(|tensor| tensor["name"] != EVIL).count();
@@ -507,7 +611,10 @@ fn a_snapshot_is_not_shown_as_a_diff() {
     let place = rich();
     for more in [&[][..], &["--tensors"]] {
         let out = pulse(&place, &[&["inspect", "snapshot.pulse"], more].concat()).done();
-        assert!(["density", "change", "added", "100.000%"].iter().all(|diff| !out.contains(diff)), "{out}");
+        assert!(
+            ["density", "change", "added", "100.000%"].iter().all(|diff| !out.contains(diff)),
+            "{out}"
+        );
         assert!(out.contains("bits/element"), "{out}");
     }
     let out = pulse(&place, &["inspect", "snapshot.pulse"]).done();
@@ -519,7 +626,9 @@ fn a_snapshot_is_not_shown_as_a_diff() {
 
     pulse(&place, &["inspect", "snapshot.pulse", "--html", "page.html"]).done();
     let page = fs::read_to_string(place.path("page.html")).unwrap();
-    assert!(page.contains("<dt>per element</dt>") && page.contains("snapshot, without other files"));
+    assert!(
+        page.contains("<dt>per element</dt>") && page.contains("snapshot, without other files")
+    );
     for diff in ["density", "<dt>changes</dt>", "per change", "added"] {
         assert!(!page.contains(diff), "{diff}");
     }
@@ -534,7 +643,10 @@ fn a_snapshot_is_not_shown_as_a_diff() {
 fn a_patch_is_compared_with_all_bytes_of_its_target() {
     let place = Place::new();
     let directory = |tensors: &[crate::Tensor], companion: usize| {
-        Files::many([("model.safetensors", safetensors(tensors)), ("data.bin", noise(companion as u64, companion))])
+        Files::many([
+            ("model.safetensors", safetensors(tensors)),
+            ("data.bin", noise(companion as u64, companion)),
+        ])
     };
     place.put("base", &directory(&model(), 10));
     place.put("target", &directory(&target(), 1 << 17));
@@ -544,16 +656,26 @@ fn a_patch_is_compared_with_all_bytes_of_its_target() {
     let json = pulse(&place, &["inspect", "large.pulse", "--json"]).json();
     assert_eq!(json["full_copy_bytes"], full);
     assert_eq!(json["transfer"][0]["full_seconds"].as_f64(), Some(full as f64 * 8.0 / 1e8));
-    assert!(json["file_bytes"].as_u64() > json["footer"]["target_bytes"].as_u64(), "larger than the tensors alone");
+    assert!(
+        json["file_bytes"].as_u64() > json["footer"]["target_bytes"].as_u64(),
+        "larger than the tensors alone"
+    );
 
     let out = pulse(&place, &["inspect", "large.pulse", "--html", "page.html"]).done();
     let size = fact(&out, "size");
-    assert!(size.starts_with("1.0 times smaller than 136 kB of tensors and 1 other file, "), "{size}");
+    assert!(
+        size.starts_with("1.0 times smaller than 136 kB of tensors and 1 other file, "),
+        "{size}"
+    );
     // The file that comes along is no cost of the changes.
-    let bits = 8.0 * (json["file_bytes"].as_f64().unwrap() - files("target/data.bin") as f64) / 26.0;
+    let bits =
+        8.0 * (json["file_bytes"].as_f64().unwrap() - files("target/data.bin") as f64) / 26.0;
     assert!(size.ends_with(&format!("{bits:.2} bits per change without carried files")), "{size}");
     let page = fs::read_to_string(place.path("page.html")).unwrap();
-    assert!(page.contains("than a full copy: tensors and 1 other file") && page.contains("without carried files"));
+    assert!(
+        page.contains("than a full copy: tensors and 1 other file")
+            && page.contains("without carried files")
+    );
     assert!(!page.contains("0.0×"));
 
     // What is larger than a full copy is called that.
@@ -581,7 +703,12 @@ fn a_damage_banner_says_each_thing_once() {
         let banner = page.lines().find(|line| line.contains("class=\"bad\"")).unwrap();
         for once in ["ransfer it again", "as text", "resume", " OK", "bytes are"] {
             assert!(banner.matches(once).count() <= 1, "{banner}");
-            let told = run.out.lines().skip_while(|line| !line.starts_with("BROKEN")).collect::<Vec<_>>().join(" ");
+            let told = run
+                .out
+                .lines()
+                .skip_while(|line| !line.starts_with("BROKEN"))
+                .collect::<Vec<_>>()
+                .join(" ");
             assert!(told.matches(once).count() <= 1, "{told}");
         }
         assert!(!banner.contains("first 0 bytes"), "{banner}");
@@ -601,9 +728,16 @@ fn a_small_tensor_does_not_set_the_scale_of_the_heat_map() {
         ])
     };
     place.put("base", &model([matrix.clone(), matrix.clone()], bias.clone()));
-    place.put("target", &model([stepped(&matrix, 2, 100), stepped(&matrix, 2, 200)], stepped(&bias, 2, 2)));
+    place.put(
+        "target",
+        &model([stepped(&matrix, 2, 100), stepped(&matrix, 2, 200)], stepped(&bias, 2, 2)),
+    );
     pulse(&place, &["diff", "base", "target", "-o", "p.pulse"]).done();
     pulse(&place, &["inspect", "p.pulse", "--html", "page.html"]).done();
     let page = fs::read_to_string(place.path("page.html")).unwrap();
-    assert!(page.contains("≥ 1.00%") && page.contains("class=\"hot off\"") && page.contains("<span>0.50%</span>"));
+    assert!(
+        page.contains("≥ 1.00%")
+            && page.contains("class=\"hot off\"")
+            && page.contains("<span>0.50%</span>")
+    );
 }

@@ -25,21 +25,34 @@ fn scene() -> Scene {
     let names = ["a", "b", "c"];
     let bytes: Vec<Vec<u8>> = (0..3).map(|seed| weights(seed, ELEMENTS)).collect();
     let file = |bytes: Vec<Vec<u8>>| {
-        let tensors = names.iter().zip(bytes).map(|(name, bytes)| tensor(name, "BF16", &[ELEMENTS as u64], bytes));
+        let tensors = names
+            .iter()
+            .zip(bytes)
+            .map(|(name, bytes)| tensor(name, "BF16", &[ELEMENTS as u64], bytes));
         Files::one(&tensors.collect::<Vec<_>>())
     };
     let base = file(bytes.clone());
     let target = file(bytes.iter().map(|bytes| stepped(bytes, 2, 83)).collect());
     place.put("base", &base);
     place.put("target", &target);
-    diff(Some(&place.path("base")), &place.path("target"), &place.path("patch"), EncoderOptions::default(), 2);
+    diff(
+        Some(&place.path("base")),
+        &place.path("target"),
+        &place.path("patch"),
+        EncoderOptions::default(),
+        2,
+    );
     Scene { place, base, target }
 }
 
 impl Scene {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pulse"));
-        command.current_dir(self.place.root()).args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .current_dir(self.place.root())
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command
     }
 
@@ -110,7 +123,8 @@ fn a_process_killed_in_apply_in_place_leaves_the_base_or_the_target_after_recove
         // Every other time the same command recovers, and goes on.
         let again = number % 2 == 1;
         scene.run(if again { &args } else { &["recover", "checkpoint", "-q"] });
-        let (is_base, is_target) = (scene.holds(&checkpoint, &scene.base), scene.holds(&checkpoint, &scene.target));
+        let (is_base, is_target) =
+            (scene.holds(&checkpoint, &scene.base), scene.holds(&checkpoint, &scene.target));
         assert!(is_base || is_target, "kill {number}");
         assert!(is_target || !(done || again), "kill {number}");
         bases += u64::from(is_base);

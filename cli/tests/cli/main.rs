@@ -46,8 +46,16 @@ impl Run {
     #[track_caller]
     fn failed(self, needles: &[&str]) {
         assert_eq!((self.code, self.out.as_str()), (Some(1), ""), "{}", self.err);
-        assert!(self.err.starts_with("error: ") && self.err.trim_end().lines().count() == 1, "{:?}", self.err);
-        assert!(needles.iter().all(|needle| self.err.contains(needle)), "{:?} without one of {needles:?}", self.err);
+        assert!(
+            self.err.starts_with("error: ") && self.err.trim_end().lines().count() == 1,
+            "{:?}",
+            self.err
+        );
+        assert!(
+            needles.iter().all(|needle| self.err.contains(needle)),
+            "{:?} without one of {needles:?}",
+            self.err
+        );
     }
 
     /// It failed, or was called wrongly, and printed nothing but one JSON object that says why.
@@ -69,7 +77,11 @@ impl Run {
     #[track_caller]
     fn misused(self, needles: &[&str]) {
         assert_eq!((self.code, self.out.as_str()), (Some(2), ""), "{}", self.err);
-        assert!(needles.iter().all(|needle| self.err.contains(needle)), "{:?} without one of {needles:?}", self.err);
+        assert!(
+            needles.iter().all(|needle| self.err.contains(needle)),
+            "{:?} without one of {needles:?}",
+            self.err
+        );
     }
 }
 
@@ -89,7 +101,10 @@ fn pulse_inspect(place: &Place, args: &[&str]) -> Run {
 }
 
 fn model() -> Vec<Tensor> {
-    vec![tensor("a", "BF16", &[20, 100], weights(1, 2000)), tensor("b", "BF16", &[500], weights(2, 500))]
+    vec![
+        tensor("a", "BF16", &[20, 100], weights(1, 2000)),
+        tensor("b", "BF16", &[500], weights(2, 500)),
+    ]
 }
 
 /// 21 changes in "a", 5 in "b".
@@ -112,7 +127,8 @@ fn scene() -> Place {
 /// Whether the keys of an object are exactly these.
 #[track_caller]
 fn assert_keys(value: &Value, keys: &[&str]) {
-    let mut found: Vec<_> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    let mut found: Vec<_> =
+        value.as_object().expect("an object").keys().map(String::as_str).collect();
     let mut expected = keys.to_vec();
     found.sort_unstable();
     expected.sort_unstable();

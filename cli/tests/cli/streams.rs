@@ -51,7 +51,11 @@ fn names_cannot_speak_to_the_terminal() {
     for args in [&["inspect", "patch"][..], &["stat", "model", "model"]] {
         let run = pulse(&place, args);
         assert!(!run.out.contains(|c: char| c.is_control() && c != '\n'), "{:?}", run.out);
-        assert!(run.out.lines().filter(|line| line.starts_with("integrity")).count() <= 1, "{}", run.out);
+        assert!(
+            run.out.lines().filter(|line| line.starts_with("integrity")).count() <= 1,
+            "{}",
+            run.out
+        );
     }
 }
 
@@ -71,11 +75,17 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 #[test]
 fn an_error_that_nobody_hears_still_ends_with_one() {
     let place = scene();
-    for (args, code) in [(&["verify", "nowhere"][..], 1), (&["inspect", "base.safetensors"], 1), (&["verify"], 2)] {
+    for (args, code) in
+        [(&["verify", "nowhere"][..], 1), (&["inspect", "base.safetensors"], 1), (&["verify"], 2)]
+    {
         let (reader, writer) = pipe().unwrap();
         drop(reader);
         let mut command = command(&place, env!("CARGO_BIN_EXE_pulse"), args);
-        assert_eq!(command.stdout(Stdio::null()).stderr(writer).status().unwrap().code(), Some(code), "{args:?}");
+        assert_eq!(
+            command.stdout(Stdio::null()).stderr(writer).status().unwrap().code(),
+            Some(code),
+            "{args:?}"
+        );
     }
 }
 

@@ -5,7 +5,8 @@ use std::fs;
 use crate::{pulse, pulse_inspect, scene, target};
 use testkit::files::{tensor, Files, Place};
 
-const COMMANDS: [&str; 9] = ["diff", "apply", "compose", "revert", "verify", "inspect", "digest", "stat", "demo"];
+const COMMANDS: [&str; 9] =
+    ["diff", "apply", "compose", "revert", "verify", "inspect", "digest", "stat", "demo"];
 
 #[test]
 fn help_shows_examples_that_are_right_usage() {
@@ -13,16 +14,23 @@ fn help_shows_examples_that_are_right_usage() {
     for command in COMMANDS {
         let help = pulse(&place, &[command, "--help"]).done();
         assert_eq!(pulse(&place, &["help", command]).done(), help);
-        let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("no examples for {command}"));
-        let examples: Vec<_> = examples.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let (_, examples) =
+            help.split_once("Examples:\n").unwrap_or_else(|| panic!("no examples for {command}"));
+        let examples: Vec<_> =
+            examples.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         assert!(!examples.is_empty());
         for example in examples {
             let words: Vec<_> = example.split_whitespace().collect();
-            assert!(matches!(words[..], ["pulse", found, ..] if found == command) || words[0] == "pulse-inspect");
+            assert!(
+                matches!(words[..], ["pulse", found, ..] if found == command)
+                    || words[0] == "pulse-inspect"
+            );
             // Without the files of the example all that can be wrong is that they are not there.
             match (words[0], command) {
                 (_, "demo") => {}
-                ("pulse-inspect", _) => pulse_inspect(&place, &words[1..]).failed(&["No such file"]),
+                ("pulse-inspect", _) => {
+                    pulse_inspect(&place, &words[1..]).failed(&["No such file"])
+                }
                 _ => pulse(&place, &words[1..]).failed(&["No such file"]),
             }
         }
@@ -35,15 +43,19 @@ fn help_names_every_command() {
     let help = pulse(&place, &["--help"]).done();
     assert!(COMMANDS.iter().all(|command| help.contains(command)), "{help}");
     assert!(help.contains("Exit status"), "{help}");
-    assert_eq!(pulse(&place, &["--version"]).done(), format!("pulse {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        pulse(&place, &["--version"]).done(),
+        format!("pulse {}\n", env!("CARGO_PKG_VERSION"))
+    );
     pulse(&place, &[]).misused(&["Usage:"]);
 }
 
 #[test]
 fn wrong_usage_ends_with_two_and_writes_nothing() {
     let place = scene();
-    let diff =
-        |more: &[&'static str]| [&["diff", "base.safetensors", "target.safetensors", "-o", "out"], more].concat();
+    let diff = |more: &[&'static str]| {
+        [&["diff", "base.safetensors", "target.safetensors", "-o", "out"], more].concat()
+    };
     for (args, needle) in [
         (vec!["frobnicate"], "frobnicate"),
         (diff(&["--frobnicate"]), "--frobnicate"),
@@ -66,7 +78,10 @@ fn wrong_usage_ends_with_two_and_writes_nothing() {
         (diff(&["--limit", "tensors=1XB"]), "unknown unit XB"),
         (vec!["diff", "base.safetensors", "target.safetensors"], "--output"),
         (vec!["diff", "base.safetensors", "-o", "out"], "--snapshot"),
-        (vec!["diff", "--snapshot", "base.safetensors", "--base-step", "1", "-o", "out"], "base step"),
+        (
+            vec!["diff", "--snapshot", "base.safetensors", "--base-step", "1", "-o", "out"],
+            "base step",
+        ),
         (vec!["apply", "base.safetensors", "41.pulse"], "--output"),
         (vec!["apply", "base.safetensors", "41.pulse", "42.pulse", "-o", "out"], "42.pulse"),
         (vec!["compose", "-o", "out"], "PATCH"),
@@ -98,9 +113,15 @@ fn failures_end_with_one_and_name_the_file() {
     let place = scene();
     place.put_bytes("notes.txt", b"no checkpoint, no patch");
     for (args, needles) in [
-        (&["diff", "nowhere", "target.safetensors", "-o", "out"][..], &["nowhere", "No such file"][..]),
+        (
+            &["diff", "nowhere", "target.safetensors", "-o", "out"][..],
+            &["nowhere", "No such file"][..],
+        ),
         (&["diff", "base.safetensors", "notes.txt", "-o", "out"], &["notes.txt"]),
-        (&["diff", "base.safetensors", "target.safetensors", "-o", "no/such/out"], &["no/such/out"]),
+        (
+            &["diff", "base.safetensors", "target.safetensors", "-o", "no/such/out"],
+            &["no/such/out"],
+        ),
         (&["apply", "base.safetensors", "nowhere", "-o", "out"], &["nowhere", "No such file"]),
         (&["apply", "nowhere", "41.pulse", "-o", "out"], &["nowhere", "No such file"]),
         (&["apply", "base.safetensors", "notes.txt", "-o", "out"], &["not a .pulse file"]),
@@ -108,15 +129,27 @@ fn failures_end_with_one_and_name_the_file() {
             &["apply", "41.pulse", "base.safetensors", "-o", "out"],
             &["base.safetensors", "not a .pulse file", "exchanged"],
         ),
-        (&["apply", "41.pulse", "-o", "out"], &["41.pulse: not a snapshot", "pulse apply BASE PATCH"]),
+        (
+            &["apply", "41.pulse", "-o", "out"],
+            &["41.pulse: not a snapshot", "pulse apply BASE PATCH"],
+        ),
         (&["compose", "41.pulse", "-o", "out"], &["41.pulse", "contextual", "--base BASE"]),
-        (&["revert", "target.safetensors", "41.pulse", "-o", "out"], &["contextual", "pulse diff TARGET BASE"]),
+        (
+            &["revert", "target.safetensors", "41.pulse", "-o", "out"],
+            &["contextual", "pulse diff TARGET BASE"],
+        ),
         (&["apply", "base.safetensors", "41.pulse", "-o", "no/such/out"], &["no/such/out"]),
         (&["compose", "41.pulse", "nowhere", "-o", "out"], &["nowhere", "No such file"]),
         (&["compose", "41.pulse", "notes.txt", "-o", "out"], &["notes.txt", "not a .pulse file"]),
-        (&["compose", "41.pulse", "41.pulse", "-o", "out"], &["41.pulse does not follow 41.pulse", "digest"]),
+        (
+            &["compose", "41.pulse", "41.pulse", "-o", "out"],
+            &["41.pulse does not follow 41.pulse", "digest"],
+        ),
         (&["compose", "41.pulse", "--base", "notes.txt", "-o", "out"], &["notes.txt"]),
-        (&["revert", "target.safetensors", "notes.txt", "-o", "out"], &["notes.txt", "not a .pulse file"]),
+        (
+            &["revert", "target.safetensors", "notes.txt", "-o", "out"],
+            &["notes.txt", "not a .pulse file"],
+        ),
         (&["revert", "nowhere", "41.pulse", "-o", "out"], &["nowhere", "No such file"]),
         (&["verify", "notes.txt"], &["not a .pulse file"]),
         (&["verify", "41.pulse", "--base", "notes.txt"], &["notes.txt"]),
@@ -128,7 +161,10 @@ fn failures_end_with_one_and_name_the_file() {
         // Asked for JSON, a failure is one object, which says the same in its parts.
         let failure = place.untouched(|| pulse(&place, &[args, &["--json"]].concat()).failure(1));
         let text = format!("{} {}", failure["message"].as_str().unwrap(), failure["advice_text"]);
-        assert!(needles.iter().all(|needle| text.contains(needle)), "{failure} without one of {needles:?}");
+        assert!(
+            needles.iter().all(|needle| text.contains(needle)),
+            "{failure} without one of {needles:?}"
+        );
     }
 }
 
@@ -160,9 +196,13 @@ fn an_output_that_exists_is_refused_without_force() {
     Files::read(&place.path("out")).assert_same(&Files::one(&target()));
     fs::create_dir(place.path("directory")).unwrap();
     place.untouched(|| {
-        pulse(&place, &["apply", "base.safetensors", "41.pulse", "--force", "-o", "directory"]).failed(&["directory"]);
-        pulse(&place, &["diff", "base.safetensors", "target.safetensors", "--force", "-o", "directory"])
+        pulse(&place, &["apply", "base.safetensors", "41.pulse", "--force", "-o", "directory"])
             .failed(&["directory"]);
+        pulse(
+            &place,
+            &["diff", "base.safetensors", "target.safetensors", "--force", "-o", "directory"],
+        )
+        .failed(&["directory"]);
     });
 }
 
@@ -173,14 +213,19 @@ fn a_wrong_base_is_refused_and_the_tensor_named() {
     wrong[1].bytes[7] ^= 1;
     place.put("wrong.safetensors", &Files::one(&wrong));
     place.put("other.safetensors", &Files::one(&[tensor("w", "U8", &[1], *b"x")]));
-    for (base, needle) in [("wrong.safetensors", "tensor 'b' differs"), ("other.safetensors", "missing: 'a', 'b'")] {
+    for (base, needle) in
+        [("wrong.safetensors", "tensor 'b' differs"), ("other.safetensors", "missing: 'a', 'b'")]
+    {
         let args = ["apply", base, "41.pulse", "-o", "out"];
-        place.untouched(|| pulse(&place, &args).failed(&["41.pulse: wrong base", needle, "expected", "found"]));
+        place.untouched(|| {
+            pulse(&place, &args).failed(&["41.pulse: wrong base", needle, "expected", "found"])
+        });
     }
     // Applied before: nothing is wrong, and nothing to do.
     let args = ["apply", "target.safetensors", "41.pulse", "-o", "out"];
     place.untouched(|| {
-        pulse(&place, &args).failed(&["is already the target of the patch", "there is nothing left to apply"])
+        pulse(&place, &args)
+            .failed(&["is already the target of the patch", "there is nothing left to apply"])
     });
 }
 
@@ -195,10 +240,12 @@ fn a_path_that_is_not_utf8_is_shown_as_far_as_it_can_be() {
     let run = |args: &[&OsStr]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pulse"));
         let output = command.current_dir(place.root()).args(args).arg("--json").output().unwrap();
-        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+        serde_json::from_slice::<serde_json::Value>(&output.stdout)
+            .unwrap_or_else(|_| panic!("{output:?}"))
     };
     let [diff, apply, verify, digest, to, base, target] =
-        ["diff", "apply", "verify", "digest", "-o", "base.safetensors", "target.safetensors"].map(OsStr::new);
+        ["diff", "apply", "verify", "digest", "-o", "base.safetensors", "target.safetensors"]
+            .map(OsStr::new);
     let patch = run(&[diff, base, target, to, odd]);
     assert_eq!(patch["patch"], "\u{fffd}.pulse");
     assert_eq!(run(&[verify, odd])["patch"], "\u{fffd}.pulse");

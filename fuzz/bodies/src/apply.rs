@@ -80,15 +80,25 @@ impl Base {
     /// The base that a patch names; one with the same tensor if the digest is damaged; else any.
     fn of(patch: &[u8]) -> &'static Base {
         static BASES_READ: OnceLock<Vec<Base>> = OnceLock::new();
-        let bases = BASES_READ.get_or_init(|| BASES.iter().map(|name| Base::new(&base_file(name))).collect());
+        let bases = BASES_READ
+            .get_or_init(|| BASES.iter().map(|name| Base::new(&base_file(name))).collect());
         let sections = forge::sections(patch);
-        let payload = |tag| sections.iter().find(|section| section.tag == tag).map(|section| &section.payload[..]);
-        let named = payload(b'F').and_then(|footer| footer.get(49..81));
-        let first = payload(b'T').and_then(|tensor| tensor.get(2..2 + usize::from(*tensor.get(1)?)));
-        let has = |base: &&Base| {
-            first.and_then(|name| std::str::from_utf8(name).ok()).is_some_and(|name| base.tensors.contains_key(name))
+        let payload = |tag| {
+            sections.iter().find(|section| section.tag == tag).map(|section| &section.payload[..])
         };
-        bases.iter().find(|base| Some(&base.digest[..]) == named).or(bases.iter().find(has)).unwrap_or(&bases[0])
+        let named = payload(b'F').and_then(|footer| footer.get(49..81));
+        let first =
+            payload(b'T').and_then(|tensor| tensor.get(2..2 + usize::from(*tensor.get(1)?)));
+        let has = |base: &&Base| {
+            first
+                .and_then(|name| std::str::from_utf8(name).ok())
+                .is_some_and(|name| base.tensors.contains_key(name))
+        };
+        bases
+            .iter()
+            .find(|base| Some(&base.digest[..]) == named)
+            .or(bases.iter().find(has))
+            .unwrap_or(&bases[0])
     }
 }
 
@@ -151,10 +161,16 @@ impl Case<'_> {
             None => self.patch.verify(Control::threads(1)),
         };
         match verified {
-            Ok(()) => assert!(refused.is_none(), "verify takes what a receiver refuses: {}", refused.unwrap()),
+            Ok(()) => assert!(
+                refused.is_none(),
+                "verify takes what a receiver refuses: {}",
+                refused.unwrap()
+            ),
             Err(error) => {
                 sound(&error);
-                let expected = self.target.is_none() || !self.is_right_base() || !self.patch.files().is_empty();
+                let expected = self.target.is_none()
+                    || !self.is_right_base()
+                    || !self.patch.files().is_empty();
                 assert!(expected, "verify refuses a right target: {error}");
             }
         }
@@ -162,7 +178,9 @@ impl Case<'_> {
 
     /// Applies the patch to weights in memory, if nothing but changes is in it.
     fn in_place(&self) {
-        if self.is_snapshot() || self.patch.tensors().iter().any(|tensor| tensor.header.action != Action::Patched) {
+        if self.is_snapshot()
+            || self.patch.tensors().iter().any(|tensor| tensor.header.action != Action::Patched)
+        {
             return;
         }
         let mut weights = self.base.tensors.clone();
@@ -183,10 +201,15 @@ impl Case<'_> {
         other.get_mut(&changed.header.name).expect("a patched tensor").1[at] ^= 0x10;
         let mut weights = other.clone();
         match in_place(&mut weights, self.patch) {
-            Ok(()) => assert!(digest(&weights) == self.footer.target.0, "another target of a wrong base"),
+            Ok(()) => {
+                assert!(digest(&weights) == self.footer.target.0, "another target of a wrong base")
+            }
             Err(error) => {
                 assert!(weights == other, "weights of a wrong base changed, and then: {error}");
-                assert!(!self.is_right_base() || error.kind() == "base", "a wrong base is called {error}");
+                assert!(
+                    !self.is_right_base() || error.kind() == "base",
+                    "a wrong base is called {error}"
+                );
             }
         }
     }
@@ -195,7 +218,8 @@ impl Case<'_> {
     fn to_disk(&self) {
         let scratch = scratch();
         let out = scratch.path().join("out");
-        let applied = self.patch.apply(self.checkpoint(), &out, ApplyOptions::default(), Control::threads(1));
+        let applied =
+            self.patch.apply(self.checkpoint(), &out, ApplyOptions::default(), Control::threads(1));
         if let Err(error) = applied {
             sound(&error);
             let left = fs::read_dir(scratch.path()).expect("the scratch").count();
@@ -215,8 +239,10 @@ impl Case<'_> {
 fn written(out: &Path, patch: &Patch) -> Tensors {
     let open = |path: &Path| read(&Checkpoint::open(path).expect("a checkpoint that was written"));
     let records = patch.files().iter().map(|file| &file.record);
-    let names: Vec<&str> =
-        records.filter(|record| record.kind == FileKind::Tensors).map(|record| &*record.name).collect();
+    let names: Vec<&str> = records
+        .filter(|record| record.kind == FileKind::Tensors)
+        .map(|record| &*record.name)
+        .collect();
     match names[..] {
         [] | [""] => open(out),
         _ => names.iter().flat_map(|name| open(&out.join(name))).collect(),
@@ -232,12 +258,17 @@ fn check_file(out: &Path, file: &FileEntry) {
         FileKind::Tensors => &bytes[..record.bytes as usize],
         FileKind::Companion => &bytes[..],
     };
-    assert!(Sha256::digest(described).as_slice() == record.sha256.0, "another file '{}'", record.name);
+    assert!(
+        Sha256::digest(described).as_slice() == record.sha256.0,
+        "another file '{}'",
+        record.name
+    );
 }
 
 fn in_place(weights: &mut Tensors, patch: &Patch) -> Result<()> {
     let held = weights.iter_mut();
-    let held = held.map(|(name, (spec, bytes))| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)));
+    let held =
+        held.map(|(name, (spec, bytes))| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)));
     patch.apply_to(&mut held.collect::<Result<WeightsMut<'_>>>()?, Control::threads(1)).map(|_| ())
 }
 

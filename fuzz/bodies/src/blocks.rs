@@ -82,7 +82,9 @@ pub fn blocks(data: &[u8]) {
     let kind = Kind::of_code(draft.dtype);
     let expected = reference::decode(draft.coding, kind, &base, draft.changes, &draft.payload);
     match (found, expected) {
-        (Ok(found), Ok(expected)) => assert!(found == expected, "library and reference make other bytes"),
+        (Ok(found), Ok(expected)) => {
+            assert!(found == expected, "library and reference make other bytes")
+        }
         (Err(error), Err(_)) => assert!(!error.kind().is_empty() && !error.to_string().is_empty()),
         (Ok(_), Err(refused)) => panic!("the library takes what the reference refuses: {refused}"),
         (Err(error), Ok(_)) => panic!("the reference takes what the library refuses: {error}"),
@@ -113,7 +115,8 @@ fn decode(draft: &Draft, base: &[u8]) -> Result<Vec<u8>> {
     });
     let in_chunks = decoder().and_then(|mut decoder| {
         let mut bytes = Vec::with_capacity(base.len());
-        base.chunks(base.len() / 3 + 1).try_for_each(|chunk| decoder.apply_to(chunk, &mut bytes))?;
+        base.chunks(base.len() / 3 + 1)
+            .try_for_each(|chunk| decoder.apply_to(chunk, &mut bytes))?;
         Ok(bytes)
     });
     match (&at_once, &in_chunks) {
@@ -157,10 +160,14 @@ impl Pair {
             bytes.copy_from_slice(&new(u64::from_le_bytes(wide)).to_le_bytes()[..width]);
         };
         if self.every > 0 {
-            (0..self.elements().into()).step_by(self.every.into()).for_each(|at| change(at, &|bits| bits ^ self.flip));
+            (0..self.elements().into())
+                .step_by(self.every.into())
+                .for_each(|at| change(at, &|bits| bits ^ self.flip));
         }
         self.flips.iter().for_each(|&(at, flip)| change(at.into(), &|bits| bits ^ flip));
-        self.steps.iter().for_each(|&(at, step)| change(at.into(), &|bits| bits.wrapping_add_signed(step.into())));
+        self.steps.iter().for_each(|&(at, step)| {
+            change(at.into(), &|bits| bits.wrapping_add_signed(step.into()))
+        });
         (base, target)
     }
 
@@ -179,7 +186,9 @@ impl Pair {
     fn encode(&self) -> Option<EncodedBlock> {
         let (base, target) = self.sides();
         let dtype = dtype(self.dtype % 18);
-        BlockEncoder::new(self.options()).encode(&dtype, &base, &target).expect("two slices of one length")
+        BlockEncoder::new(self.options())
+            .encode(&dtype, &base, &target)
+            .expect("two slices of one length")
     }
 }
 
@@ -196,7 +205,13 @@ pub fn encoder(data: &[u8]) {
     if block.coding != Coding::Whole {
         assert_eq!(block.changes, changes);
     }
-    let made = reference::decode(block.coding.code(), Kind::of_code(code), &base, block.changes, &block.payload);
+    let made = reference::decode(
+        block.coding.code(),
+        Kind::of_code(code),
+        &base,
+        block.changes,
+        &block.payload,
+    );
     assert!(made.expect("a block of our own") == target, "the reference makes other bytes");
     let elements = u64::from(pair.elements());
     let mut made = base;
@@ -215,11 +230,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 let pattern = (0..120).map(|i: u8| i.wrapping_mul(73) ^ (i >> 3)).collect();
                 let flips = (0..6).map(|i| (i * i * 7, 1 << (i * 3))).collect();
                 let steps = (0..20).map(|i| (i * 11 + 5, (i % 5) as i8 - 2)).collect();
-                let pair = Pair { dtype, form, level: 1, elements, pattern, every, flip: 1, flips, steps };
+                let pair =
+                    Pair { dtype, form, level: 1, elements, pattern, every, flip: 1, flips, steps };
                 let block = pair.encode().expect("a change");
                 let Pair { pattern, .. } = pair;
-                let (coding, changes, payload) = (block.coding.code(), block.changes, block.payload);
-                seeds.push(Draft { coding, dtype, elements: elements.into(), changes, pattern, payload }.write());
+                let (coding, changes, payload) =
+                    (block.coding.code(), block.changes, block.payload);
+                seeds.push(
+                    Draft { coding, dtype, elements: elements.into(), changes, pattern, payload }
+                        .write(),
+                );
             }
         }
     }

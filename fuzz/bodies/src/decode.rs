@@ -38,7 +38,9 @@ pub fn decode(data: &[u8]) {
                 }
             }
             (Err(one), Err(other)) => assert_eq!(one.to_string(), other.to_string()),
-            (one, other) => panic!("in memory: {:?}; streaming: {other:?}", one.map(|patch| patch.bytes())),
+            (one, other) => {
+                panic!("in memory: {:?}; streaming: {other:?}", one.map(|patch| patch.bytes()))
+            }
         }
     }
 }
@@ -94,7 +96,9 @@ pub fn chunking(data: &[u8]) {
         let (events, error) = push(data, 7);
         assert_eq!(events, whole.0);
         match whole.1.as_deref() {
-            Some(trailing) if trailing.contains("bytes follow the footer") => assert_eq!(error, None),
+            Some(trailing) if trailing.contains("bytes follow the footer") => {
+                assert_eq!(error, None)
+            }
             other => assert_eq!(error.as_deref(), other),
         }
     }
@@ -105,7 +109,9 @@ type Story = (Vec<String>, Option<String>);
 
 fn tell(event: &Event<'_>) -> String {
     match event {
-        Event::Block(block) => format!("{:?} {:?} {}", block.range(), block.coding(), block.payload_bytes()),
+        Event::Block(block) => {
+            format!("{:?} {:?} {}", block.range(), block.coding(), block.payload_bytes())
+        }
         Event::FileData(bytes) => format!("{} {:08x}", bytes.len(), crc32fast::hash(bytes)),
         other => format!("{other:?}"),
     }

@@ -16,7 +16,8 @@ pub fn patch(
 ) -> usize {
     let mut sections = forge::sections(&data[..size]);
     // Different parts of the seed choose different things.
-    let [what, first, second, plain] = seed.wrapping_mul(0x9e37_79b1).to_be_bytes().map(usize::from);
+    let [what, first, second, plain] =
+        seed.wrapping_mul(0x9e37_79b1).to_be_bytes().map(usize::from);
     if sections.is_empty() || plain % 16 == 0 {
         return mutate(data, size, max_size);
     }
@@ -26,7 +27,10 @@ pub fn patch(
         0 => drop(sections.remove(first)),
         1 => sections.insert(second, sections[first].clone()),
         2 => sections.swap(first, second),
-        3 => sections[first].tag = [b'H', b'T', b'B', b'E', b'I', b'F', b'l', b'd', b'x', b'X'][second % 10],
+        3 => {
+            sections[first].tag =
+                [b'H', b'T', b'B', b'E', b'I', b'F', b'l', b'd', b'x', b'X'][second % 10]
+        }
         _ => {
             let Section { tag, payload } = &mut sections[first];
             // What was changed on purpose is not put right.

@@ -123,10 +123,17 @@ pub fn receive(base: &Tensors, patch: &[u8], limits: Limits) -> Received {
     let (staged, open) = (BTreeMap::new(), String::new());
     let mut staging = Staging { base, staged, open, budget: BYTES_MAX, target: None };
     let mut receiver = Receiver::new(&mut staging, limits);
-    let received = patch.chunks(997).try_for_each(|chunk| receiver.push(chunk)).and_then(|()| receiver.finish());
+    let received = patch
+        .chunks(997)
+        .try_for_each(|chunk| receiver.push(chunk))
+        .and_then(|()| receiver.finish());
     match (received, staging.target) {
         (Ok(received), Some(target)) => {
-            assert_eq!(digest(&target), received.footer.target.0, "another target than the patch names");
+            assert_eq!(
+                digest(&target),
+                received.footer.target.0,
+                "another target than the patch names"
+            );
             Received::Target(target, received.footer)
         }
         (Err(_), None) if staging.budget == 0 => Received::TooMuch,

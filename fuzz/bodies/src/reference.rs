@@ -85,7 +85,8 @@ impl Kind {
     /// The element that a step, zigzag coded, leads to.
     fn stepped(self, base: u128, zigzag: u128) -> u128 {
         let (rank, patterns) = (self.rank(base) as i128, self.patterns() as i128);
-        let step = if zigzag.is_multiple_of(2) { zigzag as i128 / 2 } else { -(zigzag as i128 + 1) / 2 };
+        let step =
+            if zigzag.is_multiple_of(2) { zigzag as i128 / 2 } else { -(zigzag as i128 + 1) / 2 };
         self.of_rank((rank + step).rem_euclid(patterns) as u128)
     }
 
@@ -171,7 +172,8 @@ impl<'a> Reader<'a> {
 /// The content of one Zstandard frame (RFC 8878), which must be all of `frame`.
 fn unpack(frame: &[u8], max: u128) -> Result<Vec<u8>, Refused> {
     const WINDOW_MAX: u128 = 8 << 20;
-    let little = |bytes: &[u8]| bytes.iter().rev().fold(0u128, |value, &byte| value << 8 | u128::from(byte));
+    let little =
+        |bytes: &[u8]| bytes.iter().rev().fold(0u128, |value, &byte| value << 8 | u128::from(byte));
     let mut rest = Reader(frame);
     let mut field = |bytes: u128| rest.take(bytes).map_err(|_| "stream");
     if field(4)? != [0x28, 0xb5, 0x2f, 0xfd] {
@@ -240,9 +242,16 @@ fn unpack(frame: &[u8], max: u128) -> Result<Vec<u8>, Refused> {
 }
 
 /// Turns the base bytes of a block into target bytes (§7, §8.2).
-pub fn decode(coding: u8, kind: Kind, base: &[u8], changes: u64, payload: &[u8]) -> Result<Vec<u8>, Refused> {
+pub fn decode(
+    coding: u8,
+    kind: Kind,
+    base: &[u8],
+    changes: u64,
+    payload: &[u8],
+) -> Result<Vec<u8>, Refused> {
     let width = kind.bytes();
-    let word = |bytes: &[u8]| bytes.iter().rev().fold(0u128, |value, &byte| value << 8 | u128::from(byte));
+    let word =
+        |bytes: &[u8]| bytes.iter().rev().fold(0u128, |value, &byte| value << 8 | u128::from(byte));
     let mut elements: Vec<u128> = base.chunks(width).map(word).collect();
     match coding {
         0 => whole(kind, &mut elements, payload)?,
@@ -282,7 +291,8 @@ fn flat(kind: Kind, elements: &mut [u128], changes: u128, payload: &[u8]) -> Res
     let mut at = 0u128;
     for (gap, value) in gaps.into_iter().zip(values) {
         at += gap;
-        let element = usize::try_from(at).ok().and_then(|at| elements.get_mut(at)).ok_or("position")?;
+        let element =
+            usize::try_from(at).ok().and_then(|at| elements.get_mut(at)).ok_or("position")?;
         if value >= kind.patterns() || value == 0 && form != 2 {
             return Err("value");
         }
@@ -366,7 +376,13 @@ struct Class {
 
 impl Class {
     fn read(payload: &mut Reader<'_>, kind: Kind) -> Result<Class, Refused> {
-        let mut class = Class { count: payload.varint()?, gap_k: 0, exception_k: 0, magnitude_k: 0, exceptions: 0 };
+        let mut class = Class {
+            count: payload.varint()?,
+            gap_k: 0,
+            exception_k: 0,
+            magnitude_k: 0,
+            exceptions: 0,
+        };
         if class.count == 0 {
             return Ok(class);
         }
@@ -435,14 +451,20 @@ impl Class {
 }
 
 /// §7.5.
-fn contextual(kind: Kind, elements: &mut [u128], changes: u128, payload: &[u8]) -> Result<(), Refused> {
+fn contextual(
+    kind: Kind,
+    elements: &mut [u128],
+    changes: u128,
+    payload: &[u8],
+) -> Result<(), Refused> {
     let mut payload = Reader(payload);
     let lowest = payload.varint()?;
     let classes = u128::from(payload.u8()?);
     if !(1..=32).contains(&classes) {
         return Err("value");
     }
-    let table = (0..classes).map(|_| Class::read(&mut payload, kind)).collect::<Result<Vec<_>, _>>()?;
+    let table =
+        (0..classes).map(|_| Class::read(&mut payload, kind)).collect::<Result<Vec<_>, _>>()?;
     if lowest + classes - 1 > kind.greatest_exponent() {
         return Err("value");
     }
@@ -451,7 +473,8 @@ fn contextual(kind: Kind, elements: &mut [u128], changes: u128, payload: &[u8]) 
     if counts > elements.len() as u128 || counts > 8 * bits.bytes.len() as u128 {
         return Err("value");
     }
-    let mut lists = table.iter().map(|class| class.changes(&mut bits, kind)).collect::<Result<Vec<_>, _>>()?;
+    let mut lists =
+        table.iter().map(|class| class.changes(&mut bits, kind)).collect::<Result<Vec<_>, _>>()?;
     if 8 * bits.bytes.len() - bits.at >= 8 {
         return Err("stream");
     }

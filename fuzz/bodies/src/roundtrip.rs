@@ -7,7 +7,9 @@ use pulse::coding::{Coding, ValueForm};
 use pulse::dtype::TensorSpec;
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::{EncoderOptions, TrustedBase};
-use pulse::tensors::{self, Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut};
+use pulse::tensors::{
+    self, Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut,
+};
 use pulse::wire::{FileKind, FileSource};
 use pulse::{Decoder, Encoder, Event, Limits, Patch, Result};
 
@@ -76,19 +78,25 @@ impl Draft {
     fn sides(&self, large: bool) -> Pair {
         let dtype = dtype(self.dtype % 18);
         let width = dtype.element_bytes();
-        let size = if large { 100 * usize::from(self.size) % LARGE } else { usize::from(self.size) % SMALL };
+        let size = if large {
+            100 * usize::from(self.size) % LARGE
+        } else {
+            usize::from(self.size) % SMALL
+        };
         let pattern = if self.pattern.is_empty() { &[0][..] } else { &self.pattern };
         let base: Vec<u8> = pattern.iter().copied().cycle().take(size / width * width).collect();
         let elements = base.len() / width;
         let mut target = base.clone();
-        let every = (0..elements).step_by(usize::from(self.every).max(1)).filter(|_| self.every > 0);
+        let every =
+            (0..elements).step_by(usize::from(self.every).max(1)).filter(|_| self.every > 0);
         let flips = self.flips.iter().map(|&(at, bits)| (at as usize % elements.max(1), bits));
         for (element, bits) in flips.chain(every.map(|element| (element, 1))) {
             let Some(bytes) = target.chunks_exact_mut(width).nth(element) else { continue };
             bytes.iter_mut().zip(bits.to_le_bytes()).for_each(|(byte, flip)| *byte ^= flip);
         }
         let spec = |shape: &[u64], bytes: &[u8]| {
-            TensorSpec::with_bytes(dtype.clone(), shape, bytes.len() as u64).expect("a shape that fits")
+            TensorSpec::with_bytes(dtype.clone(), shape, bytes.len() as u64)
+                .expect("a shape that fits")
         };
         let flat = [elements as u64];
         let old = (spec(&flat, &base), base);
@@ -124,9 +132,11 @@ impl FileDraft {
 impl Case {
     fn pairs(&self) -> Pairs {
         let large = self.tensors.iter().position(|draft| draft.large);
-        let drafts = self.tensors.iter().enumerate().take(8).filter(|(_, draft)| draft.name.len() <= 4096);
-        let mut pairs: Pairs =
-            drafts.map(|(number, draft)| (draft.name.clone(), draft.sides(Some(number) == large))).collect();
+        let drafts =
+            self.tensors.iter().enumerate().take(8).filter(|(_, draft)| draft.name.len() <= 4096);
+        let mut pairs: Pairs = drafts
+            .map(|(number, draft)| (draft.name.clone(), draft.sides(Some(number) == large)))
+            .collect();
         if self.snapshot {
             pairs.values_mut().for_each(|pair| pair.0 = None);
             pairs.retain(|_, pair| pair.1.is_some());
@@ -147,7 +157,10 @@ impl Case {
         options.lineage.target_step = self.steps.1;
         let options = options.with_block_leaves(u64::from(self.block_leaves % 4) + 1);
         let options = options.with_level(i32::from(self.level).clamp(-7, 3));
-        let options = self.metadata.iter().fold(options, |options, (key, value)| options.with_metadata(key, value));
+        let options = self
+            .metadata
+            .iter()
+            .fold(options, |options, (key, value)| options.with_metadata(key, value));
         let known = Digest(digest(base));
         match self.known_base.filter(|_| !self.snapshot) {
             None => options.into(),
@@ -156,7 +169,9 @@ impl Case {
                 let mut trusted = TrustedBase::new(known);
                 // Every other digest is known.
                 let tensors = base.iter().step_by(2);
-                trusted.tensors = tensors.map(|(name, (_, bytes))| (name.clone(), tensor_digest(bytes))).collect();
+                trusted.tensors = tensors
+                    .map(|(name, (_, bytes))| (name.clone(), tensor_digest(bytes)))
+                    .collect();
                 DiffOptions::from(options).with_trusted_base(trusted)
             }
         }
@@ -190,12 +205,14 @@ impl Case {
         for (name, (base, target)) in pairs {
             let specs = [base, target].map(|side| side.as_ref().map(|side| &side.0));
             let mut writer = begin(&mut encoder, name, specs[0], specs[1])?;
-            let [base, target] = [base, target].map(|side| side.as_ref().map_or(&[][..], |side| &side.1));
+            let [base, target] =
+                [base, target].map(|side| side.as_ref().map_or(&[][..], |side| &side.1));
             let bytes = base.len().max(target.len());
             // Not so small that a large tensor takes long.
             let chunk = usize::from(self.chunk).max(bytes / 500) + 1;
             for start in (0..bytes).step_by(chunk) {
-                let piece = |bytes: &'_ [u8]| start.min(bytes.len())..(start + chunk).min(bytes.len());
+                let piece =
+                    |bytes: &'_ [u8]| start.min(bytes.len())..(start + chunk).min(bytes.len());
                 writer.push(&base[piece(base)], &target[piece(target)])?;
             }
             writer.end()?;
@@ -226,11 +243,16 @@ pub fn roundtrip(data: &[u8]) {
     }
     check_events(&case, &patch, &pairs).expect("a patch of our own");
     let opened = Patch::from_bytes(patch.clone(), Limits::default()).expect("a patch of our own");
-    if !case.snapshot && base.keys().eq(target.keys()) && base.iter().all(|(name, side)| side.0 == target[name].0) {
+    if !case.snapshot
+        && base.keys().eq(target.keys())
+        && base.iter().all(|(name, side)| side.0 == target[name].0)
+    {
         let mut weights = base.clone();
         let mut held: WeightsMut<'_> = weights
             .iter_mut()
-            .map(|(name, (spec, bytes))| (name.clone(), TensorMut::new(spec.clone(), bytes).expect("its size")))
+            .map(|(name, (spec, bytes))| {
+                (name.clone(), TensorMut::new(spec.clone(), bytes).expect("its size"))
+            })
             .collect();
         opened.apply_to(&mut held, Control::threads(1)).expect("a patch of our own");
         drop(held);
@@ -240,14 +262,18 @@ pub fn roundtrip(data: &[u8]) {
         let (old, new) = (refs(&base), refs(&target));
         let old = (!case.snapshot).then_some(&old as &dyn TensorSource);
         let mut same = Vec::new();
-        tensors::diff(old, &new, &mut same, options, Control::threads(1)).expect("legal checkpoints");
+        tensors::diff(old, &new, &mut same, options, Control::threads(1))
+            .expect("legal checkpoints");
         assert!(same == patch, "diff writes another patch than the encoder");
     }
 }
 
 fn refs(tensors: &Tensors) -> Weights<'_> {
     let held = tensors.iter();
-    held.map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).expect("its size"))).collect()
+    held.map(|(name, (spec, bytes))| {
+        (name.as_str(), TensorRef::new(spec.clone(), bytes).expect("its size"))
+    })
+    .collect()
 }
 
 /// Looks for what a receiver does not: that the patch says no more than it must, and what files it carries.
@@ -268,7 +294,10 @@ fn check_events(case: &Case, patch: &[u8], pairs: &Pairs) -> Result<()> {
             }
             Event::FileData(bytes) => carried.last_mut().expect("a file").extend_from_slice(bytes),
             Event::Tensor(header) => {
-                assert!(changed.remove(&header.name), "an unchanged tensor is in the patch, or one stands twice");
+                assert!(
+                    changed.remove(&header.name),
+                    "an unchanged tensor is in the patch, or one stands twice"
+                );
             }
             _ => {}
         }

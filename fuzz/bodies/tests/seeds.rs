@@ -6,7 +6,8 @@ use std::path::Path;
 /// Runs a body over every file of a directory; gives back how many there were.
 fn run(body: fn(&[u8]), directory: &str) -> usize {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
-    let mut paths: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     // A checkpoint of the vectors may be a directory.
     paths.retain(|path| path.is_file());
     paths.sort();
@@ -64,8 +65,10 @@ fn vectors_hold_under_every_body_that_reads_patches() {
 
 #[test]
 fn changed_sections_are_sealed_again() {
-    let vector =
-        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testvectors/good/spec-example.pulse")).unwrap();
+    let vector = fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testvectors/good/spec-example.pulse"),
+    )
+    .unwrap();
     let mut changed = 0;
     for seed in 0..1000 {
         let mut data = [vector.clone(), vec![0; 1000]].concat();

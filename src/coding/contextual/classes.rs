@@ -134,7 +134,9 @@ impl Load {
             return EMPTY_TABLE_BITS;
         }
         let magnitudes = estimate(self.excess.saturating_add(self.exceptions), self.exceptions);
-        let sparse = estimate(self.elements, self.changes) + estimate(self.changes, self.exceptions) + magnitudes;
+        let sparse = estimate(self.elements, self.changes)
+            + estimate(self.changes, self.exceptions)
+            + magnitudes;
         TABLE_BITS + sparse
     }
 }
@@ -155,10 +157,14 @@ impl Histogram {
         // Neighbours often have the same exponent: in lanes they need not wait for one another.
         let mut seen = vec![[0u32; LANES]; loads.len()];
         for words in base.chunks(stride).step_by(sample) {
-            words.chunks_exact(W::BYTES).enumerate().for_each(|(i, word)| seen[of(word)][i % LANES] += 1);
+            words
+                .chunks_exact(W::BYTES)
+                .enumerate()
+                .for_each(|(i, word)| seen[of(word)][i % LANES] += 1);
         }
         for (load, lanes) in loads.iter_mut().zip(&seen) {
-            load.elements = lanes.iter().map(|&count| u64::from(count)).sum::<u64>() * sample as u64;
+            load.elements =
+                lanes.iter().map(|&count| u64::from(count)).sum::<u64>() * sample as u64;
         }
         for (&element, &step) in changes.elements.iter().zip(&changes.values) {
             let load = &mut loads[of(&base[element as usize * W::BYTES..])];
@@ -171,7 +177,8 @@ impl Histogram {
         // What changed is there, even if the sample missed it.
         loads.iter_mut().for_each(|load| load.elements = load.elements.max(load.changes));
         let first = loads.iter().position(|load| load.elements > 0).unwrap_or(0);
-        let end = loads.iter().rposition(|load| load.elements > 0).map_or(first + 1, |last| last + 1);
+        let end =
+            loads.iter().rposition(|load| load.elements > 0).map_or(first + 1, |last| last + 1);
         loads.truncate(end);
         Histogram { first: first as u64, loads: loads.split_off(first) }
     }

@@ -30,13 +30,22 @@ pub(crate) struct Walk {
 
 impl Walk {
     /// Reads the payload of a block of `elements` elements of which `changes` change.
-    pub fn new(payload: &[u8], element_bytes: usize, order: Order, elements: u64, changes: u64) -> Result<Self, Bad> {
+    pub fn new(
+        payload: &[u8],
+        element_bytes: usize,
+        order: Order,
+        elements: u64,
+        changes: u64,
+    ) -> Result<Self, Bad> {
         let raw_bits = 8 * element_bytes as u32;
         let parsed = table::range(payload).and_then(|(rest, (lowest, count))| {
             let classes = at_width!(element_bytes, new_classes(order, lowest, count));
             let Some(classes) = classes else {
                 let expected = "classes within the exponents of the dtype";
-                return parse::fail(payload, Fault::Value { field: "lowest exponent", found: lowest, expected });
+                return parse::fail(
+                    payload,
+                    Fault::Value { field: "lowest exponent", found: lowest, expected },
+                );
             };
             table::classes(rest, count, raw_bits).map(|(rest, table)| (rest, (classes, table)))
         });
@@ -105,7 +114,10 @@ impl Walk {
         match (0..CLASSES_MAX).find(|&class| self.next[class] != self.end[class]) {
             None => Ok(()),
             // Its gaps go past the last element of the class: a lie, or the wrong base.
-            Some(class) => Err(Fault::Position { found: elements + u64::from(self.countdown[class]), elements }),
+            Some(class) => Err(Fault::Position {
+                found: elements + u64::from(self.countdown[class]),
+                elements,
+            }),
         }
     }
 }
@@ -145,7 +157,8 @@ fn read(
         end: [0; CLASSES_MAX],
     };
     let mut bits = BitReader::new(bytes);
-    let short = || Fault::Stream { field: "codes", found: "fewer bits than the classes need".into() };
+    let short =
+        || Fault::Stream { field: "codes", found: "fewer bits than the classes need".into() };
     let mut changed = 0;
     for (class, described) in table.iter().enumerate() {
         walk.next[class] = walk.changes.len();
@@ -161,8 +174,12 @@ fn read(
     if let Err(bad) = bits.finish() {
         return Err(match bad {
             BadBits::Short => short(),
-            BadBits::Long => Fault::Stream { field: "codes", found: "bytes follow the last code".into() },
-            BadBits::Padding => Fault::Reserved { field: "padding bits", found: bytes.last().copied().unwrap_or(0) },
+            BadBits::Long => {
+                Fault::Stream { field: "codes", found: "bytes follow the last code".into() }
+            }
+            BadBits::Padding => {
+                Fault::Reserved { field: "padding bits", found: bytes.last().copied().unwrap_or(0) }
+            }
         });
     }
     if changed == changes {
@@ -181,12 +198,20 @@ fn read_class(
     account: &mut PayloadBits,
 ) -> Result<u64, Fault> {
     let largest = u64::MAX >> (64 - raw_bits);
-    let escape =
-        |field| move |found| Fault::Value { field, found, expected: "a value that needs the raw form, or fits" };
+    let escape = |field| {
+        move |found| Fault::Value {
+            field,
+            found,
+            expected: "a value that needs the raw form, or fits",
+        }
+    };
     let gap_at = |bits: &mut BitReader<'_>, k, field| {
         let gap = bits.rice(k, RAW_GAP_BITS).map_err(escape(field))?;
         // The largest place stands for none; a block is far smaller.
-        u32::try_from(gap).ok().filter(|&gap| gap < NEVER).ok_or(Fault::Position { found: gap, elements: NEVER.into() })
+        u32::try_from(gap)
+            .ok()
+            .filter(|&gap| gap < NEVER)
+            .ok_or(Fault::Position { found: gap, elements: NEVER.into() })
     };
     let first = changes.len();
     let mut from = bits.position();

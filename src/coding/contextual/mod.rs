@@ -30,7 +30,12 @@ pub(crate) struct Sorted {
 }
 
 /// Writes the payload. `changes` holds elements and zigzag steps from `base`.
-pub(crate) fn encode<W: Word>(order: Order, base: &[u8], changes: &Changes, sorted: &mut Sorted) -> Vec<u8> {
+pub(crate) fn encode<W: Word>(
+    order: Order,
+    base: &[u8],
+    changes: &Changes,
+    sorted: &mut Sorted,
+) -> Vec<u8> {
     let classes = Classes::choose::<W>(order, base, changes);
     let mut ranges = sorted.sort::<W>(&classes, base, changes);
     sorted.find_exceptions(&mut ranges);
@@ -79,7 +84,12 @@ const TILE: usize = 1024;
 
 impl Sorted {
     /// Counts the elements of each class up to each change: one pass over the base.
-    fn sort<W: Word>(&mut self, classes: &Classes, base: &[u8], changes: &Changes) -> Vec<ClassRange> {
+    fn sort<W: Word>(
+        &mut self,
+        classes: &Classes,
+        base: &[u8],
+        changes: &Changes,
+    ) -> Vec<ClassRange> {
         let mut ranges = vec![ClassRange::default(); classes.count()];
         let class_at = |element: u32| classes.of(W::load(&base[element as usize * W::BYTES..]));
         for &element in &changes.elements {
@@ -183,19 +193,24 @@ fn plan<W: Word>(class: &ClassChanges<'_>) -> ClassTable {
     let changes = gaps.len() as u64;
     let (gap_k, gap_bits) = best_k(gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
     let count = magnitudes.len() as u64;
-    let (exception_k, exception_bits) = best_k(exception_gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
+    let (exception_k, exception_bits) =
+        best_k(exception_gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
     let (magnitude_k, magnitude_bits) = best_k(magnitudes.iter().copied(), raw_bits);
     let sparse_bits = gap_bits + changes + exception_bits + magnitude_bits;
-    let sparse =
-        ClassTable { count: changes, coded: Coded::Sparse { gap_k, exceptions: count, exception_k, magnitude_k } };
+    let sparse = ClassTable {
+        count: changes,
+        coded: Coded::Sparse { gap_k, exceptions: count, exception_k, magnitude_k },
+    };
     // Where less than a quarter changes, one code for each element cannot win.
     if changes * 4 < elements {
         return sparse;
     }
     let unchanged = gaps.iter().map(|&gap| u64::from(gap)).sum::<u64>();
     let trailing = elements - changes - unchanged;
-    let dense_bits =
-        |k: u32| steps.iter().map(|&step| rice_bits(step, k, raw_bits)).sum::<u64>() + unchanged * u64::from(1 + k);
+    let dense_bits = |k: u32| {
+        steps.iter().map(|&step| rice_bits(step, k, raw_bits)).sum::<u64>()
+            + unchanged * u64::from(1 + k)
+    };
     let (mut k, mut bits) = (0, dense_bits(0));
     while k + 1 < raw_bits {
         let more = dense_bits(k + 1);
@@ -221,7 +236,8 @@ fn best_k(numbers: impl Iterator<Item = u64> + Clone, raw_bits: u32) -> (u32, u6
         sum = sum.saturating_add(number);
     });
     let most = raw_bits.min(table::K_MAX);
-    let start = sum.checked_div(count).map_or(0, |mean| mean.checked_ilog2().unwrap_or(0)).min(most);
+    let start =
+        sum.checked_div(count).map_or(0, |mean| mean.checked_ilog2().unwrap_or(0)).min(most);
     let (mut best, mut bits) = (start, cost(start));
     for step in [-1i64, 1] {
         let mut k = i64::from(start) + step;
@@ -248,7 +264,8 @@ fn put_class<W: Word>(bits: &mut BitWriter<'_>, class: &ClassTable, changes: &Cl
         Coded::Sparse { gap_k, exception_k, magnitude_k, .. } => {
             gaps.iter().for_each(|&gap| bits.rice(gap.into(), gap_k, RAW_GAP_BITS));
             for signs in steps.chunks(32) {
-                let word = signs.iter().enumerate().fold(0, |word, (i, &step)| word | (step & 1) << i);
+                let word =
+                    signs.iter().enumerate().fold(0, |word, (i, &step)| word | (step & 1) << i);
                 bits.put(word, signs.len() as u32);
             }
             exception_gaps.iter().for_each(|&gap| bits.rice(gap.into(), exception_k, RAW_GAP_BITS));

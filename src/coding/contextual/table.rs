@@ -30,8 +30,10 @@ pub(crate) struct ClassTable {
 }
 
 impl ClassTable {
-    pub const EMPTY: ClassTable =
-        ClassTable { count: 0, coded: Coded::Sparse { gap_k: 0, exceptions: 0, exception_k: 0, magnitude_k: 0 } };
+    pub const EMPTY: ClassTable = ClassTable {
+        count: 0,
+        coded: Coded::Sparse { gap_k: 0, exceptions: 0, exception_k: 0, magnitude_k: 0 },
+    };
 }
 
 /// The table: exponent of the lowest class, then the classes.
@@ -93,19 +95,33 @@ fn class(start: &[u8], raw_bits: u32) -> Parse<'_, ClassTable> {
     let (i, low) = parse::u8(at, "class parameters")?;
     let (i, high) = parse::u8(i, "class parameters")?;
     let parameters = u16::from_le_bytes([low, high]);
-    let (first, second, third) = (parameters & 31, u32::from(parameters >> 5 & 31), u32::from(parameters >> 10));
-    parse::check(at, third < raw_bits, "magnitude parameter", third.into(), "less than the bits of an element")?;
+    let (first, second, third) =
+        (parameters & 31, u32::from(parameters >> 5 & 31), u32::from(parameters >> 10));
+    parse::check(
+        at,
+        third < raw_bits,
+        "magnitude parameter",
+        third.into(),
+        "less than the bits of an element",
+    )?;
     if first == DENSE {
         parse::check(at, second == 0, "exception parameter", second.into(), "0 in a dense class")?;
         return Ok((i, ClassTable { count, coded: Coded::Dense { k: third } }));
     }
     parse::check(at, second <= K_MAX, "exception parameter", second.into(), "at most 30")?;
     let (rest, exceptions) = parse::varint(i, "exceptions")?;
-    parse::check(i, exceptions <= count, "exceptions", exceptions, "at most the changes of the class")?;
+    parse::check(
+        i,
+        exceptions <= count,
+        "exceptions",
+        exceptions,
+        "at most the changes of the class",
+    )?;
     if exceptions == 0 && second | third != 0 {
         let found = parameters.to_le_bytes()[1];
         return parse::fail(at, Fault::Reserved { field: "parameters of no exceptions", found });
     }
-    let coded = Coded::Sparse { gap_k: first.into(), exceptions, exception_k: second, magnitude_k: third };
+    let coded =
+        Coded::Sparse { gap_k: first.into(), exceptions, exception_k: second, magnitude_k: third };
     Ok((rest, ClassTable { count, coded }))
 }

@@ -14,7 +14,8 @@ fn round_trip(dtype: &Dtype, base: &[u8], target: &[u8]) -> Vec<u8> {
     let payload = at_width!(bytes, encode(order, base, &changes, &mut sorted));
     let elements = (base.len() / bytes) as u64;
     for chunk_elements in [1, 7, elements as usize] {
-        let mut walk = Walk::new(&payload, bytes, order, elements, changes.elements.len() as u64).unwrap();
+        let mut walk =
+            Walk::new(&payload, bytes, order, elements, changes.elements.len() as u64).unwrap();
         let mut found = base.to_vec();
         for chunk in found.chunks_mut(chunk_elements * bytes) {
             at_width!(bytes, apply_chunk(&mut walk, chunk));
@@ -74,7 +75,8 @@ fn the_worked_example_of_the_spec() {
     // SPEC.md §7.5: eight BF16 elements of exponents 126 and 127; steps +1, -3 and +1.
     let base = [0x3f80u16, 0x3f00, 0x3f81, 0x3f82, 0x3f01, 0x3f83, 0x3f02, 0x3f84];
     let target = [0x3f80u16, 0x3f00, 0x3f81, 0x3f83, 0x3f01, 0x3f80, 0x3f03, 0x3f84];
-    let bytes = |words: [u16; 8]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let bytes =
+        |words: [u16; 8]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
     let payload = [0x7e, 2, 1, 1, 0, 0, 2, 0, 0, 1, 0x31, 0x16];
     let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), 8, 3).unwrap();
     let mut found = bytes(base);
@@ -139,7 +141,10 @@ fn r91_places_beyond_32_bits_are_refused() {
     };
     // A gap that is too large for the block shows only when the block was walked.
     assert_eq!(gap(u64::from(u32::MAX) - 1), Ok(()));
-    assert_eq!(gap(u32::MAX.into()), Err(Fault::Position { found: u32::MAX.into(), elements: u32::MAX.into() }));
+    assert_eq!(
+        gap(u32::MAX.into()),
+        Err(Fault::Position { found: u32::MAX.into(), elements: u32::MAX.into() })
+    );
     // One change, which is number 0: an exception at 1 is after it.
     let exception = |place: u64| {
         fault(1, &|bits| {

@@ -51,7 +51,8 @@ fn rank(order: Order, element: u64, width: u32) -> u64 {
 fn zigzag(dtype: &Dtype, base: u64, target: u64) -> u64 {
     let width = 8 * dtype.element_bytes() as u32;
     let unused = 64 - width;
-    let difference = rank(dtype.order(), target, width).wrapping_sub(rank(dtype.order(), base, width));
+    let difference =
+        rank(dtype.order(), target, width).wrapping_sub(rank(dtype.order(), base, width));
     let step = (difference << unused) as i64 >> unused;
     ((step << 1 ^ step >> 63) as u64) << unused >> unused
 }
@@ -66,7 +67,13 @@ fn exponent(dtype: &Dtype, element: u64) -> u64 {
 }
 
 /// Number of changes, and the payload for them.
-fn encode(dtype: &Dtype, base: &[u64], target: &[u64], lowest: u64, classes: &[Class]) -> (u64, Fields) {
+fn encode(
+    dtype: &Dtype,
+    base: &[u64],
+    target: &[u64],
+    lowest: u64,
+    classes: &[Class],
+) -> (u64, Fields) {
     let width = 8 * dtype.element_bytes() as u32;
     let mut steps = vec![Vec::new(); classes.len()];
     for (&base, &target) in base.iter().zip(target) {
@@ -76,15 +83,22 @@ fn encode(dtype: &Dtype, base: &[u64], target: &[u64], lowest: u64, classes: &[C
     let mut table = fields().varint(lowest).u8(classes.len() as u8);
     let mut codes = String::new();
     for (class, steps) in classes.iter().zip(&steps) {
-        let changes: Vec<(usize, u64)> = steps.iter().copied().enumerate().filter(|&(_, step)| step != 0).collect();
+        let changes: Vec<(usize, u64)> =
+            steps.iter().copied().enumerate().filter(|&(_, step)| step != 0).collect();
         match *class {
             Class::Sparse(..) if changes.is_empty() => table = table.varint(0),
             Class::Sparse(gap_k, exception_k, magnitude_k) => {
                 // Zigzag 1 and 2 are the steps of magnitude 1.
-                let exceptions: Vec<(usize, u64)> =
-                    changes.iter().map(|change| change.1).enumerate().filter(|&(_, step)| step > 2).collect();
+                let exceptions: Vec<(usize, u64)> = changes
+                    .iter()
+                    .map(|change| change.1)
+                    .enumerate()
+                    .filter(|&(_, step)| step > 2)
+                    .collect();
                 table = table.varint(changes.len() as u64);
-                table = table.bytes(&parameters(gap_k, exception_k, magnitude_k).0).varint(exceptions.len() as u64);
+                table = table
+                    .bytes(&parameters(gap_k, exception_k, magnitude_k).0)
+                    .varint(exceptions.len() as u64);
                 let mut next = 0;
                 for &(at, _) in &changes {
                     codes += &rice((at - next) as u64, gap_k, 32);
@@ -96,7 +110,9 @@ fn encode(dtype: &Dtype, base: &[u64], target: &[u64], lowest: u64, classes: &[C
                     codes += &rice((at - next) as u64, exception_k, 32);
                     next = at + 1;
                 }
-                exceptions.iter().for_each(|(_, step)| codes += &rice(step.div_ceil(2) - 2, magnitude_k, width));
+                exceptions
+                    .iter()
+                    .for_each(|(_, step)| codes += &rice(step.div_ceil(2) - 2, magnitude_k, width));
             }
             Class::Dense(k, count) => {
                 table = table.varint(count as u64).bytes(&parameters(31, 0, k).0);
@@ -113,7 +129,8 @@ fn encode(dtype: &Dtype, base: &[u64], target: &[u64], lowest: u64, classes: &[C
 pub fn patch(base: &Checkpoint, target: &Checkpoint, changes: u64, payload: Fields) -> Raw {
     let spec = &base.tensors["w"].spec;
     let code = Dtype::known().position(|dtype| dtype == *spec.dtype()).expect("a known dtype") + 1;
-    let trailer = fields().varint(changes).digest(digest_in(base, "w")).digest(digest_in(target, "w"));
+    let trailer =
+        fields().varint(changes).digest(digest_in(base, "w")).digest(digest_in(target, "w"));
     Raw::new(sample::header(), sample::footer(changes, Some(base), target))
         .add_tensor("w", fields().name(0, "w").spec(PATCHED, code as u8, spec.shape()))
         .add(Tag::BLOCK, fields().block(CONTEXTUAL, 0, 1, changes).bytes(&payload.0))
@@ -155,7 +172,8 @@ pub fn vectors() -> Vec<Good> {
     use Class::{Dense, Sparse};
     let example = [&EXAMPLE[0][..], &EXAMPLE[1]];
     let example_files = ["classes-base", "classes-target"];
-    let bf16 = |told, lowest, classes: &[Class]| vector(told, Dtype::Bf16, example, lowest, classes);
+    let bf16 =
+        |told, lowest, classes: &[Class]| vector(told, Dtype::Bf16, example, lowest, classes);
     // Steps from the smallest to the largest, at gaps that need the raw form.
     let mut far = vec![0x3f80; 100];
     let near = far.clone();

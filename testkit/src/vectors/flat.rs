@@ -39,7 +39,9 @@ const WIDTHS: [Width; 5] = [
 fn write(width: &Width, numbers: &[u64]) -> Vec<u8> {
     match width.bytes {
         None => numbers.iter().fold(fields(), |fields, &number| fields.varint(number)).0,
-        Some(bytes) => numbers.iter().flat_map(|number| number.to_le_bytes()[..bytes].to_vec()).collect(),
+        Some(bytes) => {
+            numbers.iter().flat_map(|number| number.to_le_bytes()[..bytes].to_vec()).collect()
+        }
     }
 }
 
@@ -70,7 +72,9 @@ pub fn every_width(form: ValueForm) -> Good {
             for (at, &value) in CHANGED.iter().zip(&value.values) {
                 changed[*at] = target(form, changed[*at], value);
             }
-            for (packing, pack) in [("stored", None), ("zstd", Some(zstd_frame as fn(&[u8]) -> Vec<u8>))] {
+            for (packing, pack) in
+                [("stored", None), ("zstd", Some(zstd_frame as fn(&[u8]) -> Vec<u8>))]
+            {
                 let name = format!("{} gaps, {} values, {packing}", gap.name, value.name);
                 let form_byte = (gap_code | form_code << 3 | value_code << 5) as u8;
                 let payload = [write(gap, &GAPS), write(value, &value.values)].iter().fold(
@@ -90,7 +94,8 @@ pub fn every_width(form: ValueForm) -> Good {
     footer.tensors = blocks.len() as u64;
     let mut raw = Raw::new(sample::header(), footer);
     for (name, payload) in blocks {
-        let trailer = fields().varint(3).digest(digest_in(&old, &name)).digest(digest_in(&new, &name));
+        let trailer =
+            fields().varint(3).digest(digest_in(&old, &name)).digest(digest_in(&new, &name));
         raw = raw
             .add_tensor(&name, fields().name(0, &name).spec(PATCHED, U64, &[ELEMENTS]))
             .add(Tag::BLOCK, fields().block(FLAT, 0, 1, 3).bytes(&payload.0))
@@ -99,7 +104,8 @@ pub fn every_width(form: ValueForm) -> Good {
     Good {
         name: vector.into(),
         rules: "R5 R54 R55",
-        shows: "One value form in every gap width and value width, streams stored and as zstd frames.",
+        shows:
+            "One value form in every gap width and value width, streams stored and as zstd frames.",
         base: Some(File::new("flat-base", &old)),
         target: File::new(target_name, &new),
         patch: raw.write(),
@@ -132,7 +138,8 @@ pub fn largest_window() -> Good {
     Good {
         name: "window-8-mib".into(),
         rules: "R52",
-        shows: "A zstd frame that asks for a window of 8 MiB, the largest that a reader must accept.",
+        shows:
+            "A zstd frame that asks for a window of 8 MiB, the largest that a reader must accept.",
         base: Some(File::new("sample-base", &sample::base())),
         target: File::new("sample-target", &sample::target()),
         patch: sample::patch().replace(Tag::BLOCK, block_with_window(13 << 3)).write(),

@@ -105,8 +105,14 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
 }
 
 /// Pushes one tensor, whole.
-fn push(encoder: &mut Encoder<Vec<u8>>, name: &str, base: Option<&Tensor>, target: Option<&Tensor>) {
-    let [base, target] = [base, target].map(|side| side.map(|tensor| (&tensor.spec, tensor.bytes.as_slice())));
+fn push(
+    encoder: &mut Encoder<Vec<u8>>,
+    name: &str,
+    base: Option<&Tensor>,
+    target: Option<&Tensor>,
+) {
+    let [base, target] =
+        [base, target].map(|side| side.map(|tensor| (&tensor.spec, tensor.bytes.as_slice())));
     encode::push(encoder, name, base, target).expect("a legal tensor");
 }
 
@@ -117,8 +123,11 @@ fn encode_with(
     target: &Checkpoint,
     files: impl FnOnce(&mut Encoder<Vec<u8>>) -> pulse::Result<()>,
 ) -> Vec<u8> {
-    let encoder =
-        if base.is_some() { Encoder::new(Vec::new(), options) } else { Encoder::snapshot(Vec::new(), options) };
+    let encoder = if base.is_some() {
+        Encoder::new(Vec::new(), options)
+    } else {
+        Encoder::snapshot(Vec::new(), options)
+    };
     let mut encoder = encoder.expect("legal options");
     files(&mut encoder).expect("legal files");
     let empty = Checkpoint::default();
@@ -149,7 +158,13 @@ fn encoded(
 
 fn empty() -> Good {
     let none = ("empty", &Checkpoint::default());
-    encoded("empty", "R19", "Two checkpoints without tensors: header, empty index, footer.", flat_options(), [none; 2])
+    encoded(
+        "empty",
+        "R19",
+        "Two checkpoints without tensors: header, empty index, footer.",
+        flat_options(),
+        [none; 2],
+    )
 }
 
 fn unchanged() -> Good {
@@ -158,8 +173,10 @@ fn unchanged() -> Good {
 }
 
 fn smallest() -> Good {
-    let (base, target) = (File::new("sample-base", &sample::base()), File::new("sample-target", &sample::target()));
-    let shows = "One BF16 tensor with the steps +1 and -2; the malformed vectors are made from this patch.";
+    let (base, target) =
+        (File::new("sample-base", &sample::base()), File::new("sample-target", &sample::target()));
+    let shows =
+        "One BF16 tensor with the steps +1 and -2; the malformed vectors are made from this patch.";
     Good {
         name: "smallest".into(),
         rules: "R26 R68 R69 R78",
@@ -172,7 +189,8 @@ fn smallest() -> Good {
 
 fn spec_example() -> Good {
     let tensor = |elements: &[u64; 4]| [("w", Tensor::new(Dtype::Bf16, &[2, 2], elements))].into();
-    let (base, target) = (tensor(&[0x3f80, 0xc000, 0x0000, 0x4049]), tensor(&[0x3f81, 0xc000, 0x8000, 0x4049]));
+    let (base, target) =
+        (tensor(&[0x3f80, 0xc000, 0x0000, 0x4049]), tensor(&[0x3f81, 0xc000, 0x8000, 0x4049]));
     let files = [("spec-base", &base), ("spec-target", &target)];
     let options = flat_options().with_block_leaves(1).with_steps(40, 41);
     encoded("spec-example", "R26", "The example of SPEC.md §12.", options, files)
@@ -194,7 +212,13 @@ fn dtypes(coding: &str, options: EncoderOptions) -> Good {
     base.tensors.insert("two elements in a byte".into(), packed(vec![0x12, 0x34, 0x56, 0x78]));
     target.tensors.insert("two elements in a byte".into(), packed(vec![0x12, 0x34, 0x57, 0x78]));
     let shows = "One step up and one flip of the sign bit in every dtype; F4, which has no code, travels as bytes.";
-    encoded(format!("dtypes-{coding}"), "R30 R31", shows, options, [("dtypes-base", &base), ("dtypes-target", &target)])
+    encoded(
+        format!("dtypes-{coding}"),
+        "R30 R31",
+        shows,
+        options,
+        [("dtypes-base", &base), ("dtypes-target", &target)],
+    )
 }
 
 fn zeros_and_nans() -> Good {
@@ -207,7 +231,10 @@ fn zeros_and_nans() -> Good {
     ];
     let target = [
         ("bf16", six(Dtype::Bf16, [0x8000, 0x0000, 0x7fc1, 0x7fc0, 0x7f81, 0x8001])),
-        ("f32", six(Dtype::F32, [0x8000_0000, 0, 0x7fc0_0001, 0x7fc0_0000, 0x7f80_0001, 0x8000_0001])),
+        (
+            "f32",
+            six(Dtype::F32, [0x8000_0000, 0, 0x7fc0_0001, 0x7fc0_0000, 0x7f80_0001, 0x8000_0001]),
+        ),
         ("f8", six(Dtype::F8E4M3, [0x80, 0x00, 0xff, 0x7f, 0x7f, 0x81])),
     ];
     let files = [("zeros-base", &base.into()), ("zeros-target", &target.into())];
@@ -222,10 +249,18 @@ fn encoded_form(form: ValueForm) -> Good {
         ValueForm::Xor => ("form-xor", "The changes of form-step as exclusive or."),
         ValueForm::Overwrite => ("form-overwrite", "The changes of form-step as new bits."),
     };
-    let tensor = |of: fn(u64) -> u64| Tensor::new(Dtype::F32, &[600], &(0..600).map(of).collect::<Vec<_>>());
+    let tensor =
+        |of: fn(u64) -> u64| Tensor::new(Dtype::F32, &[600], &(0..600).map(of).collect::<Vec<_>>());
     let base = [("w", tensor(|i| 0x3f80_0000 + i * 0x101))].into();
-    let target = [("w", tensor(|i| 0x3f80_0000 + i * 0x101 - u64::from(i % 7 == 3) * (1 + i % 5)))].into();
-    encoded(name, "R54", shows, flat_options().with_values(form), [("form-base", &base), ("form-target", &target)])
+    let target =
+        [("w", tensor(|i| 0x3f80_0000 + i * 0x101 - u64::from(i % 7 == 3) * (1 + i % 5)))].into();
+    encoded(
+        name,
+        "R54",
+        shows,
+        flat_options().with_values(form),
+        [("form-base", &base), ("form-target", &target)],
+    )
 }
 
 fn actions() -> Good {
@@ -245,7 +280,8 @@ fn actions() -> Good {
         ("shrunk to nothing", Tensor::new(Dtype::U16, &[0], &[])),
     ];
     let files = [("actions-base", &base.into()), ("actions-target", &target.into())];
-    let shows = "Tensors are added, deleted, reshaped and retyped; a replaced one may have no blocks.";
+    let shows =
+        "Tensors are added, deleted, reshaped and retyped; a replaced one may have no blocks.";
     encoded("actions", "R35 R39", shows, flat_options(), files)
 }
 
@@ -302,7 +338,10 @@ fn names() -> Good {
 
 fn whole_in_patched() -> Good {
     let good = smallest();
-    let planes = fields().block(WHOLE, 0, 1, 2).stored(&[0x80, 0x81, 0x80, 0x01]).stored(&[0x3f, 0x3f, 0xbf, 0x80]);
+    let planes = fields()
+        .block(WHOLE, 0, 1, 2)
+        .stored(&[0x80, 0x81, 0x80, 0x01])
+        .stored(&[0x3f, 0x3f, 0xbf, 0x80]);
     let patch = sample::patch().replace(Tag::BLOCK, planes).write();
     let shows = "The patch of smallest with its block in the whole coding, which a patched tensor may have too.";
     Good { name: "whole-in-patched".into(), rules: "R5 R59", shows, patch, ..good }
@@ -365,8 +404,9 @@ fn files_carried() -> Good {
     let json = r#"{"__metadata__":{"step":"41"}, "w":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}, "old":{"dtype":"U8","shape":[2],"data_offsets":[8,10]}}   "#;
     let header = [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat();
     let file = [&header[..], &target.tensors["w"].bytes, &target.tensors["old"].bytes].concat();
-    let patch =
-        encode_with(flat_options(), Some(&base), &target, |encoder| encoder.carry_file("", FileKind::Tensors, &header));
+    let patch = encode_with(flat_options(), Some(&base), &target, |encoder| {
+        encoder.carry_file("", FileKind::Tensors, &header)
+    });
     let shows = "The header of the target's safetensors file travels, so that the file can be rebuilt byte for byte.";
     let target = File::of_bytes("carried-target", file);
     Good {
@@ -384,7 +424,8 @@ fn files_kept() -> Good {
     let patch = encode_with(flat_options(), Some(&sample::base()), &sample::target(), |encoder| {
         encoder.keep_file("", FileKind::Tensors, header_of(&good.target.bytes))
     });
-    let shows = "The header of the target's safetensors file is the one of the base, and is only named.";
+    let shows =
+        "The header of the target's safetensors file is the one of the base, and is only named.";
     Good { name: "files-kept".into(), rules: "R74 R75", shows, patch, ..good }
 }
 
@@ -423,7 +464,9 @@ fn files_of_a_directory() -> Good {
 fn blocks(coding: &str, options: EncoderOptions) -> Good {
     const LEAF: u64 = 32 * 1024;
     let elements = 3 * LEAF + 7;
-    let changed = |i: u64| i == 20_000 || (2 * LEAF..3 * LEAF).contains(&i) && i.is_multiple_of(3) || i == elements - 1;
+    let changed = |i: u64| {
+        i == 20_000 || (2 * LEAF..3 * LEAF).contains(&i) && i.is_multiple_of(3) || i == elements - 1
+    };
     let tensor = |step: u64| {
         let bits: Vec<u64> = (0..elements).map(|i| 0x3f80 + u64::from(changed(i)) * step).collect();
         [("w", Tensor::new(Dtype::Bf16, &[elements], &bits))].into()
@@ -433,7 +476,13 @@ fn blocks(coding: &str, options: EncoderOptions) -> Good {
         _ => "The changes of the vector with blocks of one leaf, in blocks of two.",
     };
     let name = format!("blocks-of-{}-{coding}", options.block_leaves);
-    encoded(name, "R5 R33", shows, options, [("blocks-base", &tensor(0)), ("blocks-target", &tensor(1))])
+    encoded(
+        name,
+        "R5 R33",
+        shows,
+        options,
+        [("blocks-base", &tensor(0)), ("blocks-target", &tensor(1))],
+    )
 }
 
 fn real_slice(coding: &str, options: EncoderOptions, [base, target]: &[File; 2]) -> Good {

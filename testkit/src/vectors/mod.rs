@@ -29,7 +29,8 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
         json!(path)
     };
     let (mut good, mut malformed) = (Vec::new(), Vec::new());
-    let real = REAL.map(|name| File::of_bytes(name, read(&format!("checkpoints/{name}.safetensors"))));
+    let real =
+        REAL.map(|name| File::of_bytes(name, read(&format!("checkpoints/{name}.safetensors"))));
     for vector in good::vectors(real) {
         let digest = |file: &File| json!(file.checkpoint().digest().to_string());
         let base = vector.base.as_ref();
@@ -55,13 +56,19 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
             ("shows", json!(vector.shows)),
             ("file", add(format!("malformed/{}.pulse", vector.name), &vector.patch)),
             ("sha256", json!(raw::sha256(&vector.patch).to_string())),
-            ("base", vector.base.as_ref().map_or(Value::Null, |base| add_checkpoint(base, &mut add))),
+            (
+                "base",
+                vector.base.as_ref().map_or(Value::Null, |base| add_checkpoint(base, &mut add)),
+            ),
             ("needs", json!(vector.needs)),
         ]));
     }
     let list = |rows: &[String]| rows.join(",\n");
-    let manifest =
-        format!("{{\n  \"good\": [\n{}\n  ],\n  \"malformed\": [\n{}\n  ]\n}}\n", list(&good), list(&malformed));
+    let manifest = format!(
+        "{{\n  \"good\": [\n{}\n  ],\n  \"malformed\": [\n{}\n  ]\n}}\n",
+        list(&good),
+        list(&malformed)
+    );
     files.insert("manifest.json".into(), manifest.into_bytes());
     files
 }
@@ -88,6 +95,7 @@ fn is_exact(vector: &Good) -> bool {
 
 /// An object with its fields in the order given, which a JSON library would sort.
 fn manifest_row(row: &[(&str, Value)]) -> String {
-    let fields: Vec<String> = row.iter().map(|(key, value)| format!("      \"{key}\": {value}")).collect();
+    let fields: Vec<String> =
+        row.iter().map(|(key, value)| format!("      \"{key}\": {value}")).collect();
     format!("    {{\n{}\n    }}", fields.join(",\n"))
 }

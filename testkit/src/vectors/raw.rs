@@ -47,7 +47,8 @@ impl Fields {
     /// Bits in the order of a stream: the first is bit 0 of the first byte. Spaces are for the eye.
     pub fn bits(self, bits: &str) -> Self {
         let bits: Vec<u8> = bits.bytes().filter(|bit| *bit != b' ').map(|bit| bit - b'0').collect();
-        let bytes = bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | bit));
+        let bytes =
+            bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | bit));
         self.bytes(&bytes.collect::<Vec<u8>>())
     }
 
@@ -130,7 +131,9 @@ impl Footer {
             self.target_bytes,
             self.index_offset,
         ];
-        let fields = numbers.iter().fold(fields().u8(self.flags), |fields, number| fields.bytes(&number.to_le_bytes()));
+        let fields = numbers
+            .iter()
+            .fold(fields().u8(self.flags), |fields, number| fields.bytes(&number.to_le_bytes()));
         fields.digest(self.base).digest(self.target).bytes(&self.excess)
     }
 }

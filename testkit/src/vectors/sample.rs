@@ -29,7 +29,8 @@ fn new() -> Tensor {
 
 /// Tensors `w` and `old`.
 pub fn base() -> Checkpoint {
-    [("w", w([0x3f80, 0x3f80, 0xbf80, 0x0000])), ("old", Tensor::new(Dtype::U8, &[2], &[8, 9]))].into()
+    [("w", w([0x3f80, 0x3f80, 0xbf80, 0x0000])), ("old", Tensor::new(Dtype::U8, &[2], &[8, 9]))]
+        .into()
 }
 
 /// One step up in element 1 of `w`; two steps down, across both zeros, in element 3.
@@ -41,7 +42,9 @@ pub fn target() -> Checkpoint {
 
 /// Footer of a patch between two checkpoints with one tensor in it.
 pub fn footer(changes: u64, base: Option<&Checkpoint>, target: &Checkpoint) -> Footer {
-    let sum = |size: fn(&TensorSpec) -> u64| target.tensors.values().map(|tensor| size(&tensor.spec)).sum();
+    let sum = |size: fn(&TensorSpec) -> u64| {
+        target.tensors.values().map(|tensor| size(&tensor.spec)).sum()
+    };
     Footer {
         flags: base.is_some().into(),
         tensors: 1,
@@ -121,10 +124,16 @@ pub fn replacement() -> Raw {
     Raw::new(header(), footer(2, Some(&base()), &target))
         .add_tensor("old", fields().name(0, "old").spec(REPLACED, U8, &[2, 1]))
         .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).stored(&[1, 2]))
-        .add(Tag::TENSOR_END, fields().varint(2).digest(digest_in(&base(), "old")).digest(digest_in(&target, "old")))
+        .add(
+            Tag::TENSOR_END,
+            fields().varint(2).digest(digest_in(&base(), "old")).digest(digest_in(&target, "old")),
+        )
 }
 
 /// A snapshot of `new` alone.
 pub fn snapshot() -> Raw {
-    with_new(Raw::new(fields().u8(1).varint(1).varint(0), footer(2, None, &[("new", new())].into())))
+    with_new(Raw::new(
+        fields().u8(1).varint(1).varint(0),
+        footer(2, None, &[("new", new())].into()),
+    ))
 }

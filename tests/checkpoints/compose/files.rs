@@ -17,7 +17,8 @@ fn model(weight: u8, metadata: &str, companions: &[(&str, &str)]) -> Files {
     let tensors = [tensor("w", "U8", &[4], [weight, 2, 3, 4])];
     let json = header(&tensors, &[&format!(r#""__metadata__":{{"note":"{metadata}"}}"#)]);
     let file = ("model.safetensors".to_string(), raw(&json, &tensors[0].bytes));
-    let companions = companions.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec()));
+    let companions =
+        companions.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec()));
     Files::Many(companions.chain([file]).collect())
 }
 
@@ -43,8 +44,13 @@ fn the_latest_header_and_companions_win() {
     let found = sources(run.compose(&patches, None, &options).unwrap().0);
     let found: Vec<_> = found.iter().map(|(name, source)| (name.as_str(), *source)).collect();
     use FileSource::{Base, Patch};
-    let expected =
-        [("model.safetensors", Patch), ("changes", Patch), ("comes", Patch), ("late", Patch), ("same", Base)];
+    let expected = [
+        ("model.safetensors", Patch),
+        ("changes", Patch),
+        ("comes", Patch),
+        ("late", Patch),
+        ("same", Base),
+    ];
     assert_eq!(found, expected);
 }
 
@@ -76,11 +82,15 @@ fn a_header_that_stays_is_the_base_s_whatever_else_happens() {
 #[test]
 fn a_file_that_the_target_before_does_not_have_breaks_the_chain() {
     // The same tensors saved anew: the digests chain, the files do not.
-    let run = Run::new(&[model(1, "a", &[]), model(2, "a", &[]), model(2, "b", &[]), model(3, "b", &[])]);
+    let run =
+        Run::new(&[model(1, "a", &[]), model(2, "a", &[]), model(2, "b", &[]), model(3, "b", &[])]);
     let options = flat(ValueForm::UlpStep);
     let patches = [run.patch(Some(0), 1, &options), run.patch(Some(2), 3, &options)];
     let error = run.compose(&patches, Some(run.ends().0), &options).unwrap_err().to_string();
-    assert!(error.contains("2to3.pulse does not follow") && error.contains("'model.safetensors'"), "{error}");
+    assert!(
+        error.contains("2to3.pulse does not follow") && error.contains("'model.safetensors'"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -89,7 +99,8 @@ fn patches_with_files_and_without_do_not_mix() {
     let options = flat(ValueForm::UlpStep);
     let (middle, target) = (open(&run.checkpoints[1]), open(&run.checkpoints[2]));
     let bare = diff_tensors(Some(&middle), &target, options.clone(), Control::default()).unwrap();
-    let patches = [run.patch(Some(0), 1, &options), Patch::from_bytes(bare, Limits::default()).unwrap()];
+    let patches =
+        [run.patch(Some(0), 1, &options), Patch::from_bytes(bare, Limits::default()).unwrap()];
     let error = run.compose(&patches, None, &options).unwrap_err().to_string();
     assert!(error.contains("describes no files, but the other describes files"), "{error}");
 }

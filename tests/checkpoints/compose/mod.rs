@@ -30,7 +30,8 @@ impl Run {
     fn new(checkpoints: &[Files]) -> Run {
         let place = Place::new();
         let checkpoints = checkpoints.iter().enumerate();
-        let checkpoints = checkpoints.map(|(step, files)| place.put(&format!("step{step}"), files)).collect();
+        let checkpoints =
+            checkpoints.map(|(step, files)| place.put(&format!("step{step}"), files)).collect();
         Run { place, checkpoints }
     }
 
@@ -44,7 +45,13 @@ impl Run {
         let lineage = options.lineage.with_target_step(to as u64);
         let lineage = from.map_or(lineage, |step| lineage.with_base_step(step as u64));
         let options = options.clone().with_lineage(lineage);
-        diff(from.map(|step| self.checkpoints[step].as_path()), &self.checkpoints[to], &path, options, 2);
+        diff(
+            from.map(|step| self.checkpoints[step].as_path()),
+            &self.checkpoints[to],
+            &path,
+            options,
+            2,
+        );
         std::fs::read(path).unwrap()
     }
 
@@ -69,7 +76,13 @@ impl Run {
         let base = base.map(open);
         let compose = |threads| {
             let (mut patch, control) = (Vec::new(), Control::threads(threads));
-            let report = Patch::compose(patches, base.as_ref(), &mut patch, options.clone().into(), control)?;
+            let report = Patch::compose(
+                patches,
+                base.as_ref(),
+                &mut patch,
+                options.clone().into(),
+                control,
+            )?;
             Ok((patch, report))
         };
         let (one, three) = (compose(1), compose(3));
@@ -114,7 +127,12 @@ fn drifted(mut tensor: Tensor, seed: u64, every: u64) -> Tensor {
 fn every_dtype() -> Vec<Tensor> {
     let one = |dtype: Dtype| {
         let elements = 170_000 / dtype.element_bytes();
-        tensor(dtype.name(), dtype.name(), &[elements as u64], noise(7, elements * dtype.element_bytes()))
+        tensor(
+            dtype.name(),
+            dtype.name(),
+            &[elements as u64],
+            noise(7, elements * dtype.element_bytes()),
+        )
     };
     Dtype::known().map(one).chain([tensor("opaque", "F4", &[9], noise(8, 100_001))]).collect()
 }
@@ -131,9 +149,12 @@ fn directory(shard: &[Tensor], other: &[Tensor], config: &str) -> Files {
 
 /// Four steps in which everything happens that can happen to a tensor, a header and a companion.
 fn eventful() -> Run {
-    let bf16 = |name: &str, seed, elements: u64| tensor(name, "BF16", &[elements], noise(seed, 2 * elements as usize));
-    let weights =
-        |step: u64| (0..step).fold(bf16("weights", 1, 200_000), |tensor, step| drifted(tensor, 90 + step, 50));
+    let bf16 = |name: &str, seed, elements: u64| {
+        tensor(name, "BF16", &[elements], noise(seed, 2 * elements as usize))
+    };
+    let weights = |step: u64| {
+        (0..step).fold(bf16("weights", 1, 200_000), |tensor, step| drifted(tensor, 90 + step, 50))
+    };
     let shard = |step| vec![weights(step), tensor("fixed", "F32", &[1000], noise(2, 4000))];
     let (early, late) = (bf16("early", 3, 40_000), bf16("late", 4, 70_000));
     let (kind, other_kind) = (bf16("kind", 5, 100), tensor("kind", "F32", &[100], noise(6, 400)));
@@ -141,7 +162,11 @@ fn eventful() -> Run {
     Run::new(&[
         directory(&shard(0), &[early.clone(), kind.clone()], "{}"),
         // "late" and an empty tensor come, "kind" changes.
-        directory(&shard(1), &[early.clone(), drifted(kind, 11, 9), late.clone(), empty.clone()], r#"{"step": 1}"#),
+        directory(
+            &shard(1),
+            &[early.clone(), drifted(kind, 11, 9), late.clone(), empty.clone()],
+            r#"{"step": 1}"#,
+        ),
         // "early" goes, "kind" is replaced, "late" changes, "guest" comes.
         directory(
             &shard(2),

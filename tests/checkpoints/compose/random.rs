@@ -21,7 +21,9 @@ type Model = [Version; 3];
 
 fn spec((kind, _): (u8, u8)) -> TensorSpec {
     let (dtype, shape) =
-        [(Dtype::Bf16, [40_000, 2]), (Dtype::I8, [50, 1]), (Dtype::F64, [9_000, 3])][usize::from(kind)].clone();
+        [(Dtype::Bf16, [40_000, 2]), (Dtype::I8, [50, 1]), (Dtype::F64, [9_000, 3])]
+            [usize::from(kind)]
+        .clone();
     TensorSpec::new(dtype, &shape).unwrap()
 }
 
@@ -34,7 +36,10 @@ fn bytes((kind, content): (u8, u8)) -> Vec<u8> {
 }
 
 fn tensors(model: &Model) -> BTreeMap<String, (TensorSpec, Vec<u8>)> {
-    let named = model.iter().enumerate().filter_map(|(name, version)| Some((name.to_string(), (*version)?)));
+    let named = model
+        .iter()
+        .enumerate()
+        .filter_map(|(name, version)| Some((name.to_string(), (*version)?)));
     named.map(|(name, version)| (name, (spec(version), bytes(version)))).collect()
 }
 
@@ -47,7 +52,9 @@ fn held(model: &Model) -> Vec<Tensor> {
 }
 
 fn refs(held: &BTreeMap<String, (TensorSpec, Vec<u8>)>) -> Weights<'_> {
-    held.iter().map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap())).collect()
+    held.iter()
+        .map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()))
+        .collect()
 }
 
 fn diff(base: &Model, target: &Model, options: &EncoderOptions) -> Vec<u8> {
@@ -64,7 +71,8 @@ fn patches(models: &[Model], options: &[EncoderOptions]) -> Vec<Patch> {
 /// Whether a tensor of both ends was put on the way: it may have come back in its old shape.
 fn is_unsure(models: &[Model]) -> bool {
     (0..3).any(|name| {
-        let kinds: Vec<_> = models.iter().map(|model| model[name].map(|version| version.0)).collect();
+        let kinds: Vec<_> =
+            models.iter().map(|model| model[name].map(|version| version.0)).collect();
         let in_both = kinds[0].is_some() && kinds[kinds.len() - 1].is_some();
         in_both && kinds.windows(2).any(|pair| pair[0] != pair[1])
     })

@@ -39,7 +39,11 @@ fn flat_patches_lead_back_byte_for_byte() {
     let target: Vec<_> = base.iter().cloned().map(|tensor| drifted(tensor, 30, 3)).collect();
     for form in [ValueForm::UlpStep, ValueForm::Xor] {
         for block in [1, 2, 32] {
-            let place = scene(&Files::one(&base), &Files::one(&target), &flat(form).with_block_leaves(block));
+            let place = scene(
+                &Files::one(&base),
+                &Files::one(&target),
+                &flat(form).with_block_leaves(block),
+            );
             let report = revert(&place, "target", "out").unwrap();
             assert_eq!(report.target, digest(&place, "base"));
             Files::read(&place.path("out")).assert_same(&Files::one(&base));
@@ -68,7 +72,10 @@ fn the_tensors_are_the_base_s_and_the_files_those_of_the_target() {
     let model = |seed, note: &str, config: &str| {
         let tensors = [tensor("w", "BF16", &[100], weights(seed, 100))];
         let json = header(&tensors, &[&format!(r#""__metadata__":{{"note":"{note}"}}"#)]);
-        Files::many([("model.safetensors", raw(&json, &tensors[0].bytes)), ("config.json", config.into())])
+        Files::many([
+            ("model.safetensors", raw(&json, &tensors[0].bytes)),
+            ("config.json", config.into()),
+        ])
     };
     let place = scene(&model(1, "a", "1"), &model(2, "b", "2"), &flat(ValueForm::Xor));
     revert(&place, "target", "out").unwrap();
@@ -102,7 +109,10 @@ fn the_inverse_is_a_patch_like_any_other() {
     };
     let inverse = back(&patch);
     let header = inverse.header();
-    assert_eq!((header.run, header.base_step, header.target_step), (Some([3; 16]), Some(41), Some(40)));
+    assert_eq!(
+        (header.run, header.base_step, header.target_step),
+        (Some([3; 16]), Some(41), Some(40))
+    );
     assert_eq!(
         (inverse.footer().base, Some(inverse.footer().target)),
         (Some(patch.footer().target), patch.footer().base)
@@ -112,7 +122,9 @@ fn the_inverse_is_a_patch_like_any_other() {
     let again = back(&inverse);
     assert_eq!(again.footer().base, patch.footer().base);
     let options = ComposeOptions::from(flat(ValueForm::UlpStep));
-    let report = Patch::compose(&[inverse, again], None, std::io::sink(), options, Control::default()).unwrap();
+    let report =
+        Patch::compose(&[inverse, again], None, std::io::sink(), options, Control::default())
+            .unwrap();
     assert_eq!(report.summary.footer.changes, 0);
 }
 
@@ -167,7 +179,8 @@ fn a_patch_that_lies_about_its_base_makes_nothing() {
 
     // It adds more than its target is said to have.
     let (one, two) = (tensor("v", "U8", &[1], [1]), tensor("w", "U8", &[8], noise(1, 8)));
-    let place = scene(&Files::one(from_ref(&one)), &Files::one(&[one, two]), &flat(ValueForm::UlpStep));
+    let place =
+        scene(&Files::one(from_ref(&one)), &Files::one(&[one, two]), &flat(ValueForm::UlpStep));
     let patch = std::fs::read(place.path("patch")).unwrap();
     let totals = |bytes: u64| [2u64, 9, bytes].map(u64::to_le_bytes).concat();
     place.put_bytes("patch", &forge::replaced(&patch, b'F', &totals(9), &totals(7)));

@@ -26,7 +26,13 @@ pub fn scene() -> Place {
     for (name, bytes) in [("base", b"abcd"), ("target", b"abce"), ("other", b"abcf")] {
         place.put(name, &Files::one(&[tensor("w", "U8", &[4], *bytes)]));
     }
-    diff(Some(&place.path("base")), &place.path("target"), &place.path("patch"), EncoderOptions::default(), 1);
+    diff(
+        Some(&place.path("base")),
+        &place.path("target"),
+        &place.path("patch"),
+        EncoderOptions::default(),
+        1,
+    );
     place
 }
 
@@ -49,21 +55,29 @@ fn of_the_caller() -> Vec<(Error, Error)> {
     let control = Control::threads(1);
     let patch = open_patch(&place.path("patch"));
     let (base, other) = (open(&place.path("base")), open(&place.path("other")));
-    let in_memory = || Patch::from_bytes(fs::read(place.path("patch")).unwrap(), Limits::default()).unwrap();
+    let in_memory =
+        || Patch::from_bytes(fs::read(place.path("patch")).unwrap(), Limits::default()).unwrap();
     let junk = place.put_bytes("junk", b"short");
     // A companion that the base has, and "bare" lacks.
     let directory = |name: &str, bytes: &[u8], config: Option<&[u8]>| {
         let mut files = vec![("model.safetensors", safetensors(&[tensor("w", "U8", &[4], bytes)]))];
         files.extend(config.map(|config| ("config", config.to_vec())));
-        place.put(name, &Files::Many(files.into_iter().map(|(name, bytes)| (name.into(), bytes)).collect()))
+        place.put(
+            name,
+            &Files::Many(files.into_iter().map(|(name, bytes)| (name.into(), bytes)).collect()),
+        )
     };
-    let with = [directory("base-dir", b"abcd", Some(b"{}")), directory("target-dir", b"abce", Some(b"{}"))];
+    let with = [
+        directory("base-dir", b"abcd", Some(b"{}")),
+        directory("target-dir", b"abce", Some(b"{}")),
+    ];
     let bare = directory("bare-dir", b"abcd", None);
     diff(Some(&with[0]), &with[1], &place.path("dir-patch"), EncoderOptions::default(), 1);
     let dir_patch = open_patch(&place.path("dir-patch"));
 
     let mismatch = |file: Option<PathBuf>| {
-        let mut mismatch = BaseMismatch::new(Some("w".into()), tensor_digest(b"abcd"), tensor_digest(b"abcf"));
+        let mut mismatch =
+            BaseMismatch::new(Some("w".into()), tensor_digest(b"abcd"), tensor_digest(b"abcf"));
         (mismatch.file, mismatch.tensors) = (file, Some((1, 1)));
         Error::BaseMismatch(Box::new(mismatch))
     };
@@ -86,7 +100,12 @@ fn of_the_caller() -> Vec<(Error, Error)> {
         ),
         (
             dir_patch.apply(Some(&open(&bare)), &out, apply, control).unwrap_err(),
-            Error::BaseFile { path: Some(bare), name: "config".into(), bytes: 2, sha256: sha256(b"{}") },
+            Error::BaseFile {
+                path: Some(bare),
+                name: "config".into(),
+                bytes: 2,
+                sha256: sha256(b"{}"),
+            },
         ),
         (
             Patch::compose(
@@ -114,7 +133,10 @@ fn of_the_caller() -> Vec<(Error, Error)> {
                 what: "not a snapshot: it needs the base that it was made from".into(),
             },
         ),
-        (write_whole(&junk, Existing::Refuse, |_| Ok(())).unwrap_err(), Error::Exists { path: junk, directory: false }),
+        (
+            write_whole(&junk, Existing::Refuse, |_| Ok(())).unwrap_err(),
+            Error::Exists { path: junk, directory: false },
+        ),
         (
             dir_patch.apply(Some(&open(&with[0])), place.root(), apply, control).unwrap_err(),
             Error::Exists { path: place.root().into(), directory: true },
@@ -147,7 +169,8 @@ fn of_patches() -> Vec<(Error, Error)> {
     let control = Control::threads(1);
     let patch = fs::read(place.path("patch")).unwrap();
     // It says that its target has another digest, or more bytes.
-    let lie = place.put_bytes("lie", &forge::replaced(&patch, b'F', &digest_of(b"abce").0, &[7; 32]));
+    let lie =
+        place.put_bytes("lie", &forge::replaced(&patch, b'F', &digest_of(b"abce").0, &[7; 32]));
     let totals = |bytes: u64| [1u64, 4, bytes].map(u64::to_le_bytes).concat();
     let more = place.put_bytes("more", &forge::replaced(&patch, b'F', &totals(4), &totals(5)));
     let cut = place.put_bytes("cut", &patch[..20]);
@@ -156,7 +179,8 @@ fn of_patches() -> Vec<(Error, Error)> {
     let base = open(&place.path("base"));
     let total = {
         let Error::Corrupt(mut corrupt) =
-            (Fault::Count { field: "target bytes", expected: 4, found: 5 }).at(fs::metadata(&more).unwrap().len())
+            (Fault::Count { field: "target bytes", expected: 4, found: 5 })
+                .at(fs::metadata(&more).unwrap().len())
         else {
             panic!("a fault makes a corrupt file")
         };
@@ -165,7 +189,9 @@ fn of_patches() -> Vec<(Error, Error)> {
     };
     let truncated = {
         // The file is named where a stream has none.
-        let Error::Corrupt(mut corrupt) = super::error_of(&patch[..20]) else { panic!("it is cut short") };
+        let Error::Corrupt(mut corrupt) = super::error_of(&patch[..20]) else {
+            panic!("it is cut short")
+        };
         assert_eq!((corrupt.offset, &corrupt.file), (20, &None));
         corrupt.file = Some(cut.clone());
         Error::Corrupt(corrupt)
@@ -184,18 +210,28 @@ fn of_patches() -> Vec<(Error, Error)> {
             open_patch(&lie).update(place.path("base"), control).unwrap_err(),
             Error::Unfit {
                 file: Some(lie),
-                what: "the patch is inconsistent: applied to its own base it does not give its target".into(),
+                what:
+                    "the patch is inconsistent: applied to its own base it does not give its target"
+                        .into(),
             },
         ),
         (open_patch(&more).verify_with_base(&base, control).unwrap_err(), total),
         (Patch::open(&cut, Limits::default()).unwrap_err(), truncated),
         (
-            open_patch(&snapshot).invert(io::sink(), InvertOptions::default(), control).unwrap_err(),
-            Error::NotInvertible { file: Some(snapshot.clone()), what: "a snapshot has no base".into() },
+            open_patch(&snapshot)
+                .invert(io::sink(), InvertOptions::default(), control)
+                .unwrap_err(),
+            Error::NotInvertible {
+                file: Some(snapshot.clone()),
+                what: "a snapshot has no base".into(),
+            },
         ),
         (
             open_patch(&snapshot).update(place.path("base"), control).unwrap_err(),
-            Error::NotInPlace { path: Some(place.path("base")), what: "a snapshot replaces every tensor".into() },
+            Error::NotInPlace {
+                path: Some(place.path("base")),
+                what: "a snapshot replaces every tensor".into(),
+            },
         ),
         (
             Patch::open(&snapshot, Limits::default().with_tensors(0)).unwrap_err(),

@@ -12,7 +12,8 @@ const ZERO: Digest = Digest([0; 32]);
 const ONE: Digest = Digest([1; 32]);
 
 /// File, offset, tensor, expected, found.
-type Answers<'a> = (Option<&'a str>, Option<u64>, Option<&'a str>, Option<&'a str>, Option<&'a str>);
+type Answers<'a> =
+    (Option<&'a str>, Option<u64>, Option<&'a str>, Option<&'a str>, Option<&'a str>);
 
 #[track_caller]
 fn answers(error: &Error, expected: Answers<'_>) {
@@ -29,15 +30,27 @@ fn every_fault_says_what_was_expected_and_found_where_both_are_known() {
     let field = "field";
     let (zero, one) = (ZERO.to_string(), ONE.to_string());
     for (fault, compared, advice) in [
-        (Fault::Signature { found: *b"{\"w\":{\"d" }, Some(("ab504c530d0a1a0a", "7b2277223a7b2264")), TransferAsBinary),
+        (
+            Fault::Signature { found: *b"{\"w\":{\"d" },
+            Some(("ab504c530d0a1a0a", "7b2277223a7b2264")),
+            TransferAsBinary,
+        ),
         (Fault::Truncated { missing: 3 }, None, TransferAgain),
         (Fault::Trailing, None, TransferAgain),
-        (Fault::Crc { expected: 1, found: 0xdead_beef }, Some(("00000001", "deadbeef")), TransferAgain),
+        (
+            Fault::Crc { expected: 1, found: 0xdead_beef },
+            Some(("00000001", "deadbeef")),
+            TransferAgain,
+        ),
         (Fault::FileDigest { expected: ZERO, found: ONE }, Some((&*zero, &*one)), TransferAgain),
         (Fault::Order { expected: "a tensor" }, None, CreateAgain),
         (Fault::UnknownSection { tag: Tag(b'Z') }, None, UseNewerReader),
         (Fault::Varint { field }, None, CreateAgain),
-        (Fault::Reserved { field, found: 0x2c }, Some(("0 in undefined bits", "0x2c")), CreateAgain),
+        (
+            Fault::Reserved { field, found: 0x2c },
+            Some(("0 in undefined bits", "0x2c")),
+            CreateAgain,
+        ),
         (Fault::Value { field, found: 9, expected: "0 to 3" }, Some(("0 to 3", "9")), CreateAgain),
         (Fault::Length { field, expected: 5, found: 6 }, Some(("5", "6")), CreateAgain),
         (Fault::Name { field, found: "..".into() }, None, CreateAgain),
@@ -61,7 +74,9 @@ fn every_error_answers_for_what_it_holds() {
     let file = || Some("x.pulse".into());
     let what = || "what".to_string();
 
-    let Error::Corrupt(mut corrupt) = (Fault::Count { field: "changes", expected: 2, found: 3 }).at(40) else {
+    let Error::Corrupt(mut corrupt) =
+        (Fault::Count { field: "changes", expected: 2, found: 3 }).at(40)
+    else {
         panic!("a fault makes a corrupt file")
     };
     (corrupt.file, corrupt.tensor) = (file(), Some("w".into()));
@@ -76,14 +91,24 @@ fn every_error_answers_for_what_it_holds() {
     );
     let mut mismatch = BaseMismatch::new(Some("w".into()), ZERO, ONE);
     mismatch.file = file();
-    answers(&Error::BaseMismatch(Box::new(mismatch)), (Some("x.pulse"), None, Some("w"), digests.0, digests.1));
     answers(
-        &Error::TargetMismatch { file: file(), tensor: Some("w".into()), expected: ZERO, found: ONE },
+        &Error::BaseMismatch(Box::new(mismatch)),
         (Some("x.pulse"), None, Some("w"), digests.0, digests.1),
     );
-    for (made, tensor) in
-        [(Made::Tensor("w".into()), Some("w")), (Made::Checkpoint, None), (Made::File("config".into()), None)]
-    {
+    answers(
+        &Error::TargetMismatch {
+            file: file(),
+            tensor: Some("w".into()),
+            expected: ZERO,
+            found: ONE,
+        },
+        (Some("x.pulse"), None, Some("w"), digests.0, digests.1),
+    );
+    for (made, tensor) in [
+        (Made::Tensor("w".into()), Some("w")),
+        (Made::Checkpoint, None),
+        (Made::File("config".into()), None),
+    ] {
         answers(
             &Error::WrongResult { file: file(), made, expected: ZERO, found: ONE },
             (Some("x.pulse"), None, tensor, digests.0, digests.1),
@@ -100,7 +125,11 @@ fn every_error_answers_for_what_it_holds() {
         Error::Exists { path: "x.pulse".into(), directory: false },
         Error::Busy { path: "x.pulse".into() },
         Error::Interrupted { path: "x.pulse".into() },
-        Error::Unrecovered { path: "x.pulse".into(), source: Box::new(Error::Cancelled), update: None },
+        Error::Unrecovered {
+            path: "x.pulse".into(),
+            source: Box::new(Error::Cancelled),
+            update: None,
+        },
     ] {
         answers(&error, (Some("x.pulse"), None, None, None, None));
     }
@@ -121,8 +150,10 @@ fn every_error_answers_for_what_it_holds() {
 fn every_error_has_the_advice_that_fits_it() {
     use FileFault as F;
     let bad = |fault| Error::BadFile { path: None, fault };
-    let io = |kind: ErrorKind| Error::Io { doing: "reading".into(), path: None, source: kind.into() };
-    let stuck = |source| Error::Unrecovered { path: "x".into(), source: Box::new(source), update: None };
+    let io =
+        |kind: ErrorKind| Error::Io { doing: "reading".into(), path: None, source: kind.into() };
+    let stuck =
+        |source| Error::Unrecovered { path: "x".into(), source: Box::new(source), update: None };
     let base = |is_target| {
         let mut mismatch = BaseMismatch::new(None, ZERO, ONE);
         mismatch.is_target = is_target;
@@ -131,17 +162,29 @@ fn every_error_has_the_advice_that_fits_it() {
     let (text, what) = (|| "x".to_string(), || "what".to_string());
     for (error, advice) in [
         (Error::Version { file: None, major: 2, minor: 0, known: 1 }, Some("use-newer-reader")),
-        (Error::Limit { file: None, limit: "rank", asked: 9, allowed: 8, offset: 0 }, Some("raise-limit")),
+        (
+            Error::Limit { file: None, limit: "rank", asked: 9, allowed: 8, offset: 0 },
+            Some("raise-limit"),
+        ),
         (base(false), Some("use-its-base")),
         (base(true), Some("nothing-to-do")),
-        (Error::TargetMismatch { file: None, tensor: None, expected: ZERO, found: ONE }, Some("use-its-target")),
-        (Error::WrongResult { file: None, made: Made::Checkpoint, expected: ZERO, found: ONE }, Some("create-again")),
+        (
+            Error::TargetMismatch { file: None, tensor: None, expected: ZERO, found: ONE },
+            Some("use-its-target"),
+        ),
+        (
+            Error::WrongResult { file: None, made: Made::Checkpoint, expected: ZERO, found: ONE },
+            Some("create-again"),
+        ),
         (Error::Chain { before: text(), patch: text(), what: what() }, Some("give-every-patch")),
         (Error::NeedsBase { file: None, what: what() }, Some("give-its-base")),
         (Error::NotInvertible { file: None, what: what() }, Some("keep-base")),
         (Error::NotInPlace { path: None, what: what() }, Some("write-new-checkpoint")),
         (Error::Unfit { file: None, what: what() }, Some("create-again")),
-        (Error::BaseFile { path: None, name: text(), bytes: 0, sha256: ZERO }, Some("use-its-base-files")),
+        (
+            Error::BaseFile { path: None, name: text(), bytes: 0, sha256: ZERO },
+            Some("use-its-base-files"),
+        ),
         (Error::Exists { path: "x".into(), directory: true }, Some("choose-another-place")),
         (Error::Busy { path: "x".into() }, Some("wait")),
         (Error::Interrupted { path: "x".into() }, Some("recover")),
@@ -200,9 +243,11 @@ fn neither_messages_nor_advice_name_options_of_the_program() {
 #[test]
 fn causes_are_kept() {
     use std::error::Error as _;
-    let io = || Error::Io { doing: "reading".into(), path: None, source: ErrorKind::TimedOut.into() };
+    let io =
+        || Error::Io { doing: "reading".into(), path: None, source: ErrorKind::TimedOut.into() };
     let error = io();
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).expect("the cause");
+    let cause =
+        error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).expect("the cause");
     assert_eq!(cause.kind(), ErrorKind::TimedOut);
     let stuck = Error::Unrecovered { path: "x".into(), source: Box::new(io()), update: None };
     assert_eq!(stuck.source().expect("the cause").to_string(), io().to_string());

@@ -23,7 +23,8 @@ use testkit::forge::{self, Section};
 
 /// The example of SPEC.md §12, whose every byte is explained there.
 fn example() -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors/good/spec-example.pulse")).unwrap()
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors/good/spec-example.pulse"))
+        .unwrap()
 }
 
 /// Reads a patch to its end and unpacks its blocks; the error that it must give.
@@ -67,8 +68,16 @@ fn at(offset: u64, section: Tag, fault: Fault) -> Error {
     placed(offset, section, tensor, block, fault)
 }
 
-fn placed(offset: u64, section: Tag, tensor: Option<String>, block: Option<u64>, fault: Fault) -> Error {
-    let Error::Corrupt(mut corrupt) = fault.at(offset) else { panic!("a fault makes a corrupt file") };
+fn placed(
+    offset: u64,
+    section: Tag,
+    tensor: Option<String>,
+    block: Option<u64>,
+    fault: Fault,
+) -> Error {
+    let Error::Corrupt(mut corrupt) = fault.at(offset) else {
+        panic!("a fault makes a corrupt file")
+    };
     (corrupt.section, corrupt.tensor, corrupt.block) = (Some(section), tensor, block);
     Error::Corrupt(corrupt)
 }
@@ -130,10 +139,18 @@ fn streaming() -> Vec<(Error, Error)> {
         ),
         (
             error_of(&forged(|sections| sections.swap(1, 2))),
-            placed(23, Tag::BLOCK, None, None, Fault::Order { expected: "a file, a tensor or the index" }),
+            placed(
+                23,
+                Tag::BLOCK,
+                None,
+                None,
+                Fault::Order { expected: "a file, a tensor or the index" },
+            ),
         ),
         (
-            error_of(&forged(|sections| sections.insert(1, Section { tag: b'Z', payload: vec![] }))),
+            error_of(&forged(|sections| {
+                sections.insert(1, Section { tag: b'Z', payload: vec![] })
+            })),
             at(23, Tag(b'Z'), Fault::UnknownSection { tag: Tag(b'Z') }),
         ),
         (
@@ -165,14 +182,21 @@ fn streaming() -> Vec<(Error, Error)> {
         ),
         (
             error_of(&forged(|sections| sections[3].payload[0] = 3)),
-            at(54, Tag::TENSOR_END, Fault::Count { field: "tensor changes", expected: 2, found: 3 }),
+            at(
+                54,
+                Tag::TENSOR_END,
+                Fault::Count { field: "tensor changes", expected: 2, found: 3 },
+            ),
         ),
         (
             error_of(&block(&[1, 0, 1, 2, 0x21, 6, 0, 1, 0, 4, 2, 1])),
             at(
                 42,
                 Tag::BLOCK,
-                Fault::Stream { field: "gaps", found: "more than the 2 bytes that its block allows".into() },
+                Fault::Stream {
+                    field: "gaps",
+                    found: "more than the 2 bytes that its block allows".into(),
+                },
             ),
         ),
         (
@@ -196,9 +220,22 @@ fn streaming() -> Vec<(Error, Error)> {
         ),
         (
             error_of(&with_payload(0, &[0x0c, 0x80, 8, 40, 41, 0])),
-            Error::Limit { file: None, limit: "block_leaves", asked: 1024, allowed: 64, offset: 10 },
+            Error::Limit {
+                file: None,
+                limit: "block_leaves",
+                asked: 1024,
+                allowed: 64,
+                offset: 10,
+            },
         ),
-        (wrong_base(), Error::BaseMismatch(Box::new(BaseMismatch::new(None, Digest([7; 32]), digest_of(b"abcd"))))),
+        (
+            wrong_base(),
+            Error::BaseMismatch(Box::new(BaseMismatch::new(
+                None,
+                Digest([7; 32]),
+                digest_of(b"abcd"),
+            ))),
+        ),
         (
             Encoder::new(Vec::new(), EncoderOptions::default())
                 .unwrap()
@@ -257,8 +294,10 @@ fn all_kinds() -> BTreeSet<&'static str> {
 }
 
 /// Kinds that cannot be produced, and why.
-const NEVER: [(&str, &str); 1] =
-    [("internal", "each is a rule that the code of the library keeps: an error of this kind is a bug in it")];
+const NEVER: [(&str, &str); 1] = [(
+    "internal",
+    "each is a rule that the code of the library keeps: an error of this kind is a bug in it",
+)];
 
 #[cfg(feature = "checkpoint")]
 #[test]
@@ -289,11 +328,13 @@ fn every_variant_is_produced_and_in_the_table_of_its_module() {
         name.starts_with(|first: char| first.is_ascii_uppercase()).then_some(name)
     });
     let declared: BTreeSet<String> = declared.collect();
-    let mut produced: BTreeSet<String> = produced().iter().map(|(found, _)| variant(found)).collect();
+    let mut produced: BTreeSet<String> =
+        produced().iter().map(|(found, _)| variant(found)).collect();
     assert!(produced.insert("Internal".into()), "see NEVER");
     assert_eq!(produced, declared);
     let table = source.lines().filter(|line| line.starts_with("//! | ")).collect::<String>();
-    let linked = table.split("[`Error::").skip(1).map(|rest| rest.split('`').next().unwrap().to_string());
+    let linked =
+        table.split("[`Error::").skip(1).map(|rest| rest.split('`').next().unwrap().to_string());
     assert_eq!(linked.collect::<BTreeSet<String>>(), declared);
 }
 
@@ -306,7 +347,9 @@ fn kinds_of_the_spec() -> Vec<(String, String)> {
     let spec = read("SPEC.md");
     let (_, errors) = spec.split_once("\n## 11 Errors\n").unwrap();
     let (errors, _) = errors.split_once("\n## 12 ").unwrap();
-    let cells = |line: &str| line.split('|').map(|cell| cell.trim().trim_matches('`').to_string()).collect::<Vec<_>>();
+    let cells = |line: &str| {
+        line.split('|').map(|cell| cell.trim().trim_matches('`').to_string()).collect::<Vec<_>>()
+    };
     let rows = errors.lines().filter(|line| line.starts_with("| `")).map(cells);
     rows.map(|cells| (cells[1].clone(), cells[3].clone())).collect()
 }
@@ -319,7 +362,8 @@ fn the_kinds_are_those_of_the_spec_and_of_the_module() {
     let of_any_reader: BTreeSet<&str> = spec.iter().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(of_any_reader.len(), spec.len(), "a kind is listed twice");
     assert!(of_any_reader.is_subset(&all_kinds()), "{:?}", &of_any_reader - &all_kinds());
-    let in_patches = spec.iter().filter(|(_, at_fault)| at_fault == "patch").map(|(kind, _)| kind.as_str());
+    let in_patches =
+        spec.iter().filter(|(_, at_fault)| at_fault == "patch").map(|(kind, _)| kind.as_str());
 
     let source = read("src/error/mod.rs");
     let firsts = source.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next());
@@ -341,7 +385,10 @@ fn errors_say_where_and_their_advice_what_to_do() {
     let pair = |message: &str, advice: &str| (message.to_string(), advice.to_string());
     assert_eq!(
         said(&example()[..100]),
-        pair("at byte 100: the file is truncated: at least 23 more bytes expected", "transfer it again")
+        pair(
+            "at byte 100: the file is truncated: at least 23 more bytes expected",
+            "transfer it again"
+        )
     );
     assert_eq!(
         said(&with_payload(2, &[1, 0, 1, 2, 0x21, 4, 0, 9, 4, 2, 1])),
@@ -368,6 +415,7 @@ fn errors_say_where_and_their_advice_what_to_do() {
 fn an_io_error_keeps_the_typed_error() {
     let wrapped = io::Error::from(error_of(&flipped(0, 1)));
     assert_eq!(wrapped.kind(), ErrorKind::InvalidData);
-    let inner = wrapped.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).expect("the typed error");
+    let inner =
+        wrapped.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).expect("the typed error");
     assert_eq!(inner.kind(), "signature");
 }

@@ -47,7 +47,11 @@ fn check_from_first_byte_to_last(patch: &[u8]) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| Error::Io { doing: "reading".into(), path: Some(path.into()), source })
+    std::fs::read(path).map_err(|source| Error::Io {
+        doing: "reading".into(),
+        path: Some(path.into()),
+        source,
+    })
 }
 
 fn apply(arguments: &Arguments) -> Result<()> {
@@ -55,7 +59,9 @@ fn apply(arguments: &Arguments) -> Result<()> {
     check_from_first_byte_to_last(&patch)?;
     let patch = Patch::from_bytes(patch, Limits::default())?;
     let base = arguments.base.as_deref().map(Checkpoint::open).transpose()?;
-    patch.apply(base.as_ref(), &arguments.out, ApplyOptions::default(), Control::threads(1)).map(|_| ())
+    patch
+        .apply(base.as_ref(), &arguments.out, ApplyOptions::default(), Control::threads(1))
+        .map(|_| ())
 }
 
 fn main() -> ExitCode {

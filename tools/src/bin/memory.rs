@@ -27,7 +27,10 @@ fn load(checkpoint: &Checkpoint) -> pulse::Result<Tensors> {
 }
 
 fn refs(tensors: &Tensors) -> pulse::Result<Weights<'_>> {
-    tensors.iter().map(|(name, spec, bytes)| Ok((name.as_str(), TensorRef::new(spec.clone(), bytes)?))).collect()
+    tensors
+        .iter()
+        .map(|(name, spec, bytes)| Ok((name.as_str(), TensorRef::new(spec.clone(), bytes)?)))
+        .collect()
 }
 
 fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
@@ -49,7 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     simulation.save(&path("base"))?;
     (0..4).for_each(|_| simulation.step());
     simulation.save(&path("target"))?;
-    let (base, target) = (load(&Checkpoint::open(&path("base"))?)?, load(&Checkpoint::open(&path("target"))?)?);
+    let (base, target) =
+        (load(&Checkpoint::open(&path("base"))?)?, load(&Checkpoint::open(&path("target"))?)?);
     drop(simulation);
     let bytes: usize = target.iter().map(|weight| weight.2.len()).sum();
 
@@ -62,13 +66,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for threads in [1, all] {
             let control = Control::threads(threads);
             let (from, to, mut patch) = (refs(&base)?, refs(&target)?, Vec::new());
-            let (time, report) = seconds(|| diff(Some(&from), &to, &mut patch, DiffOptions::default(), control));
+            let (time, report) =
+                seconds(|| diff(Some(&from), &to, &mut patch, DiffOptions::default(), control));
             report?;
             times.entry(format!("diff, {threads} threads")).or_default().push(time);
             let patch = Patch::from_bytes(patch, Limits::default())?;
             let mut weights = base.clone();
             let tensors = weights.iter_mut();
-            let held = tensors.map(|(name, spec, bytes)| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)));
+            let held = tensors.map(|(name, spec, bytes)| {
+                Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?))
+            });
             let mut held = held.collect::<pulse::Result<WeightsMut<'_>>>()?;
             let (time, report) = seconds(|| patch.apply_to(&mut held, control));
             report?;
@@ -80,7 +87,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sha = median(times["SHA-256, 1 thread"].clone());
     for (what, times) in &times {
         let time = median(times.clone());
-        println!("{what:28} {time:7.3} s  {:6.2} GB/s  {:5.2} x SHA-256", bytes as f64 / time / 1e9, time / sha);
+        println!(
+            "{what:28} {time:7.3} s  {:6.2} GB/s  {:5.2} x SHA-256",
+            bytes as f64 / time / 1e9,
+            time / sha
+        );
     }
     for what in ["diff", "apply_to"] {
         let time = |threads| median(times[&format!("{what}, {threads} threads")].clone());

@@ -18,7 +18,13 @@ pub fn blocks() -> Vec<Malformed> {
             "Coding 200, which no version defines.",
             with(fields().block(200, 0, 1, 2)),
         ),
-        row("block-no-leaves", "value", "R33", "A block of no leaves.", with(fields().block(FLAT, 0, 0, 2))),
+        row(
+            "block-no-leaves",
+            "value",
+            "R33",
+            "A block of no leaves.",
+            with(fields().block(FLAT, 0, 0, 2)),
+        ),
         row(
             "block-too-large",
             "value",
@@ -45,7 +51,8 @@ pub fn blocks() -> Vec<Malformed> {
             "value",
             "R33",
             "A block of two leaves in a tensor of one.",
-            with(fields().block(FLAT, 0, 2, 2)).replace(Tag::HEADER, fields().u8(0).varint(2).varint(0)),
+            with(fields().block(FLAT, 0, 2, 2))
+                .replace(Tag::HEADER, fields().u8(0).varint(2).varint(0)),
         ),
         row(
             "block-second",
@@ -54,7 +61,13 @@ pub fn blocks() -> Vec<Malformed> {
             "A second block where the first covers the tensor.",
             patch().add_before(Tag::TENSOR_END, Tag::BLOCK, block()),
         ),
-        row("block-no-changes", "value", "R34", "A block without changes.", with(fields().block(FLAT, 0, 1, 0))),
+        row(
+            "block-no-changes",
+            "value",
+            "R34",
+            "A block without changes.",
+            with(fields().block(FLAT, 0, 1, 0)),
+        ),
         row(
             "block-too-many-changes",
             "count",
@@ -88,7 +101,8 @@ pub fn blocks() -> Vec<Malformed> {
             "value",
             "R35",
             "A tensor that is put skips a leaf.",
-            put(fields().block(WHOLE, 1, 1, 2)).replace(Tag::TENSOR, fields().name(0, "new").spec(ADDED, U8, &[65538])),
+            put(fields().block(WHOLE, 1, 1, 2))
+                .replace(Tag::TENSOR, fields().name(0, "new").spec(ADDED, U8, &[65538])),
         ),
         row(
             "block-put-changes",
@@ -123,7 +137,10 @@ pub fn blocks() -> Vec<Malformed> {
             "length",
             "R49",
             "Two byte planes for elements of one byte.",
-            addition().replace(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).stored(&[1, 2]).stored(&[1, 2])),
+            addition().replace(
+                Tag::BLOCK,
+                fields().block(WHOLE, 0, 1, 2).stored(&[1, 2]).stored(&[1, 2]),
+            ),
         ),
     ]
 }

@@ -18,7 +18,10 @@ fn payload(
 ) -> Malformed {
     let [base, target] = example();
     let file = File::new("classes-base", &base);
-    Malformed { base: Some(file), ..row(name, error, rules, shows, patch(&base, &target, 3, payload)) }
+    Malformed {
+        base: Some(file),
+        ..row(name, error, rules, shows, patch(&base, &target, 3, payload))
+    }
 }
 
 /// Lowest exponent 126, two classes; the first has the change of the example.
@@ -62,7 +65,13 @@ pub fn tables() -> Vec<Malformed> {
             "The lowest exponent is not in its shortest form.",
             fields().bytes(&[0xfe, 0x00]).u8(1).varint(0),
         ),
-        payload("contextual-no-classes", "value", "R85", "A table of no classes.", fields().varint(126).u8(0)),
+        payload(
+            "contextual-no-classes",
+            "value",
+            "R85",
+            "A table of no classes.",
+            fields().varint(126).u8(0),
+        ),
         payload(
             "contextual-33-classes",
             "value",
@@ -75,14 +84,28 @@ pub fn tables() -> Vec<Malformed> {
             "value",
             "R85",
             "Exponents 255 and 256, of which the dtype has only one.",
-            fields().varint(255).u8(2).varint(3).bytes(&parameters(0, 0, 0).0).varint(0).varint(0).bits(codes),
+            fields()
+                .varint(255)
+                .u8(2)
+                .varint(3)
+                .bytes(&parameters(0, 0, 0).0)
+                .varint(0)
+                .varint(0)
+                .bits(codes),
         ),
         payload(
             "contextual-lowest-overflow",
             "value",
             "R85",
             "The greatest exponent of the table exceeds 64 bits.",
-            fields().varint(u64::MAX).u8(2).varint(3).bytes(&parameters(0, 0, 0).0).varint(0).varint(0).bits(codes),
+            fields()
+                .varint(u64::MAX)
+                .u8(2)
+                .varint(3)
+                .bytes(&parameters(0, 0, 0).0)
+                .varint(0)
+                .varint(0)
+                .bits(codes),
         ),
         payload(
             "contextual-counts",

@@ -7,14 +7,21 @@ use super::{row, Malformed};
 use crate::vectors::good::File;
 use crate::vectors::raw::{fields, right_index, Footer};
 use crate::vectors::sample::{
-    addition, base, deletion, digest_in, patch, replacement, snapshot, target, ADDED, BF16, PATCHED, U8,
+    addition, base, deletion, digest_in, patch, replacement, snapshot, target, ADDED, BF16,
+    PATCHED, U8,
 };
 
 /// Index, footer, and digests.
 pub fn ends() -> Vec<Malformed> {
     let wrong_target = fields().varint(2).digest(digest_in(&base(), "w")).digest(Digest([7; 32]));
     vec![
-        row("index-count", "count", "R40", "The index lists no tensor.", patch().index(|_| fields().varint(0))),
+        row(
+            "index-count",
+            "count",
+            "R40",
+            "The index lists no tensor.",
+            patch().index(|_| fields().varint(0)),
+        ),
         row(
             "index-name",
             "name",
@@ -264,7 +271,13 @@ pub fn bases() -> Vec<Malformed> {
         },
         Malformed {
             base: Some(File::new("sample-target", &target())),
-            ..row("base-applied-twice", "base", "R63", "The target as base: the patch was applied before.", patch())
+            ..row(
+                "base-applied-twice",
+                "base",
+                "R63",
+                "The target as base: the patch was applied before.",
+                patch(),
+            )
         },
         row(
             "checkpoint-tensor-shape",

@@ -14,18 +14,32 @@ pub fn record(bytes: u64) -> Fields {
 
 pub fn with_file(record: Fields, data: &[&[u8]]) -> Raw {
     let raw = patch().add_before(Tag::TENSOR, Tag::FILE, record);
-    data.iter().fold(raw, |raw, data| raw.add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(data)))
+    data.iter()
+        .fold(raw, |raw, data| raw.add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(data)))
 }
 
 pub fn files() -> Vec<Malformed> {
-    let kept =
-        |flags: u8, name: &[u8]| with_file(fields().u8(flags).string(name).varint(0).digest(Digest([0; 32])), &[]);
+    let kept = |flags: u8, name: &[u8]| {
+        with_file(fields().u8(flags).string(name).varint(0).digest(Digest([0; 32])), &[])
+    };
     vec![
-        row("file-reserved-flag", "reserved", "R41", "Bit 2 of the file flags is set.", kept(4, b"a")),
+        row(
+            "file-reserved-flag",
+            "reserved",
+            "R41",
+            "Bit 2 of the file flags is set.",
+            kept(4, b"a"),
+        ),
         row("file-name-parent", "name", "R42", "A file name leaves the directory.", kept(1, b"..")),
         row("file-name-slash", "name", "R42", "A file name has a slash.", kept(1, b"../a")),
         row("file-name-drive", "name", "R42", "A file name has a colon.", kept(1, b"C:a")),
-        row("file-name-control", "name", "R42", "A file name has a control character.", kept(1, b"a\0")),
+        row(
+            "file-name-control",
+            "name",
+            "R42",
+            "A file name has a control character.",
+            kept(1, b"a\0"),
+        ),
         row("file-name-backslash", "name", "R42", "A file name has a backslash.", kept(1, b"a\\b")),
         row(
             "file-name-c1-control",
@@ -81,7 +95,11 @@ pub fn files() -> Vec<Malformed> {
             "length",
             "R6",
             "A byte follows the stream of a data section.",
-            with_file(record(5), &[]).add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(b"notes").u8(0)),
+            with_file(record(5), &[]).add_before(
+                Tag::TENSOR,
+                Tag::FILE_DATA,
+                fields().stored(b"notes").u8(0),
+            ),
         ),
         row(
             "file-snapshot-from-base",

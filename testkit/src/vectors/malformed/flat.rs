@@ -34,7 +34,12 @@ pub fn flat_payloads() -> Vec<Malformed> {
             "position",
             "R56",
             "A gap of 2^64 - 1, so that the position wraps to a legal one.",
-            with(fields().u8(FORM & !7).stored(&fields().varint(1).varint(u64::MAX).0).stored(&[2, 3])),
+            with(
+                fields()
+                    .u8(FORM & !7)
+                    .stored(&fields().varint(1).varint(u64::MAX).0)
+                    .stored(&[2, 3]),
+            ),
         ),
         row("flat-step-0", "value", "R58", "A step of 0.", with(gaps.stored(&[2, 0]))),
         row(
@@ -49,7 +54,12 @@ pub fn flat_payloads() -> Vec<Malformed> {
             "value",
             "R57",
             "A value of 17 bits for elements of 16.",
-            with(fields().u8(FORM & 0x1f).stored(&[1, 1]).stored(&fields().varint(2).varint(0x1_0000).0)),
+            with(
+                fields()
+                    .u8(FORM & 0x1f)
+                    .stored(&[1, 1])
+                    .stored(&fields().varint(2).varint(0x1_0000).0),
+            ),
         ),
         row(
             "flat-gap-varint",
@@ -63,7 +73,12 @@ pub fn flat_payloads() -> Vec<Malformed> {
             "varint",
             "R7 R55",
             "A value exceeds 64 bits.",
-            with(fields().u8(FORM & 0x1f).stored(&[1, 1]).stored(&[2, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2])),
+            with(
+                fields()
+                    .u8(FORM & 0x1f)
+                    .stored(&[1, 1])
+                    .stored(&[2, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2]),
+            ),
         ),
         row(
             "flat-gap-missing",
@@ -79,7 +94,13 @@ pub fn flat_payloads() -> Vec<Malformed> {
             "One gap for two changes, as varint.",
             with(fields().u8(FORM & !7).stored(&[1]).stored(&[2, 3])),
         ),
-        row("flat-value-missing", "stream", "R55", "One value for two changes.", with(values().stored(&[2]))),
+        row(
+            "flat-value-missing",
+            "stream",
+            "R55",
+            "One value for two changes.",
+            with(values().stored(&[2])),
+        ),
         row(
             "flat-value-excess",
             "stream",
@@ -106,7 +127,9 @@ pub fn flat_payloads() -> Vec<Malformed> {
 }
 
 pub fn streams() -> Vec<Malformed> {
-    let gaps = |frame: &[u8]| patch().replace(Tag::BLOCK, block_of(2, fields().u8(FORM).frame(frame).stored(&[2, 3])));
+    let gaps = |frame: &[u8]| {
+        patch().replace(Tag::BLOCK, block_of(2, fields().u8(FORM).frame(frame).stored(&[2, 3])))
+    };
     let frame = zstd_frame(&[1, 1]);
     let mut damaged = frame.clone();
     *damaged.last_mut().expect("a checksum") ^= 1;
@@ -114,8 +137,20 @@ pub fn streams() -> Vec<Malformed> {
     vec![
         row("stream-not-zstd", "stream", "R50", "A stream marked as zstd is none.", gaps(&[1, 1])),
         row("stream-empty", "stream", "R50", "A zstd stream of no bytes.", gaps(&[])),
-        row("stream-checksum", "stream", "R51", "The checksum of a zstd frame is wrong.", gaps(&damaged)),
-        row("stream-cut", "stream", "R50", "A zstd frame is cut short.", gaps(&frame[..frame.len() - 1])),
+        row(
+            "stream-checksum",
+            "stream",
+            "R51",
+            "The checksum of a zstd frame is wrong.",
+            gaps(&damaged),
+        ),
+        row(
+            "stream-cut",
+            "stream",
+            "R50",
+            "A zstd frame is cut short.",
+            gaps(&frame[..frame.len() - 1]),
+        ),
         row(
             "stream-two-frames",
             "stream",
@@ -123,7 +158,13 @@ pub fn streams() -> Vec<Malformed> {
             "Two zstd frames in one stream.",
             gaps(&[zstd_frame(&[1]), zstd_frame(&[1])].concat()),
         ),
-        row("stream-skippable-frame", "stream", "R50", "A skippable frame before the zstd frame.", gaps(&skippable)),
+        row(
+            "stream-skippable-frame",
+            "stream",
+            "R50",
+            "A skippable frame before the zstd frame.",
+            gaps(&skippable),
+        ),
         row(
             "stream-after-frame",
             "stream",
@@ -131,7 +172,13 @@ pub fn streams() -> Vec<Malformed> {
             "A byte follows the zstd frame.",
             gaps(&[&frame[..], &[0]].concat()),
         ),
-        row("stream-short", "stream", "R53", "A zstd frame of one byte where two are due.", gaps(&zstd_frame(&[1]))),
+        row(
+            "stream-short",
+            "stream",
+            "R53",
+            "A zstd frame of one byte where two are due.",
+            gaps(&zstd_frame(&[1])),
+        ),
         row(
             "stream-bomb",
             "stream",

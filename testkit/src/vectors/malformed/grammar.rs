@@ -32,7 +32,13 @@ pub fn grammar() -> Vec<Malformed> {
             "An unknown section stands before the header.",
             patch().add_before(Tag::HEADER, Tag(b'x'), unknown()),
         ),
-        row("order-no-header", "order", "R19", "The header is missing.", patch().remove(Tag::HEADER)),
+        row(
+            "order-no-header",
+            "order",
+            "R19",
+            "The header is missing.",
+            patch().remove(Tag::HEADER),
+        ),
         row(
             "order-second-header",
             "order",
@@ -40,7 +46,13 @@ pub fn grammar() -> Vec<Malformed> {
             "There is a second header.",
             patch().add_before(Tag::TENSOR, Tag::HEADER, header()),
         ),
-        row("order-block-outside", "order", "R19", "A block stands outside a tensor.", patch().remove(Tag::TENSOR)),
+        row(
+            "order-block-outside",
+            "order",
+            "R19",
+            "A block stands outside a tensor.",
+            patch().remove(Tag::TENSOR),
+        ),
         row(
             "order-trailer-outside",
             "order",
@@ -105,7 +117,10 @@ pub fn grammar() -> Vec<Malformed> {
             "order",
             "R21",
             "File data follows a file that comes from the base.",
-            with_file(fields().u8(1).string("notes.txt").varint(5).digest(sha256(b"notes")), &[b"notes"]),
+            with_file(
+                fields().u8(1).string("notes.txt").varint(5).digest(sha256(b"notes")),
+                &[b"notes"],
+            ),
         )
         .needs("files"),
         row(

@@ -30,7 +30,13 @@ pub fn headers() -> Vec<Malformed> {
             "A snapshot names a base digest.",
             with(fields().u8(1 | 16).varint(1).digest(base().digest()).varint(0)),
         ),
-        row("header-block-size-0", "value", "R27", "The block size is 0.", with(fields().u8(0).varint(0).varint(0))),
+        row(
+            "header-block-size-0",
+            "value",
+            "R27",
+            "The block size is 0.",
+            with(fields().u8(0).varint(0).varint(0)),
+        ),
         row(
             "header-block-size-1025",
             "value",
@@ -72,14 +78,18 @@ pub fn headers() -> Vec<Malformed> {
             "duplicate",
             "R28",
             "A metadata key stands twice.",
-            with(fields().u8(0).varint(1).varint(2).string("a").string("1").string("a").string("2")),
+            with(
+                fields().u8(0).varint(1).varint(2).string("a").string("1").string("a").string("2"),
+            ),
         ),
         row(
             "header-metadata-order",
             "duplicate",
             "R28",
             "Metadata keys are not in ascending order.",
-            with(fields().u8(0).varint(1).varint(2).string("b").string("1").string("a").string("2")),
+            with(
+                fields().u8(0).varint(1).varint(2).string("b").string("1").string("a").string("2"),
+            ),
         ),
         row(
             "header-metadata-utf-8",

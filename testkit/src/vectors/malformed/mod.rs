@@ -53,7 +53,15 @@ fn row(
 ) -> Malformed {
     // Other readers may have other limits than the defaults.
     let needs = (rules == "R81").then_some("limits");
-    Malformed { name, error, rules, shows, base: Some(File::new("sample-base", &base())), patch: patch.into(), needs }
+    Malformed {
+        name,
+        error,
+        rules,
+        shows,
+        base: Some(File::new("sample-base", &base())),
+        patch: patch.into(),
+        needs,
+    }
 }
 
 impl From<Raw> for Vec<u8> {

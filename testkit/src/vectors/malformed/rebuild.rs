@@ -46,20 +46,26 @@ fn json(name: &'static str, rules: &'static str, shows: &'static str, json: &str
 
 /// Two carried headers, each within the bound, of one byte too many together: zeros, in frames of 1 MiB.
 fn too_many_header_bytes() -> Raw {
-    [("a.safetensors", 100_000_000), ("b.safetensors", 9)].into_iter().fold(patch(), |raw, (name, bytes)| {
-        let zeros = vec![0; bytes];
-        let raw = raw.add_before(Tag::TENSOR, Tag::FILE, file(CARRIED, name, &zeros));
-        zeros
-            .chunks(1 << 20)
-            .fold(raw, |raw, part| raw.add_before(Tag::TENSOR, Tag::FILE_DATA, fields().frame(&zstd_frame(part))))
-    })
+    [("a.safetensors", 100_000_000), ("b.safetensors", 9)].into_iter().fold(
+        patch(),
+        |raw, (name, bytes)| {
+            let zeros = vec![0; bytes];
+            let raw = raw.add_before(Tag::TENSOR, Tag::FILE, file(CARRIED, name, &zeros));
+            zeros.chunks(1 << 20).fold(raw, |raw, part| {
+                raw.add_before(Tag::TENSOR, Tag::FILE_DATA, fields().frame(&zstd_frame(part)))
+            })
+        },
+    )
 }
 
 pub fn rebuild() -> Vec<Malformed> {
     let right = target().to_file();
     let right = header_of(&right);
     let cut = &header(&format!("{{{W},{OLD}}}"))[..20];
-    let in_directory = File { companions: vec![("notes.txt", b"notes".to_vec())], ..File::new("notes-base", &base()) };
+    let in_directory = File {
+        companions: vec![("notes.txt", b"notes".to_vec())],
+        ..File::new("notes-base", &base())
+    };
     vec![
         row(
             "rebuild-kept-header",

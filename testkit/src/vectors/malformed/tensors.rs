@@ -6,12 +6,15 @@ use pulse::wire::Tag;
 use super::{row, Malformed};
 use crate::vectors::raw::{fields, Fields};
 use crate::vectors::sample::{
-    addition, base, deletion, digest_in, patch, snapshot, target, trailer, BF16, DELETED, PATCHED, U8,
+    addition, base, deletion, digest_in, patch, snapshot, target, trailer, BF16, DELETED, PATCHED,
+    U8,
 };
 
 pub fn tensors() -> Vec<Malformed> {
     let with = |tensor: Fields| patch().replace(Tag::TENSOR, tensor);
-    let other = |name: &[u8]| with(fields().name(0, "w").u8(PATCHED).u8(0).string(name).varint(8).varint(1).varint(4));
+    let other = |name: &[u8]| {
+        with(fields().name(0, "w").u8(PATCHED).u8(0).string(name).varint(8).varint(1).varint(4))
+    };
     let end = |fields: Fields| patch().replace(Tag::TENSOR_END, fields);
     let digests = || fields().digest(digest_in(&base(), "w")).digest(digest_in(&target(), "w"));
     vec![
@@ -43,7 +46,13 @@ pub fn tensors() -> Vec<Malformed> {
             "A tensor stands twice.",
             patch().add_tensor("w", fields().name(1, "").u8(DELETED)),
         ),
-        row("tensor-action", "value", "R30", "Action 4.", with(fields().name(0, "w").spec(4, BF16, &[4]))),
+        row(
+            "tensor-action",
+            "value",
+            "R30",
+            "Action 4.",
+            with(fields().name(0, "w").spec(4, BF16, &[4])),
+        ),
         row(
             "tensor-snapshot-patched",
             "value",
@@ -51,8 +60,20 @@ pub fn tensors() -> Vec<Malformed> {
             "A snapshot patches a tensor.",
             snapshot().replace(Tag::TENSOR, fields().name(0, "new").spec(PATCHED, U8, &[2])),
         ),
-        row("tensor-dtype", "value", "R30", "Dtype code 18.", with(fields().name(0, "w").spec(PATCHED, 18, &[4]))),
-        row("tensor-dtype-spelled-out", "name", "R31", "A dtype that has a code is given by name.", other(b"BF16")),
+        row(
+            "tensor-dtype",
+            "value",
+            "R30",
+            "Dtype code 18.",
+            with(fields().name(0, "w").spec(PATCHED, 18, &[4])),
+        ),
+        row(
+            "tensor-dtype-spelled-out",
+            "name",
+            "R31",
+            "A dtype that has a code is given by name.",
+            other(b"BF16"),
+        ),
         row("tensor-dtype-empty", "name", "R31", "A dtype name is empty.", other(b"")),
         row(
             "tensor-dtype-256",
@@ -104,27 +125,38 @@ pub fn tensors() -> Vec<Malformed> {
             "The target digest of the trailer is missing.",
             end(fields().varint(2).digest(digest_in(&base(), "w"))),
         ),
-        row("trailer-long", "length", "R6", "A byte follows the digests of the trailer.", end(trailer().u8(0))),
+        row(
+            "trailer-long",
+            "length",
+            "R6",
+            "A byte follows the digests of the trailer.",
+            end(trailer().u8(0)),
+        ),
         row(
             "trailer-deleted-changes",
             "count",
             "R37",
             "A deleted tensor has a change.",
-            deletion().replace(Tag::TENSOR_END, fields().varint(1).digest(digest_in(&base(), "old"))),
+            deletion()
+                .replace(Tag::TENSOR_END, fields().varint(1).digest(digest_in(&base(), "old"))),
         ),
         row(
             "trailer-unchanged",
             "value",
             "R38",
             "A patched tensor has no changes.",
-            patch().remove(Tag::BLOCK).replace(Tag::TENSOR_END, fields().varint(0).bytes(&digests().0)),
+            patch()
+                .remove(Tag::BLOCK)
+                .replace(Tag::TENSOR_END, fields().varint(0).bytes(&digests().0)),
         ),
         row(
             "trailer-incomplete",
             "count",
             "R39",
             "A tensor that is put has no bytes.",
-            addition().remove(Tag::BLOCK).replace(Tag::TENSOR_END, fields().varint(0).digest(Digest([0; 32]))),
+            addition()
+                .remove(Tag::BLOCK)
+                .replace(Tag::TENSOR_END, fields().varint(0).digest(Digest([0; 32]))),
         ),
     ]
 }

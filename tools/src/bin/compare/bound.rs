@@ -31,7 +31,11 @@ pub fn bits(pair: &Pair) -> (f64, f64) {
             *steps.entry((dtype.name(), class as u64)).or_default().entry(step).or_default() += 1;
         })
         .expect("both sides have the spec of the tensor");
-        places += elements.iter().zip(changed).map(|(n, changed)| entropy([changed, n - changed])).sum::<f64>();
+        places += elements
+            .iter()
+            .zip(changed)
+            .map(|(n, changed)| entropy([changed, n - changed]))
+            .sum::<f64>();
     }
     let steps = steps.values().map(|counts| entropy(counts.values().copied())).sum();
     (places, steps)

@@ -60,7 +60,10 @@ pub fn decode(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> 
     for (tensor, row) in pair.tensors.iter().zip(table.chunks_exact(3)) {
         let (width, count, first) = (row[0] as usize, row[1] as usize, row[2]);
         let values = &mut parts[group(tensor.width())];
-        let flips = unpack(values.split_off(..count * tensor.width()).ok_or("too few values")?, tensor.width());
+        let flips = unpack(
+            values.split_off(..count * tensor.width()).ok_or("too few values")?,
+            tensor.width(),
+        );
         let gaps = parts[1].split_off(..count * width).ok_or("too few gaps")?;
         let flip = |base, flip| base ^ flip;
         let weights = &mut weights[tensor.range.clone()];
@@ -72,7 +75,12 @@ pub fn decode(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> 
                 next += gap + 1;
                 next - 1
             };
-            update(weights, tensor.width(), unpack(gaps, width).into_iter().map(place).zip(flips), flip);
+            update(
+                weights,
+                tensor.width(),
+                unpack(gaps, width).into_iter().map(place).zip(flips),
+                flip,
+            );
         }
     }
     Ok(())

@@ -60,7 +60,9 @@ pub fn encode(pair: &Pair) -> Result<Message> {
         let (base, target) = pair.bytes_of(tensor);
         changes.find(tensor.width(), base, target);
         if changes.places.last().is_some_and(|&last| last > i32::MAX as u64) {
-            return Err(Unfit(format!("32-bit indices do not reach the end of {}", tensor.name)).into());
+            return Err(
+                Unfit(format!("32-bit indices do not reach the end of {}", tensor.name)).into()
+            );
         }
         if changes.places.is_empty() {
             continue;
@@ -75,7 +77,8 @@ pub fn encode(pair: &Pair) -> Result<Message> {
             rows.push(row - last_row);
             (last_row, last_column) = (row, column);
         }
-        let ((row_dtype, row_width), (col_dtype, col_width)) = (index_dtype(&rows, 1), index_dtype(&columns, 2));
+        let ((row_dtype, row_width), (col_dtype, col_width)) =
+            (index_dtype(&rows, 1), index_dtype(&columns, 2));
         let offset = body.len();
         pack(&mut body, row_width, rows);
         let rows_end = body.len();
@@ -112,7 +115,8 @@ pub fn decode(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> 
         let tensor = tensors.find(|tensor| tensor.name == entry.name).ok_or("an unknown tensor")?;
         let (indices, values) = (&body[entry.indices_offset..], &body[entry.values_offset..]);
         let rows = unpack(&indices[..entry.rows_size], index_width(&entry.row_dtype));
-        let columns = unpack(&indices[entry.rows_size..entry.indices_size], index_width(&entry.col_dtype));
+        let columns =
+            unpack(&indices[entry.rows_size..entry.indices_size], index_width(&entry.col_dtype));
         let values = unpack(&values[..entry.values_size], tensor.width());
         let row_elements = row_elements(&entry.shape);
         let (mut start, mut column) = (0, 0);
@@ -121,7 +125,12 @@ pub fn decode(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> 
             column = if row == 0 { column + gap } else { gap };
             start + column
         });
-        update(&mut weights[tensor.range.clone()], tensor.width(), places.zip(values), |_, value| value);
+        update(
+            &mut weights[tensor.range.clone()],
+            tensor.width(),
+            places.zip(values),
+            |_, value| value,
+        );
     }
     Ok(())
 }

@@ -134,14 +134,23 @@ fn compare(pair: &Pair) -> Result<()> {
         ("full", format!("{} bytes in {} tensors", text::count(full), pair.tensors.len())),
         (
             "changes",
-            format!("{} ({} of the elements)", text::count(pair.changes), text::percent(pair.changes, elements)),
+            format!(
+                "{} ({} of the elements)",
+                text::count(pair.changes),
+                text::percent(pair.changes, elements)
+            ),
         ),
         ("SHA-256", format!("{sha}, {speed}/s")),
     ]))?;
 
     let row = |name: String, bytes: u64, times: [String; 4]| {
         let bits = 8.0 * text::ratio(bytes, pair.changes);
-        let size = [name, text::count(bytes), format!("{bits:.2}"), format!("{:.1}x", text::ratio(full, bytes))];
+        let size = [
+            name,
+            text::count(bytes),
+            format!("{bits:.2}"),
+            format!("{:.1}x", text::ratio(full, bytes)),
+        ];
         [size, times].concat()
     };
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
@@ -166,8 +175,10 @@ fn compare(pair: &Pair) -> Result<()> {
     let bits = places + steps;
     rows.push(row("entropy bound".into(), (bits / 8.0).ceil() as u64, Default::default()));
 
-    let head = ["layout", "bytes", "bits/change", "smaller", "encode", "/ SHA-256", "decode", "/ SHA-256"];
-    let notes: String = notes.iter().enumerate().map(|(i, note)| format!("[{}] {note}\n", i + 1)).collect();
+    let head =
+        ["layout", "bytes", "bits/change", "smaller", "encode", "/ SHA-256", "decode", "/ SHA-256"];
+    let notes: String =
+        notes.iter().enumerate().map(|(i, note)| format!("[{}] {note}\n", i + 1)).collect();
     let share = |bits: f64| bits / pair.changes as f64;
     text::print(&format!(
         "\n{}\n{notes}The bound is {:.2} bits for where and {:.2} for the step, given the exponents of the base.\n{}",
@@ -182,7 +193,8 @@ fn compare(pair: &Pair) -> Result<()> {
 /// Compares a pair that is a step apart, made by the simulation of `pulse demo`.
 fn simulate(megabytes: usize) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let [base, target] = ["base", "target"].map(|name| dir.path().join(name).with_extension("safetensors"));
+    let [base, target] =
+        ["base", "target"].map(|name| dir.path().join(name).with_extension("safetensors"));
     let mut simulation = Simulation::new(megabytes * 500_000, 1e-6, 1);
     simulation.save(&base)?;
     simulation.step();
@@ -196,7 +208,9 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["--simulate", megabytes] => megabytes.parse().map_err(Into::into).and_then(simulate),
-        [base, target] => Pair::open(Path::new(base), Path::new(target)).and_then(|pair| compare(&pair)),
+        [base, target] => {
+            Pair::open(Path::new(base), Path::new(target)).and_then(|pair| compare(&pair))
+        }
         _ => {
             text::complain("usage: compare BASE TARGET, or compare --simulate MB");
             return ExitCode::from(2);

@@ -60,7 +60,14 @@ pub fn measure(pair: &Pair, layout: &Layout) -> Result<Measured> {
         }
     }
     // Ratios are taken within a round, where the machine was about as busy for both.
-    let ratio = |times: Times| format!("{:.2}", median(std::array::from_fn(|round| times[round] / sha[round])));
-    let times = [text::seconds(median(encode)), ratio(encode), text::seconds(median(decode)), ratio(decode)];
+    let ratio = |times: Times| {
+        format!("{:.2}", median(std::array::from_fn(|round| times[round] / sha[round])))
+    };
+    let times = [
+        text::seconds(median(encode)),
+        ratio(encode),
+        text::seconds(median(decode)),
+        ratio(decode),
+    ];
     Ok(Measured { bytes, times })
 }

@@ -69,7 +69,9 @@ pub fn decode_file(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result
                 block.apply_within(&mut weights[start..])?;
             }
             Event::End(footer) if footer.base != Some(base) => return Err("wrong base".into()),
-            Event::End(footer) if footer.target != digest(pair, weights)? => return Err("wrong target".into()),
+            Event::End(footer) if footer.target != digest(pair, weights)? => {
+                return Err("wrong target".into())
+            }
             _ => {}
         }
     }

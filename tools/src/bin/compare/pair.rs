@@ -38,7 +38,10 @@ impl Pair {
     pub fn open(base: &Path, target: &Path) -> Result<Pair> {
         let (base_files, target_files) = (Checkpoint::open(base)?, Checkpoint::open(target)?);
         let specs = |files: &Checkpoint| -> Vec<(String, TensorSpec)> {
-            files.tensors().map(|(name, tensor)| (name.to_string(), tensor.spec().clone())).collect()
+            files
+                .tensors()
+                .map(|(name, tensor)| (name.to_string(), tensor.spec().clone()))
+                .collect()
         };
         let shared = specs(&base_files);
         if shared != specs(&target_files) {

@@ -49,22 +49,26 @@ pub fn encode_sparse(pair: &Pair) -> Result<Message> {
         changes.find(tensor.width(), base, target);
         let count = changes.places.len();
         if changes.places.last().is_some_and(|&last| last > i32::MAX as u64) {
-            return Err(Unfit(format!("32-bit indices do not reach the end of {}", tensor.name)).into());
+            return Err(
+                Unfit(format!("32-bit indices do not reach the end of {}", tensor.name)).into()
+            );
         }
         if count > 0 {
             let start = body.len();
             pack(&mut body, 4, changes.places.iter().copied());
             let middle = body.len();
             pack(&mut body, tensor.width(), changes.target.iter().copied());
-            let entry =
-                |dtype: &str, start, end| json!({"dtype": dtype, "shape": [count], "data_offsets": [start, end]});
+            let entry = |dtype: &str, start, end| json!({"dtype": dtype, "shape": [count], "data_offsets": [start, end]});
             header.insert(format!("{}.indices", tensor.name), entry("I32", start, middle));
             let values = entry(tensor.spec.dtype().name(), middle, body.len());
             header.insert(format!("{}.values", tensor.name), values);
         }
     }
     let json = serde_json::to_vec(&header)?;
-    Ok(Message { pieces: vec![[&(json.len() as u64).to_le_bytes(), &json[..], &body].concat()], ..Message::default() })
+    Ok(Message {
+        pieces: vec![[&(json.len() as u64).to_le_bytes(), &json[..], &body].concat()],
+        ..Message::default()
+    })
 }
 
 pub fn decode_sparse(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> {
@@ -81,7 +85,12 @@ pub fn decode_sparse(pair: &Pair, message: &Message, weights: &mut [u8]) -> Resu
         if let (Some(places), Some(values)) =
             (stream(&tensor.name, "indices", 4), stream(&tensor.name, "values", width))
         {
-            update(&mut weights[tensor.range.clone()], width, places.into_iter().zip(values), |_, value| value);
+            update(
+                &mut weights[tensor.range.clone()],
+                width,
+                places.into_iter().zip(values),
+                |_, value| value,
+            );
         }
     }
     Ok(())

@@ -56,7 +56,8 @@ struct Case<'a> {
 impl Case<'_> {
     /// Arguments of each command, and the file that it leaves.
     fn commands(&self) -> Vec<(&'static str, Vec<OsString>, Option<PathBuf>)> {
-        let [base, target, out] = ["base", "target", "out"].map(|name| self.pair.path(name).into_os_string());
+        let [base, target, out] =
+            ["base", "target", "out"].map(|name| self.pair.path(name).into_os_string());
         let [patch, again] = ["step", "again"].map(|name| self.pair.patch(name).into_os_string());
         let before = self.pair.patch("before").into_os_string();
         let diff = |patch: &OsString| -> Vec<OsString> {
@@ -72,7 +73,10 @@ impl Case<'_> {
         let verify = vec!["verify".into(), patch, "--base".into(), base, "--target".into(), target];
         commands.push(("apply", apply, Some(out)));
         commands.push(("verify", verify, None));
-        commands.into_iter().map(|(name, arguments, left)| (name, arguments, left.map(PathBuf::from))).collect()
+        commands
+            .into_iter()
+            .map(|(name, arguments, left)| (name, arguments, left.map(PathBuf::from)))
+            .collect()
     }
 
     /// The patch that made the base. What it was made of is needed no more.
@@ -102,7 +106,8 @@ impl Case<'_> {
                 for threads in ["1", "2"] {
                     left.iter().try_for_each(|file| pair::remove(file))?;
                     let threads = ["--quiet", "--threads", threads].map(OsString::from);
-                    runs[next].push(measure::program(self.program, &[arguments, &threads[..]].concat())?);
+                    runs[next]
+                        .push(measure::program(self.program, &[arguments, &threads[..]].concat())?);
                     next += 1;
                 }
             }
@@ -110,8 +115,17 @@ impl Case<'_> {
             pair::remove(&copied)?;
         }
         let names = commands.iter().flat_map(|(name, ..)| [(*name, "1"), (*name, "2")]);
-        for ((name, threads), these) in [("sha2", "1"), ("copy", "1")].into_iter().chain(names).zip(&runs) {
-            table.add(&self.label, name, threads, self.pair.layout.bytes(), these, [&runs[0], &runs[1]]);
+        for ((name, threads), these) in
+            [("sha2", "1"), ("copy", "1")].into_iter().chain(names).zip(&runs)
+        {
+            table.add(
+                &self.label,
+                name,
+                threads,
+                self.pair.layout.bytes(),
+                these,
+                [&runs[0], &runs[1]],
+            );
         }
         Ok(())
     }
@@ -130,24 +144,43 @@ fn free(dir: &Path) -> Option<u64> {
     let text = String::from_utf8(output.stdout).ok()?;
     let kib = text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()?;
     // What a memory-backed directory promises may be more than there is.
-    let memory = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| dir.starts_with("/dev/shm"));
+    let memory =
+        std::fs::read_to_string("/proc/meminfo").ok().filter(|_| dir.starts_with("/dev/shm"));
     let available = memory.and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.trim().strip_suffix(" kB")?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"))?
+            .trim()
+            .strip_suffix(" kB")?;
         line.parse::<u64>().ok()
     });
     Some(1024 * available.map_or(kib, |available| available.min(kib)))
 }
 
 /// Measures a layout if there is room for it.
-fn case(options: &Options, program: &Path, dir: &Path, label: String, layout: Layout, table: &mut Table) -> Result<()> {
+fn case(
+    options: &Options,
+    program: &Path,
+    dir: &Path,
+    label: String,
+    layout: Layout,
+    table: &mut Table,
+) -> Result<()> {
     // Three checkpoints at a time, patches, and the memory of the program.
     let needed = 3 * layout.bytes() + layout.bytes() / 4 + (512 << 20);
     if let Some(free) = free(dir).filter(|&free| free < needed) {
         let [needed, free] = [needed, free].map(text::bytes);
-        text::note(&format!("{label} is left out: it needs {needed}, and {} has {free}", dir.display()));
+        text::note(&format!(
+            "{label} is left out: it needs {needed}, and {} has {free}",
+            dir.display()
+        ));
         return Ok(());
     }
-    text::note(&format!("{label}: making checkpoints {} optimizer steps apart in {}", pair::STEPS, dir.display()));
+    text::note(&format!(
+        "{label}: making checkpoints {} optimizer steps apart in {}",
+        pair::STEPS,
+        dir.display()
+    ));
     let help = Command::new(program).args(["diff", "--help"]).output()?;
     let base_patch = String::from_utf8_lossy(&help.stdout).contains("--base-patch");
     let pair = Pair::create(dir, layout)?;
@@ -162,7 +195,9 @@ fn run(options: &Options) -> Result<()> {
     let beside = beside.parent().and_then(Path::parent).ok_or("this program is in no directory")?;
     let program = beside.join("pulse").with_extension(std::env::consts::EXE_EXTENSION);
     if !program.exists() {
-        return Err(format!("{} is missing: run `cargo build --release` first", program.display()).into());
+        return Err(
+            format!("{} is missing: run `cargo build --release` first", program.display()).into()
+        );
     }
     let shm = PathBuf::from("/dev/shm");
     let dir = options.dir.clone().unwrap_or(if shm.is_dir() { shm } else { std::env::temp_dir() });
@@ -173,7 +208,8 @@ fn run(options: &Options) -> Result<()> {
     }
     if !options.no_many {
         let one = Layout { tensors: 1, tensor_bytes: SMALL.bytes() as usize };
-        let labels = ["1 tensor".to_string(), format!("{} tensors", text::count(SMALL.tensors as u64))];
+        let labels =
+            ["1 tensor".to_string(), format!("{} tensors", text::count(SMALL.tensors as u64))];
         for (label, layout) in labels.iter().zip([one, SMALL]) {
             case(options, &program, &dir, label.clone(), layout, &mut table)?;
         }

@@ -30,7 +30,9 @@ impl Layout {
         let tensor = |i: usize| {
             let begin = i * self.tensor_bytes;
             let end = begin + self.tensor_bytes;
-            format!(r#""layers.{i:05}.weight":{{"dtype":"BF16","shape":[{rows},1024],"data_offsets":[{begin},{end}]}}"#)
+            format!(
+                r#""layers.{i:05}.weight":{{"dtype":"BF16","shape":[{rows},1024],"data_offsets":[{begin},{end}]}}"#
+            )
         };
         let tensors: Vec<String> = (0..self.tensors).map(tensor).collect();
         let mut json = format!("{{{}}}", tensors.join(","));
@@ -65,11 +67,18 @@ impl Pair {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         for chunks in chunks.chunks(cores) {
             let made: Vec<[Vec<u8>; 3]> = thread::scope(|scope| {
-                let workers: Vec<_> = chunks.iter().map(|&chunk| scope.spawn(move || make(chunk))).collect();
-                workers.into_iter().map(|worker| worker.join().expect("making weights cannot fail")).collect()
+                let workers: Vec<_> =
+                    chunks.iter().map(|&chunk| scope.spawn(move || make(chunk))).collect();
+                workers
+                    .into_iter()
+                    .map(|worker| worker.join().expect("making weights cannot fail"))
+                    .collect()
             });
             for weights in made {
-                files.iter_mut().zip(weights).try_for_each(|(file, bytes)| file.write_all(&bytes))?;
+                files
+                    .iter_mut()
+                    .zip(weights)
+                    .try_for_each(|(file, bytes)| file.write_all(&bytes))?;
             }
         }
         Ok(pair)

@@ -14,23 +14,45 @@ pub struct Table {
     pub notes: Vec<String>,
 }
 
-const HEAD: [&str; 9] =
-    ["checkpoint, command", "threads", "cold", "median", "GB/s", "/ sha2", "/ copy", "peak MiB", "range"];
+const HEAD: [&str; 9] = [
+    "checkpoint, command",
+    "threads",
+    "cold",
+    "median",
+    "GB/s",
+    "/ sha2",
+    "/ copy",
+    "peak MiB",
+    "range",
+];
 
 impl Table {
     /// The rounds of one command, the first of them apart, beside those of SHA-256 and a copy.
-    pub fn add(&mut self, label: &str, name: &str, threads: &str, bytes: u64, runs: &[Run], beside: [&[Run]; 2]) {
+    pub fn add(
+        &mut self,
+        label: &str,
+        name: &str,
+        threads: &str,
+        bytes: u64,
+        runs: &[Run],
+        beside: [&[Run]; 2],
+    ) {
         let warm = runs.get(1..).filter(|warm| !warm.is_empty()).unwrap_or(runs);
         let skip = runs.len() - warm.len();
         let seconds = median(warm.iter().map(|run| run.seconds));
         // Ratios are taken within a round, where the machine was about as busy for both.
         let ratio = |other: &[Run]| {
-            format!("{:.2}", median(warm.iter().zip(&other[skip..]).map(|(run, other)| run.seconds / other.seconds)))
+            format!(
+                "{:.2}",
+                median(
+                    warm.iter().zip(&other[skip..]).map(|(run, other)| run.seconds / other.seconds)
+                )
+            )
         };
         self.medians.push(([label, name, threads].map(String::from), seconds));
         let peak = runs.iter().filter_map(|run| run.peak).max();
-        let [least, most] =
-            [f64::min, f64::max].map(|pick| warm.iter().map(|run| run.seconds).reduce(pick).unwrap_or(0.0));
+        let [least, most] = [f64::min, f64::max]
+            .map(|pick| warm.iter().map(|run| run.seconds).reduce(pick).unwrap_or(0.0));
         self.rows.push(vec![
             format!("{label}, {name}"),
             threads.into(),
@@ -47,11 +69,17 @@ impl Table {
     /// Times of one case as multiples of those of another, as a note.
     pub fn compare(&mut self, label: &str, other: &str) {
         let of = |label| self.medians.iter().filter(move |([case, ..], _)| case == label);
-        let times = of(label).zip(of(other)).filter(|(([_, name, _], _), _)| name != "sha2" && name != "copy");
-        let times: Vec<String> =
-            times.map(|(([_, name, threads], a), (_, b))| format!("{name} {:.2} on {threads}", a / b)).collect();
+        let times = of(label)
+            .zip(of(other))
+            .filter(|(([_, name, _], _), _)| name != "sha2" && name != "copy");
+        let times: Vec<String> = times
+            .map(|(([_, name, threads], a), (_, b))| format!("{name} {:.2} on {threads}", a / b))
+            .collect();
         if !times.is_empty() {
-            self.notes.push(format!("{label} against {other}, times as long, by threads: {}\n", times.join(", ")));
+            self.notes.push(format!(
+                "{label} against {other}, times as long, by threads: {}\n",
+                times.join(", ")
+            ));
         }
     }
 
@@ -74,10 +102,14 @@ pub fn describe(label: &str, map: &Value) -> String {
     let (footer, file) = (&map["footer"], number(&map["file_bytes"]));
     let (changes, elements) = (number(&footer["changes"]), number(&footer["target_elements"]));
     let tensors = map["tensors"].as_array().map_or(&[][..], Vec::as_slice);
-    let of_tensors = |what: &str| tensors.iter().map(|tensor| number(&tensor["bytes_for"][what])).sum::<u64>();
+    let of_tensors =
+        |what: &str| tensors.iter().map(|tensor| number(&tensor["bytes_for"][what])).sum::<u64>();
     let sections = map["sections"].as_array().map_or(&[][..], Vec::as_slice);
-    let index: u64 =
-        sections.iter().filter(|section| section["name"] == "index").map(|section| number(&section["bytes"])).sum();
+    let index: u64 = sections
+        .iter()
+        .filter(|section| section["name"] == "index")
+        .map(|section| number(&section["bytes"]))
+        .sum();
     let each = |bytes: u64| format!("{:.1}", text::ratio(bytes, tensors.len() as u64));
     format!(
         "{label}: {} changed, patch of {} bytes ({:.2} bits per change, {}); \
