@@ -182,67 +182,54 @@ impl Inventory {
     }
 
     fn walk(&mut self, decoder: &mut Decoder<&mut dyn Read>, depth: Depth) -> Result<()> {
-        loop {
-            // Taken apart at once: the event borrows the decoder, which knows where it stands.
-            enum Found {
-                Header(Header),
-                File(FileRecord),
-                FileData,
-                Tensor(TensorHeader),
-                Block(Extent, Option<PayloadBits>),
-                TensorEnd(TensorTrailer),
-                End(Footer),
-                Other,
-            }
-            let Some(event) = decoder.next_event()? else { return Ok(()) };
-            let found = match event {
-                Event::Header(header) => Found::Header(header.clone()),
-                Event::File(record) => Found::File(record.clone()),
-                Event::FileData(_) => Found::FileData,
-                Event::Tensor(header) => Found::Tensor(header.clone()),
-                Event::Block(block) => {
-                    let account = if depth == Depth::Payloads { self.decode(&block) } else { None };
-                    Found::Block(block.extent(), account)
+        while decoder.next_event()?.is_some() {
+            // Asked once more, without a claim to change the decoder: it knows where the event is.
+            let push = decoder.push_decoder();
+            let (Some(event), Some(section)) = (push.event(), push.section()) else { continue };
+            match event {
+                Event::Header(header) => self.header = Some(header.clone()),
+                Event::File(record) => {
+                    self.files.push(FileEntry { record: record.clone(), data: Vec::new() });
                 }
-                Event::TensorEnd(end) => Found::TensorEnd(*end),
-                Event::End(footer) => Found::End(*footer),
-                Event::Index | Event::Skipped(_) => Found::Other,
-            };
-            let payload = decoder.push_decoder().payload();
-            let Some(section) = decoder.section() else { continue };
+                Event::FileData(_) => {
+                    if let Some(file) = self.files.last_mut() {
+                        file.data.push(push.payload());
+                    }
+                }
+                Event::Tensor(header) => self.tensors.push(TensorEntry {
+                    header: header.clone(),
+                    blocks: Vec::new(),
+                    end: None,
+                    bytes: 0,
+                }),
+                Event::Block(block) => {
+                    let account = match depth {
+                        Depth::Payloads => self.decode(&block).map(Box::new),
+                        Depth::Sections => None,
+                    };
+                    let entry =
+                        BlockEntry { extent: block.extent(), payload: push.payload(), account };
+                    if let Some(tensor) = self.tensors.last_mut() {
+                        tensor.blocks.push(entry);
+                    }
+                }
+                Event::TensorEnd(end) => {
+                    if let Some(tensor) = self.tensors.last_mut() {
+                        tensor.end = Some(*end);
+                    }
+                }
+                Event::End(footer) => self.footer = Some(*footer),
+                Event::Index | Event::Skipped(_) => {}
+            }
             let total = self.sections.entry(section.tag).or_default();
             total.count += 1;
             total.bytes += section.bytes;
-            if matches!(found, Found::Block(..) | Found::TensorEnd(_)) {
+            if matches!(section.tag, Tag::TENSOR | Tag::BLOCK | Tag::TENSOR_END) {
                 if let Some(tensor) = self.tensors.last_mut() {
                     tensor.bytes += section.bytes;
                 }
             }
-            match (found, self.tensors.last_mut(), self.files.last_mut()) {
-                (Found::Header(header), ..) => self.header = Some(header),
-                (Found::File(record), ..) => {
-                    self.files.push(FileEntry { record, data: Vec::new() })
-                }
-                (Found::FileData, _, Some(file)) => file.data.push(payload),
-                (Found::Tensor(header), ..) => {
-                    self.tensors.push(TensorEntry {
-                        header,
-                        blocks: Vec::new(),
-                        end: None,
-                        bytes: section.bytes,
-                    });
-                }
-                (Found::Block(extent, account), Some(tensor), _) => {
-                    tensor.blocks.push(BlockEntry {
-                        extent,
-                        payload,
-                        account: account.map(Box::new),
-                    });
-                }
-                (Found::TensorEnd(end), Some(tensor), _) => tensor.end = Some(end),
-                (Found::End(footer), ..) => self.footer = Some(footer),
-                _ => {}
-            }
         }
+        Ok(())
     }
 }
