@@ -10,7 +10,7 @@ use pulse::stream::EncoderOptions;
 use pulse::{Checkpoint, Error, Limits, Patch};
 use serde_json::json;
 
-use super::failure::Result;
+use super::failure::{Failure, Result};
 use super::progress::control;
 use super::simulation::Simulation;
 use super::{text, Common, Outcome};
@@ -58,8 +58,14 @@ impl Demo {
         let temporary = tempfile::tempdir().map_err(io)?;
         let dir = match &self.keep {
             Some(keep) => {
-                let doing = "creating the directory for --keep, which must not exist yet:".into();
-                std::fs::create_dir(keep).map_err(|source| Error::Io { doing, path: Some(keep.clone()), source })?;
+                std::fs::create_dir(keep).map_err(|source| {
+                    let path = keep.clone();
+                    if source.kind() == std::io::ErrorKind::AlreadyExists {
+                        let error = Error::Exists { directory: path.is_dir(), path };
+                        return Failure::hinted(error, "give --keep the name of a new directory");
+                    }
+                    Error::Io { doing: "creating".into(), path: Some(path), source }.into()
+                })?;
                 keep
             }
             None => temporary.path(),

@@ -201,7 +201,9 @@ fn verify_says_what_it_checked() {
         assert_eq!((&json["patch"], &json["checked"]), (&json!("41.pulse"), &json!(checked)));
         assert_eq!(json["target_digest"], digest_of(&place, "target.safetensors"));
     }
-    pulse(&place, &["verify", "41.pulse", "--base", "target.safetensors"]).failed(&["wrong base"]);
+    pulse(&place, &["verify", "41.pulse", "--base", "target.safetensors"]).failed(&["already the target of the patch"]);
+    place.put("other", &Files::one(&model()[..1]));
+    pulse(&place, &["verify", "41.pulse", "--base", "other"]).failed(&["wrong base", "missing: 'b'"]);
     pulse(&place, &["verify", "41.pulse", "--target", "base.safetensors"]).failed(&["not the target", "'a'"]);
 }
 
@@ -285,8 +287,8 @@ fn demo_keeps_its_checkpoints_and_patches_if_asked() {
     pulse(&place, &["verify", "run/2.pulse", "--base", "run/step_1.safetensors"]).done();
     // The simulation is the same every time, and nothing is overwritten by a second.
     place.untouched(|| {
-        let again = pulse(&place, &[&demo[..], &["--json"]].concat());
-        again.failed(&["run", "new"]);
+        pulse(&place, &demo).failed(&["run: this directory already exists; give --keep the name of a new directory"]);
+        assert_eq!(pulse(&place, &[&demo[..], &["--json"]].concat()).failure(1)["kind"], "exists");
     });
 }
 

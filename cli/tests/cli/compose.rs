@@ -139,7 +139,7 @@ fn revert_says_which_files_it_could_not_restore() {
     place.put("target", &model(*b"abd", "2"));
     pulse(&place, &["diff", "base", "target", "-o", "patch", "--values", "xor"]).done();
     let out = pulse(&place, &["revert", "target", "patch", "-o", "out"]).done();
-    assert!(out.contains("header of model.safetensors, config.json: not as in the base"), "{out}");
+    assert!(out.contains("header of model.safetensors, config.json: the patch does not hold those of the base"), "{out}");
     Files::read(&place.path("out")).assert_same(&model(*b"abc", "2"));
     let json = pulse(&place, &["revert", "target", "patch", "-o", "json", "--json"]).json();
     assert_eq!(json["not_restored"], json!(["header of model.safetensors", "config.json"]));

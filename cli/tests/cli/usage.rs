@@ -20,10 +20,16 @@ fn help_shows_examples_that_are_right_usage() {
             let words: Vec<_> = example.split_whitespace().collect();
             assert!(matches!(words[..], ["pulse", found, ..] if found == command) || words[0] == "pulse-inspect");
             // Without the files of the example all that can be wrong is that they are not there.
-            match (words[0], command) {
-                (_, "demo") => {}
-                ("pulse-inspect", _) => pulse_inspect(&place, &words[1..]).failed(&["No such file"]),
-                _ => pulse(&place, &words[1..]).failed(&["No such file"]),
+            let run = match (words[0], command) {
+                (_, "demo") => continue,
+                ("pulse-inspect", _) => pulse_inspect(&place, &words[1..]),
+                _ => pulse(&place, &words[1..]),
+            };
+            if words.contains(&"--json") {
+                let failure = run.failure(1);
+                assert!(failure["message"].as_str().unwrap().contains("No such file"), "{failure}");
+            } else {
+                run.failed(&["No such file"]);
             }
         }
     }
