@@ -17,11 +17,6 @@ struct Masters {
 
 /// Many threads ask at once, each for a range of one tensor; `&self` is all that they need.
 impl TensorSource for Masters {
-    /// Stands in error messages.
-    fn describe(&self) -> String {
-        "the masters".into()
-    }
-
     /// In the order of the names, which a `BTreeMap` keeps.
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         self.tensors.iter().map(|(name, (spec, _))| (name.as_str(), spec)).collect()
