@@ -17,7 +17,8 @@ use crate::wire::FileRecord;
 /// A store that keeps nothing verifies a snapshot:
 ///
 /// ```
-/// use pulse::{Encoder, Limits, Receiver, Result};
+/// use pulse::stream::Receiver;
+/// use pulse::{Encoder, Limits, Result};
 /// use pulse::dtype::{Dtype, TensorSpec};
 /// use pulse::stream::{EncoderOptions, Store};
 ///
@@ -47,7 +48,7 @@ use crate::wire::FileRecord;
 ///     }
 /// }
 ///
-/// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::snapshot())?;
+/// let mut encoder = Encoder::snapshot(Vec::new(), EncoderOptions::default())?;
 /// let mut tensor = encoder.added("w", &TensorSpec::new(Dtype::U8, &[3])?)?;
 /// tensor.push(&[], b"abc")?;
 /// tensor.end()?;

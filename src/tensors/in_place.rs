@@ -25,7 +25,7 @@ impl Patch {
     ///
     /// ```
     /// use pulse::dtype::{Dtype, TensorSpec};
-    /// use pulse::tensors::{diff, Control, DiffOptions, TensorRef, Weights, WeightsMut};
+    /// use pulse::tensors::{diff, Control, DiffOptions, TensorMut, TensorRef, Weights, WeightsMut};
     /// use pulse::{Limits, Patch};
     /// let spec = TensorSpec::new(Dtype::U8, &[3])?;
     /// let (mut weights, target) = (*b"abc", *b"abd");

@@ -102,7 +102,7 @@ fn neither_side_runs_past_the_block_that_the_other_is_in() {
     );
     // Some of these bytes were taken, so this one is lost.
     let message =
-        "this encoder has already failed and its file cannot be completed; create a new one";
+        "this encoder has already failed, so its file cannot be completed; create a new one";
     assert_misuse(writer.push(&[], &[0]), message);
     assert_misuse(encoder.finish(), message);
 }

@@ -235,6 +235,8 @@ const UNSEEN: [&str; 21] = [
     "footer-target-elements",
     "footer-target-bytes",
     "target-digest",
+    "snapshot-target-digest",
+    "snapshot-target-bytes",
     "base-digest",
     // Tensors of the base of which the target has nothing.
     "base-tensor-added",

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::error::Fault;
+use pulse::error::{Fault, Made};
 use pulse::hash::{leaf_digest, tensor_digest, Digest, LEAF_BYTES};
 use pulse::stream::Receiver;
 use pulse::stream::{EncoderOptions, Received, Store};
@@ -182,9 +182,10 @@ fn r68_a_tensor_must_have_its_digest() {
     let trailer =
         fields().varint(2).digest(sample::digest_in(&sample::base(), "w")).digest(Digest([7; 32]));
     let error = refused(&sample::base(), sample::patch().replace(Tag::TENSOR_END, trailer));
-    let Error::Corrupt(corrupt) = &error else { panic!("{error}") };
-    assert_eq!(corrupt.tensor.as_deref(), Some("w"));
-    assert!(matches!(corrupt.fault, Fault::Digest { expected: Digest([7, ..]), .. }), "{error}");
+    let Error::WrongResult { made, expected: Digest([7, ..]), .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(*made, Made::Tensor("w".into()));
 }
 
 /// R69: whatever the tensors are, the checkpoint must be the one of the footer; a snapshot's too.
@@ -469,7 +470,7 @@ fn a_store_is_told_of_files_and_tensors_in_turn_and_at_last_to_commit() {
     for fails_at in ["read", "file", "data", "begin", "write", "end", "delete", "commit"] {
         let mut store = Recorder { fails_at: Some(fails_at), ..Recorder::new(&base) };
         let error = record(&mut store, &patch).unwrap_err();
-        assert_eq!(error.to_string(), "the store: no room", "{fails_at}");
+        assert_eq!(error.to_string(), "no room", "{fails_at}");
         assert!(!store.told.contains(&"commit".to_string()));
     }
 }
