@@ -42,7 +42,7 @@ fn send(base: &Path, target: &Path, address: &str) -> Result<()> {
 /// The base, and a file that becomes the target: safetensors both, with the same header.
 ///
 /// To stay short, this store takes patches that change tensors and nothing else;
-/// `pulse::checkpoint::apply` takes them all.
+/// `pulse::Patch::apply` takes them all.
 struct Files<'a> {
     base: &'a Checkpoint,
     /// A copy of the base. Nobody uses it before it is renamed.
@@ -76,6 +76,11 @@ fn io(during: &str) -> impl FnOnce(std::io::Error) -> pulse::Error + '_ {
 }
 
 impl Store for Files<'_> {
+    fn start(&mut self) -> pulse::Result<()> {
+        // The copy is a new one for each patch.
+        Ok(())
+    }
+
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         self.base.tensors().map(|(name, tensor)| (name, tensor.spec())).collect()
     }
@@ -89,8 +94,10 @@ impl Store for Files<'_> {
 
     fn file(&mut self, record: &FileRecord) -> pulse::Result<()> {
         match record.source {
+            // The header of the base, which the copy has. Were there others, they would be compared
+            // with the record here.
             FileSource::Base => Ok(()),
-            FileSource::Patch => refused("the headers of the two files differ"),
+            _ => refused("the headers of the two files differ"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Bits, least significant first, and Rice codes with a raw escape (SPEC.md §7.5).
 
-/// A quotient of so many ones has no terminator: the value follows raw.
+/// A quotient of this many ones has no terminator: the value follows raw.
 const QUOTIENT_MAX: u32 = 24;
 /// Bits that one look at the stream is sure to see.
 const PEEK_BITS: u32 = 57;

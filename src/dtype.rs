@@ -19,6 +19,7 @@ pub use crate::word::Order;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the names say it
+#[non_exhaustive]
 pub enum Dtype {
     Bool,
     U8,

@@ -111,13 +111,13 @@ pub(crate) struct Used {
 }
 
 impl Used {
-    /// One more file, of which the patch carries so many bytes.
+    /// One more file, of which the patch carries this many bytes.
     pub fn file(&mut self, limits: &Limits, carried_bytes: u64) -> Result<(), Fault> {
         spend("files", &mut self.files, 1, limits.files)?;
         spend("target_bytes", &mut self.target_bytes, carried_bytes, limits.target_bytes)
     }
 
-    /// One more tensor, which has so many bytes in the target.
+    /// One more tensor, which has this many bytes in the target.
     pub fn tensor(&mut self, limits: &Limits, name: &str, target_bytes: u64) -> Result<(), Fault> {
         spend("tensors", &mut self.tensors, 1, limits.tensors)?;
         spend("names_bytes", &mut self.names_bytes, name.len() as u64, limits.names_bytes)?;

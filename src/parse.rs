@@ -130,7 +130,7 @@ pub(crate) fn varint<'a>(i: &'a [u8], field: &'static str) -> Parse<'a, u64> {
     }
 }
 
-/// A varint length and so many bytes of UTF-8.
+/// A varint length and that many bytes of UTF-8.
 pub(crate) fn string<'a>(i: &'a [u8], field: &'static str) -> Parse<'a, &'a str> {
     let (rest, len) = varint(i, field)?;
     let (rest, bytes) = take(rest, len, field)?;

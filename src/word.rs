@@ -130,6 +130,7 @@ pub(crate) use at_width;
 
 /// How the value of a change is expressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum ValueForm {
     /// Zigzag of the signed distance in numeric order.
     #[default]

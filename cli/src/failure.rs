@@ -21,8 +21,11 @@ pub(crate) enum Failure {
     /// A patch whose digests were to be trusted did not produce the base.
     NotProduced { patch: PathBuf, tensor: String },
     /// The library says so; with words of our own on what to do, where it cannot know them.
-    Library { error: Error, hint: Option<String> },
+    Library { error: Box<Error>, hint: Option<String> },
 }
+
+/// Limits on what adds up as a patch is read: the end may ask for more than the place that failed.
+const IS_SUM: [&str; 5] = ["tensors", "files", "blocks", "names_bytes", "target_bytes"];
 
 /// What to do about a patch that has not produced the base.
 pub(crate) const USE_ITS_PRODUCER: &str =
@@ -30,14 +33,14 @@ pub(crate) const USE_ITS_PRODUCER: &str =
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure::Library { error, hint: None }
+        Failure::Library { error: Box::new(error), hint: None }
     }
 }
 
 impl Failure {
     /// An error of the library, with words of our own on what to do.
     pub(crate) fn hinted(error: Error, hint: impl Into<String>) -> Self {
-        Failure::Library { error, hint: Some(hint.into()) }
+        Failure::Library { error: Box::new(error), hint: Some(hint.into()) }
     }
 }
 
@@ -57,9 +60,12 @@ impl Failure {
         if let Some(hint) = hint.as_deref().or_else(|| exchanged(error)) {
             return Some(hint.into());
         }
-        Some(match (error, error.advice()?) {
+        Some(match (&**error, error.advice()?) {
             (Error::Limit { limit, asked, .. }, Advice::RaiseLimit) => {
-                format!("if the source is trusted, raise the limit: --limit {limit}={asked}")
+                let at_least = if IS_SUM.contains(limit) { " or more" } else { "" };
+                format!(
+                    "if the source is trusted, raise the limit: --limit {limit}={asked}{at_least}"
+                )
             }
             (Error::Exists { directory: false, .. }, _) => {
                 "remove it, choose another name, or replace it: --force".into()
@@ -88,7 +94,7 @@ impl Failure {
         }
     }
 
-    /// Tells whoever called, on standard error.
+    /// Prints the failure on standard error.
     pub(crate) fn report(&self, json: bool) {
         if json {
             text::complain_json(&self.json());
@@ -104,7 +110,8 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             // Values of options that only the library can judge.
-            Failure::Usage(_) | Failure::Library { error: Error::Misuse(_), .. } => {
+            Failure::Usage(_) => ExitCode::from(2),
+            Failure::Library { error, .. } if matches!(**error, Error::Misuse(_)) => {
                 ExitCode::from(2)
             }
             Failure::NotProduced { .. } | Failure::Library { .. } => ExitCode::FAILURE,
@@ -148,7 +155,7 @@ impl Failure {
         object["expected"] = json!(error.expected());
         object["found"] = json!(error.found());
         object["advice"] = json!(error.advice().map(Advice::name));
-        match error {
+        match &**error {
             Error::Corrupt(corrupt) => {
                 object["section"] = json!(corrupt.section.map(pulse::wire::Tag::name));
                 object["block"] = json!(corrupt.block);

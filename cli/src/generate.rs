@@ -1,4 +1,4 @@
-//! `pulse generate`: completions and man pages, for whoever packages the programs.
+//! `pulse generate`: completions and man pages, for packagers.
 
 use std::path::{Path, PathBuf};
 

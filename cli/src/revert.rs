@@ -46,7 +46,7 @@ fn described(record: &FileRecord) -> String {
     match (record.kind, record.name.as_str()) {
         (FileKind::Tensors, "") => "header".into(),
         (FileKind::Tensors, name) => format!("header of {name}"),
-        (FileKind::Companion, name) => name.into(),
+        (_, name) => name.into(),
     }
 }
 

@@ -24,8 +24,16 @@ pub fn complain(message: &str) {
 
 /// Prints an error as one JSON object.
 pub fn complain_json(error: &serde_json::Value) {
-    // Control characters of names are escaped by JSON itself.
-    let _ = writeln!(io::stderr(), "{error}");
+    // JSON itself escapes some of them only. The others are in strings, where an escape means the same.
+    let escape = |c: char| {
+        if steers(c) {
+            format!("\\u{:04x}", u32::from(c))
+        } else {
+            c.to_string()
+        }
+    };
+    let escaped: String = error.to_string().chars().map(escape).collect();
+    let _ = writeln!(io::stderr(), "{escaped}");
 }
 
 /// A note that is not the result of the command.
@@ -113,11 +121,14 @@ pub fn shell(path: &Path) -> String {
     }
 }
 
+/// A character that acts on a terminal instead of being shown.
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Text from a file, made safe for a terminal: control characters and those that change the writing
 /// direction are escaped, so that a name cannot forge lines or colours.
 pub fn clean(text: &str) -> String {
-    let steers =
-        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()
         .map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() })
         .collect()

@@ -166,7 +166,7 @@ impl Patch {
         let limits = Limits::default();
         let leaves = self.header().block_leaves.min(limits.block_leaves);
         let out_file = BufWriter::with_capacity(1 << 18, file.as_file());
-        // Only the second part of the work is told to whoever watches: both are over the same tensors.
+        // Only the second part of the work is reported: both are over the same tensors.
         self.invert(
             out_file,
             InvertOptions::default().with_block_leaves(leaves),

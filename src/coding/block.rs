@@ -69,7 +69,7 @@ pub struct EncodedBlock {
 }
 
 impl EncodedBlock {
-    /// Makes the block, which has so many elements of this dtype, ready to be applied.
+    /// Makes the block, which has this many elements of this dtype, ready to be applied.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the payload breaks a rule of its coding; [`Error::Misuse`] for more
@@ -143,7 +143,7 @@ pub(crate) struct Scratch {
     packer: Packer,
 }
 
-/// Blocks with at most so many changes are coded flat as well: a table may cost more than it saves.
+/// Blocks with at most this many changes are coded flat as well: a table may cost more than it saves.
 const FEW_CHANGES: usize = 64;
 
 /// Whether most gaps are as long as the gap before: zstd then finds what no Rice code can.

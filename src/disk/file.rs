@@ -149,7 +149,7 @@ impl DiskFile {
     }
 }
 
-/// Writes a file from its begin to its end.
+/// Writes a file from its start to its end.
 #[derive(Debug)]
 pub(crate) struct Sequential<'a> {
     pub file: &'a DiskFile,

@@ -66,7 +66,7 @@ impl Journal {
                     return Err(failed("locking", &self.lock)(error))
                 }
             }
-            // Whoever had the lock before removed its file, perhaps after this one was opened.
+            // The process that had the lock before removed its file, perhaps after this one was opened.
             if is_at(&file, &self.lock) {
                 return Ok(Lock { path: self.lock.clone(), _file: file });
             }

@@ -27,6 +27,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 
 /// What may happen to a file that is at the place of the output already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Existing {
     /// It stays, and the work is refused before it begins.
     #[default]

@@ -2,7 +2,7 @@
 //!
 //! | kind | what happened | who acts |
 //! |---|---|---|
-//! | those of SPEC.md §11 at fault *patch* | [`Error::Corrupt`], [`Error::Version`], [`Error::WrongResult`] | whoever sent or made the patch |
+//! | those of SPEC.md §11 at fault *patch* | [`Error::Corrupt`], [`Error::Version`], [`Error::WrongResult`] | the sender or maker of the patch |
 //! | `limit` | [`Error::Limit`] | this reader, if the source is trusted |
 //! | `base`, `target` | [`Error::BaseMismatch`], [`Error::TargetMismatch`], [`Error::Chain`] | who chose the checkpoint, or the patches |
 //! | `checkpoint` | [`Error::BadFile`], [`Error::BaseFile`], [`Error::Unfit`] | who keeps the files |
@@ -15,7 +15,7 @@
 //! | `cancelled` | [`Error::Cancelled`] | nobody: the caller wanted it |
 //! | `misuse` | [`Error::Misuse`] | the author of the calling code |
 //! | `internal` | [`Error::Internal`] | the authors of this library |
-//! | `io` | [`Error::Io`] | whoever runs the machine |
+//! | `io` | [`Error::Io`] | the operator of the machine |
 
 mod advice;
 mod fault;
@@ -200,7 +200,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The base could not be restored after an update that failed or was interrupted.
-    #[error("{}: the base cannot be restored from this journal: {source}", path.display())]
+    #[error("{}: the base cannot be restored from this journal: {source}{}", path.display(), after(update))]
     Unrecovered {
         /// The journal.
         path: PathBuf,
@@ -209,7 +209,8 @@ pub enum Error {
         /// Why the update had failed, if it was this call that made it.
         update: Option<Box<Error>>,
     },
-    /// The caller stopped the work through its progress callback. No output was left behind.
+    /// The caller stopped the work through its progress callback. Files and checkpoints are as they
+    /// were; a writer that was given has received part of a patch.
     #[error("cancelled")]
     Cancelled,
     /// The library was called in a way that its documentation forbids.
@@ -265,7 +266,7 @@ fn differs(tensor: &Option<String>) -> String {
 }
 
 /// Makes `kind` and the list of its words from one table. The match has no wildcard: a new variant
-/// needs a row here, and tests/errors an error of that kind.
+/// needs a row here, and tests/spec/errors an error of that kind.
 macro_rules! kinds {
     ($($variant:pat => $kind:literal,)* $(; $inner:pat => $its_kind:expr)?) => {
         /// The kind of error in one word, as SPEC.md §11, [`Error`]'s module page and
@@ -290,6 +291,11 @@ macro_rules! kinds {
     };
 }
 pub(crate) use kinds;
+
+/// What an update that could not be undone had failed of.
+fn after(update: &Option<Box<Error>>) -> String {
+    update.as_ref().map(|error| format!("; the update had failed: {error}")).unwrap_or_default()
+}
 
 impl Error {
     /// Wraps an I/O error with what was being done to no particular file.

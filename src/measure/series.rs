@@ -221,6 +221,7 @@ impl Series {
 
 /// Whether the patches of a series are made to know their size; that takes two more passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Sizes {
     /// Every patch from a checkpoint to the next is encoded, and not kept.
     Exact,

@@ -125,7 +125,11 @@ impl Patch {
         let Store::File(_) = &self.store else { return Ok(None) };
         let mut bytes = Vec::new();
         self.read(&(0..self.bytes()), &mut bytes)?;
-        Self::from_bytes(bytes, self.limits.clone()).map(Some)
+        let mut loaded = Self::from_bytes(bytes, self.limits.clone())
+            .map_err(|error| error.in_file(self.path()))?;
+        // It stays the patch of that file: errors name it.
+        loaded.path = self.path.clone();
+        Ok(Some(loaded))
     }
 
     /// The digests of the target, for the patch that starts from it.

@@ -29,13 +29,13 @@ const FRAMING_BYTES_MAX: u64 = (1 + varint::MAX_BYTES + wire::CRC_BYTES) as u64;
 ///
 /// [`new`](Self::new) reads the last 64 KiB, and once more if the index starts before them. The
 /// header takes one read when it is first needed, and a tensor one read for each 4 MiB of its part
-/// of the patch: over HTTP three or four range requests, of a patch of any size.
+/// of the patch: over HTTP three or four range requests for a tensor of up to 4 MiB, of a patch of any size.
 ///
 /// **What is checked, and what is not.** Every section that is read is checked: framing, CRC-32,
 /// fields, limits, and that index, headers and footer agree. A tensor that
 /// [`TensorReader::apply`] has made has the digest that the patch names. The SHA-256 of the file,
 /// the checkpoint digests and the totals of the footer are only known once every byte was read:
-/// here nothing has checked them (SPEC.md §8.3, R65). Who needs the whole checkpoint opens a
+/// here nothing has checked them (SPEC.md §8.3, R65). For the whole checkpoint, open a
 /// [`Patch`](crate::Patch).
 ///
 /// ```
@@ -177,8 +177,8 @@ impl<S: ReadAt> Tail<S> {
         self.end.by_name.get(name).map(|&number| self.end.range(number))
     }
 
-    /// Starts to read the tensor of this name. `None` if the patch does not have it: the tensor, if
-    /// there is one, is unchanged.
+    /// Starts to read the tensor of this name. `None` if the patch does not have it: the base's
+    /// tensor of this name, if there is one, is unchanged; or it is gone, if the patch is a snapshot.
     ///
     /// # Errors
     /// As [`header`](Self::header). [`Fault::Order`] or [`Fault::Name`] if the tensor is not where

@@ -3,7 +3,7 @@
 use std::io::BufReader;
 use std::ops::Range;
 
-use crate::error::{Corrupt, Error, Fault, Made, Result};
+use crate::error::{BaseMismatch, Corrupt, Error, Fault, Made, Result};
 use crate::hash::TensorHasher;
 use crate::patch::read_at::RangeReader;
 use crate::patch::tail::within;
@@ -93,7 +93,7 @@ impl<'t, S: ReadAt> TensorReader<'t, S> {
 
     /// The next block of changes; `None` after the last, when the trailer has come as well.
     ///
-    /// A block is right by itself. Whoever applies blocks has the tensor that the patch names only
+    /// A block is right by itself. A caller who applies blocks has the tensor that the patch names only
     /// if its digest is that of the [`trailer`](Self::trailer); [`apply`](Self::apply) compares it.
     ///
     /// # Errors
@@ -204,7 +204,9 @@ impl<'t, S: ReadAt> TensorReader<'t, S> {
         }
         if let (Some(expected), Some(found)) = (trailer.base, base.map(TensorHasher::finish)) {
             if expected != found {
-                return Err(Error::wrong_base(Some(name), expected, found));
+                let mut mismatch = BaseMismatch::new(Some(name), expected, found);
+                mismatch.is_target = trailer.target == Some(found);
+                return Err(Error::BaseMismatch(Box::new(mismatch)));
             }
         }
         applied?;

@@ -16,7 +16,7 @@ pub enum Event<'a> {
     Header(&'a Header),
     /// A file of the target; only patches made from files have these.
     File(&'a FileRecord),
-    /// The next bytes of the file before, decompressed. Checked against its SHA-256 at the last.
+    /// The next bytes of the preceding file, decompressed. Their SHA-256 is checked with the last of them.
     FileData(&'a [u8]),
     /// A tensor begins.
     Tensor(&'a TensorHeader),
@@ -222,6 +222,7 @@ impl<'a> Block<'a> {
 
 /// A section of the file, for those who account for its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Section {
     /// What it is.
     pub tag: Tag,

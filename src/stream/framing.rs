@@ -17,7 +17,7 @@ enum Part {
     Version,
     /// Tag and length of a section.
     Head,
-    /// A section whose head of so many bytes has been read.
+    /// A section whose head of this many bytes has been read.
     Body {
         head: usize,
     },

@@ -173,7 +173,7 @@ impl Grammar {
                 }
                 return Ok(Found::FileData(bytes));
             }
-            (State::InFile(_), _) => "more data of the file before",
+            (State::InFile(_), _) => "more data of the preceding file",
             (State::Files, Tag::FILE) => return self.read_file(payload),
             (State::Files | State::Tensors, Tag::TENSOR) => {
                 return self.read_tensor(payload, offset)
@@ -410,7 +410,7 @@ fn bad(payload: &[u8], fault: Fault) -> Bad {
 mod tests {
     use super::*;
 
-    /// R46: only a file of more blocks than any reader lives to see has so many changes.
+    /// R46: only a file of more blocks than can ever be read has that many changes.
     #[test]
     fn r46_a_sum_of_changes_beyond_64_bits_is_refused() {
         let header = TensorHeader {

@@ -57,6 +57,11 @@ impl<'w> InMemory<'w> {
 }
 
 impl Store for InMemory<'_> {
+    fn start(&mut self) -> Result<()> {
+        self.staged.clear();
+        Ok(())
+    }
+
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         self.weights.iter().map(|(name, (spec, _))| (name.as_str(), spec)).collect()
     }

@@ -2,6 +2,7 @@
 
 mod encoder;
 mod event;
+pub(crate) mod fit;
 mod framing;
 mod grammar;
 mod in_memory;

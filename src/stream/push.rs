@@ -196,7 +196,7 @@ impl PushDecoder {
         Ok(())
     }
 
-    /// Number of bytes that the decoder is sure to take next: a reader that fetches so many never
+    /// Number of bytes that the decoder is sure to take next: a reader that fetches that many never
     /// reads ahead. Zero after the end, and after an error.
     #[must_use]
     pub fn wanted(&self) -> usize {

@@ -9,7 +9,8 @@ use crate::wire::FileRecord;
 /// target: it lends the tensors it holds, and stages those that change until they are verified.
 ///
 /// What is staged must not show in [`tensors`](Self::tensors) and [`read`](Self::read), nor be used
-/// in any other way, before [`commit`](Self::commit). If that is not called, the store is to drop it.
+/// in any other way, before [`commit`](Self::commit). If that is not called, the
+/// store is to drop it, at [`start`](Self::start) at the latest.
 /// An error from a method ends the receiving, and reaches the caller of the receiver as it is.
 /// [`InMemory`](crate::stream::InMemory) is a store to start from; the example `socket` has one that
 /// writes a file.
@@ -25,6 +26,9 @@ use crate::wire::FileRecord;
 /// struct Nothing;
 ///
 /// impl Store for Nothing {
+///     fn start(&mut self) -> Result<()> {
+///         Ok(())
+///     }
 ///     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
 ///         Vec::new()
 ///     }
@@ -60,6 +64,13 @@ use crate::wire::FileRecord;
 /// # Ok::<(), pulse::Error>(())
 /// ```
 pub trait Store {
+    /// A patch begins: whatever was staged before, by a receiver that failed or was dropped, goes.
+    /// Called once, before anything else.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from doing that.
+    fn start(&mut self) -> Result<()>;
+
     /// Name and spec of every tensor that is held, in any order.
     fn tensors(&self) -> Vec<(&str, &TensorSpec)>;
 
@@ -77,7 +88,9 @@ pub trait Store {
     }
 
     /// A file of the target. If the patch carries it, its bytes follow in
-    /// [`file_data`](Self::file_data). Ignored unless the store says otherwise.
+    /// [`file_data`](Self::file_data); if it comes from the base, the store is to compare its own file
+    /// with the length and SHA-256 of the record. Ignored unless the store says otherwise: the digests
+    /// of a target are those of its tensors.
     ///
     /// # Errors
     /// Whatever keeps the store from going on.
@@ -129,6 +142,10 @@ pub trait Store {
 }
 
 impl<S: Store + ?Sized> Store for &mut S {
+    fn start(&mut self) -> Result<()> {
+        (**self).start()
+    }
+
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         (**self).tensors()
     }

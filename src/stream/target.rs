@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
-use crate::error::{Error, Fault, Made, Result};
+use crate::error::{BaseMismatch, Error, Fault, Made, Result};
 use crate::hash::{CheckpointHasher, TensorHasher, LEAF_BYTES};
+use crate::stream::fit::compare_tensors;
 use crate::stream::{Block, Event, Received, Store};
 use crate::wire::{Action, Footer, Header, TensorHeader, TensorTrailer};
 
@@ -38,6 +39,7 @@ struct OpenTensor {
 struct Mention {
     name: String,
     action: Action,
+    spec: Option<TensorSpec>,
     /// Digest in the base, once the trailer has come, if there is one.
     base: Option<Digest>,
 }
@@ -103,12 +105,14 @@ impl<S: Store> Target<S> {
     pub fn take(&mut self, event: &Event<'_>, at: u64) -> Result<()> {
         match event {
             Event::Header(header) => {
+                self.store.start()?;
                 self.header = Some((*header).clone());
                 let held = self.store.tensors().into_iter();
                 self.held = held.map(|(name, spec)| (name.to_string(), spec.clone())).collect();
             }
-            Event::Tensor(TensorHeader { name, action, .. }) => {
-                self.mentioned.push(Mention { name: name.clone(), action: *action, base: None });
+            Event::Tensor(TensorHeader { name, action, spec }) => {
+                let (name, spec) = (name.clone(), spec.clone());
+                self.mentioned.push(Mention { name, action: *action, spec, base: None });
             }
             Event::TensorEnd(end) => {
                 if let Some(mention) = self.mentioned.last_mut() {
@@ -130,7 +134,7 @@ impl<S: Store> Target<S> {
             }
             (Event::End(footer), None) => {
                 self.verified =
-                    self.header.take().map(|header| Received { header, footer: **footer });
+                    self.header.clone().map(|header| Received { header, footer: **footer });
                 Ok(())
             }
             (_, failure) => {
@@ -293,14 +297,24 @@ impl<S: Store> Target<S> {
             if let (None, Some(expected)) =
                 (&differs, expected.filter(|&expected| expected != found))
             {
-                differs = Some(Error::wrong_base(Some(name.clone()), expected, found));
+                differs = Some(BaseMismatch::new(Some(name.clone()), expected, found));
             }
         }
         let found = checkpoint.finish()?;
         if found == base {
             return Ok(None);
         }
-        Ok(Some(differs.unwrap_or(Error::wrong_base(None, base, found))))
+        let mut mismatch = differs.unwrap_or_else(|| BaseMismatch::new(None, base, found));
+        mismatch.is_target = found == footer.target;
+        let mentions = self.mentioned.iter();
+        compare_tensors(
+            &mut mismatch,
+            footer.target_tensors,
+            mentions.map(|mention| (mention.name.as_str(), mention.action, mention.spec.as_ref())),
+            self.held.len() as u64,
+            |name| self.held.get(name),
+        );
+        Ok(Some(Error::BaseMismatch(Box::new(mismatch))))
     }
 }
 

@@ -50,7 +50,8 @@ impl<'a> Control<'a> {
     }
 
     /// Calls `progress` with the number of tensor bytes done since the last call. If it breaks,
-    /// the work ends with [`Error::Cancelled`] and leaves no output behind.
+    /// the work ends with [`Error::Cancelled`]. Files and checkpoints are then as they were; what was
+    /// already sent to a writer is not a whole patch, and no reader takes it for one.
     #[must_use]
     pub fn with_progress(
         mut self,

@@ -3,12 +3,11 @@
 //! Asked only after a failure, for it costs a pass over the base.
 
 use crate::digest::Digest;
-use crate::dtype::TensorSpec;
-use crate::error::{BaseMismatch, Error, Reshaped, Result};
+use crate::error::{BaseMismatch, Error, Result};
 use crate::patch::{Patch, TensorEntry};
+use crate::stream::fit::compare_tensors;
 use crate::tensors::pieces::digests;
 use crate::tensors::{Control, TensorSource};
-use crate::wire::Action;
 
 /// When something went wrong, finds out whether the base is the reason: the structure of the patch
 /// itself was verified before.
@@ -50,37 +49,15 @@ pub(crate) fn check_base(
         None => BaseMismatch::new(None, expected, differing.checkpoint),
     };
     mismatch.is_target = differing.checkpoint == patch.footer().target;
-    compare_tensors(&mut mismatch, base, patch);
+    let named = patch.tensors().iter().map(|TensorEntry { header, .. }| header);
+    compare_tensors(
+        &mut mismatch,
+        patch.footer().target_tensors,
+        named.map(|tensor| (tensor.name.as_str(), tensor.action, tensor.spec.as_ref())),
+        base.tensors().len() as u64,
+        |name| base.spec(name),
+    );
     Err(Error::BaseMismatch(Box::new(mismatch)).in_file(patch.path()))
-}
-
-/// How the tensors of the base differ from those that the patch expects, as far as it names them.
-fn compare_tensors(mismatch: &mut BaseMismatch, base: &dyn TensorSource, patch: &Patch) {
-    let reshaped = |name: &str, expected: &TensorSpec, found: &TensorSpec| Reshaped {
-        tensor: name.into(),
-        expected: expected.to_string(),
-        found: found.to_string(),
-    };
-    let mut tensors = patch.footer().target_tensors;
-    for TensorEntry { header, .. } in patch.tensors() {
-        let name = &header.name;
-        match (header.action, &header.spec, base.spec(name)) {
-            (Action::Added, _, Some(_)) => mismatch.extra.push(name.clone()),
-            (Action::Patched, Some(expected), Some(found)) if expected != found => {
-                mismatch.reshaped.push(reshaped(name, expected, found));
-            }
-            (Action::Patched | Action::Replaced | Action::Deleted, _, None) => {
-                mismatch.missing.push(name.clone())
-            }
-            _ => {}
-        }
-        match header.action {
-            Action::Added => tensors = tensors.saturating_sub(1),
-            Action::Deleted => tensors = tensors.saturating_add(1),
-            Action::Patched | Action::Replaced => {}
-        }
-    }
-    mismatch.tensors = Some((tensors, base.tensors().len() as u64));
 }
 
 pub(crate) struct Differing {

@@ -100,6 +100,6 @@ fn commit(weights: &mut WeightsMut<'_>, patch: &Patch, control: Control<'_>) -> 
             patch.apply_block(change.tensor, change.block, payload, change.bytes)
         })
     };
-    // Beyond return: whoever watches is not asked any more.
+    // Past the point of no return: the callback is not asked any more.
     ordered(control.count(), Vec::new, groups, work, Ok)
 }

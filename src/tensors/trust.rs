@@ -8,8 +8,8 @@ use crate::tensors::{Control, TensorSource};
 impl TrustedBase {
     /// Compares one tensor of the base with its trusted digest: enough to notice the digests of
     /// another checkpoint, for the price of one tensor. Which one it is depends on the digest of the
-    /// checkpoint, so it is another for each. Without a trusted digest of a tensor, there is nothing
-    /// to compare.
+    /// checkpoint, so it is another for each. Without a trusted digest of a tensor, every
+    /// tensor is read, as by [`check`](Self::check).
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] names the tensor; [`Error::Cancelled`], [`Error::Io`].
@@ -34,7 +34,8 @@ impl TrustedBase {
         let [a, b, c, d, ..] = self.checkpoint.0;
         let chosen = u32::from_le_bytes([a, b, c, d]) as usize;
         let Some(&name) = chosen.checked_rem(names.len()).and_then(|at| names.get(at)) else {
-            return Ok(());
+            // Only all of them together have a digest to compare.
+            return self.check(base, control);
         };
         if base.spec(name).is_none() {
             // It is not there: all of them tell what is.
@@ -71,15 +72,16 @@ impl TrustedBase {
                 wrong.get_or_insert((name.to_string(), expected, found));
             }
         })?;
-        if wrong.is_none() && found == self.checkpoint {
+        let missing: Vec<String> =
+            self.tensors.keys().filter(|name| base.spec(name).is_none()).cloned().collect();
+        if wrong.is_none() && missing.is_empty() && found == self.checkpoint {
             return Ok(());
         }
         let mut mismatch = match wrong {
             Some((name, expected, found)) => BaseMismatch::new(Some(name), expected, found),
             None => BaseMismatch::new(None, self.checkpoint, found),
         };
-        mismatch.missing =
-            self.tensors.keys().filter(|name| base.spec(name).is_none()).cloned().collect();
+        mismatch.missing = missing;
         Err(Error::BaseMismatch(Box::new(mismatch)))
     }
 }

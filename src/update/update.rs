@@ -1,6 +1,6 @@
 //! A checkpoint on disk turned into the target of a patch where it stands, for models too large to copy.
 //!
-//! The patch is proved against the base first, and an undo journal is on disk before the first
+//! The patch is checked against the base first, and an undo journal is on disk before the first
 //! byte changes. Killed at any moment, the journal leads back to the base; without one, the
 //! checkpoint is the base or the target.
 
@@ -24,7 +24,7 @@ use crate::error::{Error, FileFault, Made, Result};
 use crate::limits::Limits;
 use crate::patch::Patch;
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session};
-use crate::tensors::diagnose::check_base;
+use crate::tensors::diagnose::{check_base, explain};
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::target::{build, target_tensors, Output};
 use crate::tensors::{ApplyReport, Control};
@@ -112,7 +112,8 @@ impl Patch {
 ///
 /// # Errors
 /// [`Error::Unrecovered`] if the base cannot be restored from the journal, [`Error::Busy`] if another
-/// process holds the checkpoint, [`Error::Io`]. The journal then stays.
+/// process holds the checkpoint, [`Error::Cancelled`], [`Error::Io`]. The journal then stays, and the
+/// next call starts again.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -164,7 +165,7 @@ pub(crate) fn update_on(
         .map_err(failed("keeping", &journal.undo))
         .and_then(|()| update.change(disk, &journal, control));
     if let Err(error) = changed {
-        // Whoever stopped the work does not stop its undoing.
+        // Stopping the work does not stop its undoing.
         return Err(match roll_back(disk, &journal, Control::threads(control.count())) {
             Ok(_) => error,
             Err(Error::Unrecovered { path, source, .. }) => {
@@ -195,7 +196,8 @@ fn classify<'a>(
     patch: &'a Patch,
     control: Control<'_>,
 ) -> Result<Found<'a>> {
-    let update = Update::plan(checkpoint, patch)?;
+    let plan = Update::plan(checkpoint, patch);
+    let update = explain(Some(checkpoint), patch, control, plan)?;
     let is_base = update.is_done().and_then(|done| {
         Ok(!done && is_right(&update.write_journal(disk, journal, control)?, patch))
     });
@@ -208,7 +210,7 @@ fn classify<'a>(
             error @ (Error::Io { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_)),
         ) => Err(error),
         // Whatever was wrong: perhaps it is not the base, but the target.
-        _ => update.check_already(control).map(|()| Found::Target),
+        found => update.check_already(found.err(), control).map(|()| Found::Target),
     }
 }
 
@@ -321,13 +323,14 @@ impl<'a> Update<'a> {
         Ok(none && self.changed_companions()?.is_empty())
     }
 
-    /// Checks that the checkpoint is the target already; if not, it is a wrong base.
-    fn check_already(&self, control: Control<'_>) -> Result<()> {
+    /// Checks that the checkpoint is the target already; if not, it is a wrong base, or the patch is
+    /// at fault, as `failure` says.
+    fn check_already(&self, failure: Option<Error>, control: Control<'_>) -> Result<()> {
         if self.base.digest(control)? != self.patch.footer().target {
             check_base(self.base, self.patch, control)?;
             let what =
                 "the patch is inconsistent: applied to its own base it does not give its target";
-            return Err(self.patch.unfit(what));
+            return Err(failure.unwrap_or_else(|| self.patch.unfit(what)));
         }
         self.check_files()
     }
@@ -360,7 +363,8 @@ impl<'a> Update<'a> {
         let mut options = EncoderOptions::default()
             .with_coding(Coding::Flat)
             .with_values(ValueForm::Overwrite)
-            .with_block_leaves(header.block_leaves)
+            // Read back under the default limits.
+            .with_block_leaves(header.block_leaves.min(Limits::default().block_leaves))
             .with_lineage(Lineage::from(header).inverted());
         for (companion, _) in companions.iter().filter(|(_, before)| before.is_none()) {
             options = options.with_metadata(format!("{CREATED}{}", companion.name()), "");
@@ -447,7 +451,8 @@ fn roll_back(disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<Rec
         return Ok(if untouched { Recovery::Untouched } else { Recovery::Nothing });
     }
     let stuck = |error: Error| match error {
-        Error::Io { .. } => error,
+        // These say nothing of the journal.
+        Error::Io { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_) => error,
         error => {
             Error::Unrecovered { path: undo_path.clone(), source: Box::new(error), update: None }
         }

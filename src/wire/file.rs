@@ -14,6 +14,7 @@ pub(crate) const FILE_DATA_BYTES: usize = 1 << 20;
 
 /// What a file of a checkpoint holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FileKind {
     /// A safetensors file; the record describes its header (the length field and the JSON after it).
     Tensors,
@@ -23,6 +24,7 @@ pub enum FileKind {
 
 /// Where the described bytes of a file come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FileSource {
     /// The file of the same name in the base.
     Base,

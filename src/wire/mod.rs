@@ -89,7 +89,7 @@ fn parse_name_parts<'a, 'p>(
     let Some(prefix) =
         usize::try_from(shared).ok().and_then(|shared| previous.as_bytes().get(..shared))
     else {
-        let expected = "at most the length of the name before";
+        let expected = "at most the length of the preceding name";
         return parse::fail(
             i,
             Fault::Value { field: "shared name bytes", found: shared, expected },

@@ -10,6 +10,7 @@ use crate::wire::{parse_name, parse_string, put_digest, put_name, put_string};
 
 /// What happens to a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Action {
     /// Same dtype and shape in base and target; blocks carry the changes.
     Patched,
@@ -161,6 +162,7 @@ fn parse_spec<'a>(start: &'a [u8], limits: &Limits) -> Parse<'a, TensorSpec> {
 
 /// End of a tensor: what it must have become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorTrailer {
     /// Changes in all blocks of the tensor.
     pub changes: u64,

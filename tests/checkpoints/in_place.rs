@@ -1,11 +1,11 @@
 //! Weights in memory, and a base whose digests are taken on trust.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::error::Advice;
 use pulse::hash::tensor_digest;
-use pulse::stream::EncoderOptions;
+use pulse::stream::{EncoderOptions, TrustedBase};
 use pulse::tensors::{
     Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut,
 };
@@ -201,6 +201,54 @@ fn a_trusted_base_gives_the_same_patch_but_for_the_digest_in_the_header() {
     let trusting = patch_bytes(&base, &target, options, 2);
     let hashing = EncoderOptions::default().with_base_digest(previous.footer().target);
     assert!(trusting == patch_bytes(&base, &target, hashing, 2));
+}
+
+/// The sample is one tensor, by the digest of the checkpoint another one each time; the whole is all of it.
+#[test]
+fn digests_taken_on_trust_are_compared_with_the_base() {
+    let (base, other) = (weights(0), weights(90));
+    let control = Control::threads(2);
+    let mut trusted = TrustedBase::new(Default::default());
+    trusted.checkpoint = patch(&other, &base).footer().target;
+    trusted.tensors =
+        base.iter().map(|(name, (_, bytes))| (name.clone(), tensor_digest(bytes))).collect();
+    trusted.check_sample(&refs(&base), control).unwrap();
+    trusted.check(&refs(&base), control).unwrap();
+
+    // Both tensors that have bytes differ; whichever is chosen is named.
+    let mut named = BTreeSet::new();
+    for byte in 0..8 {
+        let mut trusted = trusted.clone();
+        trusted.checkpoint.0[0] = byte;
+        let error = trusted.check_sample(&refs(&other), control).unwrap_err();
+        let Error::BaseMismatch(mismatch) = &error else { panic!("{error}") };
+        let name = mismatch.tensor.clone().unwrap();
+        assert_eq!(
+            (mismatch.expected, mismatch.found),
+            (trusted.tensors[&name], tensor_digest(&other[&name].1))
+        );
+        named.insert(name);
+    }
+    assert!(named.iter().eq(["a.large", "b.small"]), "{named:?}");
+
+    // A tensor that is not trusted, or one too many, shows in the digest of the checkpoint only.
+    let mut few = trusted.clone();
+    few.tensors.retain(|name, _| name == "b.small");
+    let mut wrong = base.clone();
+    wrong.get_mut("a.large").unwrap().1[0] ^= 1;
+    few.check_sample(&refs(&wrong), control).unwrap();
+    let error = few.check(&refs(&wrong), control).unwrap_err();
+    let Error::BaseMismatch(mismatch) = &error else { panic!("{error}") };
+    assert_eq!((&mismatch.tensor, mismatch.expected), (&None, trusted.checkpoint));
+
+    // What is missing is listed, by either.
+    few.tensors.insert("d.gone".into(), tensor_digest(b"x"));
+    few.tensors.remove("b.small");
+    for error in [few.check_sample(&refs(&base), control), few.check(&refs(&wrong), control)] {
+        let error = error.unwrap_err();
+        let Error::BaseMismatch(mismatch) = &error else { panic!("{error}") };
+        assert_eq!(mismatch.missing, ["d.gone"], "{error}");
+    }
 }
 
 #[test]

@@ -252,6 +252,20 @@ fn a_checkpoint_with_a_journal_is_not_used_until_it_is_recovered() {
 }
 
 #[test]
+fn a_recovery_that_is_stopped_keeps_the_journal_for_the_next() {
+    let place = step();
+    journal(&place);
+    let stop = |_| ControlFlow::Break(());
+    let control = Control::threads(1).with_progress(&stop);
+    let error = recover(&place.path("checkpoint"), control).unwrap_err();
+    assert!(matches!(error, Error::Cancelled), "{error}");
+    assert!(place.path(".checkpoint.pulse-undo").exists());
+    let recovery = recover(&place.path("checkpoint"), Control::threads(1)).unwrap();
+    assert!(matches!(recovery, Recovery::RolledBack { .. }));
+    Files::read(&place.path("checkpoint")).assert_same(&Files::one(&model()));
+}
+
+#[test]
 fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes() {
     let place = step();
     journal(&place);

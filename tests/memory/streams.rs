@@ -99,6 +99,10 @@ struct Weights<'a> {
 }
 
 impl Store for Weights<'_> {
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         vec![("w", self.spec)]
     }

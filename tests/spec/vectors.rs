@@ -114,7 +114,7 @@ fn files_are_rebuilt_byte_for_byte() {
                 let base = vector.text("base").map(read_checkpoint);
                 let header = match record.source {
                     FileSource::Patch => carried.as_slice(),
-                    FileSource::Base => header_of(base.as_deref().expect("a base")),
+                    _ => header_of(base.as_deref().expect("a base")),
                 };
                 assert_eq!(header, header_of(&target), "{}", vector.name());
                 assert_eq!(vectors::raw::sha256(header), record.sha256, "{}", vector.name());

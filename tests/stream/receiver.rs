@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::error::{Fault, Made};
+use pulse::error::Made;
 use pulse::hash::{leaf_digest, tensor_digest, Digest, LEAF_BYTES};
-use pulse::stream::Receiver;
-use pulse::stream::{EncoderOptions, Received, Store};
+use pulse::stream::{EncoderOptions, InMemory, Received, Receiver, Store};
 use pulse::wire::{FileKind, FileRecord, FileSource, Tag};
 use pulse::{Encoder, Error, Limits, Result};
 use testkit::checkpoint::{Checkpoint, Tensor};
@@ -327,6 +326,7 @@ fn the_header_can_be_read_before_the_end() {
     receiver.push(&patch[..patch.len() - 1]).unwrap();
     assert_eq!(receiver.header().unwrap().target_step, Some(41));
     receiver.push(&patch[patch.len() - 1..]).unwrap();
+    assert_eq!(receiver.header().unwrap().target_step, Some(41));
     assert_eq!(receiver.finish().unwrap().header.base_step, Some(40));
 }
 
@@ -357,6 +357,11 @@ impl Recorder {
 }
 
 impl Store for Recorder {
+    fn start(&mut self) -> Result<()> {
+        self.told.clear();
+        Ok(())
+    }
+
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         self.held.iter().map(|(name, (spec, _))| (name.as_str(), spec)).collect()
     }
@@ -473,4 +478,25 @@ fn a_store_is_told_of_files_and_tensors_in_turn_and_at_last_to_commit() {
         assert_eq!(error.to_string(), "no room", "{fails_at}");
         assert!(!store.told.contains(&"commit".to_string()));
     }
+}
+
+/// What a receiver that failed had staged is not part of what the next one makes.
+#[test]
+fn a_store_starts_afresh_with_each_patch() {
+    let (base, target) = model();
+    let good = patch(Some(&base), &target);
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    let mut held = weights(&base);
+    let mut store = InMemory::new(&mut held).unwrap();
+    for refused in [&bad[..], &good[..middle]] {
+        let mut receiver = Receiver::new(&mut store, Limits::default());
+        assert!(receiver.push(refused).and_then(|()| receiver.finish().map(drop)).is_err());
+    }
+    let mut receiver = Receiver::new(&mut store, Limits::default());
+    receiver.push(&good).unwrap();
+    receiver.finish().unwrap();
+    drop(store);
+    assert!(held == weights(&target));
 }

@@ -119,11 +119,11 @@ pub fn file_row(file: &FileEntry) -> Vec<String> {
     let name = if record.name.is_empty() { "(single file)" } else { &record.name };
     let holds = match record.kind {
         FileKind::Tensors => "safetensors header",
-        FileKind::Companion => "other file",
+        _ => "other file",
     };
     let source = match record.source {
         FileSource::Base => "from the base",
-        FileSource::Patch => "carried",
+        _ => "carried",
     };
     vec![name.into(), text::count(record.bytes), source.into(), holds.into()]
 }

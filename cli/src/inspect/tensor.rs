@@ -99,10 +99,10 @@ impl<'a> Tensor<'a> {
     pub fn measured(&self) -> Measured<'a> {
         let other = match self.action {
             _ if !self.complete => Some(Other::Broken),
-            Action::Patched => None,
             Action::Added => Some(Other::Added),
             Action::Replaced => Some(Other::Replaced),
             Action::Deleted => Some(Other::Deleted),
+            _ => None,
         };
         Measured { name: self.name, changes: self.changes, elements: self.elements, other }
     }

@@ -222,7 +222,7 @@ fn sync_table(report: &Report<'_>) -> String {
 
 /// "26 of 2,500 elements (1.040%) over 8 steps": the mean of the pairs at the typical distance.
 pub fn changes(report: &Report<'_>, total: &PairStat) -> String {
-    let Density { changes, elements } = total.density;
+    let Density { changes, elements, .. } = total.density;
     let mean = match report.typical.pairs.as_slice() {
         [_] => String::new(),
         pairs => format!(", mean of {} pairs", text::count(pairs.len() as u64)),

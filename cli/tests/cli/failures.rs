@@ -90,7 +90,7 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
             1,
             json!({ "kind": "limit", "file": "41.pulse", "limit": "tensors", "expected": "at most 1", "found": "2",
                 "advice": "raise-limit",
-                "advice_text": "if the source is trusted, raise the limit: --limit tensors=2" }),
+                "advice_text": "if the source is trusted, raise the limit: --limit tensors=2 or more" }),
         ),
         (
             &["apply", "wrong", "41.pulse", "-o", "out"],
@@ -359,7 +359,7 @@ fn limits_are_set_by_name_for_every_command_that_reads_patches() {
         assert!(
             refused
                 .err
-                .ends_with("asked for 2, allowed 1; if the source is trusted, raise the limit: --limit tensors=2\n"),
+                .ends_with("asked for 2, allowed 1; if the source is trusted, raise the limit: --limit tensors=2 or more\n"),
             "{}",
             refused.err
         );

@@ -64,6 +64,11 @@ struct Staging<'a> {
 }
 
 impl Store for Staging<'_> {
+    fn start(&mut self) -> Result<()> {
+        self.staged.clear();
+        Ok(())
+    }
+
     fn tensors(&self) -> Vec<(&str, &TensorSpec)> {
         self.base.iter().map(|(name, (spec, _))| (name.as_str(), spec)).collect()
     }

@@ -6,7 +6,7 @@ use crate::word::{Order, Word};
 
 /// Most classes of a block.
 pub(crate) const CLASSES_MAX: usize = 32;
-/// About so many elements of a block are looked at to learn how common each exponent is.
+/// About this many elements of a block are looked at to learn how common each exponent is.
 const SAMPLES: usize = 1 << 12;
 /// Elements of a stride.
 const STRIDE: usize = 32;

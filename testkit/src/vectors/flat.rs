@@ -52,6 +52,7 @@ fn target(form: ValueForm, base: u64, value: u64) -> u64 {
         ValueForm::UlpStep => base.wrapping_sub(value / 2 + 1),
         ValueForm::Xor => base ^ value,
         ValueForm::Overwrite => value,
+        _ => unreachable!("the vectors know every form"),
     }
 }
 
@@ -61,6 +62,7 @@ pub fn every_width(form: ValueForm) -> Good {
         ValueForm::UlpStep => (0, "flat-step", "flat-step-target"),
         ValueForm::Xor => (1, "flat-xor", "flat-xor-target"),
         ValueForm::Overwrite => (2, "flat-overwrite", "flat-overwrite-target"),
+        _ => unreachable!("the vectors know every form"),
     };
     let elements: Vec<u64> = (0..ELEMENTS).map(|i| i * 0x1111_1111_1111_1111).collect();
     let tensor = |elements: &[u64]| Tensor::new(Dtype::U64, &[ELEMENTS], elements);

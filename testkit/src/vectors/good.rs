@@ -248,6 +248,7 @@ fn encoded_form(form: ValueForm) -> Good {
         ValueForm::UlpStep => ("form-step", "Values as steps, in widths that the encoder chose."),
         ValueForm::Xor => ("form-xor", "The changes of form-step as exclusive or."),
         ValueForm::Overwrite => ("form-overwrite", "The changes of form-step as new bits."),
+        _ => unreachable!("the vectors know every form"),
     };
     let tensor =
         |of: fn(u64) -> u64| Tensor::new(Dtype::F32, &[600], &(0..600).map(of).collect::<Vec<_>>());

@@ -10,12 +10,12 @@ use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing};
 use pulse::error::{BaseMismatch, Fault, FileFault, Made};
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::EncoderOptions;
-use pulse::tensors::Control;
+use pulse::tensors::{Control, TensorMut, WeightsMut};
 use pulse::update::recover;
 use pulse::wire::Tag;
 use pulse::{Checkpoint, Error, Limits, Patch};
 
-use super::digest_of;
+use super::{digest_of, four};
 use testkit::files::{safetensors, tensor, Files, Place};
 use testkit::forge;
 use testkit::library::{diff, open, open_patch};
@@ -47,6 +47,14 @@ fn real(path: PathBuf) -> PathBuf {
 
 pub fn on_disk() -> Vec<(Error, Error)> {
     [of_the_caller(), of_patches(), of_updates()].into_iter().flatten().collect()
+}
+
+/// What applying to "abcf" in memory says.
+fn applied_to_weights(patch: &Patch) -> Error {
+    let mut bytes = *b"abcf";
+    let mut held: WeightsMut<'_> =
+        [("w", TensorMut::new(four(), &mut bytes).unwrap())].into_iter().collect();
+    patch.apply_to(&mut held, Control::threads(1)).unwrap_err()
 }
 
 /// The checkpoint, the output or the patches that were chosen are others than they should be.
@@ -94,6 +102,8 @@ fn of_the_caller() -> Vec<(Error, Error)> {
         ),
         (patch.verify_with_base(&other, control).unwrap_err(), mismatch(Some(place.path("patch")))),
         (in_memory().verify_with_base(&other, control).unwrap_err(), mismatch(None)),
+        (applied_to_weights(&patch), mismatch(Some(place.path("patch")))),
+        (applied_to_weights(&in_memory()), mismatch(None)),
         (
             Checkpoint::open(&junk).unwrap_err(),
             Error::BadFile { path: Some(junk.clone()), fault: FileFault::TooShort { bytes: 5 } },
