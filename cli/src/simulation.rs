@@ -43,12 +43,12 @@ impl Noise {
         let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
         for part in parts {
             noise.0 ^= part.wrapping_mul(0xd6e8_feb8_6659_fd93);
-            noise.next();
+            noise.draw();
         }
         noise
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -58,7 +58,7 @@ impl Noise {
 
     /// About normal, mean 0 and variance 1: the sum of four uniform numbers.
     pub fn normal(&mut self) -> f32 {
-        let bits = self.next();
+        let bits = self.draw();
         let sum = (0..4).map(|i| ((bits >> (16 * i)) & 0xffff) as i32).sum::<i32>() - 2 * 0xffff;
         sum as f32 * (1.0 / 37_837.0)
     }

@@ -121,6 +121,7 @@ impl Files {
 pub struct Place(TempDir);
 
 impl Place {
+    #[allow(clippy::new_without_default)] // makes a directory
     pub fn new() -> Place {
         Place(tempfile::tempdir().unwrap())
     }

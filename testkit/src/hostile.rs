@@ -25,7 +25,7 @@ pub fn patch_of(sections: Vec<Section>, tensors: u64, changes: u64) -> Vec<u8> {
         .finish()
         .unwrap();
     let [header, index, mut footer] =
-        <[Section; 3]>::try_from(forge::sections(&empty)).ok().expect("three sections");
+        <[Section; 3]>::try_from(forge::sections(&empty)).expect("three sections");
     footer.payload[1..9].copy_from_slice(&tensors.to_le_bytes());
     footer.payload[9..17].copy_from_slice(&changes.to_le_bytes());
     let all: Vec<Section> = [vec![header], sections, vec![index, footer]].concat();

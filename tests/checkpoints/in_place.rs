@@ -115,7 +115,9 @@ fn weights_that_are_not_the_base_are_told_how_they_differ() {
     let (base, target) = (weights(0), weights(1));
     let patch = patch(&base, &target);
     type Change = fn(&mut Tensors);
-    let cases: [(Change, &[&str], &[[&str; 3]], u64); 4] = [
+    /// What is done, what is then missing, what reshaped, and how many tensors there are.
+    type Case = (Change, &'static [&'static str], &'static [[&'static str; 3]], u64);
+    let cases: [Case; 4] = [
         (|held| _ = held.remove("a.large"), &["a.large"], &[], 2),
         (
             |held| {

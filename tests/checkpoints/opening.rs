@@ -106,7 +106,7 @@ fn a_header_that_says_it_is_huge_is_refused_without_reading_it() {
 #[test]
 fn what_is_not_there_is_an_error_that_names_it() {
     let place = Place::new();
-    let error = Checkpoint::open(&place.path("nowhere")).unwrap_err();
+    let error = Checkpoint::open(place.path("nowhere")).unwrap_err();
     assert!(matches!(error, Error::Io { .. }));
     assert_says(&error.to_string(), &["nowhere"]);
 }

@@ -148,7 +148,7 @@ fn outputs_have_the_permissions_of_ordinary_files() {
     assert_eq!(mode(&out), mode(&directory));
     assert_eq!(mode(&out.join("model.safetensors")), mode(&file));
     assert_eq!(mode(&out.join("config.json")), mode(&file));
-    write_whole(&place.path("whole"), Existing::Refuse, |_| Ok(())).unwrap();
+    write_whole(place.path("whole"), Existing::Refuse, |_| Ok(())).unwrap();
     assert_eq!(mode(&place.path("whole")), mode(&file));
 }
 

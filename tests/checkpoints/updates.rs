@@ -1,6 +1,7 @@
 //! Updates in place: the target, or everything as it was, and a reason.
 
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 
 use pulse::error::{Advice, FileFault, Made};
 use pulse::stream::EncoderOptions;
@@ -192,7 +193,7 @@ fn another_process_on_the_same_checkpoint_is_kept_out() {
     let lock = File::create(place.path(".checkpoint.pulse-lock")).unwrap();
     lock.lock().unwrap();
     refused(&place, "busy", &["another process"]);
-    let error = recover(&place.path("checkpoint"), Control::threads(1)).unwrap_err();
+    let error = recover(place.path("checkpoint"), Control::threads(1)).unwrap_err();
     assert!(matches!(&error, Error::Busy { path } if path.ends_with("checkpoint")), "{error}");
     assert_eq!(error.advice(), Some(Advice::Wait));
     // The file may stay behind; the lock does not.
@@ -237,18 +238,18 @@ fn a_checkpoint_with_a_journal_is_not_used_until_it_is_recovered() {
     let half = torn.len() / 2 + 1;
     torn[..half].copy_from_slice(&target[..half]);
     fs::write(place.path("checkpoint"), torn).unwrap();
-    let error = place.untouched(|| Checkpoint::open(&place.path("checkpoint")).unwrap_err());
+    let error = place.untouched(|| Checkpoint::open(place.path("checkpoint")).unwrap_err());
     assert!(
         matches!(&error, Error::Interrupted { path } if path.ends_with("checkpoint")),
         "{error}"
     );
     assert_eq!(error.advice(), Some(Advice::Recover));
 
-    let recovery = recover(&place.path("checkpoint"), Control::threads(1)).unwrap();
+    let recovery = recover(place.path("checkpoint"), Control::threads(1)).unwrap();
     let digest = open(&place.path("checkpoint")).digest(Control::threads(1)).unwrap();
     assert_eq!(recovery, Recovery::RolledBack { base: digest, base_step: None });
     Files::read(&place.path("checkpoint")).assert_same(&base);
-    assert_eq!(recover(&place.path("checkpoint"), Control::threads(1)).unwrap(), Recovery::Nothing);
+    assert_eq!(recover(place.path("checkpoint"), Control::threads(1)).unwrap(), Recovery::Nothing);
 }
 
 #[test]
@@ -257,10 +258,10 @@ fn a_recovery_that_is_stopped_keeps_the_journal_for_the_next() {
     journal(&place);
     let stop = |_| ControlFlow::Break(());
     let control = Control::threads(1).with_progress(&stop);
-    let error = recover(&place.path("checkpoint"), control).unwrap_err();
+    let error = recover(place.path("checkpoint"), control).unwrap_err();
     assert!(matches!(error, Error::Cancelled), "{error}");
     assert!(place.path(".checkpoint.pulse-undo").exists());
-    let recovery = recover(&place.path("checkpoint"), Control::threads(1)).unwrap();
+    let recovery = recover(place.path("checkpoint"), Control::threads(1)).unwrap();
     assert!(matches!(recovery, Recovery::RolledBack { .. }));
     Files::read(&place.path("checkpoint")).assert_same(&Files::one(&model()));
 }
@@ -275,7 +276,7 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
     bytes[middle] ^= 1;
     fs::write(&undo, &bytes).unwrap();
     for attempt in [
-        |place: &Place| recover(&place.path("checkpoint"), Control::threads(1)).unwrap_err(),
+        |place: &Place| recover(place.path("checkpoint"), Control::threads(1)).unwrap_err(),
         |place: &Place| updated(place).unwrap_err(),
     ] {
         let error = place.untouched(|| attempt(&place));
@@ -290,7 +291,7 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
     let mut other = model();
     other[1].bytes[0] ^= 1;
     place.put("checkpoint", &Files::one(&other));
-    let error = recover(&place.path("checkpoint"), Control::threads(1)).unwrap_err();
+    let error = recover(place.path("checkpoint"), Control::threads(1)).unwrap_err();
     let Error::Unrecovered { source, .. } = &error else { panic!("{error}") };
     assert!(matches!(&**source, Error::WrongResult { made: Made::Checkpoint, .. }), "{error}");
     assert!(place.path(".checkpoint.pulse-undo").exists());
@@ -301,7 +302,7 @@ fn an_unfinished_journal_means_that_nothing_was_changed() {
     let place = step();
     place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
     assert_eq!(
-        recover(&place.path("checkpoint"), Control::threads(1)).unwrap(),
+        recover(place.path("checkpoint"), Control::threads(1)).unwrap(),
         Recovery::Untouched
     );
     place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");

@@ -142,7 +142,9 @@ fn a_base_with_other_tensors_is_refused() {
 #[test]
 fn tensors_that_are_missing_or_of_another_shape_are_listed() {
     type Change = fn(&mut Vec<Tensor>);
-    let cases: [(Change, &[&str], &[[&str; 3]], u64); 9] = [
+    /// What is done, what is then missing, what reshaped, and how many tensors there are.
+    type Case = (Change, &'static [&'static str], &'static [[&'static str; 3]], u64);
+    let cases: [Case; 9] = [
         (|tensors| _ = tensors.remove(1), &["b"], &[], 5),
         (|tensors| _ = tensors.drain(1..3), &["b", "c"], &[], 4),
         (|tensors| _ = tensors.remove(4), &["gone"], &[], 5),

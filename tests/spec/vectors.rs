@@ -362,7 +362,7 @@ mod on_disk {
     fn open(vector: &Vector, key: &str) -> Option<pulse::Checkpoint> {
         vector
             .text(key)
-            .map(|path| pulse::Checkpoint::open(&directory().join(path)).expect("a checkpoint"))
+            .map(|path| pulse::Checkpoint::open(directory().join(path)).expect("a checkpoint"))
     }
 
     fn patch(vector: &Vector) -> Result<Patch> {

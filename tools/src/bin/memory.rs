@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     (0..4).for_each(|_| simulation.step());
     simulation.save(&path("target"))?;
     let (base, target) =
-        (load(&Checkpoint::open(&path("base"))?)?, load(&Checkpoint::open(&path("target"))?)?);
+        (load(&Checkpoint::open(path("base"))?)?, load(&Checkpoint::open(path("target"))?)?);
     drop(simulation);
     let bytes: usize = target.iter().map(|weight| weight.2.len()).sum();
 
