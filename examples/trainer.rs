@@ -3,7 +3,7 @@
 //! `cargo run --release --example trainer -- DIR [STEPS]` writes `DIR/0.anchor.pulse` (all weights, for
 //! receivers that start), then `DIR/1.pulse`, `DIR/2.pulse` … (what each step changed), and another
 //! anchor every four steps, for receivers that come late or lost a patch. The example `receiver`
-//! reads such a directory.
+//! reads such a directory. Started again on it, the trainer goes on after the last patch there.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use pulse::checkpoint::{write_whole, Existing};
 use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::{tensor_digest, CheckpointHasher, Digest};
 use pulse::stream::{EncoderOptions, Lineage, TrustedBase};
 use pulse::tensors::{self, Control, DiffOptions, TensorRef, TensorSource};
 use pulse::{Limits, Patch};
@@ -76,6 +77,13 @@ fn source(weights: &Weights) -> pulse::Result<tensors::Weights<'_>> {
         .collect()
 }
 
+/// Checkpoint digest of the weights.
+fn digest(weights: &Weights) -> pulse::Result<Digest> {
+    let mut hasher = CheckpointHasher::new();
+    weights.iter().for_each(|(name, (spec, bytes))| hasher.add(name, spec, tensor_digest(bytes)));
+    hasher.finish()
+}
+
 /// Writes patches, and remembers the digests of what it wrote.
 struct Publisher {
     dir: PathBuf,
@@ -106,24 +114,42 @@ impl Publisher {
         &mut self,
         name: &str,
         base: Option<&Weights>,
-        target: &Weights,
+        weights: &Weights,
         options: DiffOptions,
     ) -> Result<()> {
-        let (base, target) = (base.map(source).transpose()?, source(target)?);
+        let (base, target) = (base.map(source).transpose()?, source(weights)?);
         let base = base.as_ref().map(|base| base as &dyn TensorSource);
         // The file appears whole or not at all: receivers that watch the directory never see half.
         let path = self.dir.join(name);
-        let write =
-            |file: &mut dyn Write| tensors::diff(base, &target, file, options, Control::default());
-        let report = write_whole(&path, Existing::Refuse, write)?;
+        let published = path.exists();
+        if !published {
+            let diff = |file: &mut dyn Write| {
+                tensors::diff(base, &target, file, options, Control::default())
+            };
+            write_whole(&path, Existing::Refuse, diff)?;
+        }
 
         // Read back, so that what is on the disk is known to be right; this gives the digests of
         // the tensors that changed. Those of the others stay what they were.
-        let written = Patch::open(&path, Limits::default())?.trusted_target();
+        let patch = Patch::open(&path, Limits::default())?;
+        let written = patch.trusted_target();
         self.trusted.checkpoint = written.checkpoint;
         self.trusted.tensors.extend(written.tensors);
 
-        let (footer, bytes) = (report.summary.footer, report.summary.patch_bytes);
+        let footer = patch.footer();
+        if published {
+            // This run was started again. What receivers may have seen stays, if it leads here.
+            if footer.target != digest(weights)? {
+                return Err(format!(
+                    "{} is of another run; give a directory of its own",
+                    path.display()
+                )
+                .into());
+            }
+            println!("{name}: published before, target {}", footer.target);
+            return Ok(());
+        }
+        let bytes = path.metadata()?.len();
         let smaller = footer.target_bytes as f64 / bytes as f64;
         println!(
             "{name}: {bytes} bytes, {smaller:.1} times smaller than the weights, target {}",

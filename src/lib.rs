@@ -124,8 +124,7 @@ pub mod stream;
 pub mod wire;
 // Patches and tensors, in parallel.
 #[cfg(feature = "parallel")]
-#[cfg_attr(not(feature = "checkpoint"), allow(dead_code))]
-// patches are read, and nothing is written
+#[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // patches are only read
 mod disk;
 #[cfg(feature = "parallel")]
 #[cfg_attr(not(feature = "checkpoint"), allow(dead_code))] // files are for checkpoints

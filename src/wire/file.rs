@@ -34,6 +34,7 @@ pub enum FileSource {
 
 /// One file of the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FileRecord {
     /// Name in the directory; empty if the checkpoint is one file.
     pub name: String,

@@ -66,6 +66,7 @@ impl Action {
 
 /// Begin of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorHeader {
     /// Name, unique in the file.
     pub name: String,

@@ -73,6 +73,19 @@ fn a_receiver_follows_a_trainer_patch_by_patch() {
 }
 
 #[test]
+fn a_trainer_that_is_started_again_keeps_what_it_published() {
+    let place = Place::new();
+    run(&place, "trainer", &["run", "2"]);
+    let before = fs::read(place.path("run").join("2.pulse")).unwrap();
+    let again = run(&place, "trainer", &["run", "3"]);
+    assert!(again[..3].iter().all(|line| line.contains("published before")), "{again:?}");
+    assert!(!again[3].contains("published before"), "{again:?}");
+    assert!(fs::read(place.path("run").join("2.pulse")).unwrap() == before);
+    let received = run(&place, "receiver", &["run", "3"]);
+    assert_eq!(last(received.last().unwrap()), last(again.last().unwrap()));
+}
+
+#[test]
 fn a_receiver_that_lost_a_patch_goes_on_from_an_anchor() {
     let place = Place::new();
     let published = run(&place, "trainer", &["published", "5"]);
