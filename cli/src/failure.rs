@@ -7,7 +7,7 @@ use pulse::error::{Advice, BaseMismatch};
 use pulse::Error;
 use serde_json::{json, Value};
 
-use crate::opening::exchanged;
+use crate::opening::swapped;
 use crate::text;
 
 /// Result of a command, and of what it is made of.
@@ -57,7 +57,7 @@ impl Failure {
             Failure::NotProduced { .. } => return Some(USE_ITS_PRODUCER.into()),
             Failure::Library { error, hint } => (error, hint),
         };
-        if let Some(hint) = hint.as_deref().or_else(|| exchanged(error)) {
+        if let Some(hint) = hint.as_deref().or_else(|| swapped(error)) {
             return Some(hint.into());
         }
         Some(match (&**error, error.advice()?) {

@@ -67,8 +67,8 @@ impl Reading {
 }
 
 /// What to say if a checkpoint was given for a patch, or the other way round: arguments are easily
-/// exchanged.
-pub(crate) fn exchanged(error: &Error) -> Option<&'static str> {
+/// swapped.
+pub(crate) fn swapped(error: &Error) -> Option<&'static str> {
     let path = error.file()?;
     let no_patch = match error {
         Error::Corrupt(corrupt) => matches!(corrupt.fault, Fault::Signature { .. }),
@@ -76,10 +76,10 @@ pub(crate) fn exchanged(error: &Error) -> Option<&'static str> {
         _ => false,
     };
     if no_patch && is_checkpoint(path) {
-        return Some("it is a checkpoint: are the checkpoint and the patch exchanged?");
+        return Some("it is a checkpoint: are the checkpoint and the patch swapped?");
     }
     let no_checkpoint = matches!(error, Error::BadFile { .. }) && is_patch(path);
-    no_checkpoint.then_some("it is a patch: are the checkpoint and the patch exchanged?")
+    no_checkpoint.then_some("it is a patch: are the checkpoint and the patch swapped?")
 }
 
 /// Whether a file starts as a patch does.

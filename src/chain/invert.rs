@@ -26,7 +26,7 @@ pub struct InvertOptions {
     pub level: i32,
     /// Leaves of 64 KiB in a block, 1 to 64.
     pub block_leaves: u64,
-    /// Run and optimizer steps; what is absent is taken from the patch, with the steps exchanged.
+    /// Run and optimizer steps; what is absent is taken from the patch, with the steps swapped.
     pub lineage: Lineage,
     /// Free strings.
     pub metadata: BTreeMap<String, String>,

@@ -110,7 +110,7 @@ impl fmt::Display for BaseMismatch {
         }
         match self.tensors {
             Some((expected, found)) if expected != found => {
-                write!(f, "; it has {found} tensors, expected {expected}")
+                write!(f, "; number of tensors: {found}, expected {expected}")
             }
             _ => Ok(()),
         }

@@ -179,7 +179,7 @@ fn tensors_that_are_missing_or_of_another_shape_are_listed() {
         let said = missing.iter().chain(reshaped.iter().flatten());
         assert!(said.into_iter().all(|word| text.contains(word)), "{text}");
         assert_eq!(
-            text.contains(&format!("it has {tensors} tensors, expected 6")),
+            text.contains(&format!("number of tensors: {tensors}, expected 6")),
             tensors != 6,
             "{text}"
         );

@@ -1,5 +1,5 @@
 //! Failures for programs: one JSON object on standard error, as docs/failure-json.md describes it;
-//! limits by name; and hints for arguments that were exchanged.
+//! limits by name; and hints for arguments that were swapped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -377,14 +377,14 @@ fn limits_are_set_by_name_for_every_command_that_reads_patches() {
 
 /// Files and directories, in every command that takes both.
 #[test]
-fn a_checkpoint_and_a_patch_that_are_exchanged_are_recognised() {
+fn a_checkpoint_and_a_patch_that_are_swapped_are_recognised() {
     let place = scene();
     let directory =
         |tensors: &[_]| Files::many([("model.safetensors", testkit::files::safetensors(tensors))]);
     place.put("base", &directory(&model()));
     place.put("target", &directory(&target()));
-    let checkpoint = "it is a checkpoint: are the checkpoint and the patch exchanged?";
-    let patch = "it is a patch: are the checkpoint and the patch exchanged?";
+    let checkpoint = "it is a checkpoint: are the checkpoint and the patch swapped?";
+    let patch = "it is a patch: are the checkpoint and the patch swapped?";
     for (base, target) in [("base.safetensors", "target.safetensors"), ("base", "target")] {
         for (args, about, hint) in [
             (&["apply", "41.pulse", base, "-o", "out"][..], base, checkpoint),
@@ -407,6 +407,6 @@ fn a_checkpoint_and_a_patch_that_are_exchanged_are_recognised() {
         [&["verify", "notes"][..], &["verify", "empty"], &["digest", "notes"], &["digest", "empty"]]
     {
         let run = pulse(&place, args);
-        assert!(run.code == Some(1) && !run.err.contains("exchanged"), "{}", run.err);
+        assert!(run.code == Some(1) && !run.err.contains("swapped"), "{}", run.err);
     }
 }

@@ -131,7 +131,7 @@ fn failures_end_with_one_and_name_the_file() {
         (&["apply", "base.safetensors", "notes.txt", "-o", "out"], &["not a .pulse file"]),
         (
             &["apply", "41.pulse", "base.safetensors", "-o", "out"],
-            &["base.safetensors", "not a .pulse file", "exchanged"],
+            &["base.safetensors", "not a .pulse file", "swapped"],
         ),
         (
             &["apply", "41.pulse", "-o", "out"],
