@@ -181,7 +181,7 @@ impl TensorSpec {
     /// A tensor of a known dtype.
     ///
     /// # Errors
-    /// [`Error::Misuse`](crate::Error::Misuse) if its size exceeds 64 bits, or if the size does
+    /// [`Error::Misuse`] if its size exceeds 64 bits, or if the size does
     /// not follow from the dtype: use [`with_bytes`](Self::with_bytes) for [`Dtype::Other`].
     pub fn new(dtype: Dtype, shape: &[u64]) -> Result<Self> {
         let dtype = dtype.known_by_name();
@@ -199,7 +199,7 @@ impl TensorSpec {
     /// A tensor whose size in bytes is given.
     ///
     /// # Errors
-    /// [`Error::Misuse`](crate::Error::Misuse) if the dtype is a known one and the size is not that of the shape.
+    /// [`Error::Misuse`] if the dtype is a known one and the size is not that of the shape.
     pub fn with_bytes(dtype: Dtype, shape: &[u64], bytes: u64) -> Result<Self> {
         let dtype = dtype.known_by_name();
         let known = !matches!(dtype, Dtype::Other(_));
