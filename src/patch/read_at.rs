@@ -73,10 +73,13 @@ impl ReadAt for Vec<u8> {
 ///
 /// ```
 /// use pulse::patch::{LocalFile, ReadAt};
-/// let file = LocalFile::open("Cargo.toml")?;
-/// let mut buffer = [0; 9];
-/// file.read_exact_at(&mut buffer, 0)?;
-/// assert_eq!(&buffer, b"[package]");
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("letters");
+/// std::fs::write(&path, b"abcdef").unwrap();
+/// let file = LocalFile::open(&path)?;
+/// let mut buffer = [0; 3];
+/// file.read_exact_at(&mut buffer, 2)?;
+/// assert_eq!(&buffer, b"cde");
 /// # Ok::<(), pulse::Error>(())
 /// ```
 #[derive(Debug)]
