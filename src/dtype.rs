@@ -229,6 +229,15 @@ impl TensorSpec {
         self.bytes
     }
 
+    /// Refuses another number of bytes than a tensor like this one has.
+    pub(crate) fn check_bytes(&self, tensor: &str, given: usize) -> Result<()> {
+        if given as u64 == self.bytes {
+            return Ok(());
+        }
+        let expected = self.bytes;
+        Err(Error::misuse(format!("{given} bytes given for {tensor} {self}, expected {expected}")))
+    }
+
     /// Elements as the codings see them: bytes for [`Dtype::Other`].
     #[must_use]
     pub fn elements(&self) -> u64 {

@@ -11,7 +11,7 @@ use crate::coding::Coding;
 use crate::disk::staged::temporary_file;
 use crate::disk::Disk;
 use crate::dtype::TensorSpec;
-use crate::error::{BaseMismatch, Error, Result};
+use crate::error::{BaseMismatch, Error, Fault, Result};
 use crate::limits::Limits;
 use crate::patch::Patch;
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
@@ -217,7 +217,9 @@ fn invert(
     };
     let without = |field, total: u64, added: &mut dyn Iterator<Item = u64>| {
         let added = added.fold(0, u64::saturating_add);
-        total.checked_sub(added).ok_or_else(|| patch.wrong_total(field, added, total))
+        total
+            .checked_sub(added)
+            .ok_or_else(|| patch.wrong_total(Fault::Count { field, expected: added, found: total }))
     };
     let (_, summary) = session.finish_as(Totals {
         target_tensors: without("target tensors", footer.target_tensors, &mut added().map(|_| 1))?,

@@ -1,41 +1,26 @@
 //! A patch file read through once: what is in it, where, and whether all of it is right.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::coding::BlockDecoder;
 use crate::digest::Digest;
-use crate::disk::{Disk, DiskFile};
-use crate::error::{Corrupt, Error, Fault, FileFault, Made, Result};
+use crate::disk::Disk;
+use crate::error::{Corrupt, Error, Fault, Made, Result};
 use crate::limits::Limits;
 use crate::patch::inventory::Depth;
-use crate::patch::{FileEntry, Inventory, TensorEntry};
+use crate::patch::{FileEntry, Inventory, LocalFile, ReadAt, TensorEntry};
 use crate::stream::{Block, Place, TrustedBase};
 use crate::tag::Tag;
 use crate::wire::{self, Footer, Header};
 
 /// Where the bytes of a patch are.
 #[derive(Debug)]
-pub(super) enum Store {
-    File(DiskFile),
+pub(super) enum Source {
+    File(LocalFile),
     Memory(Vec<u8>),
-}
-
-impl Store {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
-        match self {
-            Store::File(file) => file.read_exact_at(buffer, offset),
-            Store::Memory(bytes) => {
-                let mut rest = usize::try_from(offset)
-                    .ok()
-                    .and_then(|offset| bytes.get(offset..))
-                    .unwrap_or(&[]);
-                rest.read_exact(buffer)
-            }
-        }
-    }
 }
 
 /// A patch of which every byte was read and found right: a file, or bytes in memory.
@@ -43,7 +28,7 @@ impl Store {
 pub struct Patch {
     /// Where it was opened; `None` if it is in memory.
     path: Option<PathBuf>,
-    store: Store,
+    source: Source,
     limits: Limits,
     header: Header,
     footer: Footer,
@@ -57,21 +42,13 @@ impl Patch {
         limits: &Limits,
         depth: Depth,
         disk: &Disk,
-    ) -> Result<(Inventory, Store)> {
-        let io = |error| Error::io_at("opening", path, error);
-        // Looked at before it is opened: opening a pipe would wait for a writer, and it cannot be read twice.
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::bad_file(path, FileFault::NotRegular));
-        }
-        let file = disk.open(path).map_err(io)?;
-        let mut map = Inventory {
-            file_bytes: file.file().metadata().map_err(io)?.len(),
-            ..Inventory::default()
-        };
+    ) -> Result<(Inventory, Source)> {
+        let file = LocalFile::open_on(path, disk)?;
+        let mut map = Inventory { file_bytes: file.len()?, ..Inventory::default() };
         let mut buffered = BufReader::with_capacity(1 << 18, file.file());
         map.error =
             map.scan(&mut buffered, limits, depth).err().map(|error| error.in_file(Some(path)));
-        Ok((map, Store::File(file)))
+        Ok((map, Source::File(file)))
     }
 
     /// Opens a patch and checks structure, CRCs and SHA-256 of the whole file.
@@ -83,8 +60,8 @@ impl Patch {
     }
 
     pub(crate) fn open_on(path: &Path, limits: Limits, disk: &Disk) -> Result<Self> {
-        let (map, store) = Self::scan_file(path, &limits, Depth::Sections, disk)?;
-        Self::new(Some(path.into()), map, store, limits)
+        let (map, source) = Self::scan_file(path, &limits, Depth::Sections, disk)?;
+        Self::new(Some(path.into()), map, source, limits)
     }
 
     /// As [`open`](Self::open), for a patch in memory.
@@ -94,13 +71,13 @@ impl Patch {
     pub fn from_bytes(patch: Vec<u8>, limits: Limits) -> Result<Self> {
         let mut map = Inventory { file_bytes: patch.len() as u64, ..Inventory::default() };
         map.error = map.scan(&mut patch.as_slice(), &limits, Depth::Sections).err();
-        Self::new(None, map, Store::Memory(patch), limits)
+        Self::new(None, map, Source::Memory(patch), limits)
     }
 
     fn new(
         path: Option<PathBuf>,
         mut map: Inventory,
-        store: Store,
+        source: Source,
         limits: Limits,
     ) -> Result<Self> {
         if let Some(error) = map.error.take() {
@@ -116,13 +93,13 @@ impl Patch {
             .enumerate()
             .map(|(i, tensor)| (tensor.header.name.clone(), i))
             .collect();
-        Ok(Patch { path, store, limits, header, footer, map, by_name })
+        Ok(Patch { path, source, limits, header, footer, map, by_name })
     }
 
     /// The patch with its bytes in memory, checked again, if they are in a file: nothing can then
     /// fail to be read, or change.
     pub(crate) fn load(&self) -> Result<Option<Self>> {
-        let Store::File(_) = &self.store else { return Ok(None) };
+        let Source::File(_) = &self.source else { return Ok(None) };
         let mut bytes = Vec::new();
         self.read(&(0..self.bytes()), &mut bytes)?;
         let mut loaded = Self::from_bytes(bytes, self.limits.clone())
@@ -163,8 +140,7 @@ impl Patch {
     }
 
     /// A total of the footer is not that of what was made.
-    pub(crate) fn wrong_total(&self, field: &'static str, expected: u64, found: u64) -> Error {
-        let fault = Fault::Count { field, expected, found };
+    pub(crate) fn wrong_total(&self, fault: Fault) -> Error {
         let (file, section) = (self.path.clone(), Some(Tag::FOOTER));
         // The footer ends the file.
         Error::Corrupt(Box::new(Corrupt {
@@ -217,10 +193,10 @@ impl Patch {
     fn read(&self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<()> {
         // The range was read before under the section limit, so it is worth its memory.
         buffer.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
-        self.store.read_exact_at(buffer, range.start).map_err(|source| {
-            let doing = format!("reading from byte {} of", range.start);
-            Error::Io { doing, path: self.path.clone(), source }
-        })
+        match &self.source {
+            Source::File(file) => file.read_exact_at(buffer, range.start),
+            Source::Memory(bytes) => bytes.read_exact_at(buffer, range.start),
+        }
     }
 
     /// Block `number` of `tensor`; its payload is read into `payload`.

@@ -1,6 +1,7 @@
 //! Bytes that can be read at any place: a file, memory, or whatever a callback fetches.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
@@ -92,13 +93,21 @@ impl LocalFile {
     /// [`Error::Io`]; [`Error::BadFile`] if it is not a regular file: a pipe can only be read
     /// from front to back, by a [`Decoder`](crate::Decoder).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
+        Self::open_on(path.as_ref(), &Disk::default())
+    }
+
+    pub(super) fn open_on(path: &Path, disk: &Disk) -> Result<Self> {
         let io = |error| Error::io_at("opening", path, error);
         // Asked before it is opened: opening a pipe would wait for a writer.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::bad_file(path, FileFault::NotRegular));
         }
-        Ok(LocalFile(Disk::default().open(path).map_err(io)?))
+        Ok(LocalFile(disk.open(path).map_err(io)?))
+    }
+
+    /// To be read from front to back.
+    pub(super) fn file(&self) -> &File {
+        self.0.file()
     }
 }
 

@@ -161,13 +161,7 @@ impl<'t, S: ReadAt> TensorReader<'t, S> {
                 "tensor '{name}' is deleted: there is nothing to make of it"
             )));
         };
-        if bytes.len() as u64 != spec.bytes() {
-            let found = bytes.len();
-            return Err(Error::misuse(format!(
-                "{found} bytes given for tensor '{name}', expected {}",
-                spec.bytes()
-            )));
-        }
+        spec.check_bytes(&format!("tensor '{name}'"), bytes.len())?;
         if self.begun {
             return Err(Error::misuse(format!(
                 "blocks of tensor '{name}' were taken before; apply a new reader"

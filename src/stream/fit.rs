@@ -4,6 +4,21 @@ use crate::dtype::TensorSpec;
 use crate::error::{BaseMismatch, Reshaped};
 use crate::wire::Action;
 
+/// How a tensor of a patch does not fit the base, which holds `held` under its name.
+pub(crate) fn misfit(
+    name: &str,
+    action: Action,
+    spec: Option<&TensorSpec>,
+    held: Option<&TensorSpec>,
+) -> String {
+    let in_base = held.map_or("is not there".to_string(), |held| format!("is {held}"));
+    let in_patch = spec.map_or(String::new(), |spec| format!(" {spec}"));
+    format!(
+        "the patch does not fit its base: tensor '{name}' {in_base}, but in the patch it is {}{in_patch}",
+        action.name()
+    )
+}
+
 /// Notes how the tensors of the base differ from those that the patch expects, as far as it names
 /// them: `named` are the tensors of the patch, with the specs that it gives them.
 pub(crate) fn compare_tensors<'a>(

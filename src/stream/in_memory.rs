@@ -44,13 +44,7 @@ impl<'w> InMemory<'w> {
     /// [`Error::Misuse`] if a tensor does not have as many bytes as its spec says.
     pub fn new(weights: &'w mut BTreeMap<String, Tensor>) -> Result<Self> {
         for (name, (spec, bytes)) in &*weights {
-            if bytes.len() as u64 != spec.bytes() {
-                return Err(Error::misuse(format!(
-                    "tensor '{name}', {spec}: {} bytes given, expected {}",
-                    bytes.len(),
-                    spec.bytes()
-                )));
-            }
+            spec.check_bytes(&format!("tensor '{name}'"), bytes.len())?;
         }
         Ok(InMemory { weights, staged: Vec::new() })
     }

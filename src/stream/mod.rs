@@ -13,6 +13,7 @@ mod push;
 mod receiver;
 mod session;
 mod store;
+pub(crate) mod tally;
 mod target;
 mod tensor_writer;
 mod writer;

@@ -14,6 +14,7 @@ use crate::error::{Error, Fault, Result};
 use crate::hash::{CheckpointHasher, TensorHasher};
 use crate::limits::{Limits, Used};
 use crate::stream::options::BaseSide;
+use crate::stream::tally::Tally;
 use crate::stream::writer::{PatchWriter, Totals};
 use crate::stream::EncoderOptions;
 use crate::wire::{Action, FileRecord, FileSource, Footer, TensorHeader, TensorTrailer};
@@ -114,10 +115,7 @@ pub(crate) struct Session<W: Write> {
     names: HashSet<Box<str>>,
     used: Used,
     base: CheckpointHasher,
-    target: CheckpointHasher,
-    target_tensors: u64,
-    target_elements: u64,
-    target_bytes: u64,
+    target: Tally,
     /// A write failed half way: the file cannot be completed any more.
     broken: bool,
 }
@@ -135,10 +133,7 @@ impl<W: Write> Session<W> {
             names: HashSet::new(),
             used: Used::default(),
             base: CheckpointHasher::new(),
-            target: CheckpointHasher::new(),
-            target_tensors: 0,
-            target_elements: 0,
-            target_bytes: 0,
+            target: Tally::default(),
             broken: false,
         })
     }
@@ -306,9 +301,6 @@ impl<W: Write> Session<W> {
         }
         if let Some(spec) = &open.header.spec {
             self.target.add(name, spec, target);
-            self.target_tensors += 1;
-            self.target_elements += spec.elements();
-            self.target_bytes += spec.bytes();
         }
         self.close(open, Some(base), Some(target))
     }
@@ -361,7 +353,7 @@ impl<W: Write> Session<W> {
     }
 
     /// Writes index and footer.
-    pub fn finish(self) -> Result<(W, Summary)> {
+    pub fn finish(mut self) -> Result<(W, Summary)> {
         self.usable()?;
         self.none_open()?;
         let base = match &self.base_side {
@@ -376,11 +368,11 @@ impl<W: Write> Session<W> {
             }
         }
         self.writer.finish(Totals {
-            target_tensors: self.target_tensors,
-            target_elements: self.target_elements,
-            target_bytes: self.target_bytes,
+            target_tensors: self.target.tensors,
+            target_elements: self.target.elements,
+            target_bytes: self.target.bytes,
             base,
-            target: self.target.finish()?,
+            target: self.target.digest()?,
         })
     }
 

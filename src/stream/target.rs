@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
-use crate::error::{BaseMismatch, Error, Fault, Made, Result};
+use crate::error::{BaseMismatch, Error, Made, Result};
 use crate::hash::{CheckpointHasher, TensorHasher, LEAF_BYTES};
-use crate::stream::fit::compare_tensors;
+use crate::stream::fit::{compare_tensors, misfit};
+use crate::stream::tally::{Differs, Tally};
 use crate::stream::{Block, Event, Received, Store};
 use crate::wire::{Action, Footer, Header, TensorHeader, TensorTrailer};
 
@@ -54,7 +55,7 @@ pub(crate) struct Target<S> {
     mentioned: Vec<Mention>,
     open: Option<OpenTensor>,
     /// Of the tensors of the target; the unchanged ones are added at the end.
-    totals: Totals,
+    tally: Tally,
     /// The first check that failed. The patch is then read on only to learn from its footer whether
     /// the base is the reason (R63).
     failure: Option<Error>,
@@ -62,24 +63,6 @@ pub(crate) struct Target<S> {
     verified: Option<Received>,
     /// A block, or bytes that no block covers.
     buffer: Vec<u8>,
-}
-
-/// What the footer must say of the target.
-#[derive(Debug, Default)]
-struct Totals {
-    checkpoint: CheckpointHasher,
-    tensors: u64,
-    elements: u64,
-    bytes: u64,
-}
-
-impl Totals {
-    fn add(&mut self, name: &str, spec: &TensorSpec, digest: Digest) {
-        self.checkpoint.add(name, spec, digest);
-        self.tensors += 1;
-        self.elements = self.elements.saturating_add(spec.elements());
-        self.bytes = self.bytes.saturating_add(spec.bytes());
-    }
 }
 
 impl<S: Store> Target<S> {
@@ -90,7 +73,7 @@ impl<S: Store> Target<S> {
             held: BTreeMap::new(),
             mentioned: Vec::new(),
             open: None,
-            totals: Totals::default(),
+            tally: Tally::default(),
             failure: None,
             verified: None,
             buffer: Vec::new(),
@@ -177,15 +160,14 @@ impl<S: Store> Target<S> {
         let held = if self.is_snapshot() { None } else { self.held.get(name) };
         match (action, spec, held) {
             (Action::Deleted, _, Some(_)) => self.store.delete(name),
-            (Action::Patched, Some(spec), Some(held)) if spec == held => self.store.begin(name, spec),
-            (Action::Added, Some(spec), None) | (Action::Replaced, Some(spec), Some(_)) => self.store.begin(name, spec),
+            (Action::Patched, Some(spec), Some(held)) if spec == held => {
+                self.store.begin(name, spec)
+            }
+            (Action::Added, Some(spec), None) | (Action::Replaced, Some(spec), Some(_)) => {
+                self.store.begin(name, spec)
+            }
             _ => {
-                let in_base = held.map_or("is not there".to_string(), |held| format!("is {held}"));
-                let in_patch = spec.as_ref().map_or(String::new(), |spec| format!(" {spec}"));
-                let what = format!(
-                    "the patch does not fit its base: tensor '{name}' {in_base}, but in the patch it is {}{in_patch}",
-                    action.name()
-                );
+                let what = misfit(name, *action, spec.as_ref(), held);
                 return Err(Stop::Wrong(Error::Unfit { file: None, what }));
             }
         }
@@ -235,7 +217,7 @@ impl<S: Store> Target<S> {
         if let Some(expected) = end.target.filter(|&expected| expected != found) {
             return Err(Stop::Wrong(wrong_result(Made::Tensor(name), expected, found)));
         }
-        self.totals.add(&name, &spec, found);
+        self.tally.add(&name, &spec, found);
         self.store.end().map_err(Stop::Store)
     }
 
@@ -256,21 +238,14 @@ impl<S: Store> Target<S> {
                     hash_held(&self.store, name, spec, &mut self.buffer).map_err(Stop::Store)?
                 }
             };
-            self.totals.add(name, spec, digest);
+            self.tally.add(name, spec, digest);
         }
-        let Totals { checkpoint, tensors, elements, bytes } = std::mem::take(&mut self.totals);
-        let (expected, found) = (footer.target, checkpoint.finish().map_err(Stop::Store)?);
-        if expected != found {
-            return Err(Stop::Wrong(wrong_result(Made::Checkpoint, expected, found)));
-        }
-        for (field, expected, found) in [
-            ("target tensors", tensors, footer.target_tensors),
-            ("target elements", elements, footer.target_elements),
-            ("target bytes", bytes, footer.target_bytes),
-        ] {
-            if expected != found {
-                return Err(Stop::Wrong(Fault::Count { field, expected, found }.at(at)));
+        match std::mem::take(&mut self.tally).compare(footer).map_err(Stop::Store)? {
+            Some(Differs::Digest { expected, found }) => {
+                return Err(Stop::Wrong(wrong_result(Made::Checkpoint, expected, found)));
             }
+            Some(Differs::Total(fault)) => return Err(Stop::Wrong(fault.at(at))),
+            None => {}
         }
         for Mention { name, base, .. } in
             self.mentioned.iter().filter(|mention| mention.action != Action::Patched)

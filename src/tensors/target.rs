@@ -6,8 +6,10 @@ use crate::digest::Digest;
 use crate::disk::DiskFile;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Made, Result};
-use crate::hash::{CheckpointHasher, TensorHasher};
+use crate::hash::TensorHasher;
 use crate::patch::{Patch, TensorEntry};
+use crate::stream::fit::misfit;
+use crate::stream::tally::{Differs, Tally};
 use crate::tensors::parallel::ordered;
 use crate::tensors::pieces::{digests_of, leaves_of_all, Groups, PIECE_BYTES};
 use crate::tensors::{Control, TensorSource};
@@ -99,12 +101,7 @@ pub(crate) fn target_tensors<'a>(
                 tensors.push(place(name, spec, true, Some(changed)));
             }
             (action, spec) => {
-                let wanted = spec.as_ref().map_or(String::new(), |spec| format!(" {spec}"));
-                let what = format!(
-                    "the patch does not fit its base: tensor '{name}' is {found}, but in the patch it is {}{wanted}",
-                    action.name()
-                );
-                return Err(patch.unfit(what));
+                return Err(patch.unfit(misfit(name, action, spec.as_ref(), Some(found))));
             }
         }
     }
@@ -113,13 +110,8 @@ pub(crate) fn target_tensors<'a>(
             (Some(spec), Action::Added) => {
                 tensors.push(place(&tensor.header.name, spec, false, Some(tensor)))
             }
-            (_, action) => {
-                let what = format!(
-                    "the patch does not fit its base: there is no tensor '{}', but in the patch it is {}",
-                    tensor.header.name,
-                    action.name()
-                );
-                return Err(patch.unfit(what));
+            (spec, action) => {
+                return Err(patch.unfit(misfit(&tensor.header.name, action, spec.as_ref(), None)));
             }
         }
     }
@@ -148,9 +140,8 @@ pub(crate) fn build(
         size: |piece: &OutPiece<'_>| piece.bytes,
         full: PIECE_BYTES,
     };
-    let mut checkpoint = CheckpointHasher::new();
+    let mut tally = Tally::default();
     let mut hasher = TensorHasher::new();
-    let (mut elements, mut bytes) = (0u64, 0u64);
     let work = |own: &mut Builder, group| own.build(group, base, patch, output);
     ordered(control.count(), Builder::default, groups, work, |done| {
         for (piece, leaves) in done {
@@ -166,30 +157,19 @@ pub(crate) fn build(
                         found,
                     ));
                 }
-                checkpoint.add(name, spec, found);
-                elements += spec.elements();
-                bytes += spec.bytes();
+                tally.add(name, spec, found);
             }
             control.report(piece.bytes as u64)?;
         }
         Ok(())
     })?;
-    let footer = patch.footer();
-    let (expected, found) = (footer.target, checkpoint.finish()?);
-    if expected != found {
-        return Err(patch.wrong_result(Made::Checkpoint, expected, found));
-    }
-    let count = tensors.len() as u64;
-    for (field, expected, found) in [
-        ("target tensors", count, footer.target_tensors),
-        ("target elements", elements, footer.target_elements),
-        ("target bytes", bytes, footer.target_bytes),
-    ] {
-        if expected != found {
-            return Err(patch.wrong_total(field, expected, found));
+    match tally.compare(patch.footer())? {
+        Some(Differs::Digest { expected, found }) => {
+            Err(patch.wrong_result(Made::Checkpoint, expected, found))
         }
+        Some(Differs::Total(fault)) => Err(patch.wrong_total(fault)),
+        None => check_gone(base, patch, control),
     }
-    check_gone(base, patch, control)
 }
 
 /// A run of whole leaves of a target tensor: one block, or bytes that stay.

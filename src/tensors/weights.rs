@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::dtype::TensorSpec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensors::source::{no_tensor, TensorSource};
 
 /// A tensor in memory.
@@ -19,7 +19,7 @@ impl<'a> TensorRef<'a> {
     /// # Errors
     /// [`Error::Misuse`] if there are not as many bytes as the spec says.
     pub fn new(spec: TensorSpec, bytes: &'a [u8]) -> Result<Self> {
-        check_size(&spec, bytes.len())?;
+        spec.check_bytes("a tensor", bytes.len())?;
         Ok(TensorRef { spec, bytes })
     }
 }
@@ -37,19 +37,9 @@ impl<'a> TensorMut<'a> {
     /// # Errors
     /// [`Error::Misuse`] if there are not as many bytes as the spec says.
     pub fn new(spec: TensorSpec, bytes: &'a mut [u8]) -> Result<Self> {
-        check_size(&spec, bytes.len())?;
+        spec.check_bytes("a tensor", bytes.len())?;
         Ok(TensorMut { spec, bytes })
     }
-}
-
-fn check_size(spec: &TensorSpec, bytes: usize) -> Result<()> {
-    if bytes as u64 == spec.bytes() {
-        return Ok(());
-    }
-    Err(Error::misuse(format!(
-        "{bytes} bytes given for a tensor {spec}, expected {}",
-        spec.bytes()
-    )))
 }
 
 /// Weights in memory that are read: collected from pairs of name and tensor, whatever the caller

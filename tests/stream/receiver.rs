@@ -313,7 +313,7 @@ fn weights_have_the_size_that_their_spec_says() {
     let mut held = weights(&sample::base());
     held.get_mut("w").unwrap().1.push(0);
     let error = Receiver::in_memory(&mut held, Limits::default()).unwrap_err();
-    assert_eq!(error.to_string(), "tensor 'w', BF16 [4]: 9 bytes given, expected 8");
+    assert_eq!(error.to_string(), "9 bytes given for tensor 'w' BF16 [4], expected 8");
 }
 
 #[test]

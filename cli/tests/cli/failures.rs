@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::{json, Value};
 
-use crate::inspect::check_type;
+use crate::inspect::{check_type, paths};
 use crate::{model, pulse, scene, target};
 use testkit::files::{tensor, Files, Place};
 use testkit::forge;
@@ -261,23 +261,6 @@ fn rows<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
 /// The words in backticks.
 fn words(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
-}
-
-/// Paths of all values; what is in an array of plain strings has no name.
-fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
-    match value {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                let path = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
-                paths(value, &path, found);
-                found.insert(path);
-            }
-        }
-        Value::Array(entries) => {
-            entries.iter().for_each(|entry| paths(entry, &format!("{path}[]"), found))
-        }
-        _ => {}
-    }
 }
 
 #[test]

@@ -426,7 +426,7 @@ fn there_are_colours_only_where_they_are_welcome() {
 }
 
 /// Paths of all values: `[]` for entries of arrays, `*` for keys that are data.
-fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+pub fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     let free = ["header.metadata", "tensors[].blocks"].contains(&path);
     match value {
         Value::Object(fields) => {
