@@ -1,6 +1,5 @@
 //! Packed streams: bytes as one zstd frame, or stored if that is smaller (SPEC.md §7.2).
 
-use std::cell::RefCell;
 use std::fmt;
 
 use zstd::bulk::Compressor;
@@ -16,11 +15,6 @@ const WINDOW_LOG_MAX: u32 = 23;
 const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 /// Output grows in steps of this size, as decompressed bytes arrive.
 const GROWTH: usize = 64 * 1024;
-
-thread_local! {
-    // Decoders of blocks have no place of their own to keep a context in, and one is a large allocation.
-    static DECODER: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
-}
 
 /// Writes packed streams, and keeps the large allocation that zstd needs from one to the next.
 #[derive(Default)]
@@ -111,49 +105,39 @@ impl Packed<'_> {
                     .into(),
             )
         };
-        DECODER.with_borrow_mut(|slot| {
-            let decoder = match slot {
-                Some(decoder) => decoder,
-                None => {
-                    let mut decoder = Decoder::new().map_err(zstd)?;
-                    decoder
-                        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
-                        .map_err(zstd)?;
-                    slot.insert(decoder)
-                }
-            };
-            decoder.reinit().map_err(zstd)?;
-            let mut input = InBuffer::around(self.bytes);
-            let mut out = Vec::new();
-            // No room at first: with room for all that a frame says to hold, libzstd would decode it at once, and
-            // not compare its blocks with its window.
-            let mut room = false;
-            loop {
-                // One byte of room beyond the limit tells a frame that goes on from one that ends.
-                if room && out.len() == out.capacity() {
-                    let most = max.saturating_add(1) - out.len();
-                    out.reserve_exact(most.min(GROWTH.max(out.len())));
-                }
-                room = true;
-                let (consumed, produced) = (input.pos(), out.len());
-                let mut output = OutBuffer::around_pos(&mut out, produced);
-                let left = decoder.run(&mut input, &mut output).map_err(zstd)?;
-                let progress = output.pos() > produced || input.pos() > consumed;
-                if out.len() > max {
-                    return Err(too_long());
-                }
-                if left == 0 {
-                    break;
-                }
-                if !progress {
-                    return Err(stream("the zstd frame is truncated".into()));
-                }
+        // A context of its own: nothing that an earlier frame left behind can play a part.
+        let mut decoder = Decoder::new().map_err(zstd)?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(zstd)?;
+        let mut input = InBuffer::around(self.bytes);
+        let mut out = Vec::new();
+        // No room at first: with room for all that a frame says to hold, libzstd would decode it at
+        // once, and not compare its blocks with its window.
+        let mut room = false;
+        loop {
+            // One byte of room beyond the limit tells a frame that goes on from one that ends.
+            if room && out.len() == out.capacity() {
+                let most = max.saturating_add(1) - out.len();
+                out.reserve_exact(most.min(GROWTH.max(out.len())));
             }
-            match self.bytes.len() - input.pos() {
-                0 => Ok(out),
-                extra => Err(stream(format!("{extra} bytes follow the zstd frame"))),
+            room = true;
+            let (consumed, produced) = (input.pos(), out.len());
+            let mut output = OutBuffer::around_pos(&mut out, produced);
+            let left = decoder.run(&mut input, &mut output).map_err(zstd)?;
+            let progress = output.pos() > produced || input.pos() > consumed;
+            if out.len() > max {
+                return Err(too_long());
             }
-        })
+            if left == 0 {
+                break;
+            }
+            if !progress {
+                return Err(stream("the zstd frame is truncated".into()));
+            }
+        }
+        match self.bytes.len() - input.pos() {
+            0 => Ok(out),
+            extra => Err(stream(format!("{extra} bytes follow the zstd frame"))),
+        }
     }
 
     /// The bytes of the stream, which must be exactly `len`.

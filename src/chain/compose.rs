@@ -8,10 +8,10 @@ use crate::chain::chain::Chain;
 use crate::chain::combine::{combine_tensors, Direction};
 use crate::checkpoint::files::hash_file;
 use crate::checkpoint::plan::check_carried;
-use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
+use crate::checkpoint::safetensors::CarriedHeaders;
 use crate::checkpoint::Checkpoint;
 use crate::coding::{BlockOptions, Coding};
-use crate::error::{Error, FileFault, Made, Result};
+use crate::error::{Error, Made, Result};
 use crate::hash::Sha;
 use crate::patch::{FileEntry, Patch};
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
@@ -249,7 +249,7 @@ fn write_files<W: Write>(
     chain: &Chain<'_>,
     base: Option<&Checkpoint>,
 ) -> Result<()> {
-    let mut headers = 0u64;
+    let mut headers = CarriedHeaders::default();
     for FileEntry { record, .. } in chain.last().files() {
         let carried = if chain.base_has(record) || in_base(base, record)? {
             None
@@ -260,15 +260,10 @@ fn write_files<W: Write>(
         session.file(&FileRecord { source, ..record.clone() })?;
         if let Some((patch, file)) = carried {
             if record.kind == FileKind::Tensors {
-                headers = headers.saturating_add(record.bytes);
-                if headers > CARRIED_HEADERS_MAX {
-                    let fault =
-                        FileFault::HeadersTooLarge { bytes: headers, allowed: CARRIED_HEADERS_MAX };
-                    return Err(Error::BadFile {
-                        path: patch.path().map(Path::to_path_buf),
-                        fault,
-                    });
-                }
+                headers.add(record.bytes).map_err(|fault| {
+                    let path = patch.path().map(Path::to_path_buf);
+                    Error::BadFile { path, fault }
+                })?;
             }
             carry(session, patch, file)?;
         }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use crate::checkpoint::safetensors::CARRIED_HEADERS_MAX;
+use crate::checkpoint::safetensors::CarriedHeaders;
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
 use crate::error::{Error, FileFault, Result};
@@ -18,19 +18,16 @@ pub(crate) fn write_files<W: Write>(
     base: Option<&Checkpoint>,
     target: &Checkpoint,
 ) -> Result<()> {
-    let mut carried = 0;
+    let mut carried = CarriedHeaders::default();
     for file in &target.files {
         let header = &file.header.bytes;
         let same = base
             .and_then(|base| base.file(&file.name))
             .is_some_and(|base| base.header.bytes == *header);
         if !same {
-            carried += header.len() as u64;
-            if carried > CARRIED_HEADERS_MAX {
-                let fault =
-                    FileFault::HeadersTooLarge { bytes: carried, allowed: CARRIED_HEADERS_MAX };
-                return Err(Error::bad_file(target.path(), fault));
-            }
+            carried
+                .add(header.len() as u64)
+                .map_err(|fault| Error::bad_file(target.path(), fault))?;
         }
         write_header(session, &file.name, header, same)?;
     }

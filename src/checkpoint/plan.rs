@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::checkpoint::apply::source;
 use crate::checkpoint::checkpoint::INDEX_SUFFIX;
 use crate::checkpoint::files::for_each_chunk;
-use crate::checkpoint::safetensors::{FileHeader, FileTensor, TensorFile, CARRIED_HEADERS_MAX};
+use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
 use crate::disk::staged::Staged;
@@ -83,20 +83,16 @@ impl<'a> Plan<'a> {
         if self.is_directory && patch.files().iter().any(|file| file.record.name.is_empty()) {
             return Err(wrong_files(patch, "one file has no name, but the checkpoint has several"));
         }
-        let mut carried = 0u64;
+        let mut carried = CarriedHeaders::default();
         for file in patch.files() {
             let record = &file.record;
             match (record.kind, record.source) {
                 (FileKind::Tensors, source) => {
                     let bytes = match source {
                         FileSource::Patch => {
-                            // Together, not one by one: packed, a header costs next to nothing.
-                            carried = carried.saturating_add(record.bytes);
-                            if carried > CARRIED_HEADERS_MAX {
-                                let what =
-                                    format!("headers of {carried} bytes; at most {CARRIED_HEADERS_MAX} are allowed");
-                                return Err(wrong_files(patch, what));
-                            }
+                            carried
+                                .add(record.bytes)
+                                .map_err(|fault| wrong_files(patch, fault.to_string()))?;
                             let mut bytes = Vec::new();
                             patch.for_each_data(file, |data| {
                                 bytes.extend_from_slice(data);

@@ -13,15 +13,34 @@ use crate::disk::{Disk, DiskFile};
 use crate::dtype::{Dtype, TensorSpec};
 use crate::error::{Error, FileFault, Result};
 
-/// Bytes of the length field at the begin of a file.
+/// Bytes of the length field at the start of a file.
 const LENGTH_BYTES: usize = 8;
 /// Largest header, as the reference implementation of safetensors has it.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Most bytes of all headers that a patch carries: one of the largest, with its length field.
-pub(crate) const CARRIED_HEADERS_MAX: u64 = HEADER_BYTES_MAX + LENGTH_BYTES as u64;
+const CARRIED_HEADERS_MAX: u64 = HEADER_BYTES_MAX + LENGTH_BYTES as u64;
 /// Most dimensions that the rank field of a checkpoint digest can count.
 const RANK_MAX: usize = 255;
 const METADATA: &str = "__metadata__";
+
+/// The headers that a patch carries (R80). They are counted together, not one by one: packed, a
+/// header costs next to nothing.
+#[derive(Debug, Default)]
+pub(crate) struct CarriedHeaders {
+    bytes: u64,
+}
+
+impl CarriedHeaders {
+    /// Counts a header of `bytes` bytes, before it is held in memory.
+    pub fn add(&mut self, bytes: u64) -> Result<(), FileFault> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > CARRIED_HEADERS_MAX {
+            let (bytes, allowed) = (self.bytes, CARRIED_HEADERS_MAX);
+            return Err(FileFault::HeadersTooLarge { bytes, allowed });
+        }
+        Ok(())
+    }
+}
 
 /// A tensor as the header of a file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

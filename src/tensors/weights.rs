@@ -17,7 +17,7 @@ impl<'a> TensorRef<'a> {
     /// Little-endian bytes of a tensor.
     ///
     /// # Errors
-    /// [`Error::Misuse`] if there are not as many bytes as the spec says.
+    /// [`Error::Misuse`](crate::Error::Misuse) if there are not as many bytes as the spec says.
     pub fn new(spec: TensorSpec, bytes: &'a [u8]) -> Result<Self> {
         spec.check_bytes("a tensor", bytes.len())?;
         Ok(TensorRef { spec, bytes })
@@ -35,7 +35,7 @@ impl<'a> TensorMut<'a> {
     /// Little-endian bytes of a tensor.
     ///
     /// # Errors
-    /// [`Error::Misuse`] if there are not as many bytes as the spec says.
+    /// [`Error::Misuse`](crate::Error::Misuse) if there are not as many bytes as the spec says.
     pub fn new(spec: TensorSpec, bytes: &'a mut [u8]) -> Result<Self> {
         spec.check_bytes("a tensor", bytes.len())?;
         Ok(TensorMut { spec, bytes })

@@ -378,7 +378,9 @@ fn carried_headers_are_bounded_together_because_packed_they_cost_nothing() {
     let error = refused(&place, &patch);
     assert_eq!(error.kind(), "checkpoint");
     assert!(
-        error.to_string().contains("headers of 110000016 bytes; at most 100000008 are allowed"),
+        error
+            .to_string()
+            .contains("headers of 110000016 bytes; readers refuse more than 100000008"),
         "{error}"
     );
 }
