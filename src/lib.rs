@@ -1,7 +1,7 @@
 //! Verified lossless patches between model checkpoints: the `.pulse` wire format.
 //!
 //! Between two steps of reinforcement learning about 99% of a model's BF16 weights keep their
-//! exact bits. This crate writes what changed as a *patch*, about half a byte for each changed
+//! exact bits. This crate writes what changed as a *patch*, about a byte for each changed
 //! element, and turns a base checkpoint and a patch into the target, bit for bit, verified by
 //! SHA-256 before anybody can use it. The format is specified in `SPEC.md`; the method is that
 //! of PULSE, arXiv 2602.03839.

@@ -21,8 +21,19 @@ pub(crate) enum Failure {
     /// A patch whose digests were to be trusted did not produce the base.
     NotProduced { patch: PathBuf, tensor: String },
     /// The library says so; with words of our own on what to do, where it cannot know them.
-    Library { error: Box<Error>, hint: Option<String> },
+    Library { error: Box<Error>, hint: Option<Hint> },
 }
+
+/// What to do, where the library cannot know it.
+#[derive(Debug)]
+pub(crate) struct Hint {
+    /// One word, for programs; without it, that of the library stays.
+    pub word: Option<&'static str>,
+    pub text: String,
+}
+
+/// The word for arguments that look swapped.
+pub(crate) const SWAP_ARGUMENTS: &str = "swap-arguments";
 
 /// Limits on what adds up as a patch is read: the end may ask for more than the place that failed.
 const IS_SUM: [&str; 5] = ["tensors", "files", "blocks", "names_bytes", "target_bytes"];
@@ -40,7 +51,14 @@ impl From<Error> for Failure {
 impl Failure {
     /// An error of the library, with words of our own on what to do.
     pub(crate) fn hinted(error: Error, hint: impl Into<String>) -> Self {
-        Failure::Library { error: Box::new(error), hint: Some(hint.into()) }
+        let hint = Hint { word: None, text: hint.into() };
+        Failure::Library { error: Box::new(error), hint: Some(hint) }
+    }
+
+    /// An error of the library whose cause is the order of the arguments.
+    pub(crate) fn swapped(error: Error, hint: impl Into<String>) -> Self {
+        let hint = Hint { word: Some(SWAP_ARGUMENTS), text: hint.into() };
+        Failure::Library { error: Box::new(error), hint: Some(hint) }
     }
 }
 
@@ -57,7 +75,8 @@ impl Failure {
             Failure::NotProduced { .. } => return Some(USE_ITS_PRODUCER.into()),
             Failure::Library { error, hint } => (error, hint),
         };
-        if let Some(hint) = hint.as_deref().or_else(|| swapped(error)) {
+        let hint = hint.as_ref().map(|hint| hint.text.as_str());
+        if let Some(hint) = hint.or_else(|| swapped(error)) {
             return Some(hint.into());
         }
         Some(match (&**error, error.advice()?) {
@@ -146,7 +165,12 @@ impl Failure {
                 object["tensor"] = json!(tensor);
                 return object;
             }
-            Failure::Library { error, .. } => error,
+            Failure::Library { error, hint } => {
+                let looks_swapped = || swapped(error).map(|_| SWAP_ARGUMENTS);
+                let word = hint.as_ref().map_or_else(looks_swapped, |hint| hint.word);
+                object["advice"] = json!(word.or(error.advice().map(Advice::name)));
+                error
+            }
         };
         object["kind"] = json!(error.kind());
         object["file"] = json!(error.file().map(|path| path.display().to_string()));
@@ -154,7 +178,6 @@ impl Failure {
         object["tensor"] = json!(error.tensor());
         object["expected"] = json!(error.expected());
         object["found"] = json!(error.found());
-        object["advice"] = json!(error.advice().map(Advice::name));
         match &**error {
             Error::Corrupt(corrupt) => {
                 object["section"] = json!(corrupt.section.map(pulse::wire::Tag::name));

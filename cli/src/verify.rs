@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::Checkpoint;
+use pulse::{Checkpoint, Error};
 use serde_json::json;
 
-use super::failure::Result;
+use super::failure::{Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::{Common, Outcome};
@@ -32,13 +32,28 @@ pub struct Verify {
 }
 
 impl Verify {
+    /// Here nothing is to be applied: who gives the target as the base has swapped the two.
+    fn explain(&self, error: Error) -> Failure {
+        match &error {
+            Error::BaseMismatch(mismatch) if mismatch.is_target && self.target.is_some() => {
+                Failure::swapped(error, "--base is the target: are --base and --target swapped?")
+            }
+            Error::BaseMismatch(mismatch) if mismatch.is_target => {
+                Failure::swapped(error, "give it as --target, and its base as --base")
+            }
+            _ => error.into(),
+        }
+    }
+
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let patch = self.reading.patch(&self.patch)?;
         let open = |path: &Option<PathBuf>| path.as_ref().map(Checkpoint::open).transpose();
         let (base, target) = (open(&self.base)?, open(&self.target)?);
         let progress = Progress::new(common, "verify", patch.footer().target_bytes);
         match &base {
-            Some(base) => patch.verify_with_base(base, progress.control())?,
+            Some(base) => patch
+                .verify_with_base(base, progress.control())
+                .map_err(|error| self.explain(error))?,
             None => patch.verify(progress.control())?,
         }
         if let Some(target) = &target {

@@ -84,12 +84,18 @@ impl Patch {
         let found = differing_tensor(target, self, control, |tensor| {
             tensor.end.and_then(|end| end.target)
         })?;
-        let expected = self.footer().target;
-        if found.checkpoint == expected {
+        if found.checkpoint == self.footer().target {
             return Ok(());
         }
-        let tensor = found.tensor.map(|tensor| tensor.0);
         let file = self.path().map(Path::to_path_buf);
-        Err(Error::TargetMismatch { file, tensor, expected, found: found.checkpoint })
+        Err(match found.tensor {
+            Some((name, expected, found)) => {
+                Error::TargetMismatch { file, tensor: Some(name), expected, found }
+            }
+            None => {
+                let (expected, found) = (self.footer().target, found.checkpoint);
+                Error::TargetMismatch { file, tensor: None, expected, found }
+            }
+        })
     }
 }

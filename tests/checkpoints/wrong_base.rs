@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pulse::error::{Advice, BaseMismatch, Made};
+use pulse::hash::tensor_digest;
 use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
 use pulse::Error;
@@ -271,11 +272,12 @@ fn another_target_is_refused_and_its_tensor_named() {
     let mut wrong = target();
     wrong[2].bytes[0] ^= 1;
     let wrong = place.put("wrong", &Files::one(&wrong));
-    let Error::TargetMismatch { tensor, .. } = verify(&patch, None, Some(&wrong)).unwrap_err()
-    else {
-        panic!()
-    };
+    let error = verify(&patch, None, Some(&wrong)).unwrap_err();
+    let Error::TargetMismatch { tensor, expected, found, .. } = error else { panic!("{error}") };
     assert_eq!(tensor.as_deref(), Some("c"));
+    // The digests are those of the tensor, as everywhere where a tensor is named.
+    assert_eq!(expected, tensor_digest(&target()[2].bytes));
+    assert_ne!(found, expected);
     let error = verify(&patch, Some(&place.path("base")), Some(&place.path("base"))).unwrap_err();
     assert_eq!(error.kind(), "target");
 }

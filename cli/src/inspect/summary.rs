@@ -160,14 +160,17 @@ pub fn full_copy(map: &Inventory) -> Option<u64> {
     Some(files.fold(map.footer?.target_bytes, u64::saturating_add))
 }
 
-/// What a full copy consists of: "tensors and 2 other files".
+/// What a full copy consists of: "tensor files and 2 other files".
 pub fn full_copy_parts(map: &Inventory) -> String {
     let companions =
         map.files.iter().filter(|file| file.record.kind == FileKind::Companion).count() as u64;
-    if companions == 0 {
+    if map.files.is_empty() {
         return "tensors".into();
     }
-    format!("tensors and {}", text::number(companions, "other file"))
+    if companions == 0 {
+        return "tensor files".into();
+    }
+    format!("tensor files and {}", text::number(companions, "other file"))
 }
 
 /// Contents of carried companions. They say nothing about the cost of a change.

@@ -664,7 +664,7 @@ fn a_patch_is_compared_with_all_bytes_of_its_target() {
     let out = pulse(&place, &["inspect", "large.pulse", "--html", "page.html"]).done();
     let size = fact(&out, "size");
     assert!(
-        size.starts_with("1.0 times smaller than 136 kB of tensors and 1 other file, "),
+        size.starts_with("1.0 times smaller than 136 kB of tensor files and 1 other file, "),
         "{size}"
     );
     // The file that comes along is no cost of the changes.
@@ -673,7 +673,7 @@ fn a_patch_is_compared_with_all_bytes_of_its_target() {
     assert!(size.ends_with(&format!("{bits:.2} bits per change without carried files")), "{size}");
     let page = fs::read_to_string(place.path("page.html")).unwrap();
     assert!(
-        page.contains("than a full copy: tensors and 1 other file")
+        page.contains("than a full copy: tensor files and 1 other file")
             && page.contains("without carried files")
     );
     assert!(!page.contains("0.0×"));

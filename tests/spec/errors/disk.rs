@@ -96,8 +96,8 @@ fn of_the_caller() -> Vec<(Error, Error)> {
             Error::TargetMismatch {
                 file: Some(place.path("patch")),
                 tensor: Some("w".into()),
-                expected: digest_of(b"abce"),
-                found: digest_of(b"abcf"),
+                expected: tensor_digest(b"abce"),
+                found: tensor_digest(b"abcf"),
             },
         ),
         (patch.verify_with_base(&other, control).unwrap_err(), mismatch(Some(place.path("patch")))),
