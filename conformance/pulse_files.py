@@ -10,11 +10,14 @@ from math import prod
 
 from pulse_reader import DTYPE_OF_NAME, DTYPES, HEADERS, PATCHED, Dtype, PulseError, check, sha256
 
+INDEX = ".safetensors.index.json"
+
 class Checkpoint:
     def __init__(self, files):
         self.files, self.heads, self.tensors = files, {}, {}
+        names = [""] if "" in files else tensor_files(files, strict=False)
         for name, data in files.items():
-            if name.endswith(".safetensors") or name == "":
+            if name in names:
                 check(len(data) >= 8, "checkpoint", "a safetensors file of less than 8 bytes")
                 self.heads[name] = head = data[:8 + int.from_bytes(data[:8], "little")]
                 end = len(head)
@@ -30,6 +33,27 @@ class Checkpoint:
         if path.is_dir():
             return Checkpoint({file.name: file.read_bytes() for file in path.iterdir() if file.is_file()})
         return Checkpoint({"": path.read_bytes()})
+
+def tensor_files(files, strict):
+    """§9: the names of those files of a directory that hold tensors. Strict: no file is left out for the index."""
+    visible = [name for name in files if not name.startswith(".")]
+    plain = {name for name in visible if name.endswith(".safetensors")}
+    indexes = [name for name in visible if name.endswith(INDEX)]
+    index = "model" + INDEX if "model" + INDEX in indexes else indexes[0] if len(indexes) == 1 else None
+    if index is None:
+        return plain
+    try:
+        values = json.loads(files[index].decode("utf-8"))["weight_map"].values()
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        raise PulseError("checkpoint", f"{index} is no index") from None
+    check(all(isinstance(name, str) for name in values), "checkpoint", f"{index} is no index")
+    named = set(values)
+    if not named <= set(files):
+        stale = plain and not named & set(files)
+        check(stale and not strict, "checkpoint", f"{index} has files that are not there")
+        return plain
+    check(plain <= named or not strict, "checkpoint", f"{index} leaves out tensors")
+    return named
 
 def safetensors_tensors(head):
     """R76: name -> dtype, shape, size, in the order of the data."""
@@ -72,6 +96,9 @@ def rebuild(patch, tensors, base):
         check(names == [""] or "" not in names, "checkpoint", "a file without a name next to others")       # R75
         found = {file.name: described(file, base) for file in patch.files}
         heads = {file.name: found[file.name] for file in patch.files if not file.companion}
+        if names != [""]:                                                                                  # R95
+            named = tensor_files(found, strict=True)
+            check(heads and named == set(heads), "checkpoint", "readers take other files for tensors")
     elif base and all(t.action == PATCHED for t in patch.tensors.values()):                                # R78
         found, heads = base.files, base.heads
     else:

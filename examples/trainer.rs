@@ -126,7 +126,7 @@ impl Publisher {
             let diff = |file: &mut dyn Write| {
                 tensors::diff(base, &target, file, options, Control::default())
             };
-            write_whole(&path, Existing::Refuse, diff)?;
+            write_whole(&path, Existing::Refuse, &[], diff)?;
         }
 
         // Read back, so that what is on the disk is known to be right; this gives the digests of

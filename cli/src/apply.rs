@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use pulse::checkpoint::ApplyOptions;
+use pulse::error::Occupant;
 use pulse::tensors::ApplyReport;
 use pulse::update::UpdateReport;
 use pulse::{Checkpoint, Error};
@@ -72,6 +73,10 @@ impl Apply {
                     Error::NeedsBase { .. } => Failure::hinted(
                         error,
                         "give the checkpoint that it was made from: pulse apply BASE PATCH -o OUT",
+                    ),
+                    Error::Exists { found: Occupant::Input, .. } => Failure::hinted(
+                        error,
+                        "choose another name, or change BASE where it is: --in-place instead of -o",
                     ),
                     other => other.into(),
                 })?;

@@ -1,6 +1,6 @@
 //! `pulse compose`: several patches to one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::failure::{usage, Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
-use super::writing::{changes, existing, same_file, tensor_counts, Writing};
+use super::writing::{changes, existing, tensor_counts, Writing};
 use super::{text, Common, Outcome};
 
 /// Combine several patches into one.
@@ -52,9 +52,8 @@ impl Compose {
                 "--coding and --values need --base: without it, OUT has the coding and values of the patches",
             );
         }
-        if self.patches.iter().chain(&self.base).any(|input| same_file(input, &self.output)) {
-            return usage("OUT is one of the inputs; choose another name");
-        }
+        let inputs: Vec<&Path> =
+            self.patches.iter().chain(&self.base).map(PathBuf::as_path).collect();
         let started = Instant::now();
         let patches = self
             .patches
@@ -67,7 +66,7 @@ impl Compose {
             "compose",
             patches.last().map_or(0, |last| last.footer().target_bytes),
         );
-        let report = write_whole(&self.output, existing(self.force), |out| {
+        let report = write_whole(&self.output, existing(self.force), &inputs, |out| {
             Patch::compose(
                 &patches,
                 base.as_ref(),

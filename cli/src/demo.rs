@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use pulse::checkpoint::{write_whole, ApplyOptions, Existing};
+use pulse::error::Occupant;
 use pulse::patch::Inventory;
 use pulse::stream::EncoderOptions;
 use pulse::{Checkpoint, Error, Limits, Patch};
@@ -65,7 +66,9 @@ impl Demo {
                 std::fs::create_dir(keep).map_err(|source| {
                     let path = keep.clone();
                     if source.kind() == std::io::ErrorKind::AlreadyExists {
-                        let error = Error::Exists { directory: path.is_dir(), path };
+                        let found =
+                            if path.is_dir() { Occupant::Directory } else { Occupant::File };
+                        let error = Error::Exists { path, found };
                         return Failure::hinted(error, "give --keep the name of a new directory");
                     }
                     Error::Io { doing: "creating".into(), path: Some(path), source }.into()
@@ -115,7 +118,7 @@ fn sync(
     let started = Instant::now();
     let (base, target) = (Checkpoint::open(base)?, Checkpoint::open(target)?);
     let options = EncoderOptions::default().with_steps(step - 1, step);
-    let report = write_whole(patch_path, Existing::Replace, |file| {
+    let report = write_whole(patch_path, Existing::Replace, &[], |file| {
         pulse::checkpoint::diff(Some(&base), &target, file, options.into(), control)
     })?;
     let diff = started.elapsed().as_secs_f64();

@@ -1,11 +1,12 @@
 //! `pulse diff`: two checkpoints to a patch.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use pulse::checkpoint::{write_whole, DiffOptions, DiffReport};
+use pulse::checkpoint::{write_whole, DiffOptions, DiffReport, LeftOut};
 use pulse::patch::TensorEntry;
 use pulse::stream::{Lineage, TrustedBase};
 use pulse::{Checkpoint, Error};
@@ -14,7 +15,7 @@ use serde_json::json;
 use super::failure::{usage, Failure, Result, USE_ITS_PRODUCER};
 use super::opening::Reading;
 use super::progress::{control, Progress};
-use super::writing::{changes, existing, same_file, tensor_counts, Writing};
+use super::writing::{changes, existing, tensor_counts, Writing};
 use super::{text, Common, Outcome};
 
 /// Write the patch from one checkpoint to another.
@@ -109,6 +110,29 @@ fn tensor_sizes(base: Option<&Checkpoint>, target: &Checkpoint) -> Vec<u64> {
     sizes.into_values().collect()
 }
 
+/// The files that travel whole, the largest first.
+fn carried(report: &DiffReport) -> String {
+    let mut files: Vec<_> = report.carried.iter().collect();
+    files.sort_by_key(|file| (Reverse(file.bytes), &file.name));
+    let names: Vec<String> =
+        files.iter().map(|file| format!("{} {}", file.name, text::bytes(file.bytes))).collect();
+    text::list(&names)
+}
+
+/// What of the target is not in the patch.
+fn notes(target: &Checkpoint) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !target.left_out().is_empty() {
+        let names: Vec<String> = target.left_out().iter().map(LeftOut::to_string).collect();
+        notes.push(format!("left out: {}", text::list(&names)));
+    }
+    if !target.absent().is_empty() {
+        let names = text::list(target.absent());
+        notes.push(format!("the index lists tensors that no file has: {names}"));
+    }
+    notes
+}
+
 impl Diff {
     fn options(&self, common: &Common, base: Option<&Checkpoint>) -> Result<DiffOptions> {
         let mut lineage = Lineage::default();
@@ -140,10 +164,8 @@ impl Diff {
             }
         };
         self.writing.check()?;
-        let inputs = [Some(target), base];
-        if inputs.into_iter().flatten().any(|input| same_file(input, &self.output)) {
-            return usage("PATCH is one of the checkpoints; choose another name");
-        }
+        let inputs: Vec<&Path> =
+            [Some(target), base].into_iter().flatten().map(PathBuf::as_path).collect();
         let started = Instant::now();
         let base = base.map(Checkpoint::open).transpose()?;
         let target = Checkpoint::open(target)?;
@@ -151,12 +173,7 @@ impl Diff {
         let nothing_in_common = base.as_ref().is_some_and(|base| nothing_in_common(base, &target));
         // With --json, standard error is for a failure alone.
         if !common.quiet && !common.json {
-            if !target.left_out().is_empty() {
-                text::note(&format!(
-                    "not regular files, left out: {}",
-                    target.left_out().join(", ")
-                ));
-            }
+            notes(&target).iter().for_each(|note| text::note(note));
             if nothing_in_common {
                 text::note(
                     "BASE and TARGET have no tensor in common: the patch carries all of TARGET",
@@ -164,12 +181,14 @@ impl Diff {
             }
         }
         let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
-        let report = write_whole(&self.output, existing(self.force), |out| {
+        let report = write_whole(&self.output, existing(self.force), &inputs, |out| {
             pulse::checkpoint::diff(base.as_ref(), &target, out, options, progress.control())
         })?;
         drop(progress);
         let mut outcome = self.outcome(&report, started.elapsed().as_secs_f64());
-        outcome.json["left_out"] = json!(target.left_out());
+        let left_out = |out: &LeftOut| json!({ "name": out.name, "reason": out.reason.name() });
+        outcome.json["left_out"] = target.left_out().iter().map(left_out).collect();
+        outcome.json["absent"] = json!(target.absent());
         outcome.json["nothing_in_common"] = json!(nothing_in_common);
         Ok(outcome)
     }
@@ -185,7 +204,7 @@ impl Diff {
             format!("{} instead of {} at {line}", time(patch_bytes), time(full))
         };
         let base = if self.snapshot { String::new() } else { text::shell(&self.first) + " " };
-        let text = text::facts(&[
+        let mut facts = vec![
             ("patch", self.output.display().to_string()),
             ("tensors", tensors),
             ("changes", changes(&footer)),
@@ -198,7 +217,12 @@ impl Diff {
             ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput as u64))),
             ("target", footer.target.to_string()),
             ("to apply", format!("pulse apply {base}{} -o OUT", text::shell(&self.output))),
-        ]);
+        ];
+        if !report.carried.is_empty() {
+            // After the tensors and changes: what else is in the patch.
+            facts.insert(3, ("carried", carried(report)));
+        }
+        let text = text::facts(&facts);
         let json = json!({
             "patch": self.output.display().to_string(),
             "patch_bytes": patch_bytes,
@@ -209,6 +233,9 @@ impl Diff {
             "density": text::ratio(footer.changes, footer.target_elements),
             "bits_per_change": bits,
             "tensors": tensors_json,
+            "carried": report.carried.iter()
+                .map(|file| json!({ "name": file.name, "bytes": file.bytes }))
+                .collect::<Vec<_>>(),
             "base_digest": footer.base.map(|digest| digest.to_string()),
             "target_digest": footer.target.to_string(),
             "seconds_100_mbit": text::transfers(full, patch_bytes, 100.0),

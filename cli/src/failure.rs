@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use pulse::error::{Advice, BaseMismatch};
+use pulse::error::{Advice, BaseMismatch, Occupant};
 use pulse::Error;
 use serde_json::{json, Value};
 
@@ -86,9 +86,10 @@ impl Failure {
                     "if the source is trusted, raise the limit: --limit {limit}={asked}{at_least}"
                 )
             }
-            (Error::Exists { directory: false, .. }, _) => {
+            (Error::Exists { found: Occupant::File, .. }, _) => {
                 "remove it, choose another name, or replace it: --force".into()
             }
+            (Error::Exists { found: Occupant::Input, .. }, _) => "choose another name".into(),
             (_, Advice::WriteNewCheckpoint) => "write the target to a new place: -o OUT".into(),
             (_, Advice::Recover) => "wait, or run `pulse recover` on it".into(),
             (Error::NotInvertible { .. }, _) => {

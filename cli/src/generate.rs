@@ -86,7 +86,7 @@ impl Generate {
         let mut written = Vec::new();
         for (name, content) in files {
             let path = self.dir.join(name);
-            write_whole(&path, Existing::Replace, |file| {
+            write_whole(&path, Existing::Replace, &[], |file| {
                 file.write_all(&content).map_err(io(&path))
             })?;
             written.push(path);

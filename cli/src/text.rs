@@ -158,6 +158,16 @@ pub fn facts(facts: &[(&str, String)]) -> String {
     facts.iter().map(|(label, value)| format!("{label:width$}  {}\n", clean(value))).collect()
 }
 
+/// "a, b, c and 12 more": names for a line of text.
+pub fn list(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| clean(name)).collect();
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => shown.join(", "),
+        Some(more) => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 /// A table with aligned columns; the first is aligned left, the others right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =

@@ -1,7 +1,6 @@
 //! How patches and other outputs are written, and what is said of them: shared by several commands.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use pulse::checkpoint::Existing;
@@ -54,11 +53,6 @@ enum ValuesArg {
 fn parse_meta(pair: &str) -> Result<(String, String), String> {
     let (key, value) = pair.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.into(), value.into()))
-}
-
-/// Whether both paths lead to the same file.
-pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// What `--force` allows.

@@ -8,6 +8,7 @@ use crate::chain::chain::Chain;
 use crate::chain::combine::{combine_tensors, Direction};
 use crate::checkpoint::{ApplyOptions, Checkpoint};
 use crate::coding::Coding;
+use crate::disk::place::{Place, Shape};
 use crate::disk::staged::temporary_file;
 use crate::disk::Disk;
 use crate::dtype::TensorSpec;
@@ -162,7 +163,9 @@ impl Patch {
     ) -> Result<ApplyReport> {
         let out = out.as_ref();
         // On disk, for it may be large; beside the output, where there is room for a checkpoint.
-        let file = temporary_file(out, &Disk::default())?;
+        let shape = if target.is_directory { Shape::Directory } else { Shape::File };
+        let place = Place::find(out, shape, options.existing, &[target.path()])?;
+        let file = temporary_file(&place, &Disk::default())?;
         let limits = Limits::default();
         let leaves = self.header().block_leaves.min(limits.block_leaves);
         let out_file = BufWriter::with_capacity(1 << 18, file.as_file());

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
-use crate::disk::staged::{Existing, Staged};
+use crate::disk::place::{Existing, Shape};
+use crate::disk::staged::Staged;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::patch::Patch;
@@ -63,11 +64,10 @@ pub(crate) fn apply_on(
 ) -> Result<ApplyReport> {
     let base = base_of(base, patch)?;
     let plan = explain(source(base), patch, control, Plan::new(base, patch))?;
-    let staged = if plan.is_directory {
-        Staged::directory(out, disk)?
-    } else {
-        Staged::file(out, options.existing, disk)?
-    };
+    let shape = if plan.is_directory { Shape::Directory } else { Shape::File };
+    let inputs = [base.map(Checkpoint::path), patch.path()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
+    let staged = Staged::begin(out, shape, options.existing, &inputs, disk)?;
     let mut files = Vec::new();
     for file in &plan.files {
         let created = staged.create(&file.name, file.header.file_bytes)?;
@@ -78,8 +78,15 @@ pub(crate) fn apply_on(
     }
     let output = Output { files: &files, in_place: false };
     let made = build(&plan.tensors, source(base), patch, Some(output), control)
-        .and_then(|()| plan.write_companions(patch, &staged, &mut files));
+        .and_then(|()| plan.write_companions(patch, &staged, &mut files))
+        .and_then(|()| source(base).map_or(Ok(()), |base| base.check_unchanged()));
     explain(source(base), patch, control, made)?;
+    // What counts is what a reader finds there.
+    let found = Checkpoint::open_on(staged.path(), disk);
+    plan.check_opened(
+        &found
+            .map_err(|error| Error::Internal(format!("what was made cannot be opened: {error}")))?,
+    )?;
     staged.commit(&files)?;
     Ok(ApplyReport::of(patch, files.len() as u64))
 }

@@ -1,25 +1,21 @@
 //! A checkpoint on disk: one safetensors file, or a directory of them with its companions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
+use crate::checkpoint::layout::{Found, Layout, LeftOut};
 use crate::checkpoint::safetensors::TensorFile;
 use crate::digest::Digest;
 use crate::disk::journal::Journal;
+use crate::disk::stamp::Stamp;
 use crate::disk::Disk;
 use crate::dtype::TensorSpec;
-use crate::error::{Error, FileFault, Result};
+use crate::error::{Change, Error, FileFault, Result};
 use crate::tensors::pieces::digests;
 use crate::tensors::source::no_tensor;
 use crate::tensors::Control;
 use crate::tensors::TensorSource;
-
-const INDEX: &str = "model.safetensors.index.json";
-pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
-const SUFFIX: &str = ".safetensors";
 
 /// A tensor of a checkpoint, and where its bytes are.
 #[derive(Debug, Clone)]
@@ -43,6 +39,7 @@ pub(crate) struct Companion {
     pub name: String,
     pub path: PathBuf,
     pub bytes: u64,
+    stamp: Stamp,
 }
 
 /// A checkpoint opened for reading.
@@ -70,19 +67,20 @@ pub struct Checkpoint {
     pub(crate) companions: Vec<Companion>,
     pub(crate) is_directory: bool,
     tensors: BTreeMap<String, CheckpointTensor>,
-    /// Entries of the directory that are not part of the checkpoint.
-    left_out: Vec<String>,
+    left_out: Vec<LeftOut>,
+    absent: Vec<String>,
 }
 
 impl Checkpoint {
     /// Opens a `.safetensors` file or a directory of them and validates every header.
     ///
     /// With an index file (`model.safetensors.index.json`), the tensor files are those that it
-    /// names; without one, all `.safetensors` files. Other regular files are companions. Anything
-    /// else (subdirectories) is left out, see [`left_out`](Self::left_out).
+    /// names; without one, all `.safetensors` files. Other regular files are companions, but for
+    /// those that [`left_out`](Self::left_out) lists with a reason each.
     ///
     /// # Errors
-    /// [`Error::BadFile`] says what is wrong with which file, [`Error::Interrupted`] that an update was, [`Error::Io`] what cannot be read.
+    /// [`Error::BadFile`] says what is wrong with which file, [`Error::Interrupted`] that an update
+    /// was, [`Error::Io`] what cannot be read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Journal::of(path)?.refuse()?;
@@ -99,6 +97,7 @@ impl Checkpoint {
             is_directory: metadata.is_dir(),
             tensors: BTreeMap::new(),
             left_out: Vec::new(),
+            absent: Vec::new(),
         };
         if metadata.is_dir() {
             checkpoint.open_directory(disk)?;
@@ -109,60 +108,19 @@ impl Checkpoint {
     }
 
     fn open_directory(&mut self, disk: &Disk) -> Result<()> {
-        let mut names = Vec::new();
-        let io = |error| Error::io_at("listing", &self.path, error);
-        for entry in fs::read_dir(&self.path).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            let name = entry.file_name().into_string().map_err(|name| {
-                Error::bad_file(&self.path, FileFault::NotUtf8(name.display().to_string()))
-            })?;
-            // Follows links: model caches are directories of links.
-            let metadata = fs::metadata(entry.path())
-                .map_err(|error| Error::io_at("opening", &entry.path(), error))?;
-            if metadata.is_file() {
-                names.push((name, metadata.len()))
-            } else {
-                self.left_out.push(name)
-            }
+        let layout = Layout::read(&self.path)?;
+        for (name, _) in layout.tensors {
+            self.add_file(&self.path.join(&name), &name, disk)?;
         }
-        names.sort_unstable();
-        self.left_out.sort_unstable();
-        let has =
-            |name: &str| names.binary_search_by(|(found, _)| found.as_str().cmp(name)).is_ok();
-        let mut indexes =
-            names.iter().map(|(name, _)| name).filter(|name| name.ends_with(INDEX_SUFFIX));
-        let index = match (has(INDEX), indexes.next(), indexes.next()) {
-            (true, ..) => Some(INDEX),
-            (false, Some(only), None) => Some(only.as_str()),
-            _ => None,
+        let companion = |(name, Found { stamp, bytes }): (String, Found)| {
+            let path = self.path.join(&name);
+            Companion { name, path, bytes, stamp }
         };
-        let index = index.map(|name| Index::read(&self.path.join(name))).transpose()?;
-        let shards: Option<BTreeSet<&String>> =
-            index.as_ref().map(|index| index.weight_map.values().collect());
-        if let Some(missing) = shards.iter().flatten().find(|file| !has(file)) {
-            return Err(Error::bad_file(&self.path, FileFault::MissingShard(missing.to_string())));
-        }
-        for (name, bytes) in &names {
-            let path = self.path.join(name);
-            let is_tensors = match &shards {
-                Some(shards) => shards.contains(name),
-                None => name.ends_with(SUFFIX),
-            };
-            if is_tensors {
-                self.add_file(&path, name, disk)?
-            } else {
-                self.companions.push(Companion { name: name.clone(), path, bytes: *bytes })
-            }
-        }
-        if self.files.is_empty() {
-            return Err(Error::bad_file(&self.path, FileFault::NoTensors));
-        }
-        for (tensor, file) in index.iter().flat_map(|index| &index.weight_map) {
-            if self.tensors.get(tensor).is_none_or(|found| self.files[found.file].name != *file) {
-                let fault = FileFault::MissingTensor { tensor: tensor.clone(), file: file.clone() };
-                return Err(Error::bad_file(&self.path, fault));
-            }
-        }
+        self.companions = layout.companions.into_iter().map(companion).collect();
+        self.left_out = layout.left_out;
+        let mut absent: Vec<String> = layout.index.into_keys().collect();
+        absent.retain(|tensor| !self.tensors.contains_key(tensor));
+        self.absent = absent;
         Ok(())
     }
 
@@ -225,10 +183,17 @@ impl Checkpoint {
         (self.files.len() + self.companions.len()) as u64
     }
 
-    /// Names in the directory that are not part of the checkpoint: subdirectories and the like.
+    /// What is in the directory and is not part of the checkpoint, in the order of names:
+    /// subdirectories, hidden files, trainer state and the like.
     #[must_use]
-    pub fn left_out(&self) -> &[String] {
+    pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out
+    }
+
+    /// Tensors that the index lists although no file has them, in the order of names.
+    #[must_use]
+    pub fn absent(&self) -> &[String] {
+        &self.absent
     }
 
     /// Reads bytes of a tensor of this checkpoint, from `offset` within the tensor.
@@ -286,18 +251,25 @@ impl TensorSource for Checkpoint {
         let tensor = self.tensor(name).ok_or_else(|| no_tensor(name))?;
         self.read_at(tensor, start, buffer)
     }
-}
 
-/// The index file of a sharded checkpoint.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-impl Index {
-    fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path).map_err(|error| Error::io_at("reading", path, error))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Error::bad_file(path, FileFault::Index(error.to_string())))
+    fn check_unchanged(&self) -> Result<()> {
+        for file in &self.files {
+            file.check_unchanged()?;
+        }
+        for companion in &self.companions {
+            companion.stamp.check(&companion.path, None)?;
+        }
+        if self.is_directory {
+            // Another shard is as much of a change as another byte.
+            let now = Layout::read(&self.path)?;
+            let tensors = self.files.iter().map(|file| &file.name);
+            let companions = self.companions.iter().map(|file| &file.name);
+            if !tensors.eq(now.tensors.iter().map(|(name, _)| name))
+                || !companions.eq(now.companions.iter().map(|(name, _)| name))
+            {
+                return Err(Error::Changed { path: self.path.clone(), how: Change::Files });
+            }
+        }
+        Ok(())
     }
 }

@@ -7,30 +7,33 @@ use std::path::Path;
 use crate::checkpoint::safetensors::CarriedHeaders;
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
-use crate::error::{Error, FileFault, Result};
+use crate::error::{Change, Error, Result};
 use crate::hash::Sha;
 use crate::stream::Session;
+use crate::tensors::Carried;
 use crate::wire::{FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
 
-/// Writes a record for each file of the target, and the bytes that the base does not have.
+/// Writes a record for each file of the target, and the bytes that the base does not have; gives
+/// back the companions that are carried.
 pub(crate) fn write_files<W: Write>(
     session: &mut Session<W>,
     base: Option<&Checkpoint>,
     target: &Checkpoint,
-) -> Result<()> {
-    let mut carried = CarriedHeaders::default();
+) -> Result<Vec<Carried>> {
+    let mut headers = CarriedHeaders::default();
     for file in &target.files {
         let header = &file.header.bytes;
         let same = base
             .and_then(|base| base.file(&file.name))
             .is_some_and(|base| base.header.bytes == *header);
         if !same {
-            carried
+            headers
                 .add(header.len() as u64)
                 .map_err(|fault| Error::bad_file(target.path(), fault))?;
         }
         write_header(session, &file.name, header, same)?;
     }
+    let mut carried = Vec::new();
     for companion in &target.companions {
         let (sha256, bytes) = hash_file(&companion.path)?;
         let same = match base.and_then(|base| base.companion(&companion.name)) {
@@ -41,14 +44,24 @@ pub(crate) fn write_files<W: Write>(
         let name = companion.name.clone();
         session.file(&FileRecord { name, kind: FileKind::Companion, source, bytes, sha256 })?;
         if !same {
-            let read = for_each_chunk(&companion.path, |chunk| session.file_data(chunk))?;
-            if read != bytes {
-                let fault = FileFault::Changed { expected: bytes, found: read };
-                return Err(Error::bad_file(&companion.path, fault));
+            // Hashed again as it is written: it may change between the two.
+            let mut sha = Sha::default();
+            let read = for_each_chunk(&companion.path, |chunk| {
+                sha.update(chunk);
+                session.file_data(chunk)
+            })?;
+            let how = if read != bytes {
+                Some(Change::Resized { expected: bytes, found: read })
+            } else {
+                (sha.finish() != sha256).then_some(Change::Written)
+            };
+            if let Some(how) = how {
+                return Err(Error::Changed { path: companion.path.clone(), how });
             }
+            carried.push(Carried { name: companion.name.clone(), bytes });
         }
     }
-    Ok(())
+    Ok(carried)
 }
 
 /// Writes the record of a tensor file, and its header unless the base has the same.

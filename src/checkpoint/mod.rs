@@ -4,12 +4,15 @@ pub(crate) mod apply;
 pub(crate) mod checkpoint;
 mod diff;
 pub(crate) mod files;
+mod layout;
 pub(crate) mod plan;
 pub(crate) mod safetensors;
 mod verify;
 
-pub use crate::disk::staged::{write_whole, Existing};
-pub use crate::tensors::{ApplyReport, DiffOptions, DiffReport};
+pub use crate::disk::place::Existing;
+pub use crate::disk::staged::write_whole;
+pub use crate::tensors::{ApplyReport, Carried, DiffOptions, DiffReport};
 pub use apply::ApplyOptions;
 pub use checkpoint::{Checkpoint, CheckpointTensor};
 pub use diff::diff;
+pub use layout::{LeftOut, Reason};

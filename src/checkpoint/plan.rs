@@ -1,10 +1,11 @@
 //! What is needed to make the files of a target, known before the first byte is written.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::checkpoint::apply::source;
-use crate::checkpoint::checkpoint::INDEX_SUFFIX;
 use crate::checkpoint::files::for_each_chunk;
+use crate::checkpoint::layout::{Layout, INDEX_SUFFIX};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
@@ -15,6 +16,9 @@ use crate::hash::Sha;
 use crate::patch::{FileEntry, Patch};
 use crate::tensors::target::{target_tensors, OutTensor};
 use crate::wire::{FileKind, FileRecord, FileSource};
+
+/// Most bytes of an index that is read to learn what the files of the target are.
+const INDEX_BYTES_MAX: usize = 100_000_000;
 
 /// A safetensors file of the target.
 #[derive(Debug)]
@@ -74,6 +78,7 @@ impl<'a> Plan<'a> {
                 kept.map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
         }
         plan.assign(target, patch)?;
+        plan.check_roles(patch)?;
         Ok(plan)
     }
 
@@ -191,6 +196,67 @@ impl<'a> Plan<'a> {
             files.push(created);
         }
         Ok(())
+    }
+
+    /// Refuses files that readers of the directory would take for others than they are (R95).
+    fn check_roles(&self, patch: &Patch) -> Result<()> {
+        if !self.is_directory {
+            return Ok(());
+        }
+        let tensors = self.files.iter().map(|file| (file.name.clone(), ()));
+        let companions = self.companions.iter().map(|file| (file.name().to_string(), ()));
+        let layout = Layout::of(Path::new(""), tensors.chain(companions).collect(), |index| {
+            let mut bytes = Vec::new();
+            let found = self.companions.iter().find(|companion| companion.name() == index);
+            let Some(found) = found else { return Ok(bytes) };
+            found.for_each_chunk(patch, |chunk| {
+                if bytes.len() + chunk.len() > INDEX_BYTES_MAX {
+                    let most = format!("at most {INDEX_BYTES_MAX} bytes are read");
+                    return Err(Error::bad_file(Path::new(index), FileFault::Index(most)));
+                }
+                bytes.extend_from_slice(chunk);
+                Ok(())
+            })?;
+            Ok(bytes)
+        });
+        let layout = layout.map_err(|error| match error {
+            Error::BadFile { fault, .. } => wrong_files(patch, fault.to_string()),
+            error => error,
+        })?;
+        let tensors = self.files.iter().map(|file| &file.name).collect::<BTreeSet<_>>();
+        for (name, ()) in &layout.tensors {
+            if !tensors.contains(name) {
+                return Err(wrong_files(
+                    patch,
+                    format!("readers take the companion '{name}' for tensors"),
+                ));
+            }
+        }
+        let mut companions = layout.companions.iter().map(|(name, ())| name);
+        let unread = companions.find(|name| tensors.contains(name));
+        let left_out = layout.left_out.iter();
+        let unread =
+            unread.or(left_out.clone().map(|out| &out.name).find(|name| tensors.contains(name)));
+        if let Some(name) = unread {
+            let what = format!("readers do not take '{name}' for tensors");
+            return Err(wrong_files(patch, what));
+        }
+        match left_out.clone().find(|out| !out.reason.is_choice()) {
+            Some(out) => Err(wrong_files(patch, format!("readers leave out {out}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Compares what was made, opened as any checkpoint is, with what was to be made: the tensors are
+    /// those that were proved, in the files and at the places where they were written.
+    pub fn check_opened(&self, made: &Checkpoint) -> Result<()> {
+        let expected = self.files.iter().map(|file| (&file.name, &file.header.bytes));
+        let expected = expected.collect::<BTreeMap<_, _>>();
+        let found = made.files.iter().map(|file| (&file.name, &file.header.bytes));
+        if found.collect::<BTreeMap<_, _>>() == expected {
+            return Ok(());
+        }
+        Err(Error::Internal("what was made opens as other tensors than were written".into()))
     }
 
     pub fn check_companions(&self, patch: &Patch) -> Result<()> {

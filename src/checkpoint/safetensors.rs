@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::disk::stamp::Stamp;
 use crate::disk::{Disk, DiskFile};
 use crate::dtype::{Dtype, TensorSpec};
 use crate::error::{Error, FileFault, Result};
@@ -245,6 +246,11 @@ impl FileHeader {
                 "{comma}{name}:{{\"dtype\":{dtype},\"shape\":{shape:?},\"data_offsets\":[{begin},{end}]}}"
             ));
             begin = end;
+            if json.len() as u64 >= HEADER_BYTES_MAX - 8 {
+                return Err(bad(format!(
+                    "the header of the file would exceed {HEADER_BYTES_MAX} bytes, which no reader accepts"
+                )));
+            }
         }
         json.push('}');
         while json.len() % 8 != 0 {
@@ -271,6 +277,7 @@ pub(crate) struct TensorFile {
     pub name: String,
     pub header: FileHeader,
     file: DiskFile,
+    stamp: Stamp,
 }
 
 impl TensorFile {
@@ -283,11 +290,16 @@ impl TensorFile {
         let file = disk.open(path).map_err(io)?;
         let metadata = file.file().metadata().map_err(io)?;
         let header = FileHeader::read(path, file.file(), metadata.len())?;
-        Ok(TensorFile { name: name.into(), header, file })
+        Ok(TensorFile { name: name.into(), header, file, stamp: Stamp::of(&metadata) })
     }
 
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// Whether the file, open and by its name, is what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.stamp.check(self.path(), Some(self.file.file()))
     }
 
     /// Fills `buffer` from the bytes at `offset` of the file.

@@ -4,7 +4,10 @@ mod file;
 #[cfg(feature = "checkpoint")]
 pub(crate) mod journal;
 #[cfg(feature = "checkpoint")]
+pub(crate) mod place;
+#[cfg(feature = "checkpoint")]
 pub(crate) mod staged;
+pub(crate) mod stamp;
 
 #[cfg(test)]
 pub(crate) use file::Watch;

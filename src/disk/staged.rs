@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
+use crate::disk::place::{stream, Existing, Place, Shape};
 use crate::disk::{Call, Disk, DiskFile};
 use crate::error::{Error, Result};
 
@@ -25,30 +26,6 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// What may happen to a file that is at the place of the output already.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Existing {
-    /// It stays, and the work is refused before it begins.
-    #[default]
-    Refuse,
-    /// A file is replaced by the output, whole; a directory never is.
-    Replace,
-}
-
-/// Refuses a place that is taken. A file may be replaced if the caller says so; a directory never.
-fn check_free(path: &Path, existing: Existing) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed("looking at", path)(error)),
-        Ok(metadata) if metadata.is_dir() => {
-            Err(Error::Exists { path: path.into(), directory: true })
-        }
-        Ok(_) if existing == Existing::Replace => Ok(()),
-        Ok(_) => Err(Error::Exists { path: path.into(), directory: false }),
-    }
-}
-
 #[cfg(unix)]
 fn with_permissions(builder: &mut Builder<'_, '_>, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
@@ -59,27 +36,55 @@ fn with_permissions(builder: &mut Builder<'_, '_>, mode: u32) {
 #[cfg(not(unix))]
 fn with_permissions(_: &mut Builder<'_, '_>, _: u32) {}
 
-pub(crate) fn temporary_file(path: &Path, disk: &Disk) -> Result<NamedTempFile> {
+/// A file beside a place, to be renamed to it.
+pub(crate) fn temporary_file(place: &Place, disk: &Disk) -> Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(PREFIX);
-    with_permissions(&mut builder, 0o666);
-    let created = disk.before(Call::Create(path)).and_then(|()| builder.tempfile_in(parent(path)));
-    created.map_err(failed("creating a file beside", path))
+    with_permissions(&mut builder, place.new_mode(0o666));
+    let created =
+        disk.before(Call::Create(&place.path)).and_then(|()| builder.tempfile_in(place.parent()));
+    created.map_err(failed("creating a file beside", &place.path))
 }
 
-/// The file, all of it synced, appears at `path`.
-fn persist(file: NamedTempFile, path: &Path, existing: Existing, disk: &Disk) -> Result<()> {
+fn temporary_directory(place: &Place, disk: &Disk) -> Result<TempDir> {
+    let mut builder = Builder::new();
+    builder.prefix(PREFIX);
+    with_permissions(&mut builder, place.new_mode(0o777));
+    let created =
+        disk.before(Call::CreateDirectory).and_then(|()| builder.tempdir_in(place.parent()));
+    created.map_err(failed("creating a directory beside", &place.path))
+}
+
+/// The file, all of it synced, appears at its place.
+fn persist(file: NamedTempFile, place: &Place, disk: &Disk) -> Result<()> {
+    let path = &place.path;
+    place.keep_access(file.path())?;
     disk.before(Call::Rename { from: file.path(), to: path })
         .map_err(failed("renaming to", path))?;
-    let renamed = match existing {
-        Existing::Replace => file.persist(path),
-        Existing::Refuse => file.persist_noclobber(path),
+    let file = if place.replaces() {
+        file
+    } else {
+        match file.persist_noclobber(path) {
+            Ok(_) => return sync_parent(place, disk),
+            // Taken, which the look below says; or this file system has no way but to look first.
+            Err(error) => error.file,
+        }
     };
-    renamed.map_err(|error| failed("renaming to", path)(error.error))?;
-    disk.sync_directory(parent(path)).map_err(failed("syncing the directory of", path))
+    // Looked at again: something else may have come there while the work was done.
+    place.check(Shape::File)?;
+    file.persist(path).map_err(|error| failed("renaming to", path)(error.error))?;
+    sync_parent(place, disk)
 }
 
-/// Writes a file that appears at `path` whole, synced to disk, or not at all.
+fn sync_parent(place: &Place, disk: &Disk) -> Result<()> {
+    disk.sync_directory(place.parent()).map_err(failed("syncing the directory of", &place.path))
+}
+
+/// Writes a file that appears at `path` whole, synced to disk, or not at all. A pipe or a character
+/// device takes the bytes as they are made.
+///
+/// `inputs` are the files and directories that are read for it: none of them, and no file in them,
+/// is replaced, by whatever name `path` leads there.
 ///
 /// # Errors
 /// Those of `write`; [`Error::Exists`] if `path` is taken and not to be replaced, [`Error::Io`].
@@ -90,70 +95,90 @@ fn persist(file: NamedTempFile, path: &Path, existing: Existing, disk: &Disk) ->
 /// use pulse::Encoder;
 /// use pulse::checkpoint::{write_whole, Existing};
 /// use pulse::stream::EncoderOptions;
-/// write_whole(&path, Existing::Refuse, |file| Ok(Encoder::new(file, EncoderOptions::default())?.finish()?.1))?;
+/// write_whole(&path, Existing::Refuse, &[], |file| {
+///     Ok(Encoder::new(file, EncoderOptions::default())?.finish()?.1)
+/// })?;
 /// assert!(path.exists());
 /// # Ok::<(), pulse::Error>(())
 /// ```
 pub fn write_whole<T>(
     path: impl AsRef<Path>,
     existing: Existing,
+    inputs: &[&Path],
     write: impl FnOnce(&mut dyn Write) -> Result<T>,
 ) -> Result<T> {
     let path = path.as_ref();
-    check_free(path, existing)?;
+    if let Some(stream) = stream(path)? {
+        return write_buffered(&stream, path, write);
+    }
+    let place = Place::find(path, Shape::File, existing, inputs)?;
     let disk = Disk::default();
-    let file = temporary_file(path, &disk)?;
-    let mut buffered = std::io::BufWriter::with_capacity(1 << 18, file.as_file());
+    let file = temporary_file(&place, &disk)?;
+    let value = write_buffered(file.as_file(), path, write)?;
+    file.as_file().sync_all().map_err(failed("syncing", path))?;
+    persist(file, &place, &disk)?;
+    Ok(value)
+}
+
+fn write_buffered<T>(
+    file: &fs::File,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<T>,
+) -> Result<T> {
+    let mut buffered = std::io::BufWriter::with_capacity(1 << 18, file);
     let value = write(&mut buffered)?;
     buffered.flush().map_err(failed("writing", path))?;
-    drop(buffered);
-    file.as_file().sync_all().map_err(failed("syncing", path))?;
-    persist(file, path, existing, &disk)?;
     Ok(value)
 }
 
 /// A checkpoint that is being written beside its place.
 #[derive(Debug)]
 pub(crate) struct Staged {
-    path: PathBuf,
-    existing: Existing,
     place: Place,
+    stage: Stage,
     disk: Disk,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Stage {
     File(NamedTempFile),
     Directory(TempDir),
 }
 
 impl Staged {
-    pub fn file(path: &Path, existing: Existing, disk: &Disk) -> Result<Self> {
-        check_free(path, existing)?;
-        let place = Place::File(temporary_file(path, disk)?);
-        Ok(Staged { path: path.into(), existing, place, disk: disk.clone() })
+    /// Begins an output of this shape; see [`Place::find`].
+    pub fn begin(
+        path: &Path,
+        shape: Shape,
+        existing: Existing,
+        inputs: &[&Path],
+        disk: &Disk,
+    ) -> Result<Self> {
+        let place = Place::find(path, shape, existing, inputs)?;
+        let stage = match shape {
+            Shape::File => Stage::File(temporary_file(&place, disk)?),
+            Shape::Directory => Stage::Directory(temporary_directory(&place, disk)?),
+        };
+        Ok(Staged { place, stage, disk: disk.clone() })
     }
 
-    pub fn directory(path: &Path, disk: &Disk) -> Result<Self> {
-        check_free(path, Existing::Refuse)?;
-        let mut builder = Builder::new();
-        builder.prefix(PREFIX);
-        with_permissions(&mut builder, 0o777);
-        let created =
-            disk.before(Call::CreateDirectory).and_then(|()| builder.tempdir_in(parent(path)));
-        let place = Place::Directory(created.map_err(failed("creating a directory beside", path))?);
-        Ok(Staged { path: path.into(), existing: Existing::Refuse, place, disk: disk.clone() })
+    /// Where it is until then.
+    pub fn path(&self) -> &Path {
+        match &self.stage {
+            Stage::File(file) => file.path(),
+            Stage::Directory(directory) => directory.path(),
+        }
     }
 
     /// Makes a file of the checkpoint, of `bytes` bytes. The name must be a legal file name, or
     /// empty if the checkpoint is one file.
     pub fn create(&self, name: &str, bytes: u64) -> Result<DiskFile> {
-        let path = self.path.join(name);
-        let file = match &self.place {
-            Place::File(file) => {
+        let path = self.place.path.join(name);
+        let file = match &self.stage {
+            Stage::File(file) => {
                 file.as_file().try_clone().map(|handle| self.disk.adopt(file.path(), handle))
             }
-            Place::Directory(dir) => self.disk.create_new(&dir.path().join(name)),
+            Stage::Directory(dir) => self.disk.create_new(&dir.path().join(name)),
         };
         let file = file.map_err(failed("creating", &path))?;
         file.resize(bytes).map_err(failed("making room for", &path))?;
@@ -162,22 +187,26 @@ impl Staged {
 
     /// Syncs and renames: the checkpoint appears.
     pub fn commit(self, files: &[DiskFile]) -> Result<()> {
+        let path = &self.place.path;
         for file in files {
-            file.sync().map_err(failed("syncing", &self.path))?;
+            file.sync().map_err(failed("syncing", path))?;
         }
-        match self.place {
-            Place::File(file) => persist(file, &self.path, self.existing, &self.disk),
-            Place::Directory(dir) => {
-                self.disk.sync_directory(dir.path()).map_err(failed("syncing", &self.path))?;
+        match self.stage {
+            Stage::File(file) => persist(file, &self.place, &self.disk),
+            Stage::Directory(dir) => {
+                self.disk.sync_directory(dir.path()).map_err(failed("syncing", path))?;
+                self.place.keep_access(dir.path())?;
                 // Looked at again: the place may have been taken while the work was done.
-                check_free(&self.path, Existing::Refuse)?;
-                self.disk
-                    .rename(dir.path(), &self.path)
-                    .map_err(failed("renaming to", &self.path))?;
+                self.place.check(Shape::Directory)?;
+                if cfg!(not(unix)) && path.exists() {
+                    // Only Unix renames over a directory that is empty.
+                    fs::remove_dir(path).map_err(failed("replacing", path))?;
+                }
+                self.disk.rename(dir.path(), path).map_err(failed("renaming to", path))?;
                 let _ = dir.keep();
                 self.disk
-                    .sync_directory(parent(&self.path))
-                    .map_err(failed("syncing the directory of", &self.path))
+                    .sync_directory(self.place.parent())
+                    .map_err(failed("syncing the directory of", path))
             }
         }
     }

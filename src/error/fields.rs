@@ -28,6 +28,7 @@ impl Error {
             | Error::BaseFile { path, .. }
             | Error::Io { path, .. } => path.as_deref(),
             Error::Exists { path, .. }
+            | Error::Changed { path, .. }
             | Error::Busy { path }
             | Error::Interrupted { path }
             | Error::Unrecovered { path, .. } => Some(path),

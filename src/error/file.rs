@@ -29,14 +29,6 @@ pub enum FileFault {
     /// The index file names a file that is not there.
     #[error("the index file names {0}, which is not there")]
     MissingShard(String),
-    /// The index file says that a tensor is in a file, and it is not.
-    #[error("the index file says that tensor '{tensor}' is in {file}, but it is not")]
-    MissingTensor {
-        /// Name of the tensor.
-        tensor: String,
-        /// The file that should have it.
-        file: String,
-    },
     /// A tensor is in two files.
     #[error("tensor '{tensor}' is also in {other}")]
     DuplicateTensor {
@@ -45,9 +37,10 @@ pub enum FileFault {
         /// The other file.
         other: String,
     },
-    /// A file name is not UTF-8.
-    #[error("the file name {0} is not UTF-8")]
-    NotUtf8(String),
+    /// A tensor file has a name that a patch cannot carry, because no system or not every system
+    /// could create it.
+    #[error("the file name {0:?} cannot be carried to other systems")]
+    Name(String),
     /// The directory has no tensor file.
     #[error("the directory has no .safetensors file")]
     NoTensors,
@@ -68,14 +61,6 @@ pub enum FileFault {
         /// What a patch may carry.
         allowed: u64,
     },
-    /// The file changed while it was read.
-    #[error("its size changed from {expected} to {found} bytes while it was read")]
-    Changed {
-        /// Size at first.
-        expected: u64,
-        /// Size later.
-        found: u64,
-    },
     /// A link, or a file with several names: others would see an update.
     #[error("{0}")]
     Linked(String),
@@ -94,15 +79,12 @@ impl FileFault {
             FileFault::HeaderLength { .. } | FileFault::NoTensors | FileFault::Root => {
                 Advice::GiveCheckpoint
             }
-            FileFault::Header(_) | FileFault::Index(_) | FileFault::MissingTensor { .. } => {
-                Advice::SaveAgain
-            }
+            FileFault::Header(_) | FileFault::Index(_) => Advice::SaveAgain,
             FileFault::MissingShard(_) => Advice::CopyAgain,
             FileFault::DuplicateTensor { .. } => Advice::RemoveOne,
-            FileFault::NotUtf8(_) => Advice::Rename,
+            FileFault::Name(_) => Advice::Rename,
             FileFault::NotRegular => Advice::GiveRegularFile,
             FileFault::HeadersTooLarge { .. } | FileFault::Refused(_) => return None,
-            FileFault::Changed { .. } => Advice::LeaveUnchanged,
             FileFault::Linked(_) => Advice::CopyLinked,
             FileFault::OtherFile(_) | FileFault::OtherCompanion => Advice::UseItsBaseFiles,
         })

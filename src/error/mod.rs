@@ -10,6 +10,7 @@
 //! | `not-invertible` | [`Error::NotInvertible`] | the caller: the base is needed, or a patch the other way |
 //! | `not-in-place` | [`Error::NotInPlace`] | the caller: write a new checkpoint |
 //! | `exists` | [`Error::Exists`] | the caller: another place, or permission to replace |
+//! | `changed` | [`Error::Changed`] | who writes to the input |
 //! | `busy` | [`Error::Busy`] | nobody: wait |
 //! | `interrupted`, `unrecovered` | [`Error::Interrupted`], [`Error::Unrecovered`] | the keeper of the checkpoint |
 //! | `cancelled` | [`Error::Cancelled`] | nobody: the caller wanted it |
@@ -18,15 +19,19 @@
 //! | `io` | [`Error::Io`] | the operator of the machine |
 
 mod advice;
+mod change;
 mod fault;
 mod fields;
 mod file;
 mod mismatch;
+mod occupant;
 
 pub use advice::Advice;
+pub use change::Change;
 pub use fault::{Corrupt, Fault};
 pub use file::FileFault;
 pub use mismatch::{BaseMismatch, Reshaped};
+pub use occupant::Occupant;
 
 use std::fmt;
 use std::io;
@@ -180,12 +185,20 @@ pub enum Error {
         what: String,
     },
     /// Something is at the place of the output already.
-    #[error("{}: this {} already exists", path.display(), if *directory { "directory" } else { "file" })]
+    #[error("{}: {found}", path.display())]
     Exists {
         /// The place.
         path: PathBuf,
-        /// It is a directory, which is never replaced.
-        directory: bool,
+        /// What is there.
+        found: Occupant,
+    },
+    /// An input changed while it was read: what was to be made of it would be of two states.
+    #[error("{}: {how} while it was read", path.display())]
+    Changed {
+        /// The file or directory.
+        path: PathBuf,
+        /// How.
+        how: Change,
     },
     /// Another process is changing the checkpoint.
     #[error("{}: another process is updating it", path.display())]
@@ -356,6 +369,7 @@ impl Error {
         Error::NotInPlace { .. } => "not-in-place",
         Error::BadFile { .. } | Error::BaseFile { .. } | Error::Unfit { .. } => "checkpoint",
         Error::Exists { .. } => "exists",
+        Error::Changed { .. } => "changed",
         Error::Busy { .. } => "busy",
         Error::Interrupted { .. } => "interrupted",
         Error::Unrecovered { .. } => "unrecovered",
@@ -391,6 +405,7 @@ impl Error {
             Error::BadFile { fault, .. } => return fault.advice(),
             Error::BaseFile { .. } => Advice::UseItsBaseFiles,
             Error::Exists { .. } => Advice::ChooseAnotherPlace,
+            Error::Changed { .. } => Advice::LeaveUnchanged,
             Error::Busy { .. } => Advice::Wait,
             Error::Interrupted { .. } => Advice::Recover,
             Error::Unrecovered { source, .. } => match **source {

@@ -109,6 +109,14 @@ impl Patch {
         Ok(Some(loaded))
     }
 
+    /// Whether the file that the patch is read from is what it was when it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        match &self.source {
+            Source::File(file) => file.check_unchanged(),
+            Source::Memory(_) => Ok(()),
+        }
+    }
+
     /// The digests of the target, for the patch that starts from it.
     #[must_use]
     pub fn trusted_target(&self) -> TrustedBase {

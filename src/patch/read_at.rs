@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
+use crate::disk::stamp::Stamp;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, FileFault, Result};
 
@@ -84,7 +85,10 @@ impl ReadAt for Vec<u8> {
 /// # Ok::<(), pulse::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct LocalFile(DiskFile);
+pub struct LocalFile {
+    file: DiskFile,
+    stamp: Stamp,
+}
 
 impl LocalFile {
     /// Opens a file.
@@ -102,26 +106,33 @@ impl LocalFile {
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::bad_file(path, FileFault::NotRegular));
         }
-        Ok(LocalFile(disk.open(path).map_err(io)?))
+        let file = disk.open(path).map_err(io)?;
+        let stamp = Stamp::of(&file.file().metadata().map_err(io)?);
+        Ok(LocalFile { file, stamp })
     }
 
     /// To be read from front to back.
     pub(super) fn file(&self) -> &File {
-        self.0.file()
+        self.file.file()
+    }
+
+    /// Whether the file, open and by its name, is what it was when it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        self.stamp.check(self.file.path(), Some(self.file.file()))
     }
 }
 
 impl ReadAt for LocalFile {
     fn len(&self) -> Result<u64> {
-        let metadata = self.0.file().metadata();
+        let metadata = self.file.file().metadata();
         metadata
             .map(|metadata| metadata.len())
-            .map_err(|error| Error::io_at("reading the size of", self.0.path(), error))
+            .map_err(|error| Error::io_at("reading the size of", self.file.path(), error))
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.0.read_exact_at(buffer, offset).map_err(|error| {
-            Error::io_at(format!("reading from byte {offset} of"), self.0.path(), error)
+        self.file.read_exact_at(buffer, offset).map_err(|error| {
+            Error::io_at(format!("reading from byte {offset} of"), self.file.path(), error)
         })
     }
 }

@@ -26,6 +26,11 @@ pub(crate) fn explain<T>(
             | Error::BaseMismatch(_)
             | Error::BadFile { .. })
     );
+    if suspect || matches!(result, Err(Error::Io { .. })) {
+        // Nobody made a mistake if what was read changed meanwhile.
+        patch.check_unchanged()?;
+        base.map_or(Ok(()), |base| base.check_unchanged())?;
+    }
     if let (true, Some(base)) = (suspect, base) {
         check_base(base, patch, control)?;
     }

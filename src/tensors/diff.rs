@@ -22,6 +22,18 @@ pub struct DiffReport {
     pub actions: BTreeMap<Action, u64>,
     /// Size of the target's files: what a full copy would transfer.
     pub target_file_bytes: u64,
+    /// Companions that the base does not have: the patch carries them whole.
+    pub carried: Vec<Carried>,
+}
+
+/// A file that a patch carries whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Carried {
+    /// Its name.
+    pub name: String,
+    /// Its size; it is compressed in the patch.
+    pub bytes: u64,
 }
 
 /// How a diff is made and written.
@@ -103,7 +115,8 @@ pub fn diff(
     let mut session = options.session(out, base.is_some())?;
     let actions = encode_tensors(&mut session, base, target, control)?;
     let (_, summary) = session.finish()?;
-    Ok(DiffReport { summary, actions, target_file_bytes: summary.footer.target_bytes })
+    let target_file_bytes = summary.footer.target_bytes;
+    Ok(DiffReport { summary, actions, target_file_bytes, carried: Vec::new() })
 }
 
 /// Encodes all tensors in parallel and tells the session of them in the order of their names.
@@ -120,7 +133,7 @@ pub(crate) fn encode_tensors<W: Write>(
     let work = |own: &mut Encoding, group: &[Piece<'_>]| {
         own.encode(group, base, target, options, &base_side)
     };
-    for_each_piece(
+    let encoded = for_each_piece(
         &pairs,
         block_bytes,
         control,
@@ -144,7 +157,12 @@ pub(crate) fn encode_tensors<W: Write>(
             }
             Ok(())
         },
-    )?;
+    );
+    if matches!(encoded, Ok(()) | Err(Error::Io { .. } | Error::BaseMismatch(_))) {
+        // Before the footer: a patch to what never was must not be complete.
+        base.into_iter().chain([target]).try_for_each(|source| source.check_unchanged())?;
+    }
+    encoded?;
     Ok(actions)
 }
 

@@ -12,7 +12,7 @@ mod trust;
 mod weights;
 
 pub use control::Control;
-pub use diff::{diff, DiffOptions, DiffReport};
+pub use diff::{diff, Carried, DiffOptions, DiffReport};
 pub use source::TensorSource;
 pub use target::ApplyReport;
 pub use weights::{TensorMut, TensorRef, Weights, WeightsMut};

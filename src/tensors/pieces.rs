@@ -223,5 +223,7 @@ pub(crate) fn digests(
             found(name, spec, digest);
         },
     )?;
+    // A digest of what never was would be worse than none.
+    source.check_unchanged()?;
     checkpoint.finish()
 }

@@ -24,6 +24,15 @@ pub trait TensorSource: Sync {
         let _ = (name, start, bytes);
         None
     }
+
+    /// Whether the tensors are still those that were there at first; asked when all of them were
+    /// read. The default is for sources that nobody can change meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] names what changed.
+    fn check_unchanged(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 pub(crate) fn no_tensor(name: &str) -> Error {

@@ -81,7 +81,7 @@ fn diff_leaves_no_patch() {
     let (base, target, out) =
         (open(&place.path("base")), open(&place.path("target")), place.path("out"));
     let work = |control: Control<'_>| {
-        write_whole(&out, Existing::Refuse, |file| {
+        write_whole(&out, Existing::Refuse, &[], |file| {
             pulse::checkpoint::diff(Some(&base), &target, file, DiffOptions::default(), control)
         })
     };

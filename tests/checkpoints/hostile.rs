@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use pulse::dtype::{Dtype, TensorSpec};
-use pulse::error::Fault;
+use pulse::error::{Change, Fault};
 use pulse::patch::Inventory;
 use pulse::stream::EncoderOptions;
 use pulse::wire::{FileKind, Tag};
@@ -176,10 +176,10 @@ fn the_reader_refuses_file_names_that_lead_elsewhere() {
 #[test]
 fn names_that_are_odd_but_harmless_stay() {
     let json = raw(&format!(r#"{{"w":{{{ROW}}}}}"#), &[]);
-    let names = ["...", "-rf", " ", "~", "$HOME", "*", ".pulse-x", "caf\u{e9}", "a.safetensors"];
+    let names = ["...", "-rf", " ", "~", "$HOME", "*", ".pulse-x", "caf\u{e9}", "optimizer.pt"];
     let mut files: Vec<File<'_>> =
         names.iter().map(|name| (*name, FileKind::Companion, name.as_bytes())).collect();
-    files.push(("weights", FileKind::Tensors, &json));
+    files.push(("weights.safetensors", FileKind::Tensors, &json));
     let place = Place::new();
     let patch = place.put_bytes("patch", &snapshot(&files));
     apply(None, &patch, &place.path("out")).unwrap();
@@ -401,6 +401,8 @@ fn a_patch_that_changes_after_it_was_opened_is_refused() {
     fs::write(&path, changed).unwrap();
     let out = place.path("out");
     let error = patch.apply(None, &out, Default::default(), Default::default()).unwrap_err();
-    assert_eq!(error.kind(), "digest");
+    // Nobody made a mistake in the patch.
+    assert!(matches!(error, Error::Changed { how: Change::Written, .. }), "{error}");
+    assert_eq!((error.kind(), error.file()), ("changed", Some(&*path)));
     assert!(!out.exists());
 }

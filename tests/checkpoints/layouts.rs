@@ -7,7 +7,7 @@ use crate::rebuilds;
 use testkit::files::{
     data, header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor,
 };
-use testkit::library::{diff, open_patch};
+use testkit::library::{apply, diff, open_patch};
 
 fn model() -> Vec<Tensor> {
     (0..6).map(|i| tensor(&format!("layer.{i}"), "BF16", &[10, 100], weights(i, 1000))).collect()
@@ -128,7 +128,6 @@ fn companions_that_change_come_and_go_rebuild() {
         let files = with(files, "tokenizer.json", noise(2, 30_000));
         let files = with(files, "large.bin", noise(seed, 3_000_000));
         let files = with(files, "empty-or-not", vec![0; seed as usize % 2]);
-        let files = with(files, ".gitattributes", b"* -text\n".to_vec());
         let files = with(files, "caf\u{e9} 1.txt", vec![]);
         with(files, own, noise(4, 100))
     };
@@ -149,7 +148,7 @@ fn companions_that_did_not_change_do_not_travel() {
 }
 
 #[test]
-fn a_tensor_file_that_the_index_does_not_name_is_a_companion() {
+fn a_tensor_file_that_the_index_does_not_name_stays_behind() {
     let files = |tensors: &[Tensor], seed| {
         with(
             sharded(tensors, 2),
@@ -157,8 +156,14 @@ fn a_tensor_file_that_the_index_does_not_name_is_a_companion() {
             safetensors(&[tensor("x", "U8", &[9], noise(seed, 9))]),
         )
     };
-    let report = rebuilds(&files(&model(), 6), &files(&stepped_model(), 7));
+    let place = Place::new();
+    let (base, target) = (files(&model(), 6), files(&stepped_model(), 7));
+    let (base, target) = (place.put("base", &base), place.put("target", &target));
+    let patch = place.path("patch");
+    let report = diff(Some(&base), &target, &patch, EncoderOptions::default(), 1);
     assert_eq!(report.summary.footer.target_tensors, 6);
+    apply(Some(&base), &patch, &place.path("out")).unwrap();
+    Files::read(&place.path("out")).assert_same(&sharded(&stepped_model(), 2));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use pulse::checkpoint::{write_whole, ApplyOptions, Existing};
+use pulse::error::Occupant;
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::Error;
@@ -40,33 +41,144 @@ fn a_place_that_is_taken_is_refused_and_left_untouched() {
     for directory in [false, true] {
         let (place, _) = patched(directory);
         place.put_bytes("file", b"mine");
-        fs::create_dir(place.path("empty")).unwrap();
         place.put("full", &Files::many([("mine", b"mine".to_vec())]));
-        for name in ["file", "empty", "full", "base", "patch"] {
+        for (name, shown) in [
+            ("file", Occupant::File),
+            ("full", Occupant::Directory),
+            ("base", if directory { Occupant::Directory } else { Occupant::Input }),
+            ("patch", if directory { Occupant::File } else { Occupant::Input }),
+        ] {
             let error = place
                 .untouched(|| apply_to(&place, &place.path(name), Existing::Refuse).unwrap_err());
-            let Error::Exists { path, directory } = &error else { panic!("{name}: {error}") };
-            assert_eq!((path, *directory), (&place.path(name), place.path(name).is_dir()));
+            let Error::Exists { path, found } = &error else { panic!("{name}: {error}") };
+            assert_eq!((path, *found), (&place.path(name), shown));
             assert!(error.to_string().contains(name), "{error}");
         }
-        // Directories are not replaced even if replacing was asked for.
-        for name in ["empty", "full"] {
-            let error = place
-                .untouched(|| apply_to(&place, &place.path(name), Existing::Replace).unwrap_err());
-            assert!(matches!(error, Error::Exists { directory: true, .. }), "{name}: {error}");
-        }
+        // Directories are not replaced even if replacing was asked for, but for an empty one.
+        let error = place
+            .untouched(|| apply_to(&place, &place.path("full"), Existing::Replace).unwrap_err());
+        assert!(matches!(error, Error::Exists { found: Occupant::Directory, .. }), "{error}");
     }
 }
 
 #[test]
-fn a_file_is_replaced_if_asked_for_even_if_it_is_the_base() {
+fn an_empty_directory_is_a_place_for_a_directory() {
+    let (place, target) = patched(true);
+    let empty = place.path("empty");
+    fs::create_dir(&empty).unwrap();
+    apply_to(&place, &empty, Existing::Refuse).unwrap();
+    Files::read(&empty).assert_same(&target);
+    // Not for a file.
+    let (place, _) = patched(false);
+    fs::create_dir(place.path("empty")).unwrap();
+    for existing in [Existing::Refuse, Existing::Replace] {
+        let error =
+            place.untouched(|| apply_to(&place, &place.path("empty"), existing).unwrap_err());
+        assert!(matches!(error, Error::Exists { found: Occupant::Directory, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_file_is_replaced_if_asked_for() {
     let (place, target) = patched(false);
     place.put_bytes("file", b"mine");
-    for name in ["file", "base"] {
-        apply_to(&place, &place.path(name), Existing::Replace).unwrap();
-        Files::read(&place.path(name)).assert_same(&target);
-    }
+    apply_to(&place, &place.path("file"), Existing::Replace).unwrap();
+    Files::read(&place.path("file")).assert_same(&target);
     assert_eq!(fs::read_dir(place.root()).unwrap().count(), 4);
+}
+
+/// By its name, by another name of the same file, through a link, and inside a directory.
+#[test]
+fn an_input_is_never_replaced_by_whatever_name() {
+    let (place, _) = patched(false);
+    let mut names = vec!["base".to_string(), "patch".into(), "./patch".into()];
+    fs::hard_link(place.path("base"), place.path("other name")).unwrap();
+    names.push("other name".into());
+    if cfg!(unix) {
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(place.path("patch"), place.path("link")).unwrap();
+        names.push("link".into());
+    }
+    for name in &names {
+        let out = place.root().join(name);
+        let error = place.untouched(|| apply_to(&place, &out, Existing::Replace).unwrap_err());
+        assert!(matches!(error, Error::Exists { found: Occupant::Input, .. }), "{name}: {error}");
+        assert_eq!(error.advice().unwrap().name(), "choose-another-place");
+    }
+    // A file of a directory that is an input.
+    let (place, _) = patched(true);
+    let (base, shard) = (place.path("base"), place.path("base/model.safetensors"));
+    let write = || write_whole(&shard, Existing::Replace, &[&base], |_| Ok(()));
+    let error = place.untouched(|| write().unwrap_err());
+    assert!(matches!(error, Error::Exists { found: Occupant::Input, .. }), "{error}");
+    write_whole(base.join("new"), Existing::Replace, &[&base], |_| Ok(())).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn devices_pipes_sockets_and_links_to_nowhere_stay() {
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+    let (place, _) = patched(false);
+    let _socket = UnixListener::bind(place.path("socket")).unwrap();
+    std::os::unix::fs::symlink("nowhere", place.path("link")).unwrap();
+    let pipe = place.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let refused = |name: &str| {
+        let error = apply_to(&place, &place.path(name), Existing::Replace).unwrap_err();
+        let Error::Exists { found, .. } = error else { panic!("{error}") };
+        found
+    };
+    assert_eq!(refused("socket"), Occupant::Special);
+    assert_eq!(refused("pipe"), Occupant::Special);
+    assert_eq!(refused("link"), Occupant::Link);
+    let write = |file: &mut dyn std::io::Write| {
+        file.write_all(b"written as it is made").unwrap();
+        Ok(())
+    };
+    let error = write_whole(place.path("socket"), Existing::Replace, &[], write).unwrap_err();
+    assert!(matches!(error, Error::Exists { found: Occupant::Special, .. }), "{error}");
+    // What is written from its start to its end goes into a pipe, which stays one.
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || {
+            let mut read = Vec::new();
+            fs::File::open(pipe).unwrap().read_to_end(&mut read).unwrap();
+            read
+        }
+    });
+    write_whole(&pipe, Existing::Refuse, &[], write).unwrap();
+    assert_eq!(reader.join().unwrap(), b"written as it is made");
+    write_whole("/dev/null", Existing::Replace, &[], write).unwrap();
+    use std::os::unix::fs::FileTypeExt;
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
+}
+
+#[cfg(unix)]
+#[test]
+fn mode_and_owner_of_what_is_replaced_stay() {
+    use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
+    let (place, _) = patched(false);
+    let out = place.put_bytes("out", b"mine");
+    // Not everyone may give a file away; whoever may not keeps it.
+    let _ = chown(&out, Some(65534), Some(65534));
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o640)).unwrap();
+    let access = |path: &Path| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.mode(), metadata.uid(), metadata.gid())
+    };
+    let before = access(&out);
+    apply_to(&place, &out, Existing::Replace).unwrap();
+    assert_eq!(access(&out), before);
+    let (place, _) = patched(true);
+    let out = place.path("out");
+    fs::create_dir(&out).unwrap();
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o2750)).unwrap();
+    let before = access(&out);
+    apply_to(&place, &out, Existing::Refuse).unwrap();
+    assert_eq!(access(&out), before);
 }
 
 #[test]
@@ -126,12 +238,12 @@ fn a_write_that_fails_leaves_nothing() {
         file.write_all(&[1; 1_000_000]).unwrap();
         Err::<(), _>(Error::Misuse("no more".into()))
     };
-    let error = place.untouched(|| write_whole(&path, Existing::Refuse, failing).unwrap_err());
+    let error = place.untouched(|| write_whole(&path, Existing::Refuse, &[], failing).unwrap_err());
     assert_eq!(error.to_string(), "no more");
     place.put_bytes("patch", b"mine");
-    place.untouched(|| write_whole(&path, Existing::Replace, failing).unwrap_err());
-    place.untouched(|| write_whole(&path, Existing::Refuse, |_| Ok(())).unwrap_err());
-    write_whole(&path, Existing::Replace, |_| Ok(())).unwrap();
+    place.untouched(|| write_whole(&path, Existing::Replace, &[], failing).unwrap_err());
+    place.untouched(|| write_whole(&path, Existing::Refuse, &[], |_| Ok(())).unwrap_err());
+    write_whole(&path, Existing::Replace, &[], |_| Ok(())).unwrap();
     assert_eq!(fs::read(path).unwrap(), b"");
 }
 
@@ -148,21 +260,26 @@ fn outputs_have_the_permissions_of_ordinary_files() {
     assert_eq!(mode(&out), mode(&directory));
     assert_eq!(mode(&out.join("model.safetensors")), mode(&file));
     assert_eq!(mode(&out.join("config.json")), mode(&file));
-    write_whole(place.path("whole"), Existing::Refuse, |_| Ok(())).unwrap();
+    write_whole(place.path("whole"), Existing::Refuse, &[], |_| Ok(())).unwrap();
     assert_eq!(mode(&place.path("whole")), mode(&file));
 }
 
 #[cfg(unix)]
-/// R79: the output is written in a new place, and follows no link.
+/// R79: what is written follows no link; the file that a link leads to is replaced whole.
 #[test]
-fn a_link_in_the_place_is_replaced_and_what_it_leads_to_stays() {
+fn a_link_in_the_place_stays_and_what_it_leads_to_is_replaced_whole() {
     let (place, target) = patched(false);
-    let mine = place.put_bytes("mine", b"mine");
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    let mine = place.put_bytes("elsewhere/mine", b"mine");
+    let held = fs::File::open(&mine).unwrap();
     std::os::unix::fs::symlink(&mine, place.path("link")).unwrap();
     place.untouched(|| apply_to(&place, &place.path("link"), Existing::Refuse).unwrap_err());
     apply_to(&place, &place.path("link"), Existing::Replace).unwrap();
-    assert_eq!(fs::read(mine).unwrap(), b"mine");
-    Files::read(&place.path("link")).assert_same(&target);
+    assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
+    Files::read(&mine).assert_same(&target);
+    // Another file took its name: who has the old one open still reads it.
+    assert_eq!(std::io::read_to_string(held).unwrap(), "mine");
+    assert_eq!(fs::read_dir(place.path("elsewhere")).unwrap().count(), 1);
 }
 
 #[test]

@@ -15,8 +15,11 @@ fn w(bytes: &[u8; 4]) -> Tensor {
     tensor("w", "U8", &[4], *bytes)
 }
 
+/// A file that a patch carries.
+type Carried<'a> = (&'a str, FileKind, &'a [u8]);
+
 /// A snapshot of "w" that carries these files.
-fn snapshot(files: &[(&str, FileKind, &[u8])]) -> Vec<u8> {
+fn snapshot(files: &[Carried<'_>]) -> Vec<u8> {
     let mut encoder = Encoder::snapshot(Vec::new(), EncoderOptions::default()).unwrap();
     files.iter().for_each(|(name, kind, bytes)| encoder.carry_file(name, *kind, bytes).unwrap());
     let mut writer = encoder.added("w", &TensorSpec::new(Dtype::U8, &[4]).unwrap()).unwrap();
@@ -137,14 +140,104 @@ fn r78_a_patch_without_files_keeps_those_of_the_base() {
     assert!(made["model.safetensors"].ends_with(b"abcemore"));
 }
 
+/// What readers of the made directory take for tensors are the tensors that were proved.
+#[test]
+fn r95_companions_are_no_tensors_and_tensors_are_no_companions() {
+    const INDEX: &str = "model.safetensors.index.json";
+    let (tensors, companion) = (FileKind::Tensors, FileKind::Companion);
+    let place = Place::new();
+    let right = raw(&header(&[w(b"abcd")], &[]), &[]);
+    let evil = safetensors(&[w(b"EVIL")]);
+    let cases: [(&[Carried<'_>], &str); 7] = [
+        (&[("weights", tensors, &right), ("model.safetensors", companion, &evil)], "'model.saf"),
+        (&[("a.safetensors", tensors, &right), ("b.safetensors", companion, &evil)], "'b.saf"),
+        (&[("weights", tensors, &right)], "no .safetensors file"),
+        (&[(".a.safetensors", tensors, &right)], "no .safetensors file"),
+        (
+            &[
+                ("a.safetensors", tensors, &right),
+                ("b", companion, &evil),
+                (INDEX, companion, br#"{"weight_map":{"w":"b"}}"#),
+            ],
+            "companion 'b'",
+        ),
+        (
+            &[
+                ("a.safetensors", tensors, &right),
+                ("b.safetensors", companion, &evil),
+                (INDEX, companion, br#"{"weight_map":{"w":"a.safetensors"}}"#),
+            ],
+            "b.safetensors",
+        ),
+        (
+            &[
+                ("a.safetensors", tensors, &right),
+                (INDEX, companion, br#"{"weight_map":{"w":"gone.safetensors"}}"#),
+            ],
+            "files that are not there",
+        ),
+    ];
+    for (files, needle) in cases {
+        let (kind, text) = refusal(&place, &snapshot(files));
+        assert_eq!(kind, "checkpoint", "{text}");
+        assert!(text.contains(needle), "{text:?} without {needle:?}");
+    }
+    // An index may lead to a file of any name.
+    let files: &[Carried<'_>] = &[
+        ("weights", tensors, &right),
+        (INDEX, companion, br#"{"weight_map":{"w":"weights"}}"#),
+        (".env", companion, b"a writer was told to include it"),
+    ];
+    let patch = place.put_bytes("patch", &snapshot(files));
+    apply(None, &patch, &place.path("out")).unwrap();
+    let found = testkit::library::open(&place.path("out"));
+    let (patch, control) = (testkit::library::open_patch(&patch), Default::default());
+    assert_eq!(found.digest(control).unwrap(), patch.footer().target);
+}
+
+/// A patch of tensors alone, on a base with tensors that its index leaves out: they do not get into
+/// the files that are made.
+#[test]
+fn r78_what_the_index_leaves_out_does_not_come_back() {
+    let place = Place::new();
+    let spec = TensorSpec::new(Dtype::U8, &[4]).unwrap();
+    let base = place.put(
+        "base",
+        &Files::many([
+            ("model-1.safetensors", safetensors(&[w(b"abcd")])),
+            ("consolidated.safetensors", safetensors(&[tensor("v", "U8", &[4], *b"EVIL")])),
+            (
+                "model.safetensors.index.json",
+                br#"{"weight_map":{"w":"model-1.safetensors"}}"#.to_vec(),
+            ),
+        ]),
+    );
+    let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
+    let mut writer = encoder.patched("w", &spec).unwrap();
+    writer.push(b"abcd", b"abcd").unwrap();
+    writer.end().unwrap();
+    let mut writer = encoder.added("x", &spec).unwrap();
+    writer.push(&[], b"more").unwrap();
+    writer.end().unwrap();
+    let patch = place.put_bytes("patch", &encoder.finish().unwrap().0);
+    apply(Some(&base), &patch, &place.path("out")).unwrap();
+    let found = testkit::library::open(&place.path("out"));
+    assert_eq!(found.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["w", "x"]);
+    let patch = testkit::library::open_patch(&patch);
+    assert_eq!(found.digest(Default::default()).unwrap(), patch.footer().target);
+    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 1);
+}
+
 /// Output goes to a new place: neither a link nor a file that is there is written through.
 #[cfg(unix)]
 #[test]
 fn r79_output_is_new_and_follows_no_link() {
     let place = Place::new();
     let json = raw(&header(&[w(b"abcd")], &[]), &[]);
-    let patch = place.put_bytes("patch", &snapshot(&[("m", FileKind::Tensors, &json)]));
+    let patch = snapshot(&[("m.safetensors", FileKind::Tensors, &json)]);
+    let patch = place.put_bytes("patch", &patch);
     fs::create_dir(place.path("elsewhere")).unwrap();
+    place.put_bytes("elsewhere/mine", b"mine");
     std::os::unix::fs::symlink(place.path("elsewhere"), place.path("link")).unwrap();
     for out in ["link", "elsewhere"] {
         let error = place.untouched(|| apply(None, &patch, &place.path(out)).unwrap_err());

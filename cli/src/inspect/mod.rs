@@ -18,9 +18,9 @@ use pulse::checkpoint::write_whole;
 use pulse::patch::Inventory;
 use pulse::Error;
 
-use super::failure::{usage, Result};
+use super::failure::Result;
 use super::opening::Reading;
-use super::writing::{existing, same_file};
+use super::writing::existing;
 use super::{text, Common, Outcome};
 use bytes::Spent;
 use damage::Damage;
@@ -106,9 +106,6 @@ fn matching<'a>(
 
 impl Inspect {
     pub fn run(&self, _: &Common) -> Result<Outcome> {
-        if self.html.as_ref().is_some_and(|page| same_file(page, &self.patch)) {
-            return usage("FILE is the patch; choose another name for the page");
-        }
         let map = self.reading.inspect(&self.patch)?;
         let all: Vec<Tensor<'_>> = map.tensors.iter().map(Tensor::new).collect();
         let mut report = Report {
@@ -127,7 +124,7 @@ impl Inspect {
         let mut text = self.text(&report);
         if let Some(path) = &self.html {
             let page = page::page(&report);
-            write_whole(path, existing(self.force), |file| {
+            write_whole(path, existing(self.force), &[&self.patch], |file| {
                 let at = |source| Error::Io {
                     doing: "writing".into(),
                     path: Some(path.clone()),

@@ -249,7 +249,7 @@ impl Stat {
             interval: self.interval,
         };
         if let Some(path) = &self.html {
-            write_whole(path, existing(self.force), |out| {
+            write_whole(path, existing(self.force), &paths, |out| {
                 let page = page::page(&report);
                 out.write_all(page.as_bytes()).map_err(|source| Error::Io {
                     doing: "writing".into(),

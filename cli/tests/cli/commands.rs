@@ -52,6 +52,8 @@ fn diff_says_what_changed_and_what_it_costs() {
             "seconds_1_gbit",
             "seconds",
             "left_out",
+            "absent",
+            "carried",
             "nothing_in_common",
         ],
     );
@@ -187,7 +189,7 @@ fn what_is_left_out_of_a_directory_is_noted() {
     assert_eq!(quiet.done(), "");
     // With --json, standard error is for a failure alone.
     let json = pulse(&place, &["diff", "--snapshot", "model", "-o", "json.pulse", "--json"]).json();
-    assert_eq!(json["left_out"], json!(["logs"]));
+    assert_eq!(json["left_out"], json!([{ "name": "logs", "reason": "not-a-file" }]));
 }
 
 #[test]

@@ -573,7 +573,7 @@ fn a_page_replaces_nothing_unless_told_to() {
     assert_ne!(fs::read(place.path("page.html")).unwrap(), b"mine");
     place.untouched(|| {
         pulse(&place, &["inspect", "deep.pulse", "--html", "deep.pulse", "--force"])
-            .misused(&["is the patch"]);
+            .failed(&["deep.pulse: this is an input of the same command"]);
         pulse(&place, &["inspect", "deep.pulse", "--html", "no/such/page"])
             .failed(&["no/such/page"]);
         pulse(&place, &["inspect", "nowhere", "--html", "new.html"]).failed(&["nowhere"]);

@@ -90,7 +90,6 @@ fn wrong_usage_ends_with_two_and_writes_nothing() {
         (vec!["apply", "base.safetensors", "41.pulse", "42.pulse", "-o", "out"], "42.pulse"),
         (vec!["compose", "-o", "out"], "PATCH"),
         (vec!["compose", "41.pulse"], "--output"),
-        (vec!["compose", "41.pulse", "-o", "41.pulse", "--force"], "one of the inputs"),
         (vec!["compose", "41.pulse", "-o", "out", "--values", "xor"], "--base"),
         (vec!["revert", "target.safetensors", "-o", "out"], "PATCH"),
         (vec!["revert", "target.safetensors", "41.pulse"], "--output"),

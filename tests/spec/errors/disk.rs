@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use pulse::chain::{ComposeOptions, InvertOptions};
 use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing};
-use pulse::error::{BaseMismatch, Fault, FileFault, Made};
+use pulse::error::{BaseMismatch, Change, Fault, FileFault, Made, Occupant};
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, TensorMut, WeightsMut};
@@ -66,6 +66,7 @@ fn of_the_caller() -> Vec<(Error, Error)> {
     let in_memory =
         || Patch::from_bytes(fs::read(place.path("patch")).unwrap(), Limits::default()).unwrap();
     let junk = place.put_bytes("junk", b"short");
+    let growing = place.put("growing", &Files::one(&[tensor("w", "U8", &[4], *b"abcd")]));
     // A companion that the base has, and "bare" lacks.
     let directory = |name: &str, bytes: &[u8], config: Option<&[u8]>| {
         let mut files = vec![("model.safetensors", safetensors(&[tensor("w", "U8", &[4], bytes)]))];
@@ -144,12 +145,26 @@ fn of_the_caller() -> Vec<(Error, Error)> {
             },
         ),
         (
-            write_whole(&junk, Existing::Refuse, |_| Ok(())).unwrap_err(),
-            Error::Exists { path: junk, directory: false },
+            write_whole(&junk, Existing::Refuse, &[], |_| Ok(())).unwrap_err(),
+            Error::Exists { path: junk, found: Occupant::File },
         ),
         (
             dir_patch.apply(Some(&open(&with[0])), place.root(), apply, control).unwrap_err(),
-            Error::Exists { path: place.root().into(), directory: true },
+            Error::Exists { path: place.root().into(), found: Occupant::Directory },
+        ),
+        (
+            {
+                let (grown, place) = (open(&growing), &growing);
+                fs::write(place, safetensors(&[tensor("w", "U8", &[5], *b"abcde")])).unwrap();
+                grown.digest(control).unwrap_err()
+            },
+            Error::Changed {
+                how: Change::Resized {
+                    expected: fs::metadata(place.path("base")).unwrap().len(),
+                    found: fs::metadata(place.path("base")).unwrap().len() + 1,
+                },
+                path: growing.clone(),
+            },
         ),
         (
             pulse::checkpoint::diff(

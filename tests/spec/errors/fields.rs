@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use pulse::error::{Advice, BaseMismatch, Fault, FileFault, Made};
+use pulse::error::{Advice, BaseMismatch, Change, Fault, FileFault, Made, Occupant};
 use pulse::hash::Digest;
 use pulse::wire::Tag;
 use pulse::Error;
@@ -123,7 +123,7 @@ fn every_error_answers_for_what_it_holds() {
         Error::BadFile { path: file(), fault: FileFault::NoTensors },
         Error::BaseFile { path: file(), name: "config".into(), bytes: 2, sha256: ZERO },
         Error::Io { doing: what(), path: file(), source: ErrorKind::NotFound.into() },
-        Error::Exists { path: "x.pulse".into(), directory: false },
+        Error::Exists { path: "x.pulse".into(), found: Occupant::File },
         Error::Busy { path: "x.pulse".into() },
         Error::Interrupted { path: "x.pulse".into() },
         Error::Unrecovered {
@@ -186,7 +186,10 @@ fn every_error_has_the_advice_that_fits_it() {
             Error::BaseFile { path: None, name: text(), bytes: 0, sha256: ZERO },
             Some("use-its-base-files"),
         ),
-        (Error::Exists { path: "x".into(), directory: true }, Some("choose-another-place")),
+        (
+            Error::Exists { path: "x".into(), found: Occupant::Directory },
+            Some("choose-another-place"),
+        ),
         (Error::Busy { path: "x".into() }, Some("wait")),
         (Error::Interrupted { path: "x".into() }, Some("recover")),
         (stuck(Fault::Trailing.at(3)), Some("fetch-checkpoint-again")),
@@ -206,15 +209,14 @@ fn every_error_has_the_advice_that_fits_it() {
         (bad(F::Header(text())), Some("save-again")),
         (bad(F::Index(text())), Some("save-again")),
         (bad(F::MissingShard(text())), Some("copy-again")),
-        (bad(F::MissingTensor { tensor: text(), file: text() }), Some("save-again")),
         (bad(F::DuplicateTensor { tensor: text(), other: text() }), Some("remove-one")),
-        (bad(F::NotUtf8(text())), Some("rename")),
+        (bad(F::Name(text())), Some("rename")),
+        (Error::Changed { path: "x".into(), how: Change::Written }, Some("leave-unchanged")),
         (bad(F::NoTensors), Some("give-checkpoint")),
         (bad(F::NotRegular), Some("give-regular-file")),
         (bad(F::Root), Some("give-checkpoint")),
         (bad(F::Refused(text())), None),
         (bad(F::HeadersTooLarge { bytes: 9, allowed: 8 }), None),
-        (bad(F::Changed { expected: 9, found: 8 }), Some("leave-unchanged")),
         (bad(F::Linked(text())), Some("copy-linked")),
         (bad(F::OtherFile(text())), Some("use-its-base-files")),
         (bad(F::OtherCompanion), Some("use-its-base-files")),

@@ -12,8 +12,10 @@ use crate::vectors::sample::{base, patch, target};
 /// Flags of a safetensors file whose header the patch carries, or the base has.
 const CARRIED: u8 = 2;
 const KEPT: u8 = 0;
-/// Flags of a companion that the base has.
+/// Flags of a companion that the patch carries, or the base has.
+const CARRIED_COMPANION: u8 = 3;
 const KEPT_COMPANION: u8 = 1;
+const INDEX: &str = "model.safetensors.index.json";
 
 fn file(flags: u8, name: &str, described: &[u8]) -> Fields {
     fields().u8(flags).string(name).varint(described.len() as u64).digest(sha256(described))
@@ -37,6 +39,8 @@ fn header(json: &str) -> Vec<u8> {
 }
 
 const OLD: &str = r#""old":{"dtype":"U8","shape":[2],"data_offsets":[8,10]}"#;
+/// The same tensor in a file of its own.
+const OLD_ALONE: &str = r#"{"old":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#;
 const W: &str = r#""w":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}"#;
 
 /// A patch that carries a header with this JSON for its only file.
@@ -193,8 +197,77 @@ pub fn rebuild() -> Vec<Malformed> {
             "Two headers list the same tensor.",
             with_files(&[
                 (CARRIED, "a.safetensors", right),
-                (CARRIED, "b.safetensors", &header(r#"{"old":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#)),
+                (CARRIED, "b.safetensors", &header(OLD_ALONE)),
             ]),
+        ),
+        row(
+            "rebuild-companion-shadows-tensors",
+            "checkpoint",
+            "R95",
+            "The weights are in a file that no reader takes for tensors, and other weights in a companion that all do.",
+            with_files(&[
+                (CARRIED, "weights.bak", right),
+                (CARRIED_COMPANION, "model.safetensors", &base().to_file()),
+            ]),
+        ),
+        row(
+            "rebuild-companion-is-tensors",
+            "checkpoint",
+            "R95",
+            "A companion has a name that readers take for tensors.",
+            with_files(&[
+                (CARRIED, "model.safetensors", right),
+                (CARRIED_COMPANION, "other.safetensors", &base().to_file()),
+            ]),
+        ),
+        row(
+            "rebuild-index-leads-to-companion",
+            "checkpoint",
+            "R95",
+            "The index has a companion for the file of a tensor, and not the tensor file.",
+            with_files(&[
+                (CARRIED, "model.safetensors", right),
+                (CARRIED_COMPANION, "model-2.bin", &base().to_file()),
+                (CARRIED_COMPANION, INDEX, br#"{"weight_map":{"w":"model-2.bin"}}"#),
+            ]),
+        ),
+        row(
+            "rebuild-index-leaves-out-tensors",
+            "checkpoint",
+            "R95",
+            "The index has one of two tensor files.",
+            with_files(&[
+                (CARRIED, "a.safetensors", &header(&format!("{{{W}}}"))),
+                (CARRIED, "b.safetensors", &header(OLD_ALONE)),
+                (CARRIED_COMPANION, INDEX, br#"{"weight_map":{"w":"a.safetensors"}}"#),
+            ]),
+        ),
+        row(
+            "rebuild-index-leads-nowhere",
+            "checkpoint",
+            "R95",
+            "The index has a file that is not listed.",
+            with_files(&[
+                (CARRIED, "model.safetensors", right),
+                (CARRIED_COMPANION, INDEX, br#"{"weight_map":{"w":"gone.safetensors"}}"#),
+            ]),
+        ),
+        row(
+            "rebuild-index-is-no-index",
+            "checkpoint",
+            "R95",
+            "The index has no object of file names.",
+            with_files(&[
+                (CARRIED, "model.safetensors", right),
+                (CARRIED_COMPANION, INDEX, br#"{"weight_map":["model.safetensors"]}"#),
+            ]),
+        ),
+        row(
+            "rebuild-tensors-hidden",
+            "checkpoint",
+            "R95",
+            "The name of the only tensor file starts with a dot.",
+            with_files(&[(CARRIED, ".model.safetensors", right)]),
         ),
         row(
             "rebuild-headers-too-large",

@@ -1,0 +1,326 @@
+//! Which files of a directory belong to a checkpoint, and as what (SPEC.md §9).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::disk::stamp::Stamp;
+use crate::error::{Error, FileFault, Result};
+use crate::wire::is_file_name;
+
+const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
+const TENSORS_SUFFIX: &str = ".safetensors";
+
+/// State of a trainer: names that start with one of these, and end as a pickle does.
+const TRAINER_STATE: [&str; 6] =
+    ["optimizer", "scheduler", "rng_state", "random_states", "scaler", "training_args"];
+const PICKLES: [&str; 5] = [".pt", ".pth", ".bin", ".pkl", ".ckpt"];
+
+/// Something in a directory that does not belong to its checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// Its name; what is not UTF-8 in it is replaced.
+    pub name: String,
+    /// Why it does not belong.
+    pub reason: Reason,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.reason)
+    }
+}
+
+/// Why something in a directory does not belong to its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A directory, a pipe, or a device.
+    NotAFile,
+    /// Its name starts with a dot.
+    Hidden,
+    /// Optimizer, scheduler or random state of a trainer, or its logs.
+    TrainerState,
+    /// A patch, or a file that an update keeps beside a checkpoint.
+    OfPulse,
+    /// A safetensors file that the index does not lead to.
+    NotInIndex,
+    /// An index of shards of which none is there.
+    StaleIndex,
+    /// It cannot be opened, or is a link that leads nowhere.
+    Unreadable,
+    /// A name that a patch cannot carry.
+    Name,
+}
+
+impl Reason {
+    /// The reason as a word, for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::NotAFile => "not-a-file",
+            Reason::Hidden => "hidden",
+            Reason::TrainerState => "trainer-state",
+            Reason::OfPulse => "of-pulse",
+            Reason::NotInIndex => "not-in-index",
+            Reason::StaleIndex => "stale-index",
+            Reason::Unreadable => "unreadable",
+            Reason::Name => "name",
+        }
+    }
+
+    /// Whether a patch that lists such a file means it: what travels is a choice of its writer,
+    /// what a reader takes for tensors is not.
+    pub(crate) fn is_choice(self) -> bool {
+        matches!(self, Reason::Hidden | Reason::TrainerState | Reason::OfPulse)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::NotAFile => "not a regular file",
+            Reason::Hidden => "hidden",
+            Reason::TrainerState => "trainer state",
+            Reason::OfPulse => "a file of pulse",
+            Reason::NotInIndex => "tensors that the index does not lead to",
+            Reason::StaleIndex => "an index of files that are not there",
+            Reason::Unreadable => "cannot be read",
+            Reason::Name => "a name that no patch can carry",
+        })
+    }
+}
+
+/// A regular file of a directory as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub stamp: Stamp,
+    pub bytes: u64,
+}
+
+/// The files of a directory by what they are to its checkpoint, each list in the order of names.
+/// With each name goes what is known of the file.
+#[derive(Debug)]
+pub(crate) struct Layout<T> {
+    pub tensors: Vec<(String, T)>,
+    pub companions: Vec<(String, T)>,
+    pub left_out: Vec<LeftOut>,
+    /// What the index says of each tensor: the file that it is in.
+    pub index: BTreeMap<String, String>,
+}
+
+/// The index file of a sharded checkpoint.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Layout<Found> {
+    /// Looks at a directory and reads its index.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let (files, odd) = list(directory)?;
+        let mut layout = Self::of(directory, files, |name| {
+            let path = directory.join(name);
+            fs::read(&path).map_err(|error| Error::io_at("reading", &path, error))
+        })?;
+        layout.left_out.extend(odd);
+        layout.left_out.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(layout)
+    }
+}
+
+impl<T> Layout<T> {
+    /// Tells what each of these files is in a directory that has no others.
+    pub fn of(
+        directory: &Path,
+        files: BTreeMap<String, T>,
+        read: impl FnOnce(&str) -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let mut layout = Layout {
+            tensors: Vec::new(),
+            companions: Vec::new(),
+            left_out: Vec::new(),
+            index: BTreeMap::new(),
+        };
+        let mut shards: Option<BTreeSet<&String>> = None;
+        let mut stale = None;
+        let index_name = index_of(files.keys().map(String::as_str)).map(str::to_string);
+        if let Some(name) = &index_name {
+            let index: Index = serde_json::from_slice(&read(name)?).map_err(|error| {
+                Error::bad_file(&directory.join(name), FileFault::Index(error.to_string()))
+            })?;
+            layout.index = index.weight_map;
+            let named: BTreeSet<&String> = layout.index.values().collect();
+            match named.iter().find(|shard| !files.contains_key(**shard)) {
+                None => shards = Some(named),
+                // Saved anew under other names; the old index was not removed.
+                Some(_)
+                    if !named.iter().any(|shard| files.contains_key(*shard))
+                        && files.keys().any(|name| is_tensors(name)) =>
+                {
+                    stale = Some(name)
+                }
+                Some(missing) => {
+                    let fault = FileFault::MissingShard(missing.to_string());
+                    return Err(Error::bad_file(directory, fault));
+                }
+            }
+        }
+        for (name, found) in files {
+            let role = match role(&name) {
+                _ if shards.as_ref().is_some_and(|shards| shards.contains(&name)) => Role::Tensors,
+                Role::Tensors if shards.is_some() => Role::LeftOut(Reason::NotInIndex),
+                _ if stale == Some(&name) => Role::LeftOut(Reason::StaleIndex),
+                role => role,
+            };
+            match role {
+                Role::Tensors => layout.tensors.push((name, found)),
+                Role::Companion => layout.companions.push((name, found)),
+                Role::LeftOut(reason) => layout.left_out.push(LeftOut { name, reason }),
+            }
+        }
+        if layout.tensors.is_empty() {
+            return Err(Error::bad_file(directory, FileFault::NoTensors));
+        }
+        if stale.is_some() {
+            layout.index.clear();
+        }
+        Ok(layout)
+    }
+}
+
+/// The regular files of a directory by their names, and what else is in it.
+fn list(directory: &Path) -> Result<(BTreeMap<String, Found>, Vec<LeftOut>)> {
+    let io = |error| Error::io_at("listing", directory, error);
+    let (mut files, mut odd) = (BTreeMap::new(), Vec::new());
+    for entry in fs::read_dir(directory).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = match entry.file_name().into_string() {
+            Ok(name) if is_file_name(&name) => name,
+            name => {
+                let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
+                if is_tensors(&name) {
+                    return Err(Error::bad_file(directory, FileFault::Name(name)));
+                }
+                odd.push(LeftOut { name, reason: Reason::Name });
+                continue;
+            }
+        };
+        // Follows links: model caches are directories of links.
+        match fs::metadata(entry.path()) {
+            Ok(metadata) if metadata.is_file() => {
+                let found = Found { stamp: Stamp::of(&metadata), bytes: metadata.len() };
+                files.insert(name, found);
+            }
+            Ok(_) => odd.push(LeftOut { name, reason: Reason::NotAFile }),
+            Err(error) if is_tensors(&name) => {
+                return Err(Error::io_at("opening", &entry.path(), error))
+            }
+            Err(_) => odd.push(LeftOut { name, reason: Reason::Unreadable }),
+        }
+    }
+    Ok((files, odd))
+}
+
+/// The index file among the names of a directory: the usual one, or the only one.
+fn index_of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let mut indexes = names.filter(|name| name.ends_with(INDEX_SUFFIX) && !is_hidden(name));
+    indexes.clone().find(|name| *name == INDEX).or_else(|| {
+        let first = indexes.next();
+        first.filter(|_| indexes.next().is_none())
+    })
+}
+
+/// What a regular file is to a checkpoint whose index does not name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Tensors,
+    Companion,
+    LeftOut(Reason),
+}
+
+fn role(name: &str) -> Role {
+    if is_hidden(name) {
+        return Role::LeftOut(Reason::Hidden);
+    }
+    if is_tensors(name) {
+        return Role::Tensors;
+    }
+    if name.ends_with(".pulse") || name.starts_with("pulse-update-") {
+        return Role::LeftOut(Reason::OfPulse);
+    }
+    let is_state = TRAINER_STATE.iter().any(|start| name.starts_with(start))
+        && PICKLES.iter().any(|end| name.ends_with(end));
+    if is_state || name == "trainer_state.json" || name.starts_with("events.out.tfevents") {
+        return Role::LeftOut(Reason::TrainerState);
+    }
+    Role::Companion
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.starts_with('.')
+}
+
+/// Whether every reader takes a file of this name for tensors, where no index says otherwise.
+fn is_tensors(name: &str) -> bool {
+    name.ends_with(TENSORS_SUFFIX) && !is_hidden(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_what_a_file_is() {
+        for name in ["model.safetensors", "model-00001-of-00002.safetensors"] {
+            assert_eq!(role(name), Role::Tensors, "{name}");
+        }
+        for name in [
+            "config.json",
+            "tokenizer.model",
+            "modeling_x.py",
+            "model.safetensors.index.json",
+            "optimizer.md",
+            "pytorch_model.bin",
+            "model.safetensors.bak",
+        ] {
+            assert_eq!(role(name), Role::Companion, "{name}");
+        }
+        for (name, reason) in [
+            (".env", Reason::Hidden),
+            ("._model.safetensors", Reason::Hidden),
+            ("optimizer.pt", Reason::TrainerState),
+            ("optimizer_0.bin", Reason::TrainerState),
+            ("rng_state_3.pth", Reason::TrainerState),
+            ("random_states_0.pkl", Reason::TrainerState),
+            ("scheduler.pt", Reason::TrainerState),
+            ("training_args.bin", Reason::TrainerState),
+            ("trainer_state.json", Reason::TrainerState),
+            ("41.pulse", Reason::OfPulse),
+            ("pulse-update-1a2b.undo", Reason::OfPulse),
+        ] {
+            assert_eq!(role(name), Role::LeftOut(reason), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_usual_index_or_the_only_one_counts() {
+        let a = "a.safetensors.index.json";
+        let b = "b.safetensors.index.json";
+        let hidden = "._b.safetensors.index.json";
+        for (names, index) in [
+            (vec![], None),
+            (vec![a], Some(a)),
+            (vec![a, b], None),
+            (vec![a, INDEX, b], Some(INDEX)),
+            (vec![hidden, a], Some(a)),
+        ] {
+            assert_eq!(index_of(names.iter().copied()), index, "{names:?}");
+        }
+    }
+}
