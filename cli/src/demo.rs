@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::failure::{Failure, Result};
 use super::progress::control;
+use super::signals;
 use super::simulation::Simulation;
 use super::{text, Common, Outcome};
 
@@ -112,6 +113,8 @@ fn sync(
     dir: &Path,
     [base, target, patch_path]: [&PathBuf; 3],
 ) -> Result<Sync> {
+    // The place it works in is removed even if it is stopped.
+    let _deferred = signals::defer();
     let control = control(common.threads);
     let out = dir.join("received.safetensors");
 

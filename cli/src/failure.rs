@@ -8,7 +8,7 @@ use pulse::Error;
 use serde_json::{json, Value};
 
 use crate::opening::swapped;
-use crate::text;
+use crate::{signals, text};
 
 /// Result of a command, and of what it is made of.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -110,6 +110,9 @@ impl Failure {
                     patch.display()
                 )
             }
+            Failure::Library { error, .. } if matches!(**error, Error::Cancelled) => {
+                "stopped by a signal; what was half written is removed".into()
+            }
             Failure::Library { error, .. } => error.to_string(),
         }
     }
@@ -126,9 +129,12 @@ impl Failure {
         }
     }
 
-    /// 1 for what failed, 2 for wrong usage.
+    /// 1 for what failed, 2 for wrong usage, 128 and its number for a signal.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
+            Failure::Library { error, .. } if matches!(**error, Error::Cancelled) => {
+                signals::exit_code().unwrap_or(ExitCode::FAILURE)
+            }
             // Values of options that only the library can judge.
             Failure::Usage(_) => ExitCode::from(2),
             Failure::Library { error, .. } if matches!(**error, Error::Misuse(_)) => {

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use pulse::tensors::Control;
 
+use super::signals::{self, Deferred};
 use super::{text, Common};
 
 /// A bar for the tensor bytes that a command goes through.
@@ -13,6 +14,7 @@ pub struct Progress {
     bar: ProgressBar,
     threads: usize,
     advance: Box<dyn Fn(u64) -> ControlFlow<()> + Sync + Send>,
+    _deferred: Deferred,
 }
 
 impl Progress {
@@ -49,9 +51,10 @@ impl Progress {
         let counter = bar.clone();
         let advance = move |bytes| {
             counter.inc(bytes);
-            ControlFlow::Continue(())
+            signals::poll(bytes)
         };
-        Progress { bar, threads: common.threads, advance: Box::new(advance) }
+        let _deferred = signals::defer();
+        Progress { bar, threads: common.threads, advance: Box::new(advance), _deferred }
     }
 
     pub fn control(&self) -> Control<'_> {
@@ -61,10 +64,8 @@ impl Progress {
 
 /// Work on this many threads; on all cores for 0.
 pub fn control(threads: usize) -> Control<'static> {
-    if threads == 0 {
-        return Control::default();
-    }
-    Control::threads(threads)
+    let control = if threads == 0 { Control::default() } else { Control::threads(threads) };
+    control.with_progress(&signals::poll)
 }
 
 /// Bytes, tensors, throughput and time left, from where the tensors end. The rate is that since the

@@ -135,3 +135,45 @@ fn a_process_killed_in_apply_in_place_leaves_the_base_or_the_target_after_recove
     println!("{KILLS} kills of apply --in-place: {bases} bases, {targets} targets; {torn} with a journal");
     assert!(bases > 0 && torn > 0, "no process was killed while it changed the checkpoint");
 }
+
+/// Told to stop, a process removes what it has half written, and ends as shells expect it.
+#[cfg(unix)]
+#[test]
+fn a_process_that_is_told_to_stop_leaves_nothing_half_written() {
+    let scene = scene();
+    let (root, checkpoint) = (scene.place.root(), scene.place.path("checkpoint"));
+    let to_new = ["apply", "base", "patch", "-o", "out", "-q", "--threads", "1"];
+    let in_place = ["apply", "checkpoint", "patch", "--in-place", "-q", "--threads", "1"];
+    scene.base.write(&checkpoint);
+    let names = || {
+        let entries = fs::read_dir(root).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
+        for args in [&to_new[..], &in_place] {
+            let mut child = scene.command(args).spawn().unwrap();
+            // It works as soon as there is something beside the files.
+            while names() == before && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let pid = child.id().to_string();
+            Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(128 + number), "{signal} {args:?}");
+            assert_eq!(names(), before, "{signal} {args:?}");
+            assert!(scene.holds(&checkpoint, &scene.base), "{signal} {args:?}");
+        }
+    }
+    // Who starts it may want it to go on, as nohup does.
+    let mut child = Command::new("sh");
+    let line = format!("trap '' HUP; exec {} {}", env!("CARGO_BIN_EXE_pulse"), to_new.join(" "));
+    let mut child = child.current_dir(root).args(["-c", &line]).spawn().unwrap();
+    while names() == before && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(scene.holds(&scene.place.path("out"), &scene.target));
+}

@@ -1,0 +1,79 @@
+//! Signals that tell the program to stop: it does at its next report of progress, and removes what is
+//! half written. A second signal ends it at once.
+
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, LazyLock};
+
+#[cfg(unix)]
+use signal_hook::consts::SIGHUP;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+/// What is known of signals; handlers hold it as well.
+struct Signals {
+    /// The one that came; 0 if none has.
+    came: Arc<AtomicUsize>,
+    /// The next one ends the process: nothing is half written, or it was asked to stop before.
+    at_once: Arc<AtomicBool>,
+}
+
+static SIGNALS: LazyLock<Signals> = LazyLock::new(|| {
+    let signals = Signals { came: Arc::default(), at_once: Arc::default() };
+    let handled = [
+        SIGINT,
+        SIGTERM,
+        #[cfg(unix)]
+        SIGHUP,
+    ];
+    for signal in handled.into_iter().filter(|signal| !is_ignored(*signal)) {
+        // In this order they run. What cannot be registered keeps its default, which is to end.
+        let _ =
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signals.at_once))
+                .and_then(|_| {
+                    flag::register_usize(signal, Arc::clone(&signals.came), signal as usize)
+                })
+                .and_then(|_| flag::register(signal, Arc::clone(&signals.at_once)));
+    }
+    signals
+});
+
+/// Whether whoever started the process wants it to go on in spite of a signal, as nohup does.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// While it lives, a signal stops the work at its next report instead of ending the process.
+#[derive(Debug)]
+pub(crate) struct Deferred(());
+
+/// Begins work that must not be cut off in the middle.
+pub(crate) fn defer() -> Deferred {
+    SIGNALS.at_once.store(SIGNALS.came.load(SeqCst) != 0, SeqCst);
+    Deferred(())
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        SIGNALS.at_once.store(true, SeqCst);
+    }
+}
+
+/// For every report of progress: whether to go on.
+pub(crate) fn poll(_: u64) -> ControlFlow<()> {
+    if SIGNALS.came.load(SeqCst) == 0 {
+        ControlFlow::Continue(())
+    } else {
+        ControlFlow::Break(())
+    }
+}
+
+/// The status that shells expect of a program that a signal has ended; `None` if none has come.
+pub(crate) fn exit_code() -> Option<ExitCode> {
+    let came = SIGNALS.came.load(SeqCst);
+    (came != 0).then(|| ExitCode::from(u8::try_from(128 + came).unwrap_or(1)))
+}
