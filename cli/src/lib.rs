@@ -88,6 +88,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error, args.iter().any(|arg| arg == "--json")),
     };
+    // A checkpoint may have more shards than the few files that some systems let a process open at
+    // first. Where the limit stays, opening them says so.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let common = &cli.common;
     let outcome = match &cli.command {
         Command::Diff(command) => command.run(common),

@@ -265,6 +265,11 @@ impl<'a> Plan<'a> {
 }
 
 fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
+    let wants_directory = !record.name.is_empty();
+    if let Some(base) = base.filter(|base| base.is_directory != wants_directory) {
+        let fault = if wants_directory { FileFault::WantsDirectory } else { FileFault::WantsFile };
+        return Error::bad_file(base.path(), fault);
+    }
     let FileRecord { name, bytes, sha256, .. } = record.clone();
     Error::BaseFile { path: base.map(|base| base.path().to_path_buf()), name, bytes, sha256 }
 }

@@ -101,14 +101,20 @@ impl Disk {
 
     /// Makes what was created, renamed or removed in a directory durable.
     pub fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.before(Call::SyncDirectory(path))?;
         // Only Unix opens directories; elsewhere the file system sees to it.
-        if cfg!(unix) {
-            File::open(path)?.sync_all()
-        } else {
-            Ok(())
+        let sync = || if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) };
+        match self.before(Call::SyncDirectory(path)).and_then(|()| sync()) {
+            // SMB and some FUSE file systems cannot: what was renamed is whole, and there to stay when
+            // the server says so.
+            Err(error) if cannot(&error) => Ok(()),
+            synced => synced,
         }
     }
+}
+
+/// Whether a file system does not have an operation, as opposed to one that failed.
+fn cannot(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// An open file.
@@ -206,4 +212,37 @@ fn write_all_at(file: &File, mut buffer: &[u8], mut offset: u64) -> io::Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file system on which syncing a directory ends with this error.
+    #[derive(Debug)]
+    struct Syncing(io::ErrorKind);
+
+    impl Watch for Syncing {
+        fn before(&self, call: Call<'_>) -> io::Result<()> {
+            match call {
+                Call::SyncDirectory(_) => Err(self.0.into()),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_synced_is_no_error_and_one_that_fails_to_is() {
+        let sync = |kind| {
+            Disk::watched(Arc::new(Syncing(kind)))
+                .sync_directory(Path::new("."))
+                .map_err(|e| e.kind())
+        };
+        for kind in [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported] {
+            assert_eq!(sync(kind), Ok(()));
+        }
+        for kind in [io::ErrorKind::Other, io::ErrorKind::StorageFull] {
+            assert_eq!(sync(kind), Err(kind));
+        }
+    }
 }

@@ -61,6 +61,12 @@ pub enum FileFault {
         /// What a patch may carry.
         allowed: u64,
     },
+    /// A single file was given for the base of a patch that was made from a directory.
+    #[error("it is a single file, but the patch was made from a directory")]
+    WantsDirectory,
+    /// A directory was given for the base of a patch that was made from a single file.
+    #[error("it is a directory, but the patch was made from a single file")]
+    WantsFile,
     /// A link, or a file with several names: others would see an update.
     #[error("{0}")]
     Linked(String),
@@ -86,7 +92,10 @@ impl FileFault {
             FileFault::NotRegular => Advice::GiveRegularFile,
             FileFault::HeadersTooLarge { .. } | FileFault::Refused(_) => return None,
             FileFault::Linked(_) => Advice::CopyLinked,
-            FileFault::OtherFile(_) | FileFault::OtherCompanion => Advice::UseItsBaseFiles,
+            FileFault::OtherFile(_)
+            | FileFault::OtherCompanion
+            | FileFault::WantsDirectory
+            | FileFault::WantsFile => Advice::UseItsBaseFiles,
         })
     }
 }

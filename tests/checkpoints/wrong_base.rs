@@ -335,3 +335,23 @@ fn the_same_tensors_under_another_header_are_refused_and_the_file_named() {
     assert_eq!(error.kind(), "checkpoint");
     assert!(error.to_string().contains("model.safetensors"), "{error}");
 }
+
+/// The tensors are those of the base, but what was given is a file of it, or a directory around it.
+#[test]
+fn a_file_given_for_a_directory_is_told_as_that() {
+    let directory = |tensors: &[Tensor]| directory("{}", tensors);
+    let (place, patch) = patched(&directory(&model()), &directory(&target()));
+    let file = place.path("base/model.safetensors");
+    let error = place.untouched(|| apply(Some(&file), &patch, &place.path("out")).unwrap_err());
+    assert!(error.to_string().contains("but the patch was made from a directory"), "{error}");
+    assert_eq!(error.file(), Some(&*file));
+
+    // The same header, which the patch takes from the base.
+    let mut changed = model();
+    changed[0].bytes[0] ^= 1;
+    let (place, patch) = patched(&Files::one(&model()), &Files::one(&changed));
+    let around = place.put("around", &directory(&model()));
+    let error = place.untouched(|| apply(Some(&around), &patch, &place.path("out")).unwrap_err());
+    assert!(error.to_string().contains("but the patch was made from a single file"), "{error}");
+    assert_eq!(error.file(), Some(&*around));
+}

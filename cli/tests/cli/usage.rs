@@ -256,3 +256,26 @@ fn a_path_that_is_not_utf8_is_shown_as_far_as_it_can_be() {
     assert_eq!(run(&[apply, base, odd, to, out])["output"], "out\u{fffd}");
     run(&[digest, out]);
 }
+
+/// Some systems let a process open 256 files at first, and more if it asks.
+#[cfg(unix)]
+#[test]
+fn more_shards_than_open_files_are_no_obstacle() {
+    let place = Place::new();
+    let shards = |byte: u8| {
+        let shard = |number: u8| {
+            let tensors = [tensor(&format!("t{number}"), "U8", &[2], [byte, number])];
+            (format!("{number}.safetensors"), testkit::files::safetensors(&tensors))
+        };
+        Files::Many((0..144).map(shard).collect())
+    };
+    place.put("base", &shards(1));
+    place.put("target", &shards(2));
+    for args in ["diff base target -o patch", "apply base patch -o out"] {
+        let line = format!("ulimit -Sn 64; exec {} {args} -q", env!("CARGO_BIN_EXE_pulse"));
+        let mut shell = std::process::Command::new("sh");
+        let output = shell.current_dir(place.root()).args(["-c", &line]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Files::read(&place.path("out")).assert_same(&shards(2));
+}

@@ -210,6 +210,8 @@ fn every_error_has_the_advice_that_fits_it() {
         (bad(F::Index(text())), Some("save-again")),
         (bad(F::MissingShard(text())), Some("copy-again")),
         (bad(F::DuplicateTensor { tensor: text(), other: text() }), Some("remove-one")),
+        (bad(F::WantsDirectory), Some("use-its-base-files")),
+        (bad(F::WantsFile), Some("use-its-base-files")),
         (bad(F::Name(text())), Some("rename")),
         (Error::Changed { path: "x".into(), how: Change::Written }, Some("leave-unchanged")),
         (bad(F::NoTensors), Some("give-checkpoint")),
