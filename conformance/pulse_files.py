@@ -43,17 +43,23 @@ def tensor_files(files, strict):
     if index is None:
         return plain
     try:
-        values = json.loads(files[index].decode("utf-8"))["weight_map"].values()
+        text = json.loads(files[index].decode("utf-8"))
+        json.dumps(text, ensure_ascii=False, allow_nan=False).encode("utf-8")          # no NaN, no lone surrogate
+        values = text["weight_map"].values()
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         raise PulseError("checkpoint", f"{index} is no index") from None
     check(all(isinstance(name, str) for name in values), "checkpoint", f"{index} is no index")
     named = set(values)
-    if not named <= set(files):
+    if not named or not named <= set(files):
         stale = plain and not named & set(files)
         check(stale and not strict, "checkpoint", f"{index} has files that are not there")
         return plain
     check(plain <= named or not strict, "checkpoint", f"{index} leaves out tensors")
     return named
+
+def disguised(name):
+    """R95: a name that is one of these in other letters."""
+    return any(name.lower().endswith(end) and not name.endswith(end) for end in (".safetensors", INDEX))
 
 def safetensors_tensors(head):
     """R76: name -> dtype, shape, size, in the order of the data."""
@@ -99,6 +105,7 @@ def rebuild(patch, tensors, base):
         if names != [""]:                                                                                  # R95
             named = tensor_files(found, strict=True)
             check(heads and named == set(heads), "checkpoint", "readers take other files for tensors")
+            check(not any(map(disguised, set(found) - named)), "checkpoint", "a tensor file where case does not count")
     elif base and all(t.action == PATCHED for t in patch.tensors.values()):                                # R78
         found, heads = base.files, base.heads
     else:

@@ -13,6 +13,7 @@ use pulse::{Checkpoint, Error};
 use serde_json::json;
 
 use super::failure::{usage, Failure, Result, USE_ITS_PRODUCER};
+use super::inspect::glob::Glob;
 use super::opening::Reading;
 use super::progress::{control, Progress};
 use super::writing::{changes, existing, tensor_counts, Writing};
@@ -62,9 +63,37 @@ pub struct Diff {
     /// Optimizer step of TARGET.
     #[arg(long, value_name = "M")]
     step: Option<u64>,
+    #[command(flatten)]
+    beside: Beside,
     /// Replace PATCH if it exists.
     #[arg(long)]
     force: bool,
+}
+
+/// Which files beside the tensors travel.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Files beside the tensors")]
+struct Beside {
+    /// Carry files that are left out otherwise, such as hidden ones; `*` and `?` as in a shell.
+    #[arg(long, value_name = "NAMES")]
+    include: Vec<Glob>,
+    /// Leave out files; may be given several times, and goes before --include.
+    #[arg(long, value_name = "NAMES")]
+    exclude: Vec<Glob>,
+    /// Leave out all files but those with tensors.
+    #[arg(long, conflicts_with_all = ["include", "exclude"])]
+    weights_only: bool,
+}
+
+impl Beside {
+    fn select(&self, checkpoint: &mut Checkpoint) {
+        let any = |globs: &[Glob], name: &str| globs.iter().any(|glob| glob.matches(name));
+        checkpoint.select(|name, reason| {
+            !self.weights_only
+                && !any(&self.exclude, name)
+                && (reason.is_none() || any(&self.include, name))
+        });
+    }
 }
 
 fn parse_run(hex: &str) -> Result<[u8; 16], String> {
@@ -164,11 +193,15 @@ impl Diff {
             }
         };
         self.writing.check()?;
-        let inputs: Vec<&Path> =
-            [Some(target), base].into_iter().flatten().map(PathBuf::as_path).collect();
+        let inputs: Vec<&Path> = [Some(target), base, self.base_patch.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect();
         let started = Instant::now();
         let base = base.map(Checkpoint::open).transpose()?;
-        let target = Checkpoint::open(target)?;
+        let mut target = Checkpoint::open(target)?;
+        self.beside.select(&mut target);
         let options = self.options(common, base.as_ref())?;
         let nothing_in_common = base.as_ref().is_some_and(|base| nothing_in_common(base, &target));
         // With --json, standard error is for a failure alone.

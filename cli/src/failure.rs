@@ -8,7 +8,7 @@ use pulse::Error;
 use serde_json::{json, Value};
 
 use crate::opening::swapped;
-use crate::{signals, text};
+use crate::text;
 
 /// Result of a command, and of what it is made of.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -110,11 +110,16 @@ impl Failure {
                     patch.display()
                 )
             }
-            Failure::Library { error, .. } if matches!(**error, Error::Cancelled) => {
+            _ if self.is_stopped() => {
                 "stopped by a signal; what was half written is removed".into()
             }
             Failure::Library { error, .. } => error.to_string(),
         }
+    }
+
+    /// Whether a signal stopped the work.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self, Failure::Library { error, .. } if matches!(**error, Error::Cancelled))
     }
 
     /// Prints the failure on standard error.
@@ -129,12 +134,9 @@ impl Failure {
         }
     }
 
-    /// 1 for what failed, 2 for wrong usage, 128 and its number for a signal.
+    /// 1 for what failed, 2 for wrong usage.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Failure::Library { error, .. } if matches!(**error, Error::Cancelled) => {
-                signals::exit_code().unwrap_or(ExitCode::FAILURE)
-            }
             // Values of options that only the library can judge.
             Failure::Usage(_) => ExitCode::from(2),
             Failure::Library { error, .. } if matches!(**error, Error::Misuse(_)) => {

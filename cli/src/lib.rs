@@ -45,7 +45,7 @@ use outcome::{Common, Outcome};
   pulse verify 41.pulse --base step_40.safetensors --target received.safetensors
 
 `pulse help COMMAND` has examples of each command.
-Exit status: 0 done, 1 it failed, 2 wrong usage, 128 + N stopped by signal N. With --json, a failure is one JSON object on standard error.")]
+Exit status: 0 done, 1 it failed, 2 wrong usage. With --json, a failure is one JSON object on standard error.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -125,5 +125,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(failure) => failure,
     };
     failure.report(common.json);
+    if failure.is_stopped() {
+        signals::end();
+    }
     failure.exit_code()
 }

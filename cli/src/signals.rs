@@ -2,7 +2,6 @@
 //! half written. A second signal ends it at once.
 
 use std::ops::ControlFlow;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock};
 
@@ -29,12 +28,9 @@ static SIGNALS: LazyLock<Signals> = LazyLock::new(|| {
     ];
     for signal in handled.into_iter().filter(|signal| !is_ignored(*signal)) {
         // In this order they run. What cannot be registered keeps its default, which is to end.
-        let _ =
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signals.at_once))
-                .and_then(|_| {
-                    flag::register_usize(signal, Arc::clone(&signals.came), signal as usize)
-                })
-                .and_then(|_| flag::register(signal, Arc::clone(&signals.at_once)));
+        let _ = flag::register_conditional_default(signal, Arc::clone(&signals.at_once))
+            .and_then(|_| flag::register_usize(signal, Arc::clone(&signals.came), signal as usize))
+            .and_then(|_| flag::register(signal, Arc::clone(&signals.at_once)));
     }
     signals
 });
@@ -72,8 +68,11 @@ pub(crate) fn poll(_: u64) -> ControlFlow<()> {
     }
 }
 
-/// The status that shells expect of a program that a signal has ended; `None` if none has come.
-pub(crate) fn exit_code() -> Option<ExitCode> {
+/// Ends the process by the signal that stopped the work, if one has: so that a shell which waits for
+/// it stops as well.
+pub(crate) fn end() {
     let came = SIGNALS.came.load(SeqCst);
-    (came != 0).then(|| ExitCode::from(u8::try_from(128 + came).unwrap_or(1)))
+    if let (true, Ok(signal)) = (came != 0, i32::try_from(came)) {
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
 }

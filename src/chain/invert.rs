@@ -164,7 +164,8 @@ impl Patch {
         let out = out.as_ref();
         // On disk, for it may be large; beside the output, where there is room for a checkpoint.
         let shape = if target.is_directory { Shape::Directory } else { Shape::File };
-        let place = Place::find(out, shape, options.existing, &[target.path()])?;
+        let inputs: Vec<&Path> = [Some(target.path()), self.path()].into_iter().flatten().collect();
+        let place = Place::find(out, shape, options.existing, &inputs)?;
         let file = temporary_file(&place, &Disk::default())?;
         let limits = Limits::default();
         let leaves = self.header().block_leaves.min(limits.block_leaves);

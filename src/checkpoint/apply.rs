@@ -83,10 +83,12 @@ pub(crate) fn apply_on(
     explain(source(base), patch, control, made)?;
     // What counts is what a reader finds there.
     let found = Checkpoint::open_on(staged.path(), disk);
-    plan.check_opened(
-        &found
-            .map_err(|error| Error::Internal(format!("what was made cannot be opened: {error}")))?,
-    )?;
+    plan.check_opened(&found.map_err(|error| match error {
+        Error::BadFile { .. } => {
+            Error::Internal(format!("what was made is no checkpoint: {error}"))
+        }
+        error => error,
+    })?)?;
     staged.commit(&files)?;
     Ok(ApplyReport::of(patch, files.len() as u64))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::layout::{Found, Layout, LeftOut};
+use crate::checkpoint::layout::{Found, Layout, LeftOut, Reason};
 use crate::checkpoint::safetensors::TensorFile;
 use crate::digest::Digest;
 use crate::disk::journal::Journal;
@@ -40,6 +40,8 @@ pub(crate) struct Companion {
     pub path: PathBuf,
     pub bytes: u64,
     stamp: Stamp,
+    /// Why it is left out unless someone wants it.
+    usual: Option<Reason>,
 }
 
 /// A checkpoint opened for reading.
@@ -67,6 +69,8 @@ pub struct Checkpoint {
     pub(crate) companions: Vec<Companion>,
     pub(crate) is_directory: bool,
     tensors: BTreeMap<String, CheckpointTensor>,
+    /// Companions that are left out, in the order of names.
+    spare: Vec<Companion>,
     left_out: Vec<LeftOut>,
     absent: Vec<String>,
 }
@@ -96,6 +100,7 @@ impl Checkpoint {
             companions: Vec::new(),
             is_directory: metadata.is_dir(),
             tensors: BTreeMap::new(),
+            spare: Vec::new(),
             left_out: Vec::new(),
             absent: Vec::new(),
         };
@@ -112,12 +117,17 @@ impl Checkpoint {
         for (name, _) in layout.tensors {
             self.add_file(&self.path.join(&name), &name, disk)?;
         }
-        let companion = |(name, Found { stamp, bytes }): (String, Found)| {
+        let companion = |name: String, Found { stamp, bytes }, usual| {
             let path = self.path.join(&name);
-            Companion { name, path, bytes, stamp }
+            Companion { name, path, bytes, stamp, usual }
         };
-        self.companions = layout.companions.into_iter().map(companion).collect();
+        let named = layout.companions.into_iter().map(|(name, found)| companion(name, found, None));
+        let spare = layout.spare.into_iter();
+        self.spare = named
+            .chain(spare.map(|(name, found, why)| companion(name, found, Some(why))))
+            .collect();
         self.left_out = layout.left_out;
+        self.select(|_, reason| reason.is_none());
         let mut absent: Vec<String> = layout.index.into_keys().collect();
         absent.retain(|tensor| !self.tensors.contains_key(tensor));
         self.absent = absent;
@@ -190,6 +200,34 @@ impl Checkpoint {
         &self.left_out
     }
 
+    /// Chooses which files beside the tensors belong to the checkpoint. `wanted` is asked for each
+    /// that could, by its name and the reason for which it is left out otherwise.
+    ///
+    /// ```no_run
+    /// # let mut checkpoint = pulse::Checkpoint::open("run/step_41")?;
+    /// // The weights alone.
+    /// checkpoint.select(|_, _| false);
+    /// // What usually travels, without a large log.
+    /// checkpoint.select(|name, reason| reason.is_none() && name != "train.log");
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn select(&mut self, wanted: impl Fn(&str, Option<Reason>) -> bool) {
+        let mut all = std::mem::take(&mut self.companions);
+        all.append(&mut self.spare);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        self.left_out.retain(|out| all.binary_search_by(|file| file.name.cmp(&out.name)).is_err());
+        for file in all {
+            if wanted(&file.name, file.usual) {
+                self.companions.push(file);
+            } else {
+                let (name, reason) = (file.name.clone(), file.usual.unwrap_or(Reason::Excluded));
+                self.left_out.push(LeftOut { name, reason });
+                self.spare.push(file);
+            }
+        }
+        self.left_out.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+
     /// Tensors that the index lists although no file has them, in the order of names.
     #[must_use]
     pub fn absent(&self) -> &[String] {
@@ -219,12 +257,17 @@ impl Checkpoint {
 
     /// The tensor file of this name.
     pub(crate) fn file(&self, name: &str) -> Option<&TensorFile> {
-        self.files.iter().find(|file| file.name == name)
+        // In the order of names, as the directory was read.
+        let at = self.files.binary_search_by(|file| file.name.as_str().cmp(name));
+        at.ok().map(|at| &self.files[at])
     }
 
-    /// The companion of this name.
+    /// The companion of this name, also if it is left out here: the patch may mean it.
     pub(crate) fn companion(&self, name: &str) -> Option<&Companion> {
-        self.companions.iter().find(|companion| companion.name == name)
+        [&self.companions, &self.spare].into_iter().find_map(|files| {
+            let at = files.binary_search_by(|file| file.name.as_str().cmp(name));
+            at.ok().map(|at| &files[at])
+        })
     }
 }
 
@@ -263,9 +306,12 @@ impl TensorSource for Checkpoint {
             // Another shard is as much of a change as another byte.
             let now = Layout::read(&self.path)?;
             let tensors = self.files.iter().map(|file| &file.name);
-            let companions = self.companions.iter().map(|file| &file.name);
+            let all = self.companions.iter().chain(&self.spare);
+            let mut companions: Vec<_> =
+                all.filter(|file| file.usual.is_none()).map(|file| &file.name).collect();
+            companions.sort_unstable();
             if !tensors.eq(now.tensors.iter().map(|(name, _)| name))
-                || !companions.eq(now.companions.iter().map(|(name, _)| name))
+                || !companions.into_iter().eq(now.companions.iter().map(|(name, _)| name))
             {
                 return Err(Error::Changed { path: self.path.clone(), how: Change::Files });
             }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::disk::stamp::Stamp;
 use crate::error::{Error, FileFault, Result};
@@ -56,6 +56,8 @@ pub enum Reason {
     Unreadable,
     /// A name that a patch cannot carry.
     Name,
+    /// Whoever opened the checkpoint did not want it.
+    Excluded,
 }
 
 impl Reason {
@@ -71,12 +73,13 @@ impl Reason {
             Reason::StaleIndex => "stale-index",
             Reason::Unreadable => "unreadable",
             Reason::Name => "name",
+            Reason::Excluded => "excluded",
         }
     }
 
-    /// Whether a patch that lists such a file means it: what travels is a choice of its writer,
+    /// Whether such a file may be a companion all the same: what travels is a choice of the writer,
     /// what a reader takes for tensors is not.
-    pub(crate) fn is_choice(self) -> bool {
+    fn is_choice(self) -> bool {
         matches!(self, Reason::Hidden | Reason::TrainerState | Reason::OfPulse)
     }
 }
@@ -92,6 +95,7 @@ impl fmt::Display for Reason {
             Reason::StaleIndex => "an index of files that are not there",
             Reason::Unreadable => "cannot be read",
             Reason::Name => "a name that no patch can carry",
+            Reason::Excluded => "excluded",
         })
     }
 }
@@ -109,15 +113,21 @@ pub(crate) struct Found {
 pub(crate) struct Layout<T> {
     pub tensors: Vec<(String, T)>,
     pub companions: Vec<(String, T)>,
+    /// What is a companion only if someone wants it, and why.
+    pub spare: Vec<(String, T, Reason)>,
     pub left_out: Vec<LeftOut>,
     /// What the index says of each tensor: the file that it is in.
     pub index: BTreeMap<String, String>,
 }
 
-/// The index file of a sharded checkpoint.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+/// The `weight_map` of an index: tensors, and the file that each is in.
+fn weight_map(index: &[u8]) -> Result<BTreeMap<String, String>, FileFault> {
+    let bad = |what: String| FileFault::Index(what);
+    // A map, not a struct: that could be an array in JSON as well.
+    let mut index: BTreeMap<String, Value> =
+        serde_json::from_slice(index).map_err(|error| bad(error.to_string()))?;
+    let map = index.remove("weight_map").ok_or_else(|| bad("it has no weight_map".into()))?;
+    serde_json::from_value(map).map_err(|error| bad(format!("weight_map: {error}")))
 }
 
 impl Layout<Found> {
@@ -129,7 +139,6 @@ impl Layout<Found> {
             fs::read(&path).map_err(|error| Error::io_at("reading", &path, error))
         })?;
         layout.left_out.extend(odd);
-        layout.left_out.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(layout)
     }
 }
@@ -144,6 +153,7 @@ impl<T> Layout<T> {
         let mut layout = Layout {
             tensors: Vec::new(),
             companions: Vec::new(),
+            spare: Vec::new(),
             left_out: Vec::new(),
             index: BTreeMap::new(),
         };
@@ -151,12 +161,11 @@ impl<T> Layout<T> {
         let mut stale = None;
         let index_name = index_of(files.keys().map(String::as_str)).map(str::to_string);
         if let Some(name) = &index_name {
-            let index: Index = serde_json::from_slice(&read(name)?).map_err(|error| {
-                Error::bad_file(&directory.join(name), FileFault::Index(error.to_string()))
-            })?;
-            layout.index = index.weight_map;
+            layout.index = weight_map(&read(name)?)
+                .map_err(|fault| Error::bad_file(&directory.join(name), fault))?;
             let named: BTreeSet<&String> = layout.index.values().collect();
-            match named.iter().find(|shard| !files.contains_key(**shard)) {
+            let missing = named.iter().find(|shard| !files.contains_key(**shard));
+            match missing.copied().or(named.is_empty().then_some(name)) {
                 None => shards = Some(named),
                 // Saved anew under other names; the old index was not removed.
                 Some(_)
@@ -181,6 +190,9 @@ impl<T> Layout<T> {
             match role {
                 Role::Tensors => layout.tensors.push((name, found)),
                 Role::Companion => layout.companions.push((name, found)),
+                Role::LeftOut(reason) if reason.is_choice() => {
+                    layout.spare.push((name, found, reason))
+                }
                 Role::LeftOut(reason) => layout.left_out.push(LeftOut { name, reason }),
             }
         }
@@ -269,6 +281,12 @@ fn is_hidden(name: &str) -> bool {
 /// Whether every reader takes a file of this name for tensors, where no index says otherwise.
 fn is_tensors(name: &str) -> bool {
     name.ends_with(TENSORS_SUFFIX) && !is_hidden(name)
+}
+
+/// Whether a file is for tensors, or an index, only on a system where case does not count.
+pub(crate) fn is_disguised(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    [TENSORS_SUFFIX, INDEX_SUFFIX].iter().any(|end| lower.ends_with(end) && !name.ends_with(end))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::checkpoint::apply::source;
 use crate::checkpoint::files::for_each_chunk;
-use crate::checkpoint::layout::{Layout, INDEX_SUFFIX};
+use crate::checkpoint::layout::{is_disguised, Layout, INDEX_SUFFIX};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
@@ -232,16 +232,23 @@ impl<'a> Plan<'a> {
                 ));
             }
         }
-        let mut companions = layout.companions.iter().map(|(name, ())| name);
-        let unread = companions.find(|name| tensors.contains(name));
-        let left_out = layout.left_out.iter();
-        let unread =
-            unread.or(left_out.clone().map(|out| &out.name).find(|name| tensors.contains(name)));
+        let companions = layout.companions.iter().map(|(name, ())| name);
+        let spare = layout.spare.iter().map(|(name, (), _)| name);
+        let left_out = layout.left_out.iter().map(|out| &out.name);
+        let mut unread = companions.chain(spare).chain(left_out);
+        let unread = unread.find(|name| tensors.contains(name));
         if let Some(name) = unread {
             let what = format!("readers do not take '{name}' for tensors");
             return Err(wrong_files(patch, what));
         }
-        match left_out.clone().find(|out| !out.reason.is_choice()) {
+        // Where case does not count, these would be what their names say in small letters.
+        let disguised = layout.companions.iter().find(|(name, ())| is_disguised(name));
+        if let Some((name, ())) = disguised {
+            let what =
+                format!("'{name}' is a file of tensors, or an index, where case does not count");
+            return Err(wrong_files(patch, what));
+        }
+        match layout.left_out.first() {
             Some(out) => Err(wrong_files(patch, format!("readers leave out {out}"))),
             None => Ok(()),
         }

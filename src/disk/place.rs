@@ -25,6 +25,7 @@ pub(crate) struct Place {
     /// The name that the output takes: the one given, or what it leads to if it is a link.
     pub path: PathBuf,
     existing: Existing,
+    inputs: Vec<PathBuf>,
     taken: Option<Metadata>,
 }
 
@@ -40,9 +41,10 @@ impl Place {
     /// files and directories that are read for the output.
     pub fn find(path: &Path, shape: Shape, existing: Existing, inputs: &[&Path]) -> Result<Self> {
         let refuse = |found| Err(Error::Exists { path: path.into(), found });
+        let owned = || inputs.iter().map(|input| input.to_path_buf()).collect();
         let named = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Place { path: path.into(), existing, taken: None })
+                return Ok(Place { path: path.into(), existing, inputs: owned(), taken: None })
             }
             named => named.map_err(failed("looking at", path))?,
         };
@@ -75,7 +77,7 @@ impl Place {
         } else {
             path.into()
         };
-        Ok(Place { path, existing, taken: Some(found) })
+        Ok(Place { path, existing, inputs: owned(), taken: Some(found) })
     }
 
     /// The directory in which the output is staged: the one of its place, so that it can be renamed.
@@ -88,9 +90,21 @@ impl Place {
         self.existing == Existing::Replace
     }
 
-    /// Looks again, right before the output takes its name.
+    /// Looks again, right before the output takes its name: what is there must be what was there.
     pub fn check(&self, shape: Shape) -> Result<()> {
-        Self::find(&self.path, shape, self.existing, &[]).map(drop)
+        let inputs: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
+        let now = Self::find(&self.path, shape, self.existing, &inputs)?;
+        let same = match (&self.taken, &now.taken) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(then), Some(now)) => cfg!(not(unix)) || Identity::of(then).is(&Identity::of(now)),
+        };
+        let found = if shape == Shape::File { Occupant::File } else { Occupant::Directory };
+        if same {
+            Ok(())
+        } else {
+            Err(Error::Exists { path: self.path.clone(), found })
+        }
     }
 
     /// The mode to create with: what replaces something is private until it has the mode of that.
@@ -101,11 +115,12 @@ impl Place {
         }
     }
 
-    /// Gives what is staged the mode and the owner of what it replaces.
-    pub fn keep_access(&self, staged: &Path) -> Result<()> {
+    /// Gives what is staged the mode and the owner of what it replaces. `needs` are bits that the
+    /// mode must have for now.
+    pub fn keep_access(&self, staged: &File, needs: u32) -> Result<()> {
         match &self.taken {
             Some(taken) => {
-                keep_access(taken, staged).map_err(failed("setting the mode of", staged))
+                keep_access(taken, staged, needs).map_err(failed("setting the mode of", &self.path))
             }
             None => Ok(()),
         }
@@ -148,32 +163,33 @@ fn is_stream(_: &Metadata) -> bool {
     false
 }
 
+/// By the open file, not by its name, which may lead elsewhere by now.
 #[cfg(unix)]
-fn keep_access(taken: &Metadata, staged: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
-    let now = fs::metadata(staged)?;
-    let mut mode = taken.mode() & 0o7777;
-    let mut owners = (now.uid(), now.gid());
-    if owners != (taken.uid(), taken.gid()) {
+fn keep_access(taken: &Metadata, staged: &File, needs: u32) -> io::Result<()> {
+    use std::os::unix::fs::{fchown, MetadataExt, PermissionsExt};
+    // Bits that give rights to whoever runs a file are not for bytes that came from elsewhere.
+    let mut mode = taken.mode() & if taken.is_dir() { 0o3777 } else { 0o777 };
+    let owners = |metadata: Metadata| (metadata.uid(), metadata.gid());
+    let mut now = owners(staged.metadata()?);
+    if now != owners(taken.clone()) {
         // Not everyone may give files away. Some may at least give them to the group.
-        let given = chown(staged, Some(taken.uid()), Some(taken.gid()))
-            .or_else(|_| chown(staged, None, Some(taken.gid())));
+        let given = fchown(staged, Some(taken.uid()), Some(taken.gid()))
+            .or_else(|_| fchown(staged, None, Some(taken.gid())));
         if given.is_ok() {
-            let now = fs::metadata(staged)?;
-            owners = (now.uid(), now.gid());
+            now = owners(staged.metadata()?);
         }
     }
-    if owners.1 != taken.gid() {
-        // Another group reads no more than everyone could.
-        mode &= 0o7707 | (mode & 0o7) << 3;
+    if now.1 != taken.gid() {
+        // Another group may do no more than everyone.
+        mode &= 0o3707 | (mode & 0o7) << 3;
     }
-    if owners.0 != taken.uid() || owners.1 != taken.gid() {
-        mode &= 0o777;
-    }
-    fs::set_permissions(staged, fs::Permissions::from_mode(mode))
+    staged.set_permissions(fs::Permissions::from_mode(mode | needs))
 }
 
 #[cfg(not(unix))]
-fn keep_access(taken: &Metadata, staged: &Path) -> io::Result<()> {
-    fs::set_permissions(staged, taken.permissions())
+fn keep_access(taken: &Metadata, staged: &File, _: u32) -> io::Result<()> {
+    if taken.is_dir() {
+        return Ok(());
+    }
+    staged.set_permissions(taken.permissions())
 }

@@ -55,10 +55,18 @@ fn temporary_directory(place: &Place, disk: &Disk) -> Result<TempDir> {
     created.map_err(failed("creating a directory beside", &place.path))
 }
 
+fn keep_access(place: &Place, directory: &TempDir, needs: u32) -> Result<()> {
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    let opened = fs::File::open(directory.path()).map_err(failed("opening", directory.path()))?;
+    place.keep_access(&opened, needs)
+}
+
 /// The file, all of it synced, appears at its place.
 fn persist(file: NamedTempFile, place: &Place, disk: &Disk) -> Result<()> {
     let path = &place.path;
-    place.keep_access(file.path())?;
+    place.keep_access(file.as_file(), 0)?;
     disk.before(Call::Rename { from: file.path(), to: path })
         .map_err(failed("renaming to", path))?;
     let file = if place.replaces() {
@@ -157,7 +165,12 @@ impl Staged {
         let place = Place::find(path, shape, existing, inputs)?;
         let stage = match shape {
             Shape::File => Stage::File(temporary_file(&place, disk)?),
-            Shape::Directory => Stage::Directory(temporary_directory(&place, disk)?),
+            Shape::Directory => {
+                let directory = temporary_directory(&place, disk)?;
+                // Already now: files get the group of their directory where it says so.
+                keep_access(&place, &directory, 0o700)?;
+                Stage::Directory(directory)
+            }
         };
         Ok(Staged { place, stage, disk: disk.clone() })
     }
@@ -195,7 +208,7 @@ impl Staged {
             Stage::File(file) => persist(file, &self.place, &self.disk),
             Stage::Directory(dir) => {
                 self.disk.sync_directory(dir.path()).map_err(failed("syncing", path))?;
-                self.place.keep_access(dir.path())?;
+                keep_access(&self.place, &dir, 0)?;
                 // Looked at again: the place may have been taken while the work was done.
                 self.place.check(Shape::Directory)?;
                 if cfg!(not(unix)) && path.exists() {

@@ -12,8 +12,16 @@ pub(crate) struct Stamp {
     bytes: u64,
     modified: Option<SystemTime>,
     identity: Identity,
-    /// Time of the last change, which no program can set back as it can the other one.
+    inode: Inode,
+}
+
+/// What the system changes of a file by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Inode {
+    /// Time of the last change of the bytes or of what follows; no program can set it back.
     changed: (i64, i64),
+    /// Number of names, mode, owners.
+    access: (u64, u32, u32, u32),
 }
 
 /// Device and number of a file, where the system has them.
@@ -38,15 +46,20 @@ impl Identity {
     }
 }
 
-#[cfg(unix)]
-fn changed(metadata: &Metadata) -> (i64, i64) {
-    use std::os::unix::fs::MetadataExt;
-    (metadata.ctime(), metadata.ctime_nsec())
-}
+impl Inode {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Inode {
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            access: (metadata.nlink(), metadata.mode(), metadata.uid(), metadata.gid()),
+        }
+    }
 
-#[cfg(not(unix))]
-fn changed(_: &Metadata) -> (i64, i64) {
-    (0, 0)
+    #[cfg(not(unix))]
+    fn of(_: &Metadata) -> Self {
+        Inode { changed: (0, 0), access: (0, 0, 0, 0) }
+    }
 }
 
 impl Stamp {
@@ -55,7 +68,7 @@ impl Stamp {
             bytes: metadata.len(),
             modified: metadata.modified().ok(),
             identity: Identity::of(metadata),
-            changed: changed(metadata),
+            inode: Inode::of(metadata),
         }
     }
 
@@ -86,6 +99,8 @@ impl Stamp {
         if now.bytes != self.bytes {
             return Some(Change::Resized { expected: self.bytes, found: now.bytes });
         }
-        (now != *self).then_some(Change::Written)
+        // A new name, mode or owner is no other content, but moves the time of the change as well.
+        let same_inode = now.inode == self.inode || now.inode.access != self.inode.access;
+        (now.modified != self.modified || !same_inode).then_some(Change::Written)
     }
 }

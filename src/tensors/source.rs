@@ -29,7 +29,7 @@ pub trait TensorSource: Sync {
     /// read. The default is for sources that nobody can change meanwhile.
     ///
     /// # Errors
-    /// [`Error::BadFile`] names what changed.
+    /// [`Error::Changed`] names what changed, and how.
     fn check_unchanged(&self) -> Result<()> {
         Ok(())
     }

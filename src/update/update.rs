@@ -14,7 +14,7 @@ use crate::checkpoint::checkpoint::Companion;
 use crate::checkpoint::files::{for_each_chunk, hash_file, write_header};
 use crate::checkpoint::plan::{OutCompanion, Plan};
 use crate::checkpoint::safetensors::TensorFile;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, LeftOut};
 use crate::coding::Coding;
 use crate::digest::Digest;
 use crate::disk::journal::Journal;
@@ -286,6 +286,19 @@ impl<'a> Update<'a> {
             .find(|tensor| base.place(tensor.name) != Some((tensor.file, tensor.offset)))
         {
             return refuse(format!("tensor '{}' moves in its file", moved.name));
+        }
+        // What is there and is no companion would be destroyed, and could not be put back.
+        for companion in &plan.companions {
+            let (name, place) = (companion.name(), base.path().join(companion.name()));
+            if base.companion(name).is_none() && fs::symlink_metadata(&place).is_ok() {
+                return refuse(format!("'{name}' is there already, and is no file of the base"));
+            }
+        }
+        let beside = |out: &&LeftOut| out.name == "model.safetensors";
+        if let Some(out) = base.left_out().iter().find(beside) {
+            return refuse(format!(
+                "{out} would stay as it is, and some loaders read it instead of the shards"
+            ));
         }
         Ok(Update { base, patch, plan })
     }

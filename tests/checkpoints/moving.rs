@@ -150,6 +150,45 @@ fn compose_reads_one_base() {
     });
 }
 
+/// A snapshot by hard links, or another mode, changes no byte.
+#[cfg(unix)]
+#[test]
+fn names_and_modes_may_change() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = scene();
+    let file = place.path("base/1.safetensors");
+    let once = Once::new();
+    let progress = |_: u64| {
+        once.call_once(|| {
+            std::thread::sleep(std::time::Duration::from_millis(15));
+            fs::hard_link(&file, place.path("snapshot")).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        });
+        ControlFlow::Continue(())
+    };
+    write_diff(&place, Control::threads(1).with_progress(&progress)).unwrap();
+}
+
+/// A time that was set back hides nothing.
+#[cfg(unix)]
+#[test]
+fn a_write_with_the_old_time_is_a_write() {
+    let place = scene();
+    let file = place.path("target/1.safetensors");
+    let once = Once::new();
+    let progress = |_: u64| {
+        once.call_once(|| {
+            let before = fs::metadata(&file).unwrap().modified().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(15));
+            overwrite(&file, 1000);
+            fs::File::options().write(true).open(&file).unwrap().set_modified(before).unwrap();
+        });
+        ControlFlow::Continue(())
+    };
+    let error = write_diff(&place, Control::threads(1).with_progress(&progress)).unwrap_err();
+    assert!(matches!(error, Error::Changed { how: Change::Written, .. }), "{error}");
+}
+
 /// What does not belong to a checkpoint may come and go.
 #[test]
 fn other_files_may_change() {

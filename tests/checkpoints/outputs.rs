@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use pulse::checkpoint::{write_whole, ApplyOptions, Existing};
+use pulse::coding::Coding;
 use pulse::error::Occupant;
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
@@ -14,6 +15,10 @@ use testkit::library::{apply, diff, open, open_patch};
 
 /// A place with "base", "target" and the "patch" between them, as files or as directories.
 fn patched(directory: bool) -> (Place, Files) {
+    patched_with(directory, EncoderOptions::default())
+}
+
+fn patched_with(directory: bool, options: EncoderOptions) -> (Place, Files) {
     let files = |bytes: &[u8]| match (directory, [tensor("w", "U8", &[3], bytes)]) {
         (true, tensors) => {
             Files::many([("model.safetensors", safetensors(&tensors)), ("config.json", vec![])])
@@ -22,7 +27,7 @@ fn patched(directory: bool) -> (Place, Files) {
     };
     let place = Place::new();
     let (base, target) = (place.put("base", &files(b"abc")), place.put("target", &files(b"abd")));
-    diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
+    diff(Some(&base), &target, &place.path("patch"), options, 1);
     (place, files(b"abd"))
 }
 
@@ -105,6 +110,17 @@ fn an_input_is_never_replaced_by_whatever_name() {
         assert!(matches!(error, Error::Exists { found: Occupant::Input, .. }), "{name}: {error}");
         assert_eq!(error.advice().unwrap().name(), "choose-another-place");
     }
+    // A patch is an input of its inverse.
+    let (place, _) = patched_with(false, EncoderOptions::default().with_coding(Coding::Flat));
+    let options = ApplyOptions::default().with_existing(Existing::Replace);
+    let target = open(&place.path("target"));
+    for name in ["patch", "target"] {
+        let error = place.untouched(|| {
+            let patch = open_patch(&place.path("patch"));
+            patch.revert(&target, place.path(name), options, Control::threads(1)).unwrap_err()
+        });
+        assert!(matches!(error, Error::Exists { found: Occupant::Input, .. }), "{name}: {error}");
+    }
     // A file of a directory that is an input.
     let (place, _) = patched(true);
     let (base, shard) = (place.path("base"), place.path("base/model.safetensors"));
@@ -179,6 +195,32 @@ fn mode_and_owner_of_what_is_replaced_stay() {
     let before = access(&out);
     apply_to(&place, &out, Existing::Refuse).unwrap();
     assert_eq!(access(&out), before);
+    // Its files have the group that it gives to those that are made in it.
+    assert_eq!(access(&out.join("config.json")).2, before.2);
+    // The right to run as its owner is not for bytes from elsewhere.
+    let (place, _) = patched(false);
+    let out = place.put_bytes("out", b"mine");
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o6755)).unwrap();
+    apply_to(&place, &out, Existing::Replace).unwrap();
+    assert_eq!(access(&out).0 & 0o7777, 0o755);
+}
+
+/// What is there when the output takes its name must be what was there when the work began.
+#[test]
+fn a_place_that_is_taken_meanwhile_is_left_alone() {
+    let place = Place::new();
+    let out = place.path("out");
+    for existing in [Existing::Refuse, Existing::Replace] {
+        let error = write_whole(&out, existing, &[], |_| {
+            fs::write(&out, "mine").unwrap();
+            Ok(())
+        })
+        .unwrap_err();
+        assert!(matches!(error, Error::Exists { found: Occupant::File, .. }), "{error}");
+        assert_eq!(fs::read_to_string(&out).unwrap(), "mine");
+        fs::remove_file(&out).unwrap();
+        assert_eq!(place.contents().len(), 0);
+    }
 }
 
 #[test]

@@ -341,3 +341,32 @@ fn a_patch_that_is_cut_short_after_it_was_opened_changes_nothing() {
     assert!(fs::read(place.path("checkpoint")).unwrap() == before);
     assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
 }
+
+/// What is in the place of a companion that the patch creates is not of the base: it could not be put
+/// back. Nor does an update leave weights beside the shards that some loaders would read instead.
+#[test]
+fn what_is_no_file_of_the_base_is_not_overwritten() {
+    let shard = |byte| safetensors(&[tensor("w", "U8", &[1], [byte])]);
+    let index = |file: &str| format!(r#"{{"weight_map":{{"w":"{file}"}}}}"#).into_bytes();
+    let files = |byte, index: Option<Vec<u8>>| {
+        let mut files = vec![("1.safetensors".to_string(), shard(byte))];
+        files.extend(index.map(|index| ("model.safetensors.index.json".to_string(), index)));
+        Files::Many(files.into_iter().collect())
+    };
+    let place = Place::new();
+    let base = place.put("base", &files(1, Some(index("gone.safetensors"))));
+    let target = place.put("target", &files(2, Some(index("1.safetensors"))));
+    let patch = place.path("patch");
+    diff(Some(&base), &target, &patch, EncoderOptions::default(), 1);
+    let update = |base: &std::path::Path| {
+        place.untouched(|| open_patch(&patch).update(base, Control::threads(1)).unwrap_err())
+    };
+    assert_eq!(update(&base).kind(), "not-in-place");
+
+    let base = place.put("second", &files(1, Some(index("1.safetensors"))));
+    fs::write(base.join("model.safetensors"), shard(9)).unwrap();
+    diff(Some(&base), &target, &patch, EncoderOptions::default(), 1);
+    let error = update(&base);
+    assert_eq!(error.kind(), "not-in-place");
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
+}

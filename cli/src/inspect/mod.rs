@@ -2,7 +2,7 @@
 
 mod bytes;
 mod damage;
-mod glob;
+pub(crate) mod glob;
 mod json;
 mod page;
 mod summary;
@@ -21,7 +21,7 @@ use pulse::Error;
 use super::failure::Result;
 use super::opening::Reading;
 use super::writing::existing;
-use super::{text, Common, Outcome};
+use super::{signals, text, Common, Outcome};
 use bytes::Spent;
 use damage::Damage;
 use glob::Glob;
@@ -123,6 +123,7 @@ impl Inspect {
         }
         let mut text = self.text(&report);
         if let Some(path) = &self.html {
+            let _deferred = signals::defer();
             let page = page::page(&report);
             write_whole(path, existing(self.force), &[&self.patch], |file| {
                 let at = |source| Error::Io {

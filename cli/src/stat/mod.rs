@@ -14,7 +14,7 @@ use pulse::Error;
 use super::failure::{usage, Result};
 use super::progress::Progress;
 use super::writing::existing;
-use super::{text, Common, Outcome};
+use super::{signals, text, Common, Outcome};
 
 /// Measure density, step sizes and patch sizes along a series of checkpoints.
 ///
@@ -249,6 +249,7 @@ impl Stat {
             interval: self.interval,
         };
         if let Some(path) = &self.html {
+            let _deferred = signals::defer();
             write_whole(path, existing(self.force), &paths, |out| {
                 let page = page::page(&report);
                 out.write_all(page.as_bytes()).map_err(|source| Error::Io {

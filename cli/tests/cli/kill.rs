@@ -140,6 +140,7 @@ fn a_process_killed_in_apply_in_place_leaves_the_base_or_the_target_after_recove
 #[cfg(unix)]
 #[test]
 fn a_process_that_is_told_to_stop_leaves_nothing_half_written() {
+    use std::os::unix::process::ExitStatusExt;
     let scene = scene();
     let (root, checkpoint) = (scene.place.root(), scene.place.path("checkpoint"));
     let to_new = ["apply", "base", "patch", "-o", "out", "-q", "--threads", "1"];
@@ -161,7 +162,8 @@ fn a_process_that_is_told_to_stop_leaves_nothing_half_written() {
             }
             let pid = child.id().to_string();
             Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
-            assert_eq!(child.wait().unwrap().code(), Some(128 + number), "{signal} {args:?}");
+            let ended = child.wait().unwrap();
+            assert_eq!(ended.signal(), Some(number), "{signal} {args:?}: {ended}");
             assert_eq!(names(), before, "{signal} {args:?}");
             assert!(scene.holds(&checkpoint, &scene.base), "{signal} {args:?}");
         }

@@ -263,6 +263,26 @@ pub fn rebuild() -> Vec<Malformed> {
             ]),
         ),
         row(
+            "rebuild-index-is-array",
+            "checkpoint",
+            "R95",
+            "The index is an array that holds the object.",
+            with_files(&[
+                (CARRIED, "model.safetensors", right),
+                (CARRIED_COMPANION, INDEX, br#"[{"w":"model.safetensors"}]"#),
+            ]),
+        ),
+        row(
+            "rebuild-companion-is-tensors-in-capitals",
+            "checkpoint",
+            "R95",
+            "A companion has the name of a tensor file, in other letters.",
+            with_files(&[
+                (CARRIED, "model.safetensors", right),
+                (CARRIED_COMPANION, "other.SafeTensors", &base().to_file()),
+            ]),
+        ),
+        row(
             "rebuild-tensors-hidden",
             "checkpoint",
             "R95",
