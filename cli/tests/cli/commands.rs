@@ -508,3 +508,51 @@ fn a_patch_that_has_not_produced_the_base_is_noticed() {
     pulse(&place, &["diff", "base.safetensors", "target.safetensors", "-o", "x", "--check"])
         .misused(&["--base-patch"]);
 }
+
+/// Files beside the tensors travel as the table of SPEC.md §9 has it, or as the options say.
+#[test]
+fn files_beside_the_tensors_travel_as_asked() {
+    let place = scene();
+    let files = |tensors: &[_]| {
+        Files::many([
+            ("model.safetensors", safetensors(tensors)),
+            ("config.json", b"{}".to_vec()),
+            ("README.md", b"text".to_vec()),
+            (".env", b"KEY=secret".to_vec()),
+            ("optimizer.pt", vec![7; 1000]),
+        ])
+    };
+    place.put("from", &files(&model()));
+    place.put("to", &files(&target()));
+    let travels = |options: &[&str]| {
+        let json = [&["diff", "from", "to", "-o", "p", "--force", "--json"], options].concat();
+        let json = pulse(&place, &json).json();
+        pulse(&place, &["apply", "from", "p", "-o", "out"]).done();
+        let Files::Many(found) = Files::read(&place.path("out")) else { panic!("a directory") };
+        fs::remove_dir_all(place.path("out")).unwrap();
+        (found.into_keys().collect::<Vec<_>>().join(" "), json)
+    };
+    let (usual, json) = travels(&[]);
+    assert_eq!(usual, "README.md config.json model.safetensors");
+    assert_eq!(
+        json["left_out"],
+        json!([{ "name": ".env", "reason": "hidden" }, { "name": "optimizer.pt", "reason": "trainer-state" }])
+    );
+    // Nothing of them changed, so none is carried.
+    assert_eq!(json["carried"], json!([]));
+    assert_eq!(travels(&["--weights-only"]).0, "model.safetensors");
+    assert_eq!(travels(&["--include", ".env"]).0, ".env README.md config.json model.safetensors");
+    assert_eq!(
+        travels(&["--include", "*", "--exclude", "opt*"]).0,
+        ".env README.md config.json model.safetensors"
+    );
+    let (fewer, json) = travels(&["--exclude", "README", "--exclude", "*.json"]);
+    assert_eq!(fewer, "model.safetensors");
+    assert_eq!(json["left_out"][1], json!({ "name": "README.md", "reason": "excluded" }));
+    pulse(&place, &["diff", "from", "to", "-o", "p", "--weights-only", "--include", "x"])
+        .misused(&["--weights-only"]);
+    // What is carried whole is said, the largest first.
+    let text =
+        pulse(&place, &["diff", "--snapshot", "to", "-o", "p", "--force", "--include", "opt*"]);
+    assert!(text.out.contains("optimizer.pt 1.00 kB, README.md 4 bytes, config"), "{}", text.out);
+}
