@@ -199,3 +199,16 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_names_has_an_end() {
+        let names = |count| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+        assert_eq!(list(&names(2)), "0, 1");
+        assert_eq!(list(&names(8)), "0, 1, 2, 3, 4, 5, 6, 7");
+        assert_eq!(list(&names(10)), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
+    }
+}

@@ -163,7 +163,7 @@ impl Patch {
     ) -> Result<ApplyReport> {
         let out = out.as_ref();
         // On disk, for it may be large; beside the output, where there is room for a checkpoint.
-        let shape = if target.is_directory { Shape::Directory } else { Shape::File };
+        let shape = Shape::of(target.is_directory);
         let inputs: Vec<&Path> = [Some(target.path()), self.path()].into_iter().flatten().collect();
         let place = Place::find(out, shape, options.existing, &inputs)?;
         let file = temporary_file(&place, &Disk::default())?;

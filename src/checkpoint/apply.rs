@@ -64,7 +64,7 @@ pub(crate) fn apply_on(
 ) -> Result<ApplyReport> {
     let base = base_of(base, patch)?;
     let plan = explain(source(base), patch, control, Plan::new(base, patch))?;
-    let shape = if plan.is_directory { Shape::Directory } else { Shape::File };
+    let shape = Shape::of(plan.is_directory);
     let inputs = [base.map(Checkpoint::path), patch.path()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
     let staged = Staged::begin(out, shape, options.existing, &inputs, disk)?;

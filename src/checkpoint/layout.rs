@@ -13,6 +13,7 @@ use crate::wire::is_file_name;
 
 const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
+const INDEX_BYTES_MAX: u64 = 100_000_000;
 const TENSORS_SUFFIX: &str = ".safetensors";
 
 /// State of a trainer: names that start with one of these, and end as a pickle does.
@@ -136,7 +137,10 @@ impl Layout<Found> {
         let (files, odd) = list(directory)?;
         let mut layout = Self::of(directory, files, |name| {
             let path = directory.join(name);
-            fs::read(&path).map_err(|error| Error::io_at("reading", &path, error))
+            let io = |error| Error::io_at("reading", &path, error);
+            check_index_bytes(fs::metadata(&path).map_err(io)?.len())
+                .map_err(|fault| Error::bad_file(&path, fault))?;
+            fs::read(&path).map_err(io)
         })?;
         layout.left_out.extend(odd);
         Ok(layout)
@@ -281,6 +285,15 @@ fn is_hidden(name: &str) -> bool {
 /// Whether every reader takes a file of this name for tensors, where no index says otherwise.
 fn is_tensors(name: &str) -> bool {
     name.ends_with(TENSORS_SUFFIX) && !is_hidden(name)
+}
+
+/// Refuses an index that is larger than any header may be, before it is held in memory.
+pub(crate) fn check_index_bytes(bytes: u64) -> Result<(), FileFault> {
+    if bytes > INDEX_BYTES_MAX {
+        let what = format!("{bytes} bytes or more; at most {INDEX_BYTES_MAX} are read");
+        return Err(FileFault::Index(what));
+    }
+    Ok(())
 }
 
 /// Whether a file is for tensors, or an index, only on a system where case does not count.

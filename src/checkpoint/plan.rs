@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::checkpoint::apply::source;
 use crate::checkpoint::files::for_each_chunk;
-use crate::checkpoint::layout::{is_disguised, Layout, INDEX_SUFFIX};
+use crate::checkpoint::layout::{check_index_bytes, is_disguised, Layout, INDEX_SUFFIX};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
@@ -16,9 +16,6 @@ use crate::hash::Sha;
 use crate::patch::{FileEntry, Patch};
 use crate::tensors::target::{target_tensors, OutTensor};
 use crate::wire::{FileKind, FileRecord, FileSource};
-
-/// Most bytes of an index that is read to learn what the files of the target are.
-const INDEX_BYTES_MAX: usize = 100_000_000;
 
 /// A safetensors file of the target.
 #[derive(Debug)]
@@ -210,10 +207,8 @@ impl<'a> Plan<'a> {
             let found = self.companions.iter().find(|companion| companion.name() == index);
             let Some(found) = found else { return Ok(bytes) };
             found.for_each_chunk(patch, |chunk| {
-                if bytes.len() + chunk.len() > INDEX_BYTES_MAX {
-                    let most = format!("at most {INDEX_BYTES_MAX} bytes are read");
-                    return Err(Error::bad_file(Path::new(index), FileFault::Index(most)));
-                }
+                check_index_bytes((bytes.len() + chunk.len()) as u64)
+                    .map_err(|fault| Error::bad_file(Path::new(index), fault))?;
                 bytes.extend_from_slice(chunk);
                 Ok(())
             })?;

@@ -36,6 +36,17 @@ pub(crate) enum Shape {
     Directory,
 }
 
+impl Shape {
+    /// That of a checkpoint.
+    pub fn of(is_directory: bool) -> Self {
+        if is_directory {
+            Shape::Directory
+        } else {
+            Shape::File
+        }
+    }
+}
+
 impl Place {
     /// Looks at a place, and refuses it if the output would destroy something there. `inputs` are
     /// files and directories that are read for the output.

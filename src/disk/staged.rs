@@ -217,9 +217,7 @@ impl Staged {
                 }
                 self.disk.rename(dir.path(), path).map_err(failed("renaming to", path))?;
                 let _ = dir.keep();
-                self.disk
-                    .sync_directory(self.place.parent())
-                    .map_err(failed("syncing the directory of", path))
+                sync_parent(&self.place, &self.disk)
             }
         }
     }

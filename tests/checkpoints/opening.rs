@@ -184,6 +184,15 @@ fn an_index_that_is_wrong_without_harm_is_reproduced() {
 }
 
 #[test]
+fn an_index_that_says_it_is_huge_is_refused_without_reading_it() {
+    let (_place, path) = directory(&[("model.safetensors", "a"), (INDEX, "{}")]);
+    let index = OpenOptions::new().write(true).open(path.join(INDEX)).unwrap();
+    // It takes no room on disk.
+    index.set_len(1 << 40).unwrap();
+    assert_says(&refused(&path), &[INDEX, "at most 100000000"]);
+}
+
+#[test]
 fn an_index_of_shards_that_are_gone_is_left_out() {
     for rows in [[("a", "model-1.safetensors")], [("a", "../model/model.safetensors")]] {
         let index = index(&rows);
