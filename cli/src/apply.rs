@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use pulse::checkpoint::ApplyOptions;
 use pulse::error::Occupant;
 use pulse::tensors::ApplyReport;
-use pulse::update::UpdateReport;
+use pulse::update::{UpdateOptions, UpdateReport, Way};
 use pulse::{Checkpoint, Error};
 use serde_json::json;
 
@@ -21,9 +21,10 @@ use super::{recover, text, Common, Outcome};
 ///
 /// OUT is created only if every digest matches. A snapshot needs no BASE.
 ///
-/// With --in-place the base itself becomes the target, for models too large to copy. The patch is verified against
-/// the base first, and an undo journal is kept beside the checkpoint while it changes: after a crash, the same
-/// command or `pulse recover` restores the base.
+/// With --in-place the base itself becomes the target: proved first, then each file that changes is made beside and
+/// takes the name of the old one. Where there is no room for that, or with --in-place=undo, bytes are overwritten
+/// with a journal of those of before. Files that are being changed are marked, so that no reader takes them; after a
+/// crash, the same command or `pulse recover` makes base or target of them.
 #[derive(Debug, Args)]
 #[command(override_usage = "pulse apply [OPTIONS] BASE PATCH -o OUT
        pulse apply [OPTIONS] SNAPSHOT -o OUT
@@ -32,7 +33,8 @@ use super::{recover, text, Common, Outcome};
   pulse apply step_0040.safetensors 41.pulse -o step_0041.safetensors
   pulse apply run/step40/ 41.pulse -o run/step41/
   pulse apply 40.pulse -o step_0040.safetensors
-  pulse apply served/ 41.pulse --in-place")]
+  pulse apply served/ 41.pulse --in-place
+  pulse apply served/ 41.pulse --in-place=undo")]
 pub struct Apply {
     /// The checkpoint that the patch was made from; a snapshot has none.
     #[arg(value_name = "BASE")]
@@ -46,11 +48,40 @@ pub struct Apply {
     /// Replace OUT if it is a file that exists.
     #[arg(long, requires = "output")]
     force: bool,
-    /// Change the checkpoint itself; `pulse recover` restores it after a crash.
-    #[arg(long, conflicts_with = "output", requires = "second")]
-    in_place: bool,
+    /// Change the checkpoint itself; `pulse recover` makes it whole after a crash.
+    #[arg(
+        long,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "auto",
+        conflicts_with = "output",
+        requires = "second"
+    )]
+    in_place: Option<InPlace>,
     #[command(flatten)]
     reading: Reading,
+}
+
+/// How a checkpoint is changed where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum InPlace {
+    /// Redo where there is room for it, else undo.
+    Auto,
+    /// Make each file that changes beside, whole; who has the old one open keeps it.
+    Redo,
+    /// Overwrite the bytes that change; needs room for a journal only.
+    Undo,
+}
+
+impl InPlace {
+    fn way(self) -> Option<Way> {
+        match self {
+            InPlace::Auto => None,
+            InPlace::Redo => Some(Way::Redo),
+            InPlace::Undo => Some(Way::Undo),
+        }
+    }
 }
 
 impl Apply {
@@ -86,7 +117,9 @@ impl Apply {
                 // Verified, changed, and read back.
                 let progress =
                     Progress::new(common, "apply", patch.footer().target_bytes.saturating_mul(3));
-                let report = patch.update(&self.first, progress.control())?;
+                let way = self.in_place.and_then(InPlace::way);
+                let options = UpdateOptions::default().with_way(way);
+                let report = patch.update(&self.first, options, progress.control())?;
                 drop(progress);
                 Ok(self.updated(&report, started))
             }
@@ -96,14 +129,19 @@ impl Apply {
     /// What to say of a checkpoint that was changed in place.
     fn updated(&self, report: &UpdateReport, started: Instant) -> Outcome {
         let mut outcome = done(&self.first, &report.target, started);
-        outcome.json["already"] = report.already.into();
+        outcome.json["already"] = report.already().into();
+        outcome.json["way"] = report.way.map(Way::name).into();
         outcome.json["recovery"] = recover::name(&report.recovery).into();
-        if report.already {
+        outcome.json["notes"] = recover::notes(&report.recovery.notes, &report.notes);
+        if report.already() {
             outcome.text =
                 format!("{} is already the target; nothing was changed\n", self.first.display());
         }
         if let Some(sentence) = recover::sentence(&report.recovery) {
             outcome.text = format!("{sentence}\n{}", outcome.text);
+        }
+        for note in report.recovery.notes.iter().chain(&report.notes) {
+            outcome.text.push_str(&format!("note: {note}\n"));
         }
         outcome
     }

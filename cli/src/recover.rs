@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::update::Recovery;
+use pulse::update::{Note, Recovered, Recovery};
 use serde_json::json;
 
 use super::failure::Result;
 use super::progress::Progress;
 use super::{text, Common, Outcome};
 
-/// Restore the base after an interrupted `apply --in-place`.
+/// Make a checkpoint whole after an interrupted `apply --in-place`.
 ///
-/// Restores it from the undo journal beside the checkpoint and verifies its digest. Without a journal no update was
+/// Reads every file that the journal in the checkpoint lists, compares digests, and only then makes the base or the
+/// target of them, whichever can be proved. Files that are neither are left alone. Without a journal no update was
 /// interrupted, and nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -26,25 +27,36 @@ pub struct Recover {
 
 /// What was found, in one word.
 pub fn name(recovery: &Recovery) -> &'static str {
-    match recovery {
-        Recovery::Untouched => "untouched",
-        Recovery::RolledBack { .. } => "rolled-back",
+    match recovery.outcome {
+        Recovered::Untouched => "untouched",
+        Recovered::RolledBack { .. } => "rolled-back",
+        Recovered::Completed { .. } => "completed",
         _ => "nothing",
     }
 }
 
 /// What was found and done, if anything.
 pub fn sentence(recovery: &Recovery) -> Option<String> {
-    match recovery {
-        Recovery::Untouched => {
+    let at = |step: Option<u64>| step.map_or(String::new(), |step| format!(" (step {step})"));
+    match recovery.outcome {
+        Recovered::Untouched => {
             Some("an update was interrupted before it changed anything: this is the base".into())
         }
-        Recovery::RolledBack { base, base_step } => {
-            let step = base_step.map_or(String::new(), |step| format!(" (step {step})"));
-            Some(format!("an update was interrupted: the base{step} was restored, digest {base}"))
-        }
+        Recovered::RolledBack { base, base_step } => Some(format!(
+            "an update was interrupted: the base{} was restored, digest {base}",
+            at(base_step)
+        )),
+        Recovered::Completed { target, target_step } => Some(format!(
+            "an update was interrupted: it was completed, and this is the target{}, digest {target}",
+            at(target_step)
+        )),
         _ => None,
     }
+}
+
+/// What was left as it is, for programs.
+pub fn notes(recovered: &[Note], updated: &[Note]) -> serde_json::Value {
+    recovered.iter().chain(updated).map(|note| note.to_string()).collect()
 }
 
 impl Recover {
@@ -53,15 +65,24 @@ impl Recover {
         let recovery = pulse::update::recover(&self.checkpoint, progress.control())?;
         drop(progress);
         let nothing = || "no update was interrupted; nothing to do".to_string();
-        let text = text::facts(&[
+        let mut text = text::facts(&[
             ("checkpoint", self.checkpoint.display().to_string()),
             ("state", sentence(&recovery).unwrap_or_else(nothing)),
         ]);
-        let base = match &recovery {
-            Recovery::RolledBack { base, .. } => Some(base.to_string()),
+        for note in &recovery.notes {
+            text.push_str(&format!("note: {note}\n"));
+        }
+        let digest = match recovery.outcome {
+            Recovered::RolledBack { base, .. } => Some(base),
+            Recovered::Completed { target, .. } => Some(target),
             _ => None,
         };
-        let json = json!({ "checkpoint": self.checkpoint.display().to_string(), "recovery": name(&recovery), "base_digest": base });
+        let json = json!({
+            "checkpoint": self.checkpoint.display().to_string(),
+            "recovery": name(&recovery),
+            "digest": digest.map(|digest| digest.to_string()),
+            "notes": notes(&recovery.notes, &[]),
+        });
         Ok(Outcome::new(text, json))
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
+use crate::disk::lock::Access;
 use crate::disk::place::{Existing, Shape};
 use crate::disk::staged::Staged;
 use crate::disk::Disk;
@@ -76,13 +77,14 @@ pub(crate) fn apply_on(
             .map_err(|error| Error::io_at("writing", out, error))?;
         files.push(created);
     }
-    let output = Output { files: &files, in_place: false };
+    let outputs: Vec<_> = files.iter().map(Some).collect();
+    let output = Output { files: &outputs, in_place: false };
     let made = build(&plan.tensors, source(base), patch, Some(output), control)
         .and_then(|()| plan.write_companions(patch, &staged, &mut files))
         .and_then(|()| source(base).map_or(Ok(()), |base| base.check_unchanged()));
     explain(source(base), patch, control, made)?;
     // What counts is what a reader finds there.
-    let found = Checkpoint::open_on(staged.path(), disk);
+    let found = Checkpoint::open_on(staged.path(), disk, Access::Read);
     plan.check_opened(&found.map_err(|error| match error {
         Error::BadFile { .. } => {
             Error::Internal(format!("what was made is no checkpoint: {error}"))

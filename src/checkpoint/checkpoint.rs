@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::layout::{Found, Layout, LeftOut, Reason};
 use crate::checkpoint::safetensors::TensorFile;
 use crate::digest::Digest;
-use crate::disk::journal::Journal;
+use crate::disk::lock::{Access, LockFile, Locked};
+use crate::disk::old_journal;
+use crate::disk::staged::{failed, parent};
 use crate::disk::stamp::Stamp;
 use crate::disk::Disk;
 use crate::dtype::TensorSpec;
@@ -73,6 +75,8 @@ pub struct Checkpoint {
     spare: Vec<Companion>,
     left_out: Vec<LeftOut>,
     absent: Vec<String>,
+    /// Held while it is changed, where files cannot be locked.
+    lock: Option<LockFile>,
 }
 
 impl Checkpoint {
@@ -84,38 +88,59 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::BadFile`] says what is wrong with which file, [`Error::Interrupted`] that an update
-    /// was, [`Error::Io`] what cannot be read.
+    /// was, [`Error::Busy`] that one is running, [`Error::Io`] what cannot be read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Journal::of(path)?.refuse()?;
-        Self::open_on(path, &Disk::default())
+        let canonical = fs::canonicalize(path).map_err(failed("opening", path))?;
+        if let Some(journal) = old_journal::find(&canonical) {
+            return Err(Error::Interrupted { path: path.into(), journal, is_there: true });
+        }
+        Self::open_on(path, &Disk::default(), Access::Read)
     }
 
-    /// As `open`, whether or not an update was interrupted.
-    pub(crate) fn open_on(path: &Path, disk: &Disk) -> Result<Self> {
+    /// As `open`, locked for this access.
+    pub(crate) fn open_on(path: &Path, disk: &Disk, access: Access) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|error| Error::io_at("opening", path, error))?;
-        let mut checkpoint = Checkpoint {
+        let mut checkpoint = Self::empty(path, metadata.is_dir());
+        let opened = if metadata.is_dir() {
+            checkpoint.open_directory(disk, access)
+        } else {
+            checkpoint.open_file(path, "", disk, access)
+        };
+        opened.map(|()| checkpoint)
+    }
+
+    fn empty(path: &Path, is_directory: bool) -> Self {
+        Checkpoint {
             path: path.into(),
             files: Vec::new(),
             companions: Vec::new(),
-            is_directory: metadata.is_dir(),
+            is_directory,
             tensors: BTreeMap::new(),
             spare: Vec::new(),
             left_out: Vec::new(),
             absent: Vec::new(),
-        };
-        if metadata.is_dir() {
-            checkpoint.open_directory(disk)?;
-        } else {
-            checkpoint.add_file(path, "", disk)?;
+            lock: None,
         }
+    }
+
+    /// What is held where files cannot be locked, for as long as the checkpoint is changed.
+    pub(crate) fn take_lock(&mut self) -> Option<LockFile> {
+        self.lock.take()
+    }
+
+    /// A checkpoint of tensor files that are open, in the order of their names, whatever else is beside
+    /// them.
+    pub(crate) fn of_files(path: &Path, files: Vec<TensorFile>) -> Result<Self> {
+        let mut checkpoint = Self::empty(path, false);
+        files.into_iter().try_for_each(|file| checkpoint.add_file(file))?;
         Ok(checkpoint)
     }
 
-    fn open_directory(&mut self, disk: &Disk) -> Result<()> {
+    fn open_directory(&mut self, disk: &Disk, access: Access) -> Result<()> {
         let layout = Layout::read(&self.path)?;
         for (name, _) in layout.tensors {
-            self.add_file(&self.path.join(&name), &name, disk)?;
+            self.open_file(&self.path.join(&name), &name, disk, access)?;
         }
         let companion = |name: String, Found { stamp, bytes }, usual| {
             let path = self.path.join(&name);
@@ -134,8 +159,15 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path, name: &str, disk: &Disk) -> Result<()> {
-        let file = TensorFile::open(path, name, disk)?;
+    fn open_file(&mut self, path: &Path, name: &str, disk: &Disk, access: Access) -> Result<()> {
+        let (file, locked) = TensorFile::open(path, name, disk, access)?;
+        if (locked, access) == (Locked::Unsupported, Access::Change) && self.lock.is_none() {
+            self.lock = Some(LockFile::take(parent(path), disk)?);
+        }
+        self.add_file(file)
+    }
+
+    fn add_file(&mut self, file: TensorFile) -> Result<()> {
         for tensor in &file.header.tensors {
             let entry = CheckpointTensor {
                 spec: tensor.spec.clone(),
@@ -148,7 +180,7 @@ impl Checkpoint {
                     tensor: tensor.name.clone(),
                     other: other.to_string(),
                 };
-                return Err(Error::bad_file(path, fault));
+                return Err(Error::bad_file(file.path(), fault));
             }
         }
         self.files.push(file);

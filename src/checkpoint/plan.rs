@@ -197,12 +197,19 @@ impl<'a> Plan<'a> {
 
     /// Refuses files that readers of the directory would take for others than they are (R95).
     fn check_roles(&self, patch: &Patch) -> Result<()> {
+        self.check_roles_beside(patch, &[])
+    }
+
+    /// As `check_roles`, in a directory in which other files stay.
+    pub fn check_roles_beside(&self, patch: &Patch, others: &[String]) -> Result<()> {
         if !self.is_directory {
             return Ok(());
         }
         let tensors = self.files.iter().map(|file| (file.name.clone(), ()));
         let companions = self.companions.iter().map(|file| (file.name().to_string(), ()));
-        let layout = Layout::of(Path::new(""), tensors.chain(companions).collect(), |index| {
+        let others = others.iter().cloned().collect::<BTreeSet<_>>();
+        let all = tensors.chain(companions).chain(others.iter().map(|name| (name.clone(), ())));
+        let layout = Layout::of(Path::new(""), all.collect(), |index| {
             let mut bytes = Vec::new();
             let found = self.companions.iter().find(|companion| companion.name() == index);
             let Some(found) = found else { return Ok(bytes) };
@@ -237,13 +244,14 @@ impl<'a> Plan<'a> {
             return Err(wrong_files(patch, what));
         }
         // Where case does not count, these would be what their names say in small letters.
-        let disguised = layout.companions.iter().find(|(name, ())| is_disguised(name));
+        let mut own = layout.companions.iter().filter(|(name, ())| !others.contains(name));
+        let disguised = own.find(|(name, ())| is_disguised(name));
         if let Some((name, ())) = disguised {
             let what =
                 format!("'{name}' is a file of tensors, or an index, where case does not count");
             return Err(wrong_files(patch, what));
         }
-        match layout.left_out.first() {
+        match layout.left_out.iter().find(|out| !others.contains(&out.name)) {
             Some(out) => Err(wrong_files(patch, format!("readers leave out {out}"))),
             None => Ok(()),
         }

@@ -5,10 +5,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::disk::lock::{try_lock, Access, Locked};
+use crate::disk::mark::{Mark, MARK_BYTES};
+use crate::disk::staged::{failed, parent};
 use crate::disk::stamp::Stamp;
 use crate::disk::{Disk, DiskFile};
 use crate::dtype::{Dtype, TensorSpec};
@@ -162,12 +166,33 @@ impl FileHeader {
             return Err(Error::bad_file(path, FileFault::TooShort { bytes: file_bytes }));
         }
         file.read_exact(&mut length).map_err(io)?;
+        if let Some(mark) = Mark::of(length) {
+            let journal = parent(path).join(mark.journal());
+            let is_there = journal.exists();
+            return Err(Error::Interrupted { path: path.into(), journal, is_there });
+        }
         let json_bytes = u64::from_le_bytes(length);
         if json_bytes > most {
             return Err(Error::bad_file(path, FileFault::HeaderLength { found: json_bytes, most }));
         }
         let mut bytes = length.to_vec();
         file.take(json_bytes).read_to_end(&mut bytes).map_err(io)?;
+        Self::parse(bytes, Some(file_bytes)).map_err(|fault| Error::bad_file(path, fault))
+    }
+
+    /// Reads the header of a file that an update has marked, which once started with `head`.
+    pub fn read_marked(file: &DiskFile, head: [u8; MARK_BYTES], file_bytes: u64) -> Result<Self> {
+        let path = file.path();
+        let json_bytes = u64::from_le_bytes(head);
+        let most = file_bytes.saturating_sub(LENGTH_BYTES as u64).min(HEADER_BYTES_MAX);
+        if json_bytes > most {
+            return Err(Error::bad_file(path, FileFault::HeaderLength { found: json_bytes, most }));
+        }
+        let mut bytes = head.to_vec();
+        // Within memory: at most as large as any header.
+        bytes.resize(LENGTH_BYTES + json_bytes as usize, 0);
+        file.read_exact_at(&mut bytes[LENGTH_BYTES..], LENGTH_BYTES as u64)
+            .map_err(|error| Error::io_at("reading", path, error))?;
         Self::parse(bytes, Some(file_bytes)).map_err(|fault| Error::bad_file(path, fault))
     }
 
@@ -223,6 +248,11 @@ impl FileHeader {
         }
     }
 
+    /// The length field.
+    pub fn first8(&self) -> [u8; LENGTH_BYTES] {
+        first8(&self.bytes)
+    }
+
     /// A header for tensors that come without one: largest elements first, then by name.
     pub fn canonical<'a>(tensors: impl Iterator<Item = (&'a str, &'a TensorSpec)>) -> Result<Self> {
         let bad = |what: String| Error::BadFile { path: None, fault: FileFault::Refused(what) };
@@ -262,6 +292,28 @@ impl FileHeader {
     }
 }
 
+/// Opens a tensor file by its name, and locks it.
+pub(crate) fn open_locked(path: &Path, disk: &Disk, access: Access) -> Result<(DiskFile, Locked)> {
+    let io = |error| Error::io_at("opening", path, error);
+    // Looked at before it is opened: opening a pipe would wait for a writer.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(Error::bad_file(path, FileFault::NotRegular));
+    }
+    let file = match access {
+        Access::Read => disk.open(path).map_err(io)?,
+        Access::Change => disk
+            .open_to_change(path)
+            .map_err(|error| Error::io_at("opening for writing", path, error))?,
+    };
+    let locked = try_lock(file.file(), access).map_err(failed("locking", path))?;
+    // Before it was locked, another file may have taken its name.
+    let is_named = access == Access::Read || file.has_its_name();
+    if locked == Locked::Busy || !is_named {
+        return Err(Error::Busy { path: path.into() });
+    }
+    Ok((file, locked))
+}
+
 fn first8(bytes: &[u8]) -> [u8; 8] {
     let mut first = [0; 8];
     if let Some(found) = bytes.get(..8) {
@@ -276,25 +328,32 @@ pub(crate) struct TensorFile {
     /// Name in its directory; empty if the checkpoint is one file.
     pub name: String,
     pub header: FileHeader,
-    file: DiskFile,
+    file: Arc<DiskFile>,
     stamp: Stamp,
 }
 
 impl TensorFile {
-    pub fn open(path: &Path, name: &str, disk: &Disk) -> Result<Self> {
-        let io = |error| Error::io_at("opening", path, error);
-        // Looked at before it is opened: opening a pipe would wait for a writer.
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::bad_file(path, FileFault::NotRegular));
-        }
-        let file = disk.open(path).map_err(io)?;
-        let metadata = file.file().metadata().map_err(io)?;
+    /// Opens a file and locks it for that access, and says whether the file system has locks.
+    pub fn open(path: &Path, name: &str, disk: &Disk, access: Access) -> Result<(Self, Locked)> {
+        let (file, locked) = open_locked(path, disk, access)?;
+        let metadata = file.file().metadata().map_err(failed("opening", path))?;
         let header = FileHeader::read(path, file.file(), metadata.len())?;
+        let (file, stamp) = (Arc::new(file), Stamp::of(&metadata));
+        Ok((TensorFile { name: name.into(), header, file, stamp }, locked))
+    }
+
+    /// A file whose header is known, although it may not start with its length now.
+    pub fn with_header(name: &str, header: FileHeader, file: Arc<DiskFile>) -> Result<Self> {
+        let metadata = file.file().metadata().map_err(failed("opening", file.path()))?;
         Ok(TensorFile { name: name.into(), header, file, stamp: Stamp::of(&metadata) })
     }
 
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    pub fn disk_file(&self) -> &Arc<DiskFile> {
+        &self.file
     }
 
     /// Whether the file, open and by its name, is what it was when it was opened.

@@ -7,6 +7,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "checkpoint")]
+use crate::disk::stamp::Identity;
+
 /// One operation that is about to happen.
 #[derive(Debug, Clone, Copy)]
 // What an operation is about, for those who watch.
@@ -26,6 +29,8 @@ pub(crate) enum Call<'a> {
     },
     Resize,
     Sync(&'a Path),
+    /// Lets go of what is cached of a file.
+    Reload(&'a Path),
     SyncDirectory(&'a Path),
     Rename {
         from: &'a Path,
@@ -51,6 +56,11 @@ impl Disk {
         Disk { watch: Some(watch) }
     }
 
+    /// Whether writes must reach the disk: a test that watches has a disk of its own in mind.
+    fn is_real(&self) -> bool {
+        self.watch.is_none()
+    }
+
     pub fn before(&self, call: Call<'_>) -> io::Result<()> {
         self.watch.as_ref().map_or(Ok(()), |watch| watch.before(call))
     }
@@ -71,12 +81,15 @@ impl Disk {
         Ok(self.adopt(path, OpenOptions::new().read(true).write(true).open(path)?))
     }
 
-    /// Makes an empty file in the place of whatever file was there.
-    pub fn create(&self, path: &Path) -> io::Result<DiskFile> {
+    /// Makes a file where none is, for nobody else to read until it is given another mode.
+    #[cfg(feature = "checkpoint")]
+    pub fn create_private(&self, path: &Path) -> io::Result<DiskFile> {
         self.before(Call::Create(path))?;
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(self.adopt(path, file))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        Ok(self.adopt(path, options.open(path)?))
     }
 
     /// Makes a file where none is: two names that a file system takes for one are an error, not a mix.
@@ -88,6 +101,13 @@ impl Disk {
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.before(Call::Rename { from, to })?;
         fs::rename(from, to)
+    }
+
+    /// As `rename`, but replaces nothing.
+    #[cfg(feature = "checkpoint")]
+    pub fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.before(Call::Rename { from, to })?;
+        crate::disk::system::rename_new(from, to)
     }
 
     /// Removes a file; it need not be there.
@@ -102,7 +122,8 @@ impl Disk {
     /// Makes what was created, renamed or removed in a directory durable.
     pub fn sync_directory(&self, path: &Path) -> io::Result<()> {
         // Only Unix opens directories; elsewhere the file system sees to it.
-        let sync = || if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) };
+        let sync =
+            || if cfg!(unix) && self.is_real() { File::open(path)?.sync_all() } else { Ok(()) };
         match self.before(Call::SyncDirectory(path)).and_then(|()| sync()) {
             // SMB and some FUSE file systems cannot: what was renamed is whole, and there to stay when
             // the server says so.
@@ -134,6 +155,19 @@ impl DiskFile {
         &self.file
     }
 
+    /// Whether the name still leads to this file.
+    #[cfg(feature = "checkpoint")]
+    pub fn has_its_name(&self) -> bool {
+        match (self.file.metadata(), fs::metadata(&self.path)) {
+            (Ok(open), Ok(named)) => {
+                let [open, named] = [open, named].map(|found| Identity::of(&found));
+                // Where files have no numbers, one that is open keeps its name.
+                open == named
+            }
+            _ => false,
+        }
+    }
+
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.disk.before(Call::Read)?;
         read_exact_at(&self.file, buffer, offset)
@@ -151,7 +185,20 @@ impl DiskFile {
 
     pub fn sync(&self) -> io::Result<()> {
         self.disk.before(Call::Sync(&self.path))?;
-        self.file.sync_all()
+        if self.disk.is_real() {
+            self.file.sync_all()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes the next read come from the disk: after a sync that failed, what is cached may be what the
+    /// disk does not have.
+    #[cfg(feature = "checkpoint")]
+    pub fn reload(&self) -> io::Result<()> {
+        self.disk.before(Call::Reload(&self.path))?;
+        crate::disk::system::drop_clean_pages(&self.file);
+        Ok(())
     }
 }
 

@@ -1,13 +1,19 @@
-//! Writing to disk so that nothing is lost: file operations that a test can fail, staging, journals.
+//! Writing to disk so that nothing is lost: file operations that a test can fail, staging, locks, marks.
 
 mod file;
 #[cfg(feature = "checkpoint")]
-pub(crate) mod journal;
+pub(crate) mod lock;
+#[cfg(feature = "checkpoint")]
+pub(crate) mod mark;
+#[cfg(feature = "checkpoint")]
+pub(crate) mod old_journal;
 #[cfg(feature = "checkpoint")]
 pub(crate) mod place;
 #[cfg(feature = "checkpoint")]
 pub(crate) mod staged;
 pub(crate) mod stamp;
+#[cfg(feature = "checkpoint")]
+pub(crate) mod system;
 
 #[cfg(test)]
 pub(crate) use file::Watch;

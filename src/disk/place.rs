@@ -174,9 +174,10 @@ fn is_stream(_: &Metadata) -> bool {
     false
 }
 
-/// By the open file, not by its name, which may lead elsewhere by now.
+/// Gives a new file the mode and the owner of another. By the open file, not by its name, which may
+/// lead elsewhere by now.
 #[cfg(unix)]
-fn keep_access(taken: &Metadata, staged: &File, needs: u32) -> io::Result<()> {
+pub(crate) fn keep_access(taken: &Metadata, staged: &File, needs: u32) -> io::Result<()> {
     use std::os::unix::fs::{fchown, MetadataExt, PermissionsExt};
     // Bits that give rights to whoever runs a file are not for bytes that came from elsewhere.
     let mut mode = taken.mode() & if taken.is_dir() { 0o3777 } else { 0o777 };
@@ -198,9 +199,26 @@ fn keep_access(taken: &Metadata, staged: &File, needs: u32) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn keep_access(taken: &Metadata, staged: &File, _: u32) -> io::Result<()> {
+pub(crate) fn keep_access(taken: &Metadata, staged: &File, _: u32) -> io::Result<()> {
     if taken.is_dir() {
         return Ok(());
     }
     staged.set_permissions(taken.permissions())
+}
+
+/// Gives a new file, which nobody but its owner may read so far, the owner of another, and takes from it
+/// what the mode of that does not allow.
+#[cfg(unix)]
+pub(crate) fn lessen_access(taken: &Metadata, file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let before = file.metadata()?.permissions().mode() & 0o777;
+    let allowed = if before == 0o600 { 0o666 } else { before };
+    keep_access(taken, file, 0)?;
+    let now = file.metadata()?.permissions().mode() & 0o777;
+    file.set_permissions(fs::Permissions::from_mode(now & allowed))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn lessen_access(_: &Metadata, _: &File) -> io::Result<()> {
+    Ok(())
 }

@@ -1,19 +1,22 @@
 //! Outputs that appear whole or not at all: written beside their place, synced, then renamed.
 
 use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
+use crate::disk::lock::{try_lock, Access, Locked};
 use crate::disk::place::{stream, Existing, Place, Shape};
 use crate::disk::{Call, Disk, DiskFile};
 use crate::error::{Error, Result};
 
-/// Prefix of the temporary siblings; a killed process may leave one behind.
-const PREFIX: &str = ".pulse-";
+/// Names of the temporary siblings: this, and random letters and digits. A killed process may leave one
+/// behind; the next output beside it removes it.
+const PREFIX: &str = ".pulse-partial-";
+const RANDOM: usize = 12;
 
-pub(crate) fn failed(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let (doing, path) = (what.to_string(), path.to_path_buf());
     |source| Error::Io { doing, path: Some(path), source }
 }
@@ -38,21 +41,76 @@ fn with_permissions(_: &mut Builder<'_, '_>, _: u32) {}
 
 /// A file beside a place, to be renamed to it.
 pub(crate) fn temporary_file(place: &Place, disk: &Disk) -> Result<NamedTempFile> {
-    let mut builder = Builder::new();
-    builder.prefix(PREFIX);
-    with_permissions(&mut builder, place.new_mode(0o666));
-    let created =
-        disk.before(Call::Create(&place.path)).and_then(|()| builder.tempfile_in(place.parent()));
-    created.map_err(failed("creating a file beside", &place.path))
+    let hold = |file: &NamedTempFile| Ok((file.path().to_path_buf(), file.as_file().try_clone()?));
+    temporary(place, disk, Call::Create(&place.path), hold, || {
+        let mut builder = Builder::new();
+        builder.prefix(PREFIX).rand_bytes(RANDOM);
+        with_permissions(&mut builder, place.new_mode(0o666));
+        builder.tempfile_in(place.parent())
+    })
+    .map(|(file, _)| file)
 }
 
-fn temporary_directory(place: &Place, disk: &Disk) -> Result<TempDir> {
-    let mut builder = Builder::new();
-    builder.prefix(PREFIX);
-    with_permissions(&mut builder, place.new_mode(0o777));
-    let created =
-        disk.before(Call::CreateDirectory).and_then(|()| builder.tempdir_in(place.parent()));
-    created.map_err(failed("creating a directory beside", &place.path))
+/// A directory beside a place, and what keeps it while it is filled.
+fn temporary_directory(place: &Place, disk: &Disk) -> Result<(TempDir, fs::File)> {
+    let hold = |directory: &TempDir| {
+        let path = directory.path().to_path_buf();
+        // Only Unix opens directories.
+        let open = if cfg!(unix) { fs::File::open(&path)? } else { tempfile::tempfile()? };
+        Ok((path, open))
+    };
+    temporary(place, disk, Call::CreateDirectory, hold, || {
+        let mut builder = Builder::new();
+        builder.prefix(PREFIX).rand_bytes(RANDOM);
+        with_permissions(&mut builder, place.new_mode(0o777));
+        builder.tempdir_in(place.parent())
+    })
+}
+
+/// Makes something beside a place and holds it by a lock, so that no other process takes it for left behind; first
+/// removes what was.
+fn temporary<T>(
+    place: &Place,
+    disk: &Disk,
+    call: Call<'_>,
+    hold: impl Fn(&T) -> io::Result<(PathBuf, fs::File)>,
+    create: impl Fn() -> io::Result<T>,
+) -> Result<(T, fs::File)> {
+    remove_abandoned(place.parent());
+    let io = |error| failed("creating a file or directory beside", &place.path)(error);
+    disk.before(call).map_err(io)?;
+    loop {
+        let made = create().map_err(io)?;
+        let (path, held) = hold(&made).map_err(io)?;
+        // Others may read it, as this process will.
+        let _ = try_lock(&held, Access::Read);
+        // Between the two, someone may have taken it for left behind.
+        if path.exists() {
+            return Ok((made, held));
+        }
+    }
+}
+
+/// Removes what processes that were killed have left in a directory: of those that run, each holds its
+/// own. Where files cannot be locked nobody can tell, and all stay.
+fn remove_abandoned(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let random = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let is_own = random.is_some_and(|random| {
+            random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        });
+        let Ok(kind) = entry.file_type() else { continue };
+        if !is_own || !(kind.is_file() || kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        let held = fs::File::open(&path).map(|file| (try_lock(&file, Access::Change), file));
+        if let Ok((Ok(Locked::Yes), _held)) = held {
+            // If it cannot be removed it does no harm.
+            let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
 }
 
 fn keep_access(place: &Place, directory: &TempDir, needs: u32) -> Result<()> {
@@ -133,7 +191,7 @@ fn write_buffered<T>(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<T>,
 ) -> Result<T> {
-    let mut buffered = std::io::BufWriter::with_capacity(1 << 18, file);
+    let mut buffered = io::BufWriter::with_capacity(1 << 18, file);
     let value = write(&mut buffered)?;
     buffered.flush().map_err(failed("writing", path))?;
     Ok(value)
@@ -150,7 +208,8 @@ pub(crate) struct Staged {
 #[derive(Debug)]
 enum Stage {
     File(NamedTempFile),
-    Directory(TempDir),
+    /// With what keeps it.
+    Directory(TempDir, fs::File),
 }
 
 impl Staged {
@@ -166,10 +225,10 @@ impl Staged {
         let stage = match shape {
             Shape::File => Stage::File(temporary_file(&place, disk)?),
             Shape::Directory => {
-                let directory = temporary_directory(&place, disk)?;
+                let (directory, held) = temporary_directory(&place, disk)?;
                 // Already now: files get the group of their directory where it says so.
                 keep_access(&place, &directory, 0o700)?;
-                Stage::Directory(directory)
+                Stage::Directory(directory, held)
             }
         };
         Ok(Staged { place, stage, disk: disk.clone() })
@@ -179,7 +238,7 @@ impl Staged {
     pub fn path(&self) -> &Path {
         match &self.stage {
             Stage::File(file) => file.path(),
-            Stage::Directory(directory) => directory.path(),
+            Stage::Directory(directory, _) => directory.path(),
         }
     }
 
@@ -191,7 +250,7 @@ impl Staged {
             Stage::File(file) => {
                 file.as_file().try_clone().map(|handle| self.disk.adopt(file.path(), handle))
             }
-            Stage::Directory(dir) => self.disk.create_new(&dir.path().join(name)),
+            Stage::Directory(dir, _) => self.disk.create_new(&dir.path().join(name)),
         };
         let file = file.map_err(failed("creating", &path))?;
         file.resize(bytes).map_err(failed("making room for", &path))?;
@@ -206,7 +265,7 @@ impl Staged {
         }
         match self.stage {
             Stage::File(file) => persist(file, &self.place, &self.disk),
-            Stage::Directory(dir) => {
+            Stage::Directory(dir, held) => {
                 self.disk.sync_directory(dir.path()).map_err(failed("syncing", path))?;
                 keep_access(&self.place, &dir, 0)?;
                 // Looked at again: the place may have been taken while the work was done.
@@ -217,6 +276,7 @@ impl Staged {
                 }
                 self.disk.rename(dir.path(), path).map_err(failed("renaming to", path))?;
                 let _ = dir.keep();
+                drop(held);
                 sync_parent(&self.place, &self.disk)
             }
         }

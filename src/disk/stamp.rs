@@ -40,6 +40,12 @@ impl Identity {
         Identity(None)
     }
 
+    /// Whether both are known to be on different file systems.
+    #[cfg(feature = "checkpoint")]
+    pub fn is_on_another_device(&self, other: &Identity) -> bool {
+        self.0.zip(other.0).is_some_and(|(own, other)| own.0 != other.0)
+    }
+
     /// Whether both are known to be the same file.
     pub fn is(&self, other: &Identity) -> bool {
         self.0.is_some() && self == other

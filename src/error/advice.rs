@@ -38,6 +38,8 @@ pub enum Advice {
     ChooseAnotherPlace,
     Wait,
     Recover,
+    CheckDisk,
+    CopyJournal,
     FetchCheckpointAgain,
     Report,
     CheckPath,
@@ -105,6 +107,10 @@ impl Advice {
             Advice::ChooseAnotherPlace => ("choose-another-place", "remove it, or choose another name"),
             Advice::Wait => ("wait", "wait until it is done"),
             Advice::Recover => ("recover", "wait, or recover it"),
+            Advice::CheckDisk => ("check-disk", "check the disk, then recover it"),
+            Advice::CopyJournal => {
+                ("copy-journal", "copy its journal back beside it and recover, or fetch the checkpoint again")
+            }
             Advice::FetchCheckpointAgain => ("fetch-checkpoint-again", "fetch the checkpoint again"),
             Advice::Report => ("report", "report this as a bug"),
             Advice::CheckPath => ("check-path", "check the path"),

@@ -30,7 +30,7 @@ impl Error {
             Error::Exists { path, .. }
             | Error::Changed { path, .. }
             | Error::Busy { path }
-            | Error::Interrupted { path }
+            | Error::Interrupted { path, .. }
             | Error::Unrecovered { path, .. } => Some(path),
             Error::Chain { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_) => None,
         }

@@ -35,9 +35,7 @@ pub use occupant::Occupant;
 
 use std::fmt;
 use std::io;
-#[cfg(feature = "parallel")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 
@@ -200,20 +198,25 @@ pub enum Error {
         /// How.
         how: Change,
     },
-    /// Another process is changing the checkpoint.
-    #[error("{}: another process is updating it", path.display())]
+    /// Another process is changing the checkpoint, or reads what is to be changed.
+    #[error("{}: another process is updating it, or reads it", path.display())]
     Busy {
-        /// The checkpoint.
+        /// The file; a lock file where the file system has no locks.
         path: PathBuf,
     },
-    /// An update in place was interrupted, or is running: the checkpoint may be neither base nor target.
-    #[error("{}: an update in place is running or was interrupted", path.display())]
+    /// An update in place of this file was interrupted: what is in it may be neither base nor target.
+    #[error("{}: an update in place was interrupted; {}", path.display(), where_is(journal, *is_there))]
     Interrupted {
-        /// The checkpoint.
+        /// The file of tensors that is marked, or the checkpoint.
         path: PathBuf,
+        /// The journal of the update.
+        journal: PathBuf,
+        /// Whether it is where it should be.
+        is_there: bool,
     },
-    /// The base could not be restored after an update that failed or was interrupted.
-    #[error("{}: the base cannot be restored from this journal: {source}{}", path.display(), after(update))]
+    /// Neither base nor target could be made of a checkpoint whose update failed or was interrupted.
+    /// Nothing was changed by the attempt that could not be proved right.
+    #[error("{}: neither base nor target can be made with this journal: {source}{}", path.display(), after(update))]
     Unrecovered {
         /// The journal.
         path: PathBuf,
@@ -304,6 +307,16 @@ macro_rules! kinds {
     };
 }
 pub(crate) use kinds;
+
+/// Where the journal of an update should be.
+fn where_is(journal: &Path, is_there: bool) -> String {
+    let journal = journal.display();
+    if is_there {
+        format!("its journal is {journal}")
+    } else {
+        format!("its journal {journal} is not there")
+    }
+}
 
 /// What an update that could not be undone had failed of.
 fn after(update: &Option<Box<Error>>) -> String {
@@ -407,9 +420,10 @@ impl Error {
             Error::Exists { .. } => Advice::ChooseAnotherPlace,
             Error::Changed { .. } => Advice::LeaveUnchanged,
             Error::Busy { .. } => Advice::Wait,
-            Error::Interrupted { .. } => Advice::Recover,
+            Error::Interrupted { is_there: true, .. } => Advice::Recover,
+            Error::Interrupted { is_there: false, .. } => Advice::CopyJournal,
             Error::Unrecovered { source, .. } => match **source {
-                Error::Io { .. } => Advice::Recover,
+                Error::Io { .. } => Advice::CheckDisk,
                 _ => Advice::FetchCheckpointAgain,
             },
             Error::Internal(_) => Advice::Report,

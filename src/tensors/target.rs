@@ -122,7 +122,8 @@ pub(crate) fn target_tensors<'a>(
 /// Where tensors are written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output<'a> {
-    pub files: &'a [DiskFile],
+    /// By their numbers; what would go to a file that is not there is made, but not written.
+    pub files: &'a [Option<&'a DiskFile>],
     /// The files hold the base: what does not change is not written.
     pub in_place: bool,
 }
@@ -272,7 +273,7 @@ fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], output: Output<'_>) -> Resu
         at += run.count();
         let (now, later) = rest.split_at((end - start) as usize);
         rest = later;
-        if let Some(out) = output.files.get(file).filter(|_| !skipped(first)) {
+        if let Some(out) = output.files.get(file).copied().flatten().filter(|_| !skipped(first)) {
             let doing = || format!("writing tensor '{}' to", first.tensor.name);
             out.write_all_at(now, start)
                 .map_err(|error| Error::io_at(doing(), out.path(), error))?;

@@ -1,7 +1,21 @@
-//! A checkpoint changed in place, with an undo journal.
+//! A checkpoint changed in place, so that at every moment it is base or target, or marked as neither.
+//!
+//! - `update`: what is to change, and all that can go wrong before anything does.
+//! - `redo`, `undo`: the two ways to change tensor files.
+//! - `record`: the journal; `pending`: from the first mark to the end.
+//! - `judge`, `recover`: what is done about an update that was interrupted.
 
+mod judge;
+mod old;
+mod pending;
+mod record;
+mod recover;
+mod redo;
 #[cfg(test)]
-mod faults;
+mod tests;
+mod undo;
 mod update;
 
-pub use update::{recover, Recovery, UpdateReport};
+pub use record::Way;
+pub use recover::{recover, Note, Recovered, Recovery};
+pub use update::{UpdateOptions, UpdateReport};

@@ -1,86 +1,94 @@
-//! A checkpoint on disk turned into the target of a patch where it stands, for models too large to copy.
-//!
-//! The patch is checked against the base first, and an undo journal is on disk before the first
-//! byte changes. Killed at any moment, the journal leads back to the base; without one, the
-//! checkpoint is the base or the target.
+//! What an update in place will do, and all that can stand against it, known before a byte changes.
 
-use std::fs;
-use std::io::{BufWriter, Write};
-use std::path::Path;
-use std::slice;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::chain::chain::Chain;
-use crate::checkpoint::checkpoint::Companion;
-use crate::checkpoint::files::{for_each_chunk, hash_file, write_header};
 use crate::checkpoint::plan::{OutCompanion, Plan};
-use crate::checkpoint::safetensors::TensorFile;
-use crate::checkpoint::{Checkpoint, LeftOut};
-use crate::coding::Coding;
-use crate::digest::Digest;
-use crate::disk::journal::Journal;
+use crate::checkpoint::safetensors::FileHeader;
+use crate::checkpoint::Checkpoint;
+use crate::disk::lock::{try_lock, Access};
+use crate::disk::mark::Mark;
+use crate::disk::place::lessen_access;
 use crate::disk::staged::failed;
-use crate::disk::{Disk, DiskFile, Sequential};
-use crate::error::{Error, FileFault, Made, Result};
-use crate::limits::Limits;
-use crate::patch::Patch;
-use crate::stream::{BaseSide, EncoderOptions, Lineage, Session};
+use crate::disk::stamp::Identity;
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Error, FileFault, Result};
+use crate::hash::Sha;
+use crate::patch::{Patch, TensorEntry};
 use crate::tensors::diagnose::{check_base, explain};
-use crate::tensors::diff::encode_tensors;
-use crate::tensors::target::{build, target_tensors, Output};
+use crate::tensors::pieces::digests_of;
+use crate::tensors::target::OutTensor;
 use crate::tensors::{ApplyReport, Control};
-use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer};
-use crate::word::ValueForm;
+use crate::update::pending::{content_of, files_of_updates, Found, Member, Pending, Side};
+use crate::update::record::{Beside, Content, Head, Record, State, Tensors, Way};
+use crate::update::recover::{recover_on, Note, Recovered, Recovery, Room};
+use crate::update::redo::{is_no_rename, is_no_room};
+use crate::wire::{FileKind, FileRecord};
 
-/// Metadata of a journal: this key and the name of a companion that the update creates.
-const CREATED: &str = "created:";
+/// Choices of [`Patch::update`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UpdateOptions {
+    /// How tensor files change. By default [`Way::Redo`] where there is room for it, and else
+    /// [`Way::Undo`].
+    pub way: Option<Way>,
+}
+
+impl UpdateOptions {
+    /// Replaces [`way`](Self::way).
+    #[must_use]
+    pub fn with_way(mut self, way: impl Into<Option<Way>>) -> Self {
+        self.way = way.into();
+        self
+    }
+}
 
 /// What [`Patch::update`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpdateReport {
     /// The target, which the checkpoint is now.
     pub target: ApplyReport,
-    /// The checkpoint was the target already; nothing was changed.
-    pub already: bool,
+    /// How the tensor files were changed; none if the checkpoint was the target already.
+    pub way: Option<Way>,
     /// What an earlier update that was interrupted had left.
     pub recovery: Recovery,
+    /// What was left as it is, or done otherwise.
+    pub notes: Vec<Note>,
 }
 
-/// What [`recover`] found and did. Whichever it is, the checkpoint is whole now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Recovery {
-    /// No update was interrupted.
-    Nothing,
-    /// An update was interrupted before it changed anything: the checkpoint is its base.
-    Untouched,
-    /// The bytes of the base were put back and have its digest.
-    RolledBack {
-        /// Digest of the base.
-        base: Digest,
-        /// Optimizer step of the base, if the patch named it.
-        base_step: Option<u64>,
-    },
+impl UpdateReport {
+    /// Whether the checkpoint was the target already, and nothing was changed.
+    #[must_use]
+    pub fn already(&self) -> bool {
+        self.way.is_none()
+    }
 }
 
 impl Patch {
     /// Turns the checkpoint at `path`, a file or a directory, from the base into the target of the
     /// patch, in place.
     ///
-    /// Base and target digests are computed first and an undo journal is written beside the
-    /// checkpoint; then what changes is overwritten, read back and compared with the digests. On any
-    /// error, the base is restored. After a crash, the next `update` or [`recover`] restores it. A
-    /// checkpoint that is the target already stays as it is. The journal takes as much room as a flat
-    /// patch that overwrites.
+    /// All of the target is proved before a byte of the checkpoint changes. Each file that changes is
+    /// then marked in its first eight bytes, so that no reader takes it for base or target; it gets its
+    /// true first bytes when all files are the target's. After a crash, the next `update` or
+    /// [`recover`](crate::update::recover()) proves what the files are, and makes the base or the target
+    /// of them; other files of the directory stay. A checkpoint that is the target already stays as it
+    /// is.
     ///
-    /// Tensors keep their place: a patch that adds, deletes or replaces tensors, or moves them within
-    /// their file, is refused; [`apply`](Self::apply) makes a new checkpoint of it. Linked files
-    /// are refused, because others who share them would see them change.
+    /// Where there is room, each file that changes is made whole beside and renamed ([`Way::Redo`]):
+    /// who has the old file open or mapped keeps it. Where there is not, bytes are overwritten
+    /// ([`Way::Undo`]), which who has the file open or mapped sees happen; tensors then keep their
+    /// place. Linked files are refused, because others who share them would see them change.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] if the checkpoint is neither base nor target, [`Error::NotInPlace`] and
-    /// [`Error::BadFile`] if it cannot be changed in place, [`Error::Busy`] if another process does
-    /// that, [`Error::Unrecovered`], [`Error::Cancelled`], [`Error::Io`].
+    /// [`Error::BadFile`] if it cannot be changed in place, [`Error::Busy`] if another process changes
+    /// or reads it: nothing was changed, nor is it after [`Error::Cancelled`], or [`Error::Io`].
+    /// [`Error::Unrecovered`] if a failure came later, and its consequences could not be taken back.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -94,130 +102,120 @@ impl Patch {
     /// # let wanted = std::fs::read(&target).unwrap();
     /// use pulse::checkpoint::{diff, DiffOptions};
     /// use pulse::tensors::Control;
+    /// use pulse::update::UpdateOptions;
     /// use pulse::{Checkpoint, Limits, Patch};
-    /// # let (from, to, mut patch) = (Checkpoint::open(&base)?, Checkpoint::open(&target)?, Vec::new());
+    /// # let mut patch = Vec::new();
+    /// # let [from, to] = [&base, &target].map(|path| Checkpoint::open(path).unwrap());
     /// # diff(Some(&from), &to, &mut patch, DiffOptions::default(), Control::default())?;
+    /// # drop(from); // Nobody may read what is to be changed.
     /// let patch = Patch::from_bytes(patch, Limits::default())?;
-    /// assert!(!patch.update(&base, Control::default())?.already);
+    /// let update = || patch.update(&base, UpdateOptions::default(), Control::default());
+    /// assert!(!update()?.already());
     /// assert_eq!(std::fs::read(&base).unwrap(), wanted);
-    /// assert!(patch.update(&base, Control::default())?.already);
+    /// assert!(update()?.already());
     /// # Ok::<(), pulse::Error>(())
     /// ```
-    pub fn update(&self, path: impl AsRef<Path>, control: Control<'_>) -> Result<UpdateReport> {
-        update_on(&Disk::default(), path.as_ref(), self, control)
+    pub fn update(
+        &self,
+        path: impl AsRef<Path>,
+        options: UpdateOptions,
+        control: Control<'_>,
+    ) -> Result<UpdateReport> {
+        update_on(&Disk::default(), path.as_ref(), self, options, control)
     }
-}
-
-/// Restores the base after an [update](Patch::update) that was interrupted, if one was.
-///
-/// # Errors
-/// [`Error::Unrecovered`] if the base cannot be restored from the journal, [`Error::Busy`] if another
-/// process holds the checkpoint, [`Error::Cancelled`], [`Error::Io`]. The journal then stays, and the
-/// next call starts again.
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("model.safetensors");
-/// # let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
-/// # std::fs::write(&path, [&53u64.to_le_bytes()[..], json, b"abc"].concat()).unwrap();
-/// use pulse::tensors::Control;
-/// use pulse::update::{Recovery, recover};
-/// assert_eq!(recover(&path, Control::default())?, Recovery::Nothing);
-/// # Ok::<(), pulse::Error>(())
-/// ```
-pub fn recover(path: impl AsRef<Path>, control: Control<'_>) -> Result<Recovery> {
-    recover_on(&Disk::default(), path.as_ref(), control)
-}
-
-pub(crate) fn recover_on(disk: &Disk, path: &Path, control: Control<'_>) -> Result<Recovery> {
-    let journal = Journal::of(path)?;
-    let _lock = journal.lock(disk)?;
-    roll_back(disk, &journal, control)
 }
 
 pub(crate) fn update_on(
     disk: &Disk,
     path: &Path,
     patch: &Patch,
+    options: UpdateOptions,
     control: Control<'_>,
 ) -> Result<UpdateReport> {
     if patch.header().snapshot {
         let what = "a snapshot replaces every tensor".into();
         return Err(Error::NotInPlace { path: Some(path.into()), what });
     }
-    let journal = Journal::of(path)?;
+    let room = Room::of(path)?;
     check_links(path)?;
-    let _lock = journal.lock(disk)?;
-    let recovery = roll_back(disk, &journal, control)?;
-    let base = Checkpoint::open_on(&journal.checkpoint, disk)?;
-    let report = |already| UpdateReport {
+    let recovery = recover_on(disk, path, control)?;
+    let mut base = Checkpoint::open_on(&room.checkpoint, disk, Access::Change)?;
+    let lock = base.take_lock();
+    let plan = Update::plan(disk, &room, &base, patch);
+    let report = |way, notes| UpdateReport {
         target: ApplyReport::of(patch, base.file_count()),
-        already,
-        recovery,
+        way,
+        recovery: recovery.clone(),
+        notes,
     };
-    let update = match classify(disk, &journal, &base, patch, control)? {
-        Found::Target => return Ok(report(true)),
-        Found::Base(update) => update,
+    let mut update = match explain(Some(&base), patch, control, plan) {
+        Err(Error::BaseMismatch(mismatch)) if mismatch.is_target => {
+            check_files(&room, &base, patch)?;
+            return Ok(report(None, Vec::new()));
+        }
+        update => update?,
     };
-    let changed = disk
-        .rename(&journal.unfinished, &journal.undo)
-        .and_then(|()| disk.sync_directory(journal.directory()))
-        .map_err(failed("keeping", &journal.undo))
-        .and_then(|()| update.change(disk, &journal, control));
-    if let Err(error) = changed {
-        // Stopping the work does not stop its undoing.
-        return Err(match roll_back(disk, &journal, Control::threads(control.count())) {
-            Ok(_) => error,
-            Err(Error::Unrecovered { path, source, .. }) => {
-                Error::Unrecovered { path, source, update: Some(Box::new(error)) }
-            }
-            Err(source) => {
-                let path = journal.undo.clone();
-                Error::Unrecovered { path, source: Box::new(source), update: Some(Box::new(error)) }
-            }
-        });
+    if update.is_done() || update.seems_done(control)? {
+        update.check_already(None, control)?;
+        return Ok(report(None, update.notes));
     }
-    Ok(report(false))
-}
-
-/// What a checkpoint is to a patch.
-enum Found<'a> {
-    /// Its base; the journal is written, under its unfinished name.
-    Base(Update<'a>),
-    /// Its target already.
-    Target,
-}
-
-/// Finds out whether the checkpoint is base or target; an error if it is neither.
-fn classify<'a>(
-    disk: &Disk,
-    journal: &Journal,
-    checkpoint: &'a Checkpoint,
-    patch: &'a Patch,
-    control: Control<'_>,
-) -> Result<Found<'a>> {
-    let plan = Update::plan(checkpoint, patch);
-    let update = explain(Some(checkpoint), patch, control, plan)?;
-    let is_base = update.is_done().and_then(|done| {
-        Ok(!done && is_right(&update.write_journal(disk, journal, control)?, patch))
-    });
-    if let Ok(true) = is_base {
-        return Ok(Found::Base(update));
-    }
-    disk.remove(&journal.unfinished).map_err(failed("removing", &journal.unfinished))?;
-    match is_base {
-        Err(
-            error @ (Error::Io { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_)),
-        ) => Err(error),
+    let (way, why) = update.choose(options.way)?;
+    let prepared = match update.prepare(way, control) {
+        Err(error)
+            if options.way.is_none()
+                && is_no_room(&error)
+                && update.cannot_overwrite().is_none() =>
+        {
+            update.notes.push(Note::Overwritten { why: error.to_string() });
+            update.prepare(Way::Undo, control)
+        }
+        prepared => {
+            update.notes.extend(why.map(|why| Note::Overwritten { why }));
+            prepared
+        }
+    };
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) if error.is_of_the_system() => return Err(error),
         // Whatever was wrong: perhaps it is not the base, but the target.
-        found => update.check_already(found.err(), control).map(|()| Found::Target),
-    }
+        Err(error) => {
+            update.check_already(Some(error), control)?;
+            return Ok(report(None, update.notes));
+        }
+    };
+    let way = prepared.staging.way;
+    let committed = update.commit(prepared, control);
+    let (way, mut notes) = match committed {
+        Err(error)
+            if options.way.is_none()
+                && is_no_rename(&error)
+                && update.cannot_overwrite().is_none() =>
+        {
+            update.notes.push(Note::Overwritten { why: error.to_string() });
+            let prepared = update.prepare(Way::Undo, control)?;
+            (Way::Undo, update.commit(prepared, control)?)
+        }
+        committed => (way, committed?),
+    };
+    drop(lock);
+    notes.splice(0..0, update.notes);
+    Ok(report(Some(way), notes))
 }
 
-/// Whether base and target are the right ones. The journal leads from the target to the base, so
-/// its digests are the other way round.
-fn is_right(journal: &Footer, patch: &Patch) -> bool {
-    journal.base == Some(patch.footer().target) && Some(journal.target) == patch.footer().base
+impl Error {
+    /// Whether it says nothing of patch and checkpoint.
+    fn is_of_the_system(&self) -> bool {
+        matches!(
+            self,
+            Error::Io { .. }
+                | Error::Cancelled
+                | Error::Misuse(_)
+                | Error::Internal(_)
+                | Error::Changed { .. }
+                | Error::Busy { .. }
+                | Error::Exists { .. }
+        )
+    }
 }
 
 /// Refuses a file that is a link, or has other names: it would change for them, too.
@@ -225,7 +223,8 @@ fn check_links(path: &Path) -> Result<()> {
     let is_link =
         |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
     let check = |path: &Path| {
-        let metadata = fs::metadata(path).map_err(failed("opening", path))?;
+        // A link that leads nowhere is no file of the checkpoint.
+        let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
         let names = if metadata.is_file() { hard_links(&metadata) } else { 1 };
         match (metadata.is_file() && is_link(path), names) {
             (false, 1) => Ok(()),
@@ -255,85 +254,242 @@ fn hard_links(_: &fs::Metadata) -> u64 {
     1
 }
 
+/// Checks that headers and companions are those that the patch lists for the target.
+fn check_files(room: &Room, base: &Checkpoint, patch: &Patch) -> Result<()> {
+    let other =
+        |path: &Path, what: &str| Err(Error::bad_file(path, FileFault::OtherFile(what.into())));
+    for FileRecord { name, kind, bytes, sha256, .. } in
+        patch.files().iter().map(|file| &file.record)
+    {
+        let listed = Found::File(Content { bytes: *bytes, sha256: *sha256 });
+        match (kind, base.file(name)) {
+            (FileKind::Tensors, Some(file)) if Sha::of(&[&file.header.bytes]) == *sha256 => {}
+            (FileKind::Tensors, file) => {
+                let path = file.map_or(base.path(), |file| file.path());
+                return other(path, "the header");
+            }
+            (FileKind::Companion, _) => {
+                if content_of(&room.directory.join(name))? != listed {
+                    return other(base.path(), name);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A change of a checkpoint, as far as it can be known before its bytes are read.
-struct Update<'a> {
-    base: &'a Checkpoint,
-    patch: &'a Patch,
-    plan: Plan<'a>,
+#[derive(Debug)]
+pub(super) struct Update<'a> {
+    pub disk: &'a Disk,
+    pub room: &'a Room,
+    pub base: &'a Checkpoint,
+    pub patch: &'a Patch,
+    pub plan: Plan<'a>,
+    /// Companions that change, with where the bytes of the target are.
+    companions: Vec<(Beside, Option<usize>)>,
+    notes: Vec<Note>,
+}
+
+/// What was made beside the checkpoint for an update, and is removed unless the journal needs it.
+#[derive(Debug)]
+pub(super) struct Staging {
+    pub mark: Mark,
+    pub way: Way,
+    disk: Disk,
+    directory: PathBuf,
+    kept: bool,
+    /// Open until the update is done: no other process takes a file that is locked for one that was left
+    /// behind.
+    held: RefCell<Vec<File>>,
+}
+
+impl Staging {
+    /// Locks a file, until the update is done.
+    pub fn lock(&self, file: &DiskFile) -> Result<()> {
+        let io = |error| failed("locking", file.path())(error);
+        try_lock(file.file(), Access::Change).map_err(io)?;
+        self.held.borrow_mut().push(file.file().try_clone().map_err(io)?);
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        for (mark, _, path) in files_of_updates(&self.directory).unwrap_or_default() {
+            if mark == self.mark {
+                // If it stays, the next update or recovery removes it.
+                let _ = self.disk.remove(&path);
+            }
+        }
+    }
+}
+
+/// All that is needed is beside the checkpoint, and the target is proved.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    staging: Staging,
+    members: Vec<Member>,
+}
+
+/// Number of the file that is staged for a file of the plan.
+pub(super) fn number_of(file: usize) -> u32 {
+    u32::try_from(file).unwrap_or(u32::MAX)
 }
 
 impl<'a> Update<'a> {
-    /// Finds out whether everything has the same place in base and target.
-    fn plan(base: &'a Checkpoint, patch: &'a Patch) -> Result<Self> {
+    fn plan(
+        disk: &'a Disk,
+        room: &'a Room,
+        base: &'a Checkpoint,
+        patch: &'a Patch,
+    ) -> Result<Self> {
         let refuse = |what: String| Err(Error::NotInPlace { path: Some(base.path().into()), what });
-        if let Some(tensor) =
-            patch.tensors().iter().find(|tensor| tensor.header.action != Action::Patched)
-        {
-            return refuse(format!(
-                "tensor '{}' is {}",
-                tensor.header.name,
-                tensor.header.action.name()
-            ));
-        }
         let plan = Plan::new(Some(base), patch)?;
-        let files = base.files.iter().map(|file| (&file.name, file.header.bytes.len()));
-        if !files.eq(plan.files.iter().map(|file| (&file.name, file.header.bytes.len()))) {
-            return refuse("the tensor files, or the sizes of their headers, change".into());
+        if plan.is_directory != base.is_directory {
+            return refuse("a file becomes a directory, or a directory a file".into());
         }
-        if let Some(moved) = plan
-            .tensors
-            .iter()
-            .find(|tensor| base.place(tensor.name) != Some((tensor.file, tensor.offset)))
-        {
-            return refuse(format!("tensor '{}' moves in its file", moved.name));
-        }
-        // What is there and is no companion would be destroyed, and could not be put back.
-        for companion in &plan.companions {
-            let (name, place) = (companion.name(), base.path().join(companion.name()));
-            if base.companion(name).is_none() && fs::symlink_metadata(&place).is_ok() {
-                return refuse(format!("'{name}' is there already, and is no file of the base"));
-            }
-        }
-        let beside = |out: &&LeftOut| out.name == "model.safetensors";
-        if let Some(out) = base.left_out().iter().find(beside) {
+        let beside = |name: &str| name == "model.safetensors";
+        if let Some(out) = base.left_out().iter().find(|out| beside(&out.name)) {
             return refuse(format!(
                 "{out} would stay as it is, and some loaders read it instead of the shards"
             ));
         }
-        Ok(Update { base, patch, plan })
+        let mut update =
+            Update { disk, room, base, patch, plan, companions: Vec::new(), notes: Vec::new() };
+        update.check_devices()?;
+        update.check_new_names()?;
+        update.plan_companions()?;
+        Ok(update)
     }
 
-    /// Numbers of the files whose headers change.
-    fn changed_headers(&self) -> impl Iterator<Item = usize> + '_ {
-        let pairs = self.base.files.iter().zip(&self.plan.files).enumerate();
-        pairs
-            .filter(|(_, (base, target))| base.header.bytes != target.header.bytes)
-            .map(|(number, _)| number)
+    /// A file that is a mount point cannot be renamed over, and its journal would be elsewhere.
+    fn check_devices(&self) -> Result<()> {
+        let of = |path: &Path| fs::metadata(path).map_err(failed("looking at", path));
+        let home = Identity::of(&of(&self.room.directory)?);
+        for file in &self.base.files {
+            if Identity::of(&of(file.path())?).is_on_another_device(&home) {
+                let what = format!(
+                    "'{}' is on another file system than its directory",
+                    file.path().display()
+                );
+                return Err(Error::NotInPlace { path: Some(self.base.path().into()), what });
+            }
+        }
+        Ok(())
     }
 
-    /// Companions that change or are new, with those of the base that they replace.
-    fn changed_companions(&self) -> Result<Vec<(&OutCompanion<'a>, Option<&Companion>)>> {
-        let mut changed = Vec::new();
-        for companion in &self.plan.companions {
+    /// New tensor files take names that nothing has; and what stays in the directory does not become a
+    /// file of tensors by the change.
+    fn check_new_names(&self) -> Result<()> {
+        if !self.base.is_directory {
+            return Ok(());
+        }
+        let refuse =
+            |what: String| Err(Error::NotInPlace { path: Some(self.base.path().into()), what });
+        let is_listed = |name: &str| {
+            self.base.file(name).is_some()
+                || self.plan.companions.iter().any(|companion| companion.name() == name)
+        };
+        let mut stays = Vec::new();
+        let directory = &self.room.directory;
+        for entry in fs::read_dir(directory).map_err(failed("listing", directory))? {
+            let entry = entry.map_err(failed("listing", directory))?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let is_file = fs::metadata(entry.path()).is_ok_and(|found| found.is_file());
+            if self.base.file(&name).is_none()
+                && self.plan.files.iter().any(|file| file.name == name)
+            {
+                return refuse(format!("'{name}' is there already, and is no file of the base"));
+            }
+            if is_file && !is_listed(&name) && Mark::of_name(&name).is_none() {
+                stays.push(name);
+            }
+        }
+        match self.plan.check_roles_beside(self.patch, &stays) {
+            Err(Error::Unfit { what, .. }) => refuse(what),
+            checked => checked,
+        }
+    }
+
+    /// Finds the companions that change.
+    fn plan_companions(&mut self) -> Result<()> {
+        let first = number_of(self.plan.files.len().max(self.base.files.len()));
+        for (at, companion) in self.plan.companions.iter().enumerate() {
             let OutCompanion::Carried(file) = companion else {
                 // The same as in the base, and proved to be so.
                 companion.for_each_chunk(self.patch, |_| Ok(()))?;
                 continue;
             };
-            let before = self.base.companion(companion.name());
-            if before.map(|before| hash_file(&before.path)).transpose()?
-                != Some((file.record.sha256, file.record.bytes))
-            {
-                changed.push((companion, before));
-            }
+            let place = self.room.directory.join(companion.name());
+            let target = Content { bytes: file.record.bytes, sha256: file.record.sha256 };
+            let base = match content_of(&place)? {
+                Found::File(found) if found == target => continue,
+                Found::File(found) if self.base.companion(companion.name()).is_some() => {
+                    Some(found)
+                }
+                Found::Nothing => None,
+                Found::File(_) | Found::Other => {
+                    let name = companion.name();
+                    return Err(Error::NotInPlace {
+                        path: Some(self.base.path().into()),
+                        what: format!("'{name}' is there already, and is no file of the base"),
+                    });
+                }
+            };
+            let number = first + number_of(self.companions.len());
+            let name = companion.name().to_string();
+            self.companions.push((Beside { name, base, target: Some(target), number }, Some(at)));
         }
-        Ok(changed)
+        Ok(())
     }
 
-    /// No tensor, header or companion differs from the target.
-    fn is_done(&self) -> Result<bool> {
-        let none = self.patch.footer().changes == 0 && self.changed_headers().next().is_none();
-        Ok(none && self.changed_companions()?.is_empty())
+    /// Whether a file of the target differs from that of the base.
+    pub fn is_changed(&self, at: usize) -> bool {
+        let out = &self.plan.files[at];
+        let Some(base) = self.base.file(&out.name) else { return true };
+        let is_patched = |tensor: &OutTensor<'_>| {
+            let changes = |entry: &TensorEntry| !entry.blocks.is_empty();
+            tensor.file == at && tensor.patch.is_some_and(changes)
+        };
+        base.header.bytes != out.header.bytes || self.plan.tensors.iter().any(is_patched)
+    }
+
+    pub fn changed_files(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.plan.files.len()).filter(|&at| self.is_changed(at))
+    }
+
+    /// Place of the file of the base whose name a file of the target takes.
+    pub fn base_place(&self, at: usize) -> Option<PathBuf> {
+        self.base.file(&self.plan.files[at].name).map(|file| file.path().to_path_buf())
+    }
+
+    /// No tensor, header or companion differs from the target, by what the patch says.
+    fn is_done(&self) -> bool {
+        self.changed_files().next().is_none()
+            && self.base.files.len() == self.plan.files.len()
+            && self.companions.is_empty()
+    }
+
+    /// Whether a tensor that the patch changes is the target's already.
+    fn seems_done(&self, control: Control<'_>) -> Result<bool> {
+        let changed = self.patch.tensors().iter().filter_map(|tensor| {
+            let (base, target) = tensor.end.map(|end| (end.base, end.target))?;
+            let spec = tensor.header.spec.as_ref().filter(|_| base != target)?;
+            Some((spec.bytes(), &tensor.header.name, target?))
+        });
+        let Some((_, smallest, target)) = changed.min() else { return Ok(false) };
+        let mut found = None;
+        digests_of(
+            self.base,
+            |name| name == smallest,
+            control,
+            |_, _, digest| found = Some(digest),
+        )?;
+        Ok(found == Some(target))
     }
 
     /// Checks that the checkpoint is the target already; if not, it is a wrong base, or the patch is
@@ -341,10 +497,14 @@ impl<'a> Update<'a> {
     fn check_already(&self, failure: Option<Error>, control: Control<'_>) -> Result<()> {
         let footer = self.patch.footer();
         match check_base(self.base, self.patch, control) {
-            Err(Error::BaseMismatch(mismatch)) if mismatch.is_target => self.check_files(),
+            Err(Error::BaseMismatch(mismatch)) if mismatch.is_target => {
+                check_files(self.room, self.base, self.patch)
+            }
             Err(error) => Err(error),
             // The tensors are the same before and after.
-            Ok(()) if footer.base == Some(footer.target) => self.check_files(),
+            Ok(()) if footer.base == Some(footer.target) => {
+                check_files(self.room, self.base, self.patch)
+            }
             Ok(()) => {
                 let what =
                     "the patch is inconsistent: applied to its own base it does not give its target";
@@ -353,167 +513,202 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Checks that headers and companions are those of the target.
-    fn check_files(&self) -> Result<()> {
-        if let Some(number) = self.changed_headers().next() {
-            let path = self.base.files[number].path();
-            return Err(Error::bad_file(path, FileFault::OtherFile("the header".into())));
-        }
-        match self.changed_companions()?.first() {
-            None => Ok(()),
-            Some((companion, _)) => Err(Error::bad_file(
-                self.base.path(),
-                FileFault::OtherFile(companion.name().into()),
+    /// The way to go, and why it is not the usual one.
+    fn choose(&self, wanted: Option<Way>) -> Result<(Way, Option<String>)> {
+        let refuse =
+            |what: String| Err(Error::NotInPlace { path: Some(self.base.path().into()), what });
+        match (wanted, self.no_room_to_redo(), self.cannot_overwrite()) {
+            (Some(Way::Undo), _, Some(what)) => refuse(what),
+            (Some(Way::Undo), ..) => Ok((Way::Undo, None)),
+            (None, Some(room), None) => Ok((Way::Undo, Some(room))),
+            (_, Some(room), _) => Err(Error::io_at(
+                room,
+                &self.room.directory,
+                std::io::ErrorKind::StorageFull.into(),
             )),
+            (_, None, _) => Ok((Way::Redo, None)),
         }
     }
 
-    /// Writes the patch that leads back, synced, under its unfinished name. Every byte of base and
-    /// target is digested on the way.
-    fn write_journal(
-        &self,
-        disk: &Disk,
-        journal: &Journal,
-        control: Control<'_>,
-    ) -> Result<Footer> {
-        let header = self.patch.header();
-        let companions = self.changed_companions()?;
-        let mut options = EncoderOptions::default()
-            .with_coding(Coding::Flat)
-            .with_values(ValueForm::Overwrite)
-            // Read back under the default limits.
-            .with_block_leaves(header.block_leaves.min(Limits::default().block_leaves))
-            .with_lineage(Lineage::from(header).inverted());
-        for (companion, _) in companions.iter().filter(|(_, before)| before.is_none()) {
-            options = options.with_metadata(format!("{CREATED}{}", companion.name()), "");
-        }
-        let file =
-            disk.create(&journal.unfinished).map_err(failed("creating", &journal.unfinished))?;
-        let out = BufWriter::with_capacity(1 << 18, Sequential { file: &file, offset: 0 });
-        let mut session = Session::new(out, options, BaseSide::Hashed)?;
-        for (base, target) in self.base.files.iter().zip(&self.plan.files) {
-            write_header(
-                &mut session,
-                &base.name,
-                &base.header.bytes,
-                base.header.bytes == target.header.bytes,
-            )?;
-        }
-        for before in companions.iter().filter_map(|(_, before)| *before) {
-            let (sha256, bytes) = hash_file(&before.path)?;
-            let (name, source) = (before.name.clone(), FileSource::Patch);
-            session.file(&FileRecord { name, kind: FileKind::Companion, source, bytes, sha256 })?;
-            for_each_chunk(&before.path, |chunk| session.file_data(chunk))?;
-        }
-        let target = Chain::new(slice::from_ref(self.patch))?.on(self.base)?;
-        encode_tensors(&mut session, Some(&target), self.base, control)?;
-        let (mut out, summary) = session.finish()?;
-        out.flush().and_then(|()| file.sync()).map_err(failed("writing", &journal.unfinished))?;
-        Ok(summary.footer)
-    }
-
-    /// Makes the changes, and proves them.
-    fn change(&self, disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<()> {
-        let files = open_files(self.base, disk)?;
-        for number in self.changed_headers() {
-            let (file, header) = (&files[number], &self.plan.files[number].header);
-            file.write_all_at(&header.bytes, 0).map_err(failed("writing", file.path()))?;
-        }
-        let output = Output { files: &files, in_place: true };
-        build(&self.plan.tensors, Some(self.base), self.patch, Some(output), control)?;
-        sync(&files)?;
-        for (companion, _) in self.changed_companions()? {
-            let path = self.base.path().join(companion.name());
-            let file = disk.create(&path).map_err(failed("creating", &path))?;
-            companion.copy_to(&file, self.patch)?;
-            file.sync().map_err(failed("syncing", &path))?;
-        }
-        if self.base.is_directory {
-            disk.sync_directory(self.base.path()).map_err(failed("syncing", self.base.path()))?;
-        }
-        // What counts is what a reader finds there.
-        let found = Checkpoint::open_on(&journal.checkpoint, disk)?;
-        let (expected, digest) = (self.patch.footer().target, found.digest(control)?);
-        if digest != expected {
-            return Err(self.patch.wrong_result(Made::Checkpoint, expected, digest));
-        }
-        Update::plan(&found, self.patch)?.check_files()?;
-        forget(disk, journal)
-    }
-}
-
-/// Removes the journal: what is there now, stays.
-fn forget(disk: &Disk, journal: &Journal) -> Result<()> {
-    let removed =
-        disk.remove(&journal.undo).and_then(|()| disk.sync_directory(journal.directory()));
-    removed.map_err(failed("removing", &journal.undo))
-}
-
-fn open_files(checkpoint: &Checkpoint, disk: &Disk) -> Result<Vec<DiskFile>> {
-    let open = |file: &TensorFile| {
-        disk.open_to_change(file.path()).map_err(failed("opening for writing", file.path()))
-    };
-    checkpoint.files.iter().map(open).collect()
-}
-
-fn sync(files: &[DiskFile]) -> Result<()> {
-    files.iter().try_for_each(|file| file.sync().map_err(failed("syncing", file.path())))
-}
-
-/// Puts back what the journal holds, if there is one.
-fn roll_back(disk: &Disk, journal: &Journal, control: Control<'_>) -> Result<Recovery> {
-    let Journal { checkpoint: path, undo: undo_path, unfinished, .. } = journal;
-    let untouched = unfinished.exists();
-    disk.remove(unfinished).map_err(failed("removing", unfinished))?;
-    if !undo_path.exists() {
-        return Ok(if untouched { Recovery::Untouched } else { Recovery::Nothing });
-    }
-    let stuck = |error: Error| match error {
-        // These say nothing of the journal.
-        Error::Io { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_) => error,
-        error => {
-            Error::Unrecovered { path: undo_path.clone(), source: Box::new(error), update: None }
-        }
-    };
-    let undo = Patch::open_on(undo_path, Limits::default(), disk).map_err(stuck)?;
-    restore_files(disk, path, &undo).map_err(stuck)?;
-    let torn = Checkpoint::open_on(path, disk).map_err(stuck)?;
-    let mut tensors = target_tensors(Some(&torn), &undo).map_err(stuck)?;
-    for tensor in &mut tensors {
-        (tensor.file, tensor.offset) = torn.place(tensor.name).unwrap_or_default();
-    }
-    let files = open_files(&torn, disk)?;
-    let output = Output { files: &files, in_place: true };
-    build(&tensors, Some(&torn), &undo, Some(output), control).map_err(stuck)?;
-    sync(&files)?;
-    forget(disk, journal)?;
-    Ok(Recovery::RolledBack { base: undo.footer().target, base_step: undo.header().target_step })
-}
-
-/// Puts back headers and companions.
-fn restore_files(disk: &Disk, checkpoint: &Path, undo: &Patch) -> Result<()> {
-    let is_directory = checkpoint.is_dir();
-    let place =
-        |name: &str| if is_directory { checkpoint.join(name) } else { checkpoint.to_path_buf() };
-    for file in undo.files().iter().filter(|file| file.record.source == FileSource::Patch) {
-        let path = place(&file.record.name);
-        let out = match file.record.kind {
-            FileKind::Tensors => disk.open_to_change(&path),
-            FileKind::Companion => disk.create(&path),
+    /// Makes all that is needed beside the checkpoint, and proves the target.
+    fn prepare(&self, way: Way, control: Control<'_>) -> Result<Prepared> {
+        let staging = Staging {
+            mark: Mark::random(),
+            way,
+            disk: self.disk.clone(),
+            directory: self.room.directory.clone(),
+            kept: false,
+            held: RefCell::default(),
         };
-        let out = out.map_err(failed("restoring", &path))?;
-        OutCompanion::Carried(file).copy_to(&out, undo)?;
-        out.sync().map_err(failed("restoring", &path))?;
+        let members = match way {
+            Way::Redo => self.stage_tensors(&staging, control)?,
+            Way::Undo => self.stage_undo(&staging, control)?,
+        };
+        self.stage_companions(&staging)?;
+        self.patch.check_unchanged()?;
+        Ok(Prepared { staging, members })
     }
-    for name in undo.header().metadata.keys().filter_map(|key| key.strip_prefix(CREATED)) {
-        // Written by this program, but names that lead elsewhere are not followed.
-        if is_directory && is_file_name(name) {
-            disk.remove(&checkpoint.join(name))
-                .map_err(failed("removing", &checkpoint.join(name)))?;
+
+    /// Makes the companions of the target that change.
+    fn stage_companions(&self, staging: &Staging) -> Result<()> {
+        for (companion, source) in &self.companions {
+            let Some(out) = source.map(|at| &self.plan.companions[at]) else { continue };
+            let replaces = companion.base.map(|_| self.room.directory.join(&companion.name));
+            let file = self.create_beside(staging, companion.number, replaces)?;
+            out.copy_to(&file, self.patch)?;
+            file.sync().map_err(failed("syncing", file.path()))?;
+        }
+        Ok(())
+    }
+
+    /// The tensor files of the record, open; `staged` gives those that are to take a name, by their
+    /// number in the plan.
+    pub fn members(&self, staged: impl Fn(usize) -> Option<Arc<DiskFile>>) -> Vec<Member> {
+        let member = |name: String| {
+            let old = self.base.file(&name).map(|file| file.disk_file().clone());
+            let new = self.number_in_plan(&name).and_then(&staged);
+            Member { old, new, replaced: false }
+        };
+        self.names().into_iter().map(member).collect()
+    }
+
+    fn number_in_plan(&self, name: &str) -> Option<usize> {
+        self.plan.files.iter().position(|file| file.name == name)
+    }
+
+    /// Names of all tensor files of base and target.
+    fn names(&self) -> BTreeSet<String> {
+        let base = self.base.files.iter().map(|file| &file.name);
+        base.chain(self.plan.files.iter().map(|file| &file.name)).cloned().collect()
+    }
+
+    fn record(&self, staging: &Staging) -> Record {
+        let header = self.patch.header();
+        let footer = self.patch.footer();
+        let head = |header: &FileHeader| Head {
+            bytes: header.file_bytes,
+            length: (header.bytes.len() - 8) as u64,
+            header: Sha::of(&[&header.bytes]),
+        };
+        let mut tensors = Vec::new();
+        for name in self.names() {
+            let number = self.number_in_plan(&name);
+            let base = self.base.file(&name).map(|file| head(&file.header));
+            let target = number.map(|at| head(&self.plan.files[at].header));
+            let changed = number.filter(|&at| self.is_changed(at));
+            let staged = changed.filter(|_| staging.way == Way::Redo).map(number_of);
+            let marked = base.is_some() && (changed.is_some() || target.is_none());
+            let name = if self.base.is_directory { name } else { self.file_name() };
+            tensors.push(Tensors { name, base, target, marked, staged });
+        }
+        // Companions alone change: one file is marked all the same, so that nobody opens a mixture.
+        if let (true, Some(first)) = (tensors.iter().all(|file| !file.marked), tensors.first_mut())
+        {
+            first.marked = true;
+        }
+        Record {
+            id: staging.mark.id(),
+            way: staging.way,
+            directory: self.base.is_directory,
+            base: State { digest: footer.base.unwrap_or_default(), step: header.base_step },
+            target: State { digest: footer.target, step: header.target_step },
+            tensors,
+            companions: self.companions.iter().map(|(companion, _)| companion.clone()).collect(),
         }
     }
-    if is_directory {
-        disk.sync_directory(checkpoint).map_err(failed("syncing", checkpoint))?;
+
+    fn file_name(&self) -> String {
+        let name = self.room.checkpoint.file_name().and_then(|name| name.to_str());
+        name.unwrap_or_default().to_string()
     }
-    Ok(())
+
+    /// Owner and group of the tensor files, and what all of their modes allow.
+    pub fn keep_least_access(&self, file: &DiskFile) -> Result<()> {
+        for tensors in &self.base.files {
+            let taken =
+                fs::metadata(tensors.path()).map_err(failed("looking at", tensors.path()))?;
+            lessen_access(&taken, file.file())
+                .map_err(failed("setting the mode of", file.path()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the journal. From now on the update can be completed or taken back by whoever comes.
+    fn write_journal(&self, staging: &Staging, record: &Record) -> Result<DiskFile> {
+        let path = self.room.directory.join(staging.mark.journal());
+        let io = |error| failed("writing", &path)(error);
+        let file = self.disk.create_private(&path).map_err(io)?;
+        staging.lock(&file)?;
+        self.keep_least_access(&file)?;
+        file.write_all_at(&record.to_bytes(), 0).and_then(|()| file.sync()).map_err(io)?;
+        // Its name, and those of all that was staged.
+        self.disk
+            .sync_directory(&self.room.directory)
+            .map_err(failed("syncing", &self.room.directory))?;
+        Ok(file)
+    }
+
+    /// Changes the checkpoint. What goes wrong is taken back, or what is left is done.
+    fn commit(&self, prepared: Prepared, control: Control<'_>) -> Result<Vec<Note>> {
+        let Prepared { mut staging, members } = prepared;
+        let record = self.record(&staging);
+        let journal = self.write_journal(&staging, &record)?;
+        staging.kept = true;
+        let mut pending = Pending {
+            disk: self.disk.clone(),
+            directory: self.room.directory.clone(),
+            mark: staging.mark,
+            record,
+            members,
+            notes: Vec::new(),
+            sync_failed: false.into(),
+            journal,
+        };
+        let overwrite = |pending: &Pending| match pending.record.way {
+            Way::Redo => Ok(()),
+            Way::Undo => self.overwrite(pending, control),
+        };
+        let done = pending
+            .mark()
+            .and_then(|()| overwrite(&pending))
+            .and_then(|()| pending.replace())
+            .and_then(|()| self.check_opened(&pending))
+            .and_then(|()| pending.settle(Side::Target));
+        match done {
+            Ok(()) => Ok(pending.notes),
+            Err(error) => give_up(pending, error, control),
+        }
+    }
+
+    /// What counts is what a reader finds under the names.
+    fn check_opened(&self, pending: &Pending) -> Result<()> {
+        let files = match pending.target_files()? {
+            Ok(files) => files,
+            Err(what) => {
+                return Err(Error::Internal(format!("what was made opens otherwise: {what}")))
+            }
+        };
+        self.plan.check_opened(&pending.checkpoint(files)?)
+    }
+}
+
+/// An update failed after its journal was written.
+fn give_up(mut pending: Pending, error: Error, control: Control<'_>) -> Result<Vec<Note>> {
+    let path = pending.journal.path().to_path_buf();
+    if pending.sync_failed.get() {
+        // What the system says of these files now need not be true of the disk: nothing more is done.
+        return Err(Error::Unrecovered { path, source: Box::new(error), update: None });
+    }
+    // Stopping the work does not stop its undoing.
+    match pending.resolve(Side::Base, Control::threads(control.count())) {
+        Ok(Some(Recovered::Completed { .. })) => Ok(pending.notes),
+        Ok(_) => Err(error),
+        Err(Error::Unrecovered { path, source, .. }) => {
+            Err(Error::Unrecovered { path, source, update: Some(Box::new(error)) })
+        }
+        Err(source) => {
+            let (source, update) = (Box::new(source), Some(Box::new(error)));
+            Err(Error::Unrecovered { path, source, update })
+        }
+    }
 }

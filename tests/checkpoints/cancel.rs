@@ -12,6 +12,7 @@ use pulse::coding::Coding;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, TensorMut, WeightsMut};
+use pulse::update::{UpdateOptions, Way};
 use pulse::{Error, Patch, Result};
 use testkit::files::{noise, stepped, tensor, weights, Files, Place, Tensor};
 use testkit::library::{diff, open, open_patch};
@@ -161,7 +162,10 @@ fn an_update_leaves_the_base() {
         assert!(fs::read(place.path("base")).unwrap() == fs::read(place.path("target")).unwrap());
         fs::write(place.path("base"), &base).unwrap();
     };
-    stops_anywhere(&place, |control| patch.update(place.path("base"), control), undo);
+    for way in [Way::Redo, Way::Undo] {
+        let options = UpdateOptions::default().with_way(way);
+        stops_anywhere(&place, |control| patch.update(place.path("base"), options, control), undo);
+    }
 }
 
 #[test]

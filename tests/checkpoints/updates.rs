@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use pulse::error::{Advice, FileFault, Made};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
-use pulse::update::{recover, Recovery, UpdateReport};
+use pulse::update::{recover, Recovered, Recovery, UpdateOptions, UpdateReport, Way};
 use pulse::{Checkpoint, Error};
 
 use testkit::files::{
@@ -43,7 +43,11 @@ fn step() -> Place {
 }
 
 fn updated(place: &Place) -> pulse::Result<UpdateReport> {
-    open_patch(&place.path("patch")).update(place.path("checkpoint"), Control::threads(2))
+    open_patch(&place.path("patch")).update(
+        place.path("checkpoint"),
+        UpdateOptions::default(),
+        Control::threads(2),
+    )
 }
 
 #[track_caller]
@@ -71,19 +75,22 @@ fn every_coding_and_any_number_of_threads_lead_to_the_target() {
                 1,
             );
             let patch = open_patch(&place.path("patch"));
-            let report = patch.update(&checkpoint, Control::threads(threads)).unwrap();
-            assert_eq!(
-                (report.already, report.recovery, report.target.files),
-                (false, Recovery::Nothing, 1)
-            );
-            assert_eq!(report.target.target, patch.footer().target);
-            Files::read(&checkpoint).assert_same(&Files::one(&target()));
-            // Nothing is left beside it.
-            assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
+            for way in [Way::Redo, Way::Undo] {
+                place.put("checkpoint", &Files::one(&model()));
+                let options = UpdateOptions::default().with_way(way);
+                let report = patch.update(&checkpoint, options, Control::threads(threads)).unwrap();
+                let files = report.target.files;
+                assert_eq!((report.way, files, report.notes), (Some(way), 1, vec![]));
+                assert_eq!(report.recovery, Recovery::default());
+                assert_eq!(report.target.target, patch.footer().target);
+                Files::read(&checkpoint).assert_same(&Files::one(&target()));
+                // Nothing is left beside it.
+                assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
+            }
             assert!(place.untouched(|| patch
-                .update(&checkpoint, Control::threads(threads))
+                .update(&checkpoint, UpdateOptions::default(), Control::threads(threads))
                 .unwrap()
-                .already));
+                .already()));
         }
     }
 }
@@ -109,13 +116,13 @@ fn headers_and_companions_of_a_directory_change_too() {
     let place = scene(&base, &target);
     assert_eq!(updated(&place).unwrap().target.files, 3);
     Files::read(&place.path("checkpoint")).assert_same(&target);
-    assert!(place.untouched(|| updated(&place).unwrap().already));
+    assert!(place.untouched(|| updated(&place).unwrap().already()));
 }
 
 #[test]
 fn a_patch_that_changes_nothing_finds_the_target() {
     let place = scene(&Files::one(&model()), &Files::one(&model()));
-    assert!(place.untouched(|| updated(&place).unwrap().already));
+    assert!(place.untouched(|| updated(&place).unwrap().already()));
 }
 
 #[test]
@@ -135,25 +142,54 @@ fn a_wrong_base_is_refused_and_left_untouched() {
     refused(&place, "base", &["wrong base"]);
 }
 
-#[test]
-fn what_moves_adds_or_replaces_tensors_is_refused() {
-    let with = |more: Tensor| [target(), vec![more]].concat();
-    let place = scene(&Files::one(&model()), &Files::one(&with(tensor("c", "U8", &[1], [1]))));
-    refused(&place, "not-in-place", &["tensor 'c' is added", "cannot be done in place"]);
-    let place = scene(&Files::one(&model()), &Files::one(&target()[..1]));
-    refused(&place, "not-in-place", &["tensor 'b' is deleted"]);
+/// Tensors that come, go, move or change their dtype, headers of another length, other shards.
+fn restructured() -> Vec<(&'static str, Files, Files)> {
+    let one = |tensors: &[Tensor]| Files::one(tensors);
+    let with = |more: Tensor| one(&[target(), vec![more]].concat());
     let mut other = target();
     other[1] = tensor("b", "I8", &[7], noise(2, 7));
-    let place = scene(&Files::one(&model()), &Files::one(&other));
-    refused(&place, "not-in-place", &["tensor 'b' is replaced"]);
     let pair = [tensor("a", "U8", &[7], noise(1, 7)), tensor("b", "U8", &[7], noise(2, 7))];
     let mut swapped = pair.clone();
     swapped.reverse();
-    let place = scene(&Files::one(&pair), &Files::one(&swapped));
-    refused(&place, "not-in-place", &["moves"]);
     let longer = raw(&(header(&target(), &[]) + "  "), &testkit::files::data(&target()));
-    let place = scene(&Files::one(&model()), &Files::One(longer));
-    refused(&place, "not-in-place", &["headers"]);
+    let shards = |files: &[(&str, &[Tensor])]| {
+        let shards = files.iter().map(|(name, tensors)| (name.to_string(), safetensors(tensors)));
+        Files::Many(shards.chain([("config.json".to_string(), b"{}".to_vec())]).collect())
+    };
+    vec![
+        ("tensor 'c' is added", one(&model()), with(tensor("c", "U8", &[1], [1]))),
+        ("tensor 'b' is deleted", one(&model()), one(&target()[..1])),
+        ("tensor 'b' is replaced", one(&model()), one(&other)),
+        ("moves", one(&pair), one(&swapped)),
+        ("headers", one(&model()), Files::One(longer)),
+        (
+            "the tensor files",
+            shards(&[("model.safetensors", &model())]),
+            shards(&[("a.safetensors", &target()[..1]), ("b.safetensors", &target()[1..])]),
+        ),
+        (
+            "the tensor files",
+            shards(&[("a.safetensors", &model()[..1]), ("b.safetensors", &model()[1..])]),
+            shards(&[("b.safetensors", &target())]),
+        ),
+    ]
+}
+
+#[test]
+fn what_moves_adds_or_replaces_tensors_is_made_beside_and_never_overwritten() {
+    for (what, base, target) in restructured() {
+        let place = scene(&base, &target);
+        let (checkpoint, patch) = (place.path("checkpoint"), open_patch(&place.path("patch")));
+        let update = |way: Option<Way>| {
+            patch.update(&checkpoint, UpdateOptions::default().with_way(way), Control::threads(2))
+        };
+        let error = place.untouched(|| update(Some(Way::Undo)).unwrap_err());
+        assert_eq!(error.kind(), "not-in-place");
+        assert!(error.to_string().contains(what), "{error}");
+        assert_eq!(update(None).unwrap().way, Some(Way::Redo), "{what}");
+        Files::read(&checkpoint).assert_same(&target);
+        assert!(place.untouched(|| update(None).unwrap().already()), "{what}");
+    }
 }
 
 #[test]
@@ -183,23 +219,47 @@ fn linked_files_are_refused_because_others_would_see_them_change() {
     // A link to the directory itself leads to the one place where it is.
     let place = scene(&directory(&model()), &directory(&target()));
     std::os::unix::fs::symlink(place.path("checkpoint"), place.path("link")).unwrap();
-    open_patch(&place.path("patch")).update(place.path("link"), Control::threads(1)).unwrap();
+    open_patch(&place.path("patch"))
+        .update(place.path("link"), UpdateOptions::default(), Control::threads(1))
+        .unwrap();
     Files::read(&place.path("checkpoint")).assert_same(&directory(&target()));
 }
 
+/// Whoever reads or changes a file has it, by whatever name.
 #[test]
-fn another_process_on_the_same_checkpoint_is_kept_out() {
+fn another_process_on_the_same_file_is_kept_out() {
     let place = step();
-    let lock = File::create(place.path(".checkpoint.pulse-lock")).unwrap();
-    lock.lock().unwrap();
+    let checkpoint = place.path("checkpoint");
+    let file = File::open(&checkpoint).unwrap();
+    file.lock().unwrap();
     refused(&place, "busy", &["another process"]);
-    let error = recover(place.path("checkpoint"), Control::threads(1)).unwrap_err();
+    let error = Checkpoint::open(&checkpoint).unwrap_err();
     assert!(matches!(&error, Error::Busy { path } if path.ends_with("checkpoint")), "{error}");
     assert_eq!(error.advice(), Some(Advice::Wait));
-    // The file may stay behind; the lock does not.
-    drop(lock);
+    drop(file);
+
+    // Readers let one another in, but nobody who changes what they read.
+    let [reader, other] = [(); 2].map(|()| open(&checkpoint));
+    refused(&place, "busy", &["or reads it"]);
+    drop((reader, other));
     updated(&place).unwrap();
-    assert!(!place.path(".checkpoint.pulse-lock").exists());
+    Files::read(&checkpoint).assert_same(&Files::one(&target()));
+}
+
+/// What has the old file open goes on with it: the new one has only its name.
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_open_keeps_its_bytes_and_its_access() {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    let place = step();
+    let checkpoint = place.path("checkpoint");
+    fs::set_permissions(&checkpoint, fs::Permissions::from_mode(0o640)).unwrap();
+    let (before, held) = (fs::read(&checkpoint).unwrap(), File::open(&checkpoint).unwrap());
+    updated(&place).unwrap();
+    let mut bytes = vec![0; before.len() - 8];
+    held.read_exact_at(&mut bytes, 8).unwrap();
+    assert!(bytes == before[8..], "the old file was changed");
+    assert_eq!(fs::metadata(&checkpoint).unwrap().permissions().mode() & 0o777, 0o640);
 }
 
 #[cfg(unix)]
@@ -216,11 +276,13 @@ fn a_directory_that_cannot_be_written_to_is_an_error_that_names_it() {
         return;
     }
     let patch = open_patch(&place.path("patch"));
-    let error = patch.update(place.path("locked/checkpoint"), Control::threads(1)).unwrap_err();
+    let error = patch
+        .update(place.path("locked/checkpoint"), UpdateOptions::default(), Control::threads(1))
+        .unwrap_err();
     assert!(error.to_string().contains("locked"), "{error}");
 }
 
-/// The journal that an update which leads to `target` would have written.
+/// The journal that an update of an earlier build, which leads to `target`, would have written.
 fn journal(place: &Place) {
     let overwrite = every_coding()[3].clone();
     let written = place.path("journal");
@@ -240,16 +302,17 @@ fn a_checkpoint_with_a_journal_is_not_used_until_it_is_recovered() {
     fs::write(place.path("checkpoint"), torn).unwrap();
     let error = place.untouched(|| Checkpoint::open(place.path("checkpoint")).unwrap_err());
     assert!(
-        matches!(&error, Error::Interrupted { path } if path.ends_with("checkpoint")),
+        matches!(&error, Error::Interrupted { path, .. } if path.ends_with("checkpoint")),
         "{error}"
     );
     assert_eq!(error.advice(), Some(Advice::Recover));
 
     let recovery = recover(place.path("checkpoint"), Control::threads(1)).unwrap();
     let digest = open(&place.path("checkpoint")).digest(Control::threads(1)).unwrap();
-    assert_eq!(recovery, Recovery::RolledBack { base: digest, base_step: None });
+    assert_eq!(recovery.outcome, Recovered::RolledBack { base: digest, base_step: None });
     Files::read(&place.path("checkpoint")).assert_same(&base);
-    assert_eq!(recover(place.path("checkpoint"), Control::threads(1)).unwrap(), Recovery::Nothing);
+    let again = recover(place.path("checkpoint"), Control::threads(1)).unwrap();
+    assert_eq!(again, Recovery::default());
 }
 
 #[test]
@@ -262,7 +325,7 @@ fn a_recovery_that_is_stopped_keeps_the_journal_for_the_next() {
     assert!(matches!(error, Error::Cancelled), "{error}");
     assert!(place.path(".checkpoint.pulse-undo").exists());
     let recovery = recover(place.path("checkpoint"), Control::threads(1)).unwrap();
-    assert!(matches!(recovery, Recovery::RolledBack { .. }));
+    assert!(matches!(recovery.outcome, Recovered::RolledBack { .. }));
     Files::read(&place.path("checkpoint")).assert_same(&Files::one(&model()));
 }
 
@@ -301,13 +364,15 @@ fn a_journal_that_is_damaged_or_of_another_checkpoint_stays_and_nothing_changes(
 fn an_unfinished_journal_means_that_nothing_was_changed() {
     let place = step();
     place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
-    assert_eq!(
-        recover(place.path("checkpoint"), Control::threads(1)).unwrap(),
-        Recovery::Untouched
-    );
-    place.put_bytes(".checkpoint.pulse-undo-new", b"half of a journ");
+    // Whatever has the name and is no journal is someone's own.
+    let mine = || recover(place.path("checkpoint"), Control::threads(1)).unwrap();
+    assert_eq!(mine(), Recovery::default());
+    assert!(place.path(".checkpoint.pulse-undo-new").exists());
+    place.put_bytes(".checkpoint.pulse-undo-new", b"\xabPLS\r\n half of a journal");
+    assert_eq!(mine().outcome, Recovered::Untouched);
+    place.put_bytes(".checkpoint.pulse-lock", b"");
     let report = updated(&place).unwrap();
-    assert_eq!((report.already, report.recovery), (false, Recovery::Untouched));
+    assert_eq!((report.already(), report.recovery.outcome), (false, Recovered::Untouched));
     Files::read(&place.path("checkpoint")).assert_same(&Files::one(&target()));
 }
 
@@ -317,7 +382,7 @@ fn what_is_not_there_is_an_error_that_names_it() {
     let patch = open_patch(&place.path("patch"));
     for path in [place.path("nothing"), place.path("nothing/deeper")] {
         for error in [
-            patch.update(&path, Control::threads(1)).unwrap_err(),
+            patch.update(&path, UpdateOptions::default(), Control::threads(1)).unwrap_err(),
             recover(&path, Control::threads(1)).unwrap_err(),
         ] {
             assert!(
@@ -326,7 +391,7 @@ fn what_is_not_there_is_an_error_that_names_it() {
             );
         }
     }
-    let error = patch.update("/", Control::threads(1)).unwrap_err();
+    let error = patch.update("/", UpdateOptions::default(), Control::threads(1)).unwrap_err();
     assert!(matches!(&error, Error::BadFile { fault: FileFault::Root, .. }), "{error}");
 }
 
@@ -336,8 +401,10 @@ fn a_patch_that_is_cut_short_after_it_was_opened_changes_nothing() {
     let patch = open_patch(&place.path("patch"));
     let before = fs::read(place.path("checkpoint")).unwrap();
     File::options().write(true).open(place.path("patch")).unwrap().set_len(40).unwrap();
-    let error = patch.update(place.path("checkpoint"), Control::threads(2)).unwrap_err();
-    assert!(matches!(error, Error::Io { .. }), "{error}");
+    let error = patch
+        .update(place.path("checkpoint"), UpdateOptions::default(), Control::threads(2))
+        .unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
     assert!(fs::read(place.path("checkpoint")).unwrap() == before);
     assert_eq!(fs::read_dir(place.root()).unwrap().count(), 3);
 }
@@ -359,7 +426,11 @@ fn what_is_no_file_of_the_base_is_not_overwritten() {
     let patch = place.path("patch");
     diff(Some(&base), &target, &patch, EncoderOptions::default(), 1);
     let update = |base: &std::path::Path| {
-        place.untouched(|| open_patch(&patch).update(base, Control::threads(1)).unwrap_err())
+        place.untouched(|| {
+            open_patch(&patch)
+                .update(base, UpdateOptions::default(), Control::threads(1))
+                .unwrap_err()
+        })
     };
     assert_eq!(update(&base).kind(), "not-in-place");
 

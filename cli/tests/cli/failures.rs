@@ -153,7 +153,7 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
             json!({ "kind": "not-invertible", "file": "41.pulse", "advice": "keep-base" }),
         ),
         (
-            &["apply", "base.safetensors", "added.pulse", "--in-place"],
+            &["apply", "base.safetensors", "added.pulse", "--in-place=undo"],
             1,
             json!({ "kind": "not-in-place", "file": real("base.safetensors"), "advice": "write-new-checkpoint",
                 "advice_text": "write the target to a new place: -o OUT" }),
@@ -167,7 +167,7 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
         (
             &["digest", "served"],
             1,
-            json!({ "kind": "interrupted", "file": real("served"), "advice": "recover",
+            json!({ "kind": "interrupted", "file": "served", "advice": "recover",
                 "advice_text": "wait, or run `pulse recover` on it" }),
         ),
         (

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{assert_keys, model, pulse, scene, target, Files};
+use crate::{assert_keys, pulse, scene, target, Files};
 
 #[test]
 fn a_checkpoint_is_updated_in_place_and_the_second_time_it_says_so() {
@@ -22,11 +22,13 @@ fn a_checkpoint_is_updated_in_place_and_the_second_time_it_says_so() {
             "already",
             "changes",
             "files",
+            "notes",
             "output",
             "recovery",
             "seconds",
             "target_bytes",
             "target_digest",
+            "way",
         ],
     );
     assert_eq!((&json["already"], &json["recovery"]), (&true.into(), &"nothing".into()));
@@ -39,11 +41,11 @@ fn recover_says_what_it_found() {
     assert!(nothing.contains("no update was interrupted"), "{nothing}");
 
     // What a process that was killed before it changed anything leaves.
-    place.put_bytes(".base.safetensors.pulse-undo-new", b"");
+    place.put_bytes("pulse-update-00112283aa.undo", b"pulse-update 1 400");
     let untouched = pulse(&place, &["recover", "base.safetensors"]).done();
     assert!(untouched.contains("before it changed anything"), "{untouched}");
 
-    // What one leaves that was killed when all was written.
+    // What one of an earlier build leaves that was killed when all was written.
     let undo = [
         "diff",
         "target.safetensors",
@@ -58,9 +60,9 @@ fn recover_says_what_it_found() {
     fs::copy(place.path("target.safetensors"), place.path("base.safetensors")).unwrap();
     pulse(&place, &["digest", "base.safetensors"]).failed(&["was interrupted", "`pulse recover`"]);
     let json = pulse(&place, &["recover", "base.safetensors", "--json"]).json();
-    assert_keys(&json, &["base_digest", "checkpoint", "recovery"]);
-    assert_eq!(json["recovery"], "rolled-back");
-    Files::read(&place.path("base.safetensors")).assert_same(&Files::one(&model()));
+    assert_keys(&json, &["checkpoint", "digest", "notes", "recovery"]);
+    assert_eq!(json["recovery"], "completed");
+    Files::read(&place.path("base.safetensors")).assert_same(&Files::one(&target()));
 }
 
 #[test]

@@ -1,16 +1,25 @@
 //! Processes killed at random moments of `apply`, on a checkpoint of some size: base or target, never anything else.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
+use pulse::tensors::Control;
+use pulse::Checkpoint;
 use testkit::files::{noise, stepped, tensor, weights, Files, Place};
 use testkit::library::diff;
 
-/// Times that a process is killed, for each way to apply.
-const KILLS: u64 = 60;
+/// Times that a process is killed, for each way to apply. `PULSE_KILLS` says otherwise.
+fn kills() -> u64 {
+    std::env::var("PULSE_KILLS").map_or(30, |kills| kills.parse().unwrap())
+}
+
 /// Elements of each of the three tensors: 45 MB in all.
 const ELEMENTS: usize = 7_500_000;
 
@@ -74,19 +83,90 @@ impl Scene {
         child.wait().unwrap().success()
     }
 
+    /// As `kill`; a reader may have been at the file in the moment when it was to be locked.
+    fn kill_or_retry(&self, args: &[&str], takes: Duration, number: u64) -> bool {
+        let done = self.kill(args, takes, number);
+        done || (self.holds(&self.place.path("checkpoint"), &self.base)
+            && self.kill(args, takes, number))
+    }
+
+    fn digests(&self) -> [Digest; 2] {
+        ["base", "target"].map(|name| {
+            Checkpoint::open(self.place.path(name)).unwrap().digest(Control::threads(2)).unwrap()
+        })
+    }
+
     fn holds(&self, path: &Path, files: &Files) -> bool {
         Files::read(path) == *files
+    }
+}
+
+/// Reads a checkpoint again and again while it is changed, until it is told to stop.
+struct Reader {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Reader {
+    /// Digests the checkpoint as any program that uses the library; gives back how often there was one.
+    fn of_digests(path: PathBuf, allowed: [Digest; 2]) -> Self {
+        Self::start(move || {
+            let opened = Checkpoint::open(&path);
+            match opened.and_then(|found| found.digest(Control::threads(1))) {
+                Ok(digest) => {
+                    assert!(allowed.contains(&digest), "read {digest}");
+                    true
+                }
+                Err(error) => {
+                    let kinds = ["busy", "interrupted", "changed", "io"];
+                    assert!(kinds.contains(&error.kind()), "{error}");
+                    false
+                }
+            }
+        })
+    }
+
+    /// Reads the bytes of the file as programs do that know nothing of pulse.
+    fn of_bytes(path: PathBuf, allowed: [Files; 2]) -> Self {
+        Self::start(move || {
+            let Ok(bytes) = fs::read(&path) else { return false };
+            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+            let accepted = length < 100_000_000;
+            assert!(!accepted || allowed.contains(&Files::One(bytes)), "a torn file is accepted");
+            accepted
+        })
+    }
+
+    fn start(mut read: impl FnMut() -> bool + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut seen = 0;
+            while !told.load(Relaxed) {
+                seen += u64::from(read());
+                // The other one must come to its turn.
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            seen
+        });
+        Reader { stop, thread }
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Relaxed);
+        self.thread.join().unwrap()
     }
 }
 
 #[test]
 fn a_process_killed_in_apply_leaves_no_output_or_the_target() {
     let scene = scene();
-    let out = scene.place.path("out");
+    let (out, kills) = (scene.place.path("out"), kills());
     let args = ["apply", "base", "patch", "-o", "out", "-q"];
     let takes = scene.run(&args);
     let mut targets = 0;
-    for number in 0..KILLS {
+    let reader = Reader::of_digests(out.clone(), scene.digests());
+    for number in 0..kills {
         let _ = fs::remove_file(&out);
         let done = scene.kill(&args, takes, number);
         if out.exists() {
@@ -95,45 +175,59 @@ fn a_process_killed_in_apply_leaves_no_output_or_the_target() {
             assert!(!done, "kill {number}")
         }
         targets += u64::from(out.exists());
-        // What a killed process leaves beside it has a name of its own, and can be removed.
-        for entry in fs::read_dir(scene.place.root()).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_name().to_str().unwrap().starts_with(".pulse-") {
-                fs::remove_file(entry.path()).unwrap();
-            }
-        }
     }
+    let seen = reader.stop();
     assert!(scene.holds(&scene.place.path("base"), &scene.base));
-    println!("{KILLS} kills of apply -o: {targets} targets, {} times no output", KILLS - targets);
-    assert!(targets < KILLS, "no process was killed before it was done");
+    // What killed processes left beside it, the next one removes.
+    let _ = fs::remove_file(&out);
+    scene.run(&args);
+    assert_eq!(fs::read_dir(scene.place.root()).unwrap().count(), 4, "base, target, patch, out");
+    println!(
+        "{kills} kills of apply -o: {targets} targets, {} times no output; read {seen} times",
+        kills - targets
+    );
+    assert!(targets < kills, "no process was killed before it was done");
 }
 
 #[test]
 fn a_process_killed_in_apply_in_place_leaves_the_base_or_the_target_after_recovery() {
     let scene = scene();
-    let checkpoint = scene.place.path("checkpoint");
-    scene.base.write(&checkpoint);
-    let args = ["apply", "checkpoint", "patch", "--in-place", "-q"];
-    let takes = scene.run(&args);
-    let (mut bases, mut targets, mut torn) = (0, 0, 0);
-    for number in 0..KILLS {
+    let (checkpoint, kills) = (scene.place.path("checkpoint"), kills());
+    for way in ["--in-place=redo", "--in-place=undo"] {
         scene.base.write(&checkpoint);
-        let done = scene.kill(&args, takes, 1000 + number);
-        torn += u64::from(scene.place.path(".checkpoint.pulse-undo").exists());
-        // Every other time the same command recovers, and goes on.
-        let again = number % 2 == 1;
-        scene.run(if again { &args } else { &["recover", "checkpoint", "-q"] });
-        let (is_base, is_target) =
-            (scene.holds(&checkpoint, &scene.base), scene.holds(&checkpoint, &scene.target));
-        assert!(is_base || is_target, "kill {number}");
-        assert!(is_target || !(done || again), "kill {number}");
-        bases += u64::from(is_base);
-        targets += u64::from(is_target);
-        let beside = fs::read_dir(scene.place.root()).unwrap().count();
-        assert_eq!(beside, 4, "kill {number}: base, target, patch, checkpoint");
+        let args = ["apply", "checkpoint", "patch", way, "-q"];
+        let takes = scene.run(&args);
+        let (mut bases, mut targets, mut marked, mut seen) = (0, 0, 0, [0; 2]);
+        for number in 0..kills {
+            let _ = fs::remove_file(&checkpoint);
+            scene.base.write(&checkpoint);
+            let digests = Reader::of_digests(checkpoint.clone(), scene.digests());
+            let both = [scene.base.clone(), scene.target.clone()];
+            // Who reads the head and then the rest of a file that is overwritten may see a mixture.
+            let bytes =
+                (way == "--in-place=redo").then(|| Reader::of_bytes(checkpoint.clone(), both));
+            let done = scene.kill_or_retry(&args, takes, 1000 + number);
+            seen[0] += digests.stop();
+            seen[1] += bytes.map_or(0, Reader::stop);
+            let head = u64::from_le_bytes(fs::read(&checkpoint).unwrap()[..8].try_into().unwrap());
+            marked += u64::from(head > 100_000_000);
+            // Every other time the same command recovers, and goes on.
+            let again = number % 2 == 1;
+            scene.run(if again { &args } else { &["recover", "checkpoint", "-q"] });
+            let (is_base, is_target) =
+                (scene.holds(&checkpoint, &scene.base), scene.holds(&checkpoint, &scene.target));
+            assert!(is_base || is_target, "kill {number}");
+            assert!(is_target || !(done || again), "kill {number}");
+            bases += u64::from(is_base);
+            targets += u64::from(is_target);
+            let beside = fs::read_dir(scene.place.root()).unwrap().count();
+            assert_eq!(beside, 4, "kill {number}: base, target, patch, checkpoint");
+        }
+        println!(
+            "{kills} kills of apply {way}: {bases} bases, {targets} targets; {marked} marked; read {seen:?} times"
+        );
+        assert!(bases > 0 && targets > 0, "no process was killed while it changed the checkpoint");
     }
-    println!("{KILLS} kills of apply --in-place: {bases} bases, {targets} targets; {torn} with a journal");
-    assert!(bases > 0 && torn > 0, "no process was killed while it changed the checkpoint");
 }
 
 /// Told to stop, a process removes what it has half written, and ends as shells expect it.

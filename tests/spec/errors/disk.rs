@@ -11,7 +11,7 @@ use pulse::error::{BaseMismatch, Change, Fault, FileFault, Made, Occupant};
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, TensorMut, WeightsMut};
-use pulse::update::recover;
+use pulse::update::{recover, UpdateOptions};
 use pulse::wire::Tag;
 use pulse::{Checkpoint, Error, Limits, Patch};
 
@@ -43,6 +43,11 @@ fn sha256(bytes: &[u8]) -> Digest {
 /// The place, as errors about an update name it.
 fn real(path: PathBuf) -> PathBuf {
     path.canonicalize().unwrap()
+}
+
+/// As `real`, for what is not there.
+fn real_parent(path: PathBuf) -> PathBuf {
+    real(path.parent().unwrap().into()).join(path.file_name().unwrap())
 }
 
 pub fn on_disk() -> Vec<(Error, Error)> {
@@ -202,6 +207,14 @@ fn of_patches() -> Vec<(Error, Error)> {
     let snapshot = place.path("snapshot");
     diff(None, &place.path("target"), &snapshot, EncoderOptions::default(), 1);
     let base = open(&place.path("base"));
+    // As "lie", of a patch that changes nothing.
+    let still = place.path("still");
+    diff(Some(&place.path("base")), &place.path("base"), &still, EncoderOptions::default(), 1);
+    let bytes = fs::read(&still).unwrap();
+    let digests = [digest_of(b"abcd").0; 2].concat();
+    let lied = [digest_of(b"abcd").0, [7; 32]].concat();
+    let still = place.put_bytes("still", &forge::replaced(&bytes, b'F', &digests, &lied));
+    let alone = place.put("alone", &Files::one(&[tensor("w", "U8", &[4], *b"abcd")]));
     let total = {
         let Error::Corrupt(mut corrupt) =
             (Fault::Count { field: "target bytes", expected: 4, found: 5 })
@@ -225,16 +238,16 @@ fn of_patches() -> Vec<(Error, Error)> {
         (
             open_patch(&lie).verify_with_base(&base, control).unwrap_err(),
             Error::WrongResult {
-                file: Some(lie.clone()),
+                file: Some(lie),
                 made: Made::Checkpoint,
                 expected: Digest([7; 32]),
                 found: digest_of(b"abce"),
             },
         ),
         (
-            open_patch(&lie).update(place.path("base"), control).unwrap_err(),
+            open_patch(&still).update(alone, UpdateOptions::default(), control).unwrap_err(),
             Error::Unfit {
-                file: Some(lie),
+                file: Some(still),
                 what:
                     "the patch is inconsistent: applied to its own base it does not give its target"
                         .into(),
@@ -252,7 +265,9 @@ fn of_patches() -> Vec<(Error, Error)> {
             },
         ),
         (
-            open_patch(&snapshot).update(place.path("base"), control).unwrap_err(),
+            open_patch(&snapshot)
+                .update(place.path("base"), UpdateOptions::default(), control)
+                .unwrap_err(),
             Error::NotInPlace {
                 path: Some(place.path("base")),
                 what: "a snapshot replaces every tensor".into(),
@@ -287,11 +302,20 @@ fn of_updates() -> Vec<(Error, Error)> {
     let control = Control::threads(1);
     let place = scene();
     let base = place.path("base");
-    let lock = File::create(place.path(".base.pulse-lock")).unwrap();
-    lock.lock().unwrap();
-    let busy = open_patch(&place.path("patch")).update(&base, control).unwrap_err();
-    drop(lock);
+    let file = File::open(&base).unwrap();
+    file.lock().unwrap();
+    let update =
+        || open_patch(&place.path("patch")).update(&base, UpdateOptions::default(), control);
+    let busy = update().unwrap_err();
+    drop(file);
+    // Five bytes of its own, and three that all marks have.
+    let whole = fs::read(&base).unwrap();
+    fs::write(&base, [b"\x01\x02\x03\x84\x05up\xff", &whole[8..]].concat()).unwrap();
+    let journal = place.path("pulse-update-0102038405.undo");
+    let marked = [Checkpoint::open(&base).unwrap_err(), recover(&base, control).unwrap_err()];
+    fs::write(&base, whole).unwrap();
     let undo = place.put_bytes(".base.pulse-undo", b"not a journal");
+    let [first, second] = marked;
     let signature = {
         let Error::Corrupt(mut corrupt) = (Fault::Signature { found: *b"not a jo" }).at(0) else {
             panic!("a fault makes a corrupt file")
@@ -301,7 +325,22 @@ fn of_updates() -> Vec<(Error, Error)> {
     };
     vec![
         (busy, Error::Busy { path: real(base.clone()) }),
-        (Checkpoint::open(&base).unwrap_err(), Error::Interrupted { path: real(base.clone()) }),
+        (
+            first,
+            Error::Interrupted { path: base.clone(), journal: journal.clone(), is_there: false },
+        ),
+        (
+            second,
+            Error::Interrupted {
+                path: real(base.clone()),
+                journal: real_parent(journal),
+                is_there: false,
+            },
+        ),
+        (
+            Checkpoint::open(&base).unwrap_err(),
+            Error::Interrupted { path: base.clone(), journal: real(undo.clone()), is_there: true },
+        ),
         (
             recover(&base, control).unwrap_err(),
             Error::Unrecovered { path: real(undo), source: signature, update: None },

@@ -125,7 +125,7 @@ fn every_error_answers_for_what_it_holds() {
         Error::Io { doing: what(), path: file(), source: ErrorKind::NotFound.into() },
         Error::Exists { path: "x.pulse".into(), found: Occupant::File },
         Error::Busy { path: "x.pulse".into() },
-        Error::Interrupted { path: "x.pulse".into() },
+        Error::Interrupted { path: "x.pulse".into(), journal: "y".into(), is_there: true },
         Error::Unrecovered {
             path: "x.pulse".into(),
             source: Box::new(Error::Cancelled),
@@ -155,6 +155,8 @@ fn every_error_has_the_advice_that_fits_it() {
         |kind: ErrorKind| Error::Io { doing: "reading".into(), path: None, source: kind.into() };
     let stuck =
         |source| Error::Unrecovered { path: "x".into(), source: Box::new(source), update: None };
+    let interrupted =
+        |is_there| Error::Interrupted { path: "x".into(), journal: "y".into(), is_there };
     let base = |is_target| {
         let mut mismatch = BaseMismatch::new(None, ZERO, ONE);
         mismatch.is_target = is_target;
@@ -191,9 +193,10 @@ fn every_error_has_the_advice_that_fits_it() {
             Some("choose-another-place"),
         ),
         (Error::Busy { path: "x".into() }, Some("wait")),
-        (Error::Interrupted { path: "x".into() }, Some("recover")),
+        (interrupted(true), Some("recover")),
+        (interrupted(false), Some("copy-journal")),
         (stuck(Fault::Trailing.at(3)), Some("fetch-checkpoint-again")),
-        (stuck(io(ErrorKind::PermissionDenied)), Some("recover")),
+        (stuck(io(ErrorKind::PermissionDenied)), Some("check-disk")),
         (Error::Cancelled, None),
         (Error::Misuse(what()), None),
         (Error::Internal(what()), Some("report")),

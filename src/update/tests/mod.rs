@@ -1,0 +1,6 @@
+//! What holds whatever fails, whoever comes in between, and wherever the files go.
+
+mod crashes;
+mod disk;
+mod scene;
+mod situations;

@@ -1,0 +1,217 @@
+//! A checkpoint that is updated, and what may be found of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk::{Fault, Faulty};
+use crate::checkpoint::{diff, Checkpoint};
+use crate::coding::Coding;
+use crate::disk::mark::Mark;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::patch::Patch;
+use crate::stream::EncoderOptions;
+use crate::tensors::Control;
+use crate::update::recover::recover_on;
+use crate::update::update::update_on;
+use crate::update::{Recovered, UpdateOptions, Way};
+
+/// Files by their names.
+pub(super) type Contents = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Every file below a directory, with its bytes.
+pub(super) fn snapshot(path: &Path) -> Contents {
+    let mut files = BTreeMap::new();
+    if path.is_file() {
+        files.insert(PathBuf::new(), fs::read(path).unwrap());
+    }
+    for entry in fs::read_dir(path).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        for (name, bytes) in snapshot(&path) {
+            let own = PathBuf::from(path.file_name().unwrap());
+            files.insert(if name.as_os_str().is_empty() { own } else { own.join(name) }, bytes);
+        }
+    }
+    files
+}
+
+/// Writes files as `snapshot` gave them, in the place of whatever is there.
+pub(super) fn restore(path: &Path, files: &Contents) {
+    let _ = fs::remove_dir_all(path);
+    let _ = fs::remove_file(path);
+    for (name, bytes) in files {
+        let file = if name.as_os_str().is_empty() { path.to_path_buf() } else { path.join(name) };
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, bytes).unwrap();
+    }
+}
+
+/// A file of two tensors, the second a little one.
+fn tensors(names: [&str; 2], fill: impl Fn(usize) -> u8, note: &str) -> Vec<u8> {
+    let bytes = 2 * 1_500;
+    let [first, second] = names;
+    let json = format!(
+        r#"{{"__metadata__":{{"step":"{note}"}},"{first}":{{"dtype":"BF16","shape":[1500],"data_offsets":[0,{bytes}]}},"{second}":{{"dtype":"U8","shape":[5],"data_offsets":[{bytes},{}]}}}}"#,
+        bytes + 5
+    );
+    let data = (0..bytes + 5).map(fill);
+    (json.len() as u64).to_le_bytes().into_iter().chain(json.into_bytes()).chain(data).collect()
+}
+
+/// Base and target: two files of tensors, of which one stays, headers that differ in their metadata, a
+/// companion that stays, one that changes, and one that is new.
+fn checkpoints(both: bool) -> [Contents; 2] {
+    let changed = |i: usize| u8::from(i.is_multiple_of(97));
+    let file = |name: &str, bytes: Vec<u8>| (PathBuf::from(name), bytes);
+    let base = [
+        file("one.safetensors", tensors(["a", "b"], |i| (i % 253) as u8, "40")),
+        file("two.safetensors", tensors(["c", "d"], |i| (i % 251) as u8, "40")),
+        file("config.json", b"{}".to_vec()),
+        file("state.json", b"{\"step\": 40}".to_vec()),
+    ];
+    let target = [
+        file("one.safetensors", tensors(["a", "b"], |i| (i % 253) as u8 ^ changed(i), "41")),
+        file(
+            "two.safetensors",
+            tensors(["c", "d"], |i| (i % 251) as u8 ^ (changed(i) & u8::from(both)), "40"),
+        ),
+        file("config.json", b"{}".to_vec()),
+        file("state.json", b"{\"step\": 41, \"more\": true}".to_vec()),
+        file("new.json", b"[]".to_vec()),
+    ];
+    [base.into(), target.into()]
+}
+
+/// A directory with a checkpoint to be changed, the patch, and all that may be found there.
+pub(super) struct Scene {
+    _dir: tempfile::TempDir,
+    /// Holds the checkpoint and whatever is left beside it.
+    pub room: PathBuf,
+    pub checkpoint: PathBuf,
+    pub base: Contents,
+    pub target: Contents,
+    pub patch: PathBuf,
+    pub way: Way,
+}
+
+impl Scene {
+    /// The directory, or only the first file of it.
+    pub fn new(directory: bool, coding: Coding, way: Way) -> Self {
+        Self::of(checkpoints(false), directory, coding, way).unwrap()
+    }
+
+    /// A directory of two files that both change.
+    pub fn of_two(way: Way) -> Self {
+        Self::of(checkpoints(true), true, Coding::Contextual, way).unwrap()
+    }
+
+    fn of(
+        [mut base, mut target]: [Contents; 2],
+        directory: bool,
+        coding: Coding,
+        way: Way,
+    ) -> Result<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        if !directory {
+            let first = PathBuf::from("one.safetensors");
+            base = [(PathBuf::from("model"), base.remove(&first).unwrap())].into();
+            target = [(PathBuf::from("model"), target.remove(&first).unwrap())].into();
+        }
+        let (room, patch) = (dir.path().join("room"), dir.path().join("step.pulse"));
+        let [from, to] = ["base", "target"].map(|name| dir.path().join(name));
+        restore(&from, &base);
+        restore(&to, &target);
+        let at = |path: &Path| if directory { path.into() } else { path.join("model") };
+        let options =
+            EncoderOptions::default().with_coding(coding).with_block_leaves(1).with_steps(40, 41);
+        let (from, to) = (Checkpoint::open(at(&from))?, Checkpoint::open(at(&to))?);
+        let file = fs::File::create(&patch).unwrap();
+        diff(Some(&from), &to, file, options.into(), Control::threads(1))?;
+        // Without links, as the calls name it.
+        fs::create_dir(&room).unwrap();
+        let room = room.canonicalize().unwrap();
+        let checkpoint = at(&room);
+        Ok(Scene { _dir: dir, room, checkpoint, base, target, patch, way })
+    }
+
+    pub fn all() -> impl Iterator<Item = Self> {
+        let kinds = [(false, Coding::Contextual), (true, Coding::Contextual), (true, Coding::Flat)];
+        let ways = [Way::Redo, Way::Undo];
+        kinds
+            .into_iter()
+            .flat_map(move |(directory, coding)| ways.map(|way| Scene::new(directory, coding, way)))
+    }
+
+    pub fn reset(&self) {
+        restore(&self.room, &self.base);
+    }
+
+    pub fn holds(&self, files: &Contents) -> bool {
+        snapshot(&self.room) == *files
+    }
+
+    /// What is in the room and belongs to no checkpoint.
+    pub fn litter(&self) -> Vec<PathBuf> {
+        let files = snapshot(&self.room).into_keys();
+        files
+            .filter(|name| !self.base.contains_key(name) && !self.target.contains_key(name))
+            .collect()
+    }
+
+    /// Base, target, or a file of it is marked; and pulse's own readers agree.
+    pub fn check_seen(&self) -> std::result::Result<(), String> {
+        let mut files = snapshot(&self.room);
+        files.retain(|name, _| Mark::of_name(name.to_str().unwrap()).is_none());
+        let is_marked = |bytes: &Vec<u8>| Mark::of(bytes[..8].try_into().unwrap()).is_some();
+        let tensors = |name: &PathBuf| {
+            name == Path::new("model") || name.to_str().unwrap().ends_with(".safetensors")
+        };
+        let marked = files.iter().any(|(name, bytes)| tensors(name) && is_marked(bytes));
+        let opened = Checkpoint::open(&self.checkpoint);
+        match (marked, opened) {
+            (true, Err(Error::Interrupted { .. })) => Ok(()),
+            (false, Ok(_)) if files == self.base || files == self.target => Ok(()),
+            (false, Ok(_)) => Err("a mixture opens".into()),
+            (marked, opened) => Err(format!("marked: {marked}, but {opened:?}")),
+        }
+    }
+
+    /// Updates on this disk; gives back whether the fault came, and what was done.
+    pub fn update(&self, faulty: &Arc<Faulty>) -> (bool, Result<()>) {
+        let disk = faulty.disk();
+        let options = UpdateOptions::default().with_way(self.way);
+        let done = Patch::open_on(&self.patch, Limits::default(), &disk)
+            .and_then(|patch| {
+                update_on(&disk, &self.checkpoint, &patch, options, Control::threads(1))
+            })
+            .map(drop);
+        (faulty.fired(), done)
+    }
+
+    /// Recovers on this disk.
+    pub fn recover(&self, faulty: &Arc<Faulty>) -> Result<Recovered> {
+        recover_on(&faulty.disk(), &self.checkpoint, Control::threads(1)).map(|found| found.outcome)
+    }
+
+    /// After whatever went before: what is seen is right, and a recovery makes base or target of it.
+    pub fn check_recovers(&self) -> std::result::Result<Recovered, String> {
+        self.check_seen()?;
+        let found = self.recover(&Faulty::new(u64::MAX, Fault::None));
+        let outcome = found.map_err(|error| error.to_string())?;
+        let is_right = match outcome {
+            Recovered::RolledBack { base_step: Some(40), .. } | Recovered::Untouched => {
+                self.holds(&self.base)
+            }
+            Recovered::Completed { target_step: Some(41), .. } => self.holds(&self.target),
+            Recovered::Nothing => self.holds(&self.base) || self.holds(&self.target),
+            _ => false,
+        };
+        if is_right {
+            Ok(outcome)
+        } else {
+            Err(format!("{outcome:?}, but found {:?}", snapshot(&self.room).keys()))
+        }
+    }
+}

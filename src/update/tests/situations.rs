@@ -1,0 +1,371 @@
+//! What people do with a checkpoint whose update was interrupted, and who else comes while one runs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use super::disk::{Fault, Faulty};
+use super::scene::{restore, snapshot, Contents, Scene};
+use crate::checkpoint::Checkpoint;
+use crate::disk::mark::Mark;
+use crate::disk::{Call, Disk, Watch};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::patch::Patch;
+use crate::tensors::Control;
+use crate::update::recover::recover_on;
+use crate::update::update::update_on;
+use crate::update::{recover, Note, Recovered, Recovery, UpdateOptions, Way};
+
+const WAYS: [Way; 2] = [Way::Redo, Way::Undo];
+const ONE: &str = "one.safetensors";
+const TWO: &str = "two.safetensors";
+
+fn is_marked(bytes: &[u8]) -> bool {
+    Mark::of(bytes[..8].try_into().unwrap()).is_some()
+}
+
+/// The tensor files of a room.
+fn tensors(files: &Contents) -> Vec<(&Path, &Vec<u8>)> {
+    let files = files.iter().map(|(name, bytes)| (name.as_path(), bytes));
+    files.filter(|(name, _)| name.extension().is_some_and(|end| end == "safetensors")).collect()
+}
+
+/// Kills an update before each of its operations; `then` looks at what is left if a file is marked.
+fn at_every_mark(scene: &Scene, mut then: impl FnMut(u64)) {
+    let mut marked = 0;
+    for at in 0.. {
+        scene.reset();
+        if !scene.update(&Faulty::new(at, Fault::Kill)).0 {
+            break;
+        }
+        if tensors(&snapshot(&scene.room)).iter().any(|(_, bytes)| is_marked(bytes)) {
+            marked += 1;
+            then(at);
+        }
+    }
+    assert!(marked > 8, "{marked}");
+}
+
+fn recovered(scene: &Scene) -> Result<Recovery> {
+    recover_on(&Faulty::new(u64::MAX, Fault::None).disk(), &scene.checkpoint, Control::threads(1))
+}
+
+fn journal(scene: &Scene) -> PathBuf {
+    let mut names = snapshot(&scene.room).into_keys();
+    scene.room.join(names.find(|name| name.extension().is_some_and(|end| end == "undo")).unwrap())
+}
+
+#[test]
+fn a_marked_file_is_refused_by_whatever_name_and_wherever_it_is() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        let elsewhere = tempfile::tempdir().unwrap();
+        at_every_mark(&scene, |at| {
+            for (name, bytes) in tensors(&snapshot(&scene.room)) {
+                if !is_marked(bytes) {
+                    continue;
+                }
+                // No reader takes more than this for a header.
+                let length = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+                assert!(length > 100_000_000 && length as u32 > 1 << 31);
+                let moved = elsewhere.path().join("other.safetensors");
+                fs::write(&moved, bytes).unwrap();
+                for path in [&scene.room, &scene.room.join(name), &moved, elsewhere.path()] {
+                    let error = Checkpoint::open(path).unwrap_err();
+                    let here = path.starts_with(&scene.room);
+                    assert!(
+                        matches!(error, Error::Interrupted { is_there, .. } if is_there == here),
+                        "{at}: {error}"
+                    );
+                }
+                // Nor does a recovery say that all is well.
+                assert_eq!(recover(&moved, Control::threads(1)).unwrap_err().kind(), "interrupted");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_directory_that_is_moved_or_copied_with_its_journal_recovers() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        let elsewhere = tempfile::tempdir().unwrap();
+        at_every_mark(&scene, |at| {
+            let copy = elsewhere.path().join("copy");
+            restore(&copy, &snapshot(&scene.room));
+            let outcome = recover(&copy, Control::threads(1)).unwrap().outcome;
+            let expected = match outcome {
+                Recovered::RolledBack { .. } => &scene.base,
+                Recovered::Completed { .. } => &scene.target,
+                other => panic!("{at}: {other:?}"),
+            };
+            assert_eq!(&snapshot(&copy), expected, "{at}");
+        });
+    }
+}
+
+/// Something that is done to a room.
+type Act = (&'static str, fn(&Scene));
+
+fn put(scene: &Scene, name: &str, bytes: &[u8]) {
+    // By its name, as a download does: not into the file that is there.
+    let _ = fs::remove_file(scene.room.join(name));
+    fs::write(scene.room.join(name), bytes).unwrap();
+}
+
+fn of(files: &Contents, name: &str) -> Vec<u8> {
+    files[Path::new(name)].clone()
+}
+
+/// Another checkpoint with the same headers.
+fn other(scene: &Scene, name: &str) -> Vec<u8> {
+    let mut bytes = of(&scene.base, name);
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x55;
+    bytes
+}
+
+const ACTS: [Act; 16] = [
+    ("nothing", |_| {}),
+    ("both fetched again", |scene| {
+        [ONE, TWO].iter().for_each(|name| put(scene, name, &of(&scene.base, name)))
+    }),
+    ("both targets fetched", |scene| {
+        [ONE, TWO].iter().for_each(|name| put(scene, name, &of(&scene.target, name)))
+    }),
+    ("another version fetched", |scene| {
+        [ONE, TWO].iter().for_each(|name| put(scene, name, &other(scene, name)))
+    }),
+    ("one fetched again", |scene| put(scene, ONE, &of(&scene.base, ONE))),
+    ("two fetched again", |scene| put(scene, TWO, &of(&scene.base, TWO))),
+    ("target of one fetched", |scene| put(scene, ONE, &of(&scene.target, ONE))),
+    ("target of two fetched", |scene| put(scene, TWO, &of(&scene.target, TWO))),
+    ("one of another version", |scene| put(scene, ONE, &other(scene, ONE))),
+    ("shards swapped", |scene| {
+        let [one, two] = [ONE, TWO].map(|name| fs::read(scene.room.join(name)).unwrap());
+        put(scene, ONE, &two);
+        put(scene, TWO, &one);
+    }),
+    ("one removed", |scene| fs::remove_file(scene.room.join(ONE)).unwrap()),
+    ("what was staged removed", |scene| {
+        for name in snapshot(&scene.room).into_keys() {
+            if Mark::of_name(name.to_str().unwrap()).is_some_and(|(_, what)| what != "undo") {
+                fs::remove_file(scene.room.join(name)).unwrap();
+            }
+        }
+    }),
+    ("the journal damaged", |scene| {
+        let journal = journal(scene);
+        let mut bytes = fs::read(&journal).unwrap();
+        bytes[100] ^= 1;
+        fs::write(journal, bytes).unwrap();
+    }),
+    ("the journal removed", |scene| fs::remove_file(journal(scene)).unwrap()),
+    ("a byte of a marked file changed", |scene| {
+        let mut bytes = fs::read(scene.room.join(TWO)).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        put(scene, TWO, &bytes);
+    }),
+    ("config and new companion edited", |scene| {
+        put(scene, "state.json", b"mine");
+        put(scene, "new.json", b"mine too");
+    }),
+];
+
+/// Whatever was done to the files in between: a recovery makes all tensor files base or all target, or it
+/// leaves every file as it found it. No mixture opens, before or after; nobody's own files are touched.
+#[test]
+fn a_recovery_is_right_or_touches_nothing_whatever_was_done_in_between() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        let mut counts = [0; 3];
+        for (what, act) in ACTS {
+            at_every_mark(&scene, |at| {
+                act(&scene);
+                let before = snapshot(&scene.room);
+                let result = recovered(&scene);
+                let after = snapshot(&scene.room);
+                let about = || format!("{way:?}, {what}, {at}: {result:?}");
+                let all = |files: &Contents| {
+                    tensors(&after).into_iter().all(|(name, bytes)| files.get(name) == Some(bytes))
+                };
+                match &result {
+                    Ok(_) if all(&scene.base) || all(&scene.target) => counts[0] += 1,
+                    Ok(_) => {
+                        counts[1] += 1;
+                        assert_eq!(before, after, "{}", about());
+                    }
+                    Err(error) => {
+                        counts[2] += 1;
+                        assert_eq!(before, after, "{}", about());
+                        let kinds = ["unrecovered", "interrupted"];
+                        assert!(kinds.contains(&error.kind()), "{}", about());
+                    }
+                }
+                if what.starts_with("config") {
+                    assert!(after[Path::new("state.json")] == *b"mine", "{}", about());
+                    assert!(after[Path::new("new.json")] == *b"mine too", "{}", about());
+                    let outcome = result.as_ref().unwrap();
+                    let forward = matches!(outcome.outcome, Recovered::Completed { .. });
+                    let own = |note: &Note| matches!(note, Note::OwnCompanion { .. });
+                    assert_eq!(outcome.notes.iter().any(own), forward, "{}", about());
+                }
+                // A mixture opens to nobody. Where the last mark is gone, whole files were put side by side.
+                let mixed = !all(&scene.base) && !all(&scene.target);
+                if mixed && tensors(&before).iter().any(|(_, bytes)| is_marked(bytes)) {
+                    Checkpoint::open(&scene.checkpoint).map(|_| ()).expect_err(&about());
+                }
+            });
+        }
+        println!("{way:?}: made whole {}, inert {}, refused {}", counts[0], counts[1], counts[2]);
+        assert!(counts.iter().all(|count| *count > 10), "{counts:?}");
+    }
+}
+
+#[test]
+fn a_fresh_download_is_left_alone_and_can_be_updated_beside_the_old_journal() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        at_every_mark(&scene, |at| {
+            for name in [ONE, TWO] {
+                put(&scene, name, &other(&scene, name));
+            }
+            let report = recovered(&scene).unwrap();
+            assert_eq!(report.outcome, Recovered::Nothing, "{at}");
+            assert!(matches!(&report.notes[..], [Note::OtherJournal { .. }]), "{report:?}");
+            for name in [ONE, TWO] {
+                assert_eq!(fs::read(scene.room.join(name)).unwrap(), other(&scene, name));
+            }
+            // It opens, and is refused only because it is not the base.
+            Checkpoint::open(&scene.checkpoint).unwrap();
+            let error = scene.update(&Faulty::new(u64::MAX, Fault::None)).1.unwrap_err();
+            assert_eq!(error.kind(), "base", "{error}");
+        });
+    }
+}
+
+/// The update of a part meets the journal of the whole, and ends that first.
+#[test]
+fn an_update_of_one_file_recovers_the_whole_directory_first() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        at_every_mark(&scene, |at| {
+            let report = recover(scene.room.join(ONE), Control::threads(1)).unwrap();
+            assert_ne!(report.outcome, Recovered::Nothing, "{at}");
+            assert!(scene.holds(&scene.base) || scene.holds(&scene.target), "{at}");
+        });
+    }
+}
+
+/// A copy of a marked file comes back after all is done, and its journal is gone.
+#[test]
+fn a_marked_copy_that_comes_back_is_never_taken_for_whole() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        at_every_mark(&scene, |at| {
+            let torn = snapshot(&scene.room);
+            recovered(&scene).unwrap();
+            let name = [ONE, TWO].into_iter().find(|name| is_marked(&of(&torn, name))).unwrap();
+            put(&scene, name, &of(&torn, name));
+            let before = snapshot(&scene.room);
+            let error = recovered(&scene).unwrap_err();
+            assert!(matches!(error, Error::Interrupted { is_there: false, .. }), "{at}: {error}");
+            let error = scene.update(&Faulty::new(u64::MAX, Fault::None)).1.unwrap_err();
+            assert_eq!(error.kind(), "interrupted", "{error}");
+            assert_eq!(snapshot(&scene.room), before);
+        });
+    }
+}
+
+/// Does something before one operation of another process.
+struct Meanwhile<'a> {
+    at: u64,
+    calls: AtomicU64,
+    act: Mutex<Box<dyn FnMut() + Send + 'a>>,
+}
+
+impl std::fmt::Debug for Meanwhile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl Watch for Meanwhile<'static> {
+    fn before(&self, _: Call<'_>) -> io::Result<()> {
+        if self.calls.fetch_add(1, Relaxed) == self.at {
+            (self.act.lock().unwrap())();
+        }
+        Ok(())
+    }
+}
+
+/// An update, a recovery and a reader come at every moment of another update, by another name: they wait
+/// their turn, or find base or target; and the first one ends as if nobody had come.
+#[cfg(unix)]
+#[test]
+fn whoever_comes_while_an_update_runs_is_kept_out_or_finds_base_or_target() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        let link = scene.room.with_file_name("link");
+        std::os::unix::fs::symlink(&scene.room, &link).unwrap();
+        let digest = |files: &Contents| {
+            let dir = tempfile::tempdir().unwrap();
+            restore(dir.path(), files);
+            Checkpoint::open(dir.path()).unwrap().digest(Control::threads(1)).unwrap()
+        };
+        let ends = [digest(&scene.base), digest(&scene.target)];
+        for who in 0..3 {
+            let mut at = 0;
+            loop {
+                scene.reset();
+                let (link, patch) = (link.clone(), scene.patch.clone());
+                let seen = Arc::new(Mutex::new(None));
+                let told = seen.clone();
+                let act = move || {
+                    let control = Control::threads(1);
+                    let result = match who {
+                        0 => Patch::open(&patch, Limits::default())
+                            .and_then(|patch| {
+                                patch.update(&link, UpdateOptions::default(), control)
+                            })
+                            .map(|_| ()),
+                        1 => recover(&link, control).map(|_| ()),
+                        _ => Checkpoint::open(&link)
+                            .and_then(|found| found.digest(control))
+                            .map(|found| assert!(ends.contains(&found), "a mixture was read")),
+                    };
+                    *told.lock().unwrap() = Some(result.map_err(|error| error.kind()));
+                };
+                let meanwhile =
+                    Meanwhile { at, calls: AtomicU64::new(0), act: Mutex::new(Box::new(act)) };
+                let disk = Disk::watched(Arc::new(meanwhile));
+                let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
+                let options = UpdateOptions::default().with_way(way);
+                let done =
+                    update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+                let Some(came) = *seen.lock().unwrap() else { break };
+                let about = format!("{way:?}, {who} at {at}: {came:?}, {done:?}");
+                assert!(
+                    matches!(came, Ok(()) | Err("busy" | "interrupted" | "changed" | "io")),
+                    "{about}"
+                );
+                let kind = done.as_ref().map(|_| ()).map_err(Error::kind);
+                let found = snapshot(&scene.room);
+                match kind {
+                    Ok(()) => assert_eq!(found, scene.target, "{about}"),
+                    // The other one was before it.
+                    Err("busy" | "changed" | "io") => {
+                        assert!(found == scene.target || found == scene.base, "{about}")
+                    }
+                    Err(_) => panic!("{about}"),
+                }
+                at += 1;
+            }
+            assert!(at > 40, "{at}");
+        }
+    }
+}
