@@ -371,3 +371,36 @@ impl TensorSource for Chain<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    /// Patches of one contextual block each, whose first leaf is the last of the block before.
+    fn stairs(count: u64) -> Vec<Patch> {
+        let patch = |step: u64| {
+            // 64 leaves, one change; one class with a gap of 0, upwards.
+            let skipped = testkit::hostile::varint(63 * step);
+            let block = [&[2][..], &skipped, &[64, 1, 0, 1, 1, 0, 0, 0, 0]].concat();
+            let patch = testkit::hostile::patch_of_blocks(1 << 30, vec![block], 1);
+            // The digests of a chain: what each starts from is what the one before made.
+            let patch = testkit::forge::replaced(&patch, b'E', &[1; 32], &[0; 32]);
+            Patch::from_bytes(patch, Limits::default()).unwrap()
+        };
+        (0..count).map(patch).collect()
+    }
+
+    #[test]
+    fn what_bytes_depend_on_is_bounded() {
+        let read = |count: u64| {
+            let patches = stairs(count);
+            let chain = Chain::new(&patches).unwrap();
+            let at = 63 * (count - 1) * (1 << 16);
+            chain.read("w", at, &mut [0]).unwrap_err().to_string()
+        };
+        // Within the bound, all that is missing is the base.
+        assert!(read(10).contains("no bytes of tensor 'w'"), "{}", read(10));
+        assert!(read(18).contains("overlap like stairs"), "{}", read(18));
+    }
+}

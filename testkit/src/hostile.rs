@@ -37,7 +37,7 @@ pub fn patch_of_blocks(elements: u64, blocks: Vec<Vec<u8>>, changes: u64) -> Vec
     let tensor = [&[0, 1, b'w', 0, 2, 1][..], &varint(elements)].concat();
     let mut sections = vec![section(b'T', tensor)];
     sections.extend(blocks.into_iter().map(|block| section(b'B', block)));
-    sections.push(section(b'E', [varint(changes), vec![0; 64]].concat()));
+    sections.push(section(b'E', [varint(changes), vec![0; 32], vec![1; 32]].concat()));
     patch_of(sections, 1, changes)
 }
 
