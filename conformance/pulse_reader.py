@@ -19,6 +19,7 @@ SIGNATURE = bytes.fromhex("ab504c530d0a1a0a")
 LEAF, WINDOW, FILE_DATA, HEADERS = 1 << 16, 8 << 20, 1 << 20, 100_000_008
 SECTION_BYTES, BLOCK_LEAVES, NAME_BYTES, NAMES_BYTES = 64 << 20, 64, 4096, 128 << 20           # the limits of §10
 METADATA_BYTES, TENSORS, FILES, RANK, BLOCKS, TARGET_BYTES = 1 << 20, 1 << 20, 1 << 16, 64, 1 << 24, 16 << 40
+NAME_EXPANSION, NAMES_FREE, EXPANSION, FREE = 8, 1 << 20, 1024, 256 << 20
 PATCHED, ADDED, REPLACED, DELETED = range(4)
 UNSIGNED, SIGNED, FLOAT = range(3)
 
@@ -297,7 +298,7 @@ class Patch:
     def __init__(self, data):
         self.file, self.start = Cursor(data, "truncated"), 0       # start: of the section being read
         self.files, self.tensors, self.index, self.names_bytes, self.head_bytes = [], {}, [], 0, 0
-        self.block_count = self.declared_bytes = 0
+        self.block_count = self.declared_bytes = self.unpacked_bytes = 0
         check(self.file.take(8) == SIGNATURE, "signature", "not a patch")
         major, _minor = self.file.take(2)
         check(major == 1, "version", f"major version {major}")
@@ -371,6 +372,7 @@ class Patch:
             payload = self.section("d")[1]
             data = unpack(payload, min(FILE_DATA, file.size - len(file.content)))
             check(data, "value", "a file data section without data")
+            self.unpacked(len(data), payload)
             payload.end()
             self.head_bytes += 0 if file.companion else len(data)
             check(self.head_bytes <= HEADERS, "checkpoint", f"safetensors headers of more than {HEADERS} bytes")
@@ -381,7 +383,8 @@ class Patch:
         check(len(self.index) < TENSORS, "limit", "too many tensors")
         name = payload.name(self.index[-1][0] if self.index else b"")
         self.names_bytes += len(name)
-        check(self.names_bytes <= NAMES_BYTES, "limit", "too many bytes of names")
+        free = NAMES_FREE + NAME_EXPANSION * (self.start + len(payload.data))
+        check(self.names_bytes <= min(NAMES_BYTES, free), "limit", "too many bytes of names")
         t = SimpleNamespace(name=utf8(name), action=payload.uint(), dtype=None, shape=(), size=0, end=0, changes=0)
         check(t.action <= 3, "value", f"action {t.action}")
         if t.action != DELETED:
@@ -413,6 +416,11 @@ class Patch:
         self.declared_bytes += size
         check(self.declared_bytes <= TARGET_BYTES, "limit", f"{self.declared_bytes} bytes of tensors and files")
 
+    def unpacked(self, size, payload):
+        self.unpacked_bytes += size
+        most = FREE + EXPANSION * (self.start + len(payload.data))
+        check(self.unpacked_bytes <= most, "limit", f"{self.unpacked_bytes} bytes unpacked")
+
     def read_block(self, payload, t):
         self.block_count += 1
         check(self.block_count <= BLOCKS, "limit", "too many blocks")
@@ -431,6 +439,7 @@ class Patch:
         check(changes <= elements, "count", f"{changes} changes in {elements} elements")
         check(t.action == PATCHED or changes == elements, "count", "a tensor put whole, but not every element")
         t.changes += changes
+        self.unpacked(t.end - start if CODINGS[coding] is whole else 0, payload)
         t.blocks.append((start, t.end, CODINGS[coding](payload, t.dtype, elements, changes)))
 
     def read_trailer(self, payload, t):

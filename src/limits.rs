@@ -21,6 +21,9 @@ pub struct Limits {
     pub name_bytes: u64,
     /// Bytes of all tensor names together: front coding lets a few bytes stand for a long name.
     pub names_bytes: u64,
+    /// Bytes of all tensor names together, for each byte of the patch that was read; the first MiB is
+    /// free. Names of models are shared in part, never in this proportion.
+    pub name_expansion: u64,
     /// Bytes of all metadata keys and values together.
     pub metadata_bytes: u64,
     /// Tensors in a patch.
@@ -35,7 +38,20 @@ pub struct Limits {
     /// and those that the footer names. A few kilobytes of zstd can fill a disk: where a patch is
     /// not trusted, set this to what is expected.
     pub target_bytes: u64,
+    /// Bytes that a patch unpacks to without its base, for each byte of it that was read: bytes of the
+    /// tensors and files that it carries whole and, where blocks of changes are unpacked with no base
+    /// at hand, 64 for each change. The first 256 MiB are free. So the target, and the time to make
+    /// it, are bounded by base and patch; a patch to a large checkpoint of zeros needs a greater limit.
+    pub expansion: u64,
 }
+
+/// What [`Limits::expansion`] leaves free.
+pub(crate) const FREE_BYTES: u64 = 256 << 20;
+/// What [`Limits::name_expansion`] leaves free.
+pub(crate) const FREE_NAME_BYTES: u64 = 1 << 20;
+/// What a change counts for that is unpacked without its base: about the time of so many bytes hashed.
+#[cfg(feature = "parallel")]
+pub(crate) const CHANGE_BYTES: u64 = 64;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -44,12 +60,14 @@ impl Default for Limits {
             block_leaves: 64,
             name_bytes: 4096,
             names_bytes: 128 << 20,
+            name_expansion: 8,
             metadata_bytes: 1 << 20,
             tensors: 1 << 20,
             files: 1 << 16,
             rank: 64,
             blocks: 1 << 24,
             target_bytes: 16 << 40,
+            expansion: 1024,
         }
     }
 }
@@ -90,12 +108,14 @@ impl Limits {
         with_block_leaves block_leaves
         with_name_bytes name_bytes
         with_names_bytes names_bytes
+        with_name_expansion name_expansion
         with_metadata_bytes metadata_bytes
         with_tensors tensors
         with_files files
         with_rank rank
         with_blocks blocks
         with_target_bytes target_bytes
+        with_expansion expansion
     }
 }
 
@@ -108,6 +128,7 @@ pub(crate) struct Used {
     names_bytes: u64,
     blocks: u64,
     target_bytes: u64,
+    unpacked_bytes: u64,
 }
 
 impl Used {
@@ -124,6 +145,18 @@ impl Used {
         spend("target_bytes", &mut self.target_bytes, target_bytes, limits.target_bytes)
     }
 
+    /// More bytes that the patch carries whole, of which `read` bytes were read. A reader's account
+    /// only: what a reader is told to expect, a writer may write.
+    pub fn unpacked(&mut self, limits: &Limits, bytes: u64, read: u64) -> Result<(), Fault> {
+        self.unpacked_bytes = self.unpacked_bytes.saturating_add(bytes);
+        check_expansion(self.unpacked_bytes, read, limits)
+    }
+
+    /// What the names that came so far may be in all, once so many bytes of the patch were read.
+    pub fn names(&self, limits: &Limits, read: u64) -> Result<(), Fault> {
+        check_name_expansion(self.names_bytes, read, limits)
+    }
+
     /// One more block.
     pub fn block(&mut self, limits: &Limits) -> Result<(), Fault> {
         spend("blocks", &mut self.blocks, 1, limits.blocks)
@@ -133,6 +166,26 @@ impl Used {
 fn spend(limit: &'static str, used: &mut u64, more: u64, allowed: u64) -> Result<(), Fault> {
     *used = used.saturating_add(more);
     check(limit, *used, allowed)
+}
+
+/// A fault if so many bytes are too many for a patch of which `read` bytes were read.
+pub(crate) fn check_expansion(bytes: u64, read: u64, limits: &Limits) -> Result<(), Fault> {
+    check_ratio("expansion", bytes, FREE_BYTES, read, limits.expansion)
+}
+
+/// The same for the names of its tensors.
+pub(crate) fn check_name_expansion(bytes: u64, read: u64, limits: &Limits) -> Result<(), Fault> {
+    check_ratio("name_expansion", bytes, FREE_NAME_BYTES, read, limits.name_expansion)
+}
+
+fn check_ratio(
+    limit: &'static str,
+    bytes: u64,
+    free: u64,
+    read: u64,
+    allowed: u64,
+) -> Result<(), Fault> {
+    check(limit, bytes.saturating_sub(free).div_ceil(read.max(1)), allowed)
 }
 
 /// A fault unless `asked` is allowed.

@@ -46,7 +46,8 @@ fn reading_four_times_as_much_costs_four_times_as_much() {
     for (what, patch) in cases {
         let [(small, few), (large, many)] = [5000, 20_000].map(|count| {
             let patch = patch(count);
-            let (bytes, (events, result)) = allocated(|| list(&patch, Limits::default()));
+            let limits = Limits::default().with_name_expansion(100);
+            let (bytes, (events, result)) = allocated(|| list(&patch, limits));
             result.unwrap_or_else(|error| panic!("{what}: {error}"));
             (bytes, events)
         });
@@ -104,5 +105,156 @@ fn headers_four_times_as_large_cost_four_times_as_much() {
             allocated(|| patch.verify(pulse::tensors::Control::threads(1))).0
         });
         assert_linear(what, small, large);
+    }
+}
+
+#[cfg(feature = "checkpoint")]
+mod patches {
+    //! What commands do with a patch that was opened.
+
+    use std::ops::ControlFlow;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use pulse::chain::{ComposeOptions, InvertOptions};
+    use pulse::checkpoint::ApplyOptions;
+    use pulse::patch::Inventory;
+    use pulse::tensors::Control;
+    use pulse::{Checkpoint, Limits, Patch, Result};
+    use testkit::hostile::{all_steps, all_zeros, far_apart, huge_tensor, zero_file};
+
+    use super::{allocated, alone, assert_linear};
+
+    const MIB: usize = 1 << 20;
+
+    fn open(patch: Vec<u8>) -> Patch {
+        Patch::from_bytes(patch, Limits::default()).unwrap()
+    }
+
+    fn kind<T>(result: Result<T>) -> Option<&'static str> {
+        result.err().map(|error| error.kind())
+    }
+
+    type Work = fn(&Patch, Control<'_>) -> Result<()>;
+
+    /// What is done with a patch alone.
+    const WORK: [(&str, Work); 3] = [
+        ("verify", |patch, control| patch.verify(control)),
+        ("invert", |patch, control| {
+            patch.invert(std::io::sink(), InvertOptions::default(), control).map(|_| ())
+        }),
+        ("compose", |patch, control| {
+            let patches = std::slice::from_ref(patch);
+            let options = ComposeOptions::default();
+            Patch::compose(patches, None, std::io::sink(), options, control).map(|_| ())
+        }),
+    ];
+
+    /// Bytes of tensors that the work says it has done, and bytes that it asked for.
+    fn counted(work: Work, patch: &Patch) -> (u64, usize) {
+        let done = AtomicU64::new(0);
+        let progress = |bytes| {
+            done.fetch_add(bytes, Ordering::Relaxed);
+            ControlFlow::Continue(())
+        };
+        let control = Control::threads(1).with_progress(&progress);
+        let (bytes, result) = allocated(|| work(patch, control));
+        result.unwrap();
+        (done.into_inner(), bytes)
+    }
+
+    /// One change costs the same in a tensor of a gigabyte and in one of 2^43 bytes.
+    #[test]
+    fn unchanged_bytes_cost_nothing_however_many_are_declared() {
+        let _alone = alone();
+        for (what, work) in WORK {
+            let [small, large] = [30, 43].map(|bits| counted(work, &open(huge_tensor(1 << bits))));
+            assert_eq!(small.0, large.0, "{what}: bytes of tensors");
+            assert!(large.0 <= 8 << 20, "{what}: {} bytes of tensors for one change", large.0);
+            assert!(large.1 < small.1 + 1000, "{what}: {} bytes, then {}", small.1, large.1);
+        }
+    }
+
+    #[test]
+    fn four_times_as_many_changes_cost_four_times_as_much_wherever_they_are() {
+        let _alone = alone();
+        for (what, work) in WORK {
+            let [small, large] = [100, 400].map(|count| counted(work, &open(far_apart(count))));
+            assert_linear(what, small.1, large.1);
+            assert!(
+                large.0 <= 4 * small.0,
+                "{what}: {} bytes of tensors, then {}",
+                small.0,
+                large.0
+            );
+        }
+    }
+
+    /// Without a base at hand nothing unpacks far more changes than a patch of its size could hold.
+    #[test]
+    fn changes_that_unpack_without_end_are_refused_before_the_first() {
+        let _alone = alone();
+        let patch = open(all_steps(100));
+        for (what, work) in WORK {
+            let (bytes, result) = allocated(|| work(&patch, Control::threads(1)));
+            assert_eq!(kind(result), Some("limit"), "{what}");
+            assert!(bytes < MIB, "{what}: {bytes} bytes");
+        }
+        // Who trusts it raises the limit; and one full block needs no trust.
+        let limits = Limits::default().with_expansion(u64::MAX);
+        Patch::from_bytes(all_steps(2), limits).unwrap().verify(Control::threads(1)).unwrap();
+        open(all_steps(1)).verify(Control::threads(1)).unwrap();
+    }
+
+    #[test]
+    fn an_inspection_leaves_packed_what_is_too_much_and_says_so() {
+        let _alone = alone();
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("p");
+        let [one, all] = [1, 100].map(|blocks| {
+            std::fs::write(&path, all_steps(blocks)).unwrap();
+            let (bytes, map) = allocated(|| Inventory::inspect(&path, Limits::default()));
+            let map = map.unwrap();
+            assert!(map.error.is_none(), "{:?}", map.error);
+            (bytes, map)
+        });
+        assert_eq!((one.1.left_packed, all.1.left_packed), (0, 99));
+        assert_eq!(one.1.ulp_steps, all.1.ulp_steps);
+        assert!(all.0 < one.0 + MIB, "{} bytes, then {}", one.0, all.0);
+    }
+
+    /// What a patch carries whole is bounded where it is read, whoever reads it.
+    #[test]
+    fn what_unpacks_to_hundreds_of_times_its_size_is_refused_as_it_is_read() {
+        let _alone = alone();
+        for (what, few, many) in
+            [("blocks", all_zeros(64), all_zeros(100)), ("file", zero_file(256), zero_file(600))]
+        {
+            open(few);
+            let error = Patch::from_bytes(many.clone(), Limits::default()).unwrap_err();
+            assert_eq!(error.kind(), "limit", "{what}");
+            Patch::from_bytes(many, Limits::default().with_expansion(1 << 20)).unwrap();
+        }
+    }
+
+    /// A target of other tensors is found out before the patch is turned round.
+    #[test]
+    fn a_revert_looks_at_the_target_first() {
+        let _alone = alone();
+        let place = tempfile::tempdir().unwrap();
+        let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+        let file = [&(json.len() as u64).to_le_bytes()[..], json, b"abc"].concat();
+        let path = place.path().join("target");
+        std::fs::write(&path, file).unwrap();
+        let target = Checkpoint::open(&path).unwrap();
+        for patch in [huge_tensor(1 << 43), all_steps(100), far_apart(1000)] {
+            let patch = open(patch);
+            let out = place.path().join("out");
+            let (bytes, result) = allocated(|| {
+                patch.revert(&target, &out, ApplyOptions::default(), Control::threads(1))
+            });
+            assert_eq!(kind(result), Some("target"));
+            assert!(bytes < MIB, "{bytes} bytes");
+            assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "nothing is written");
+        }
     }
 }

@@ -36,7 +36,8 @@ pub(crate) struct Hint {
 pub(crate) const SWAP_ARGUMENTS: &str = "swap-arguments";
 
 /// Limits on what adds up as a patch is read: the end may ask for more than the place that failed.
-const IS_SUM: [&str; 5] = ["tensors", "files", "blocks", "names_bytes", "target_bytes"];
+const IS_SUM: [&str; 7] =
+    ["tensors", "files", "blocks", "names_bytes", "name_expansion", "target_bytes", "expansion"];
 
 /// What to do about a patch that has not produced the base.
 pub(crate) const USE_ITS_PRODUCER: &str =
@@ -60,6 +61,11 @@ impl Failure {
         let hint = Hint { word: Some(SWAP_ARGUMENTS), text: hint.into() };
         Failure::Library { error: Box::new(error), hint: Some(hint) }
     }
+}
+
+/// What there was to say could not be said.
+pub(crate) fn unprinted(source: std::io::Error) -> Failure {
+    Failure::from(Error::Io { doing: "writing to standard output".into(), path: None, source })
 }
 
 /// Arguments that do not fit together.

@@ -79,6 +79,8 @@ struct Stack {
 
 /// Names are arbitrary. A stack with more cells than this is shown as a list.
 const CELLS_MAX: usize = 1 << 14;
+/// Stacks that are shown as maps, at most; a model has one or two.
+const STACKS_MAX: usize = 64;
 
 impl Stack {
     fn cell(&self, layer: u64, module: &str) -> Cell {
@@ -90,6 +92,7 @@ impl Stack {
         } else {
             String::new()
         };
+        let module = text::cell(module, text::CELL_CHARS);
         let title = |what: &str| format!("layer {layer}, {module}{tensors}: {what}");
         if let Some(other) = group.other {
             return Cell::Mark { mark: other.mark(), title: title(other.name()) };
@@ -123,6 +126,13 @@ pub fn figure(tensors: &[Measured<'_>]) -> Html {
         group.other = group.other.or(tensor.other);
     }
     stacks.retain(|_, stack| stack.modules.len().saturating_mul(stack.layers.len()) <= CELLS_MAX);
+    // The largest of them, in case there are many.
+    let mut sizes: Vec<(usize, String)> = stacks
+        .iter()
+        .map(|(name, stack)| (stack.layers.values().map(BTreeMap::len).sum(), name.clone()))
+        .collect();
+    sizes.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    sizes.iter().skip(STACKS_MAX).for_each(|(_, name)| _ = stacks.remove(name));
     let in_stack = |tensor: &&Measured<'_>| {
         place(tensor.name).is_some_and(|(stack, ..)| stacks.contains_key(&stack))
     };

@@ -30,7 +30,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pulse::Error;
 
 use failure::Failure;
 use outcome::{Common, Outcome};
@@ -108,6 +107,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let failure = match outcome {
         Ok(outcome) => {
             let printed = match (common.quiet, common.json) {
+                _ if outcome.printed => Ok(()),
                 (true, _) => Ok(()),
                 (_, true) => text::print(&format!("{:#}\n", outcome.json)),
                 (_, false) => text::print(&outcome.text),
@@ -115,11 +115,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             match (outcome.error, printed) {
                 (None, Ok(())) => return ExitCode::SUCCESS,
                 (Some(error), _) => Failure::from(error),
-                (None, Err(source)) => Failure::from(Error::Io {
-                    doing: "writing to standard output".into(),
-                    path: None,
-                    source,
-                }),
+                (None, Err(source)) => failure::unprinted(source),
             }
         }
         Err(failure) => failure,

@@ -21,12 +21,33 @@ pub(crate) struct Common {
 pub(crate) struct Outcome {
     pub(crate) text: String,
     pub(crate) json: serde_json::Value,
+    /// Both were printed already: they were too much to be held.
+    pub(crate) printed: bool,
     /// Why it failed although there is something to print.
     pub(crate) error: Option<Error>,
 }
 
 impl Outcome {
     pub(crate) fn new(text: String, json: serde_json::Value) -> Self {
-        Outcome { text, json, error: None }
+        Outcome { text, json, printed: false, error: None }
+    }
+
+    /// Makes the one of the two that will be printed.
+    pub(crate) fn of(
+        common: &Common,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> serde_json::Value,
+    ) -> Self {
+        match (common.quiet, common.json) {
+            (true, _) => Outcome::new(String::new(), serde_json::Value::Null),
+            (_, true) => Outcome::new(String::new(), json()),
+            (_, false) => Outcome::new(text(), serde_json::Value::Null),
+        }
+    }
+
+    /// Of a command that has printed what it has to say.
+    pub(crate) fn printed(error: Option<Error>) -> Self {
+        let (text, json) = (String::new(), serde_json::Value::Null);
+        Outcome { text, json, printed: true, error }
     }
 }

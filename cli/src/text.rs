@@ -15,6 +15,15 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Prints what is too much for a string, as it is made; otherwise as [`print`].
+pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = io::BufWriter::with_capacity(1 << 16, anstream::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
 /// Prints an error message.
 pub fn complain(message: &str) {
     let style = AnsiColor::Red.on_default().bold();
@@ -152,47 +161,88 @@ pub fn size(bytes: u64, other: u64, described: &str) -> String {
     format!("{}, {} than the {described}", number(bytes, "byte"), times_smaller(other, bytes))
 }
 
+/// Characters of the value of a fact, at most: metadata and lists of names are as long as a file likes.
+pub const FACT_CHARS: usize = 1000;
+
 /// "label     value" lines.
 pub fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
-    facts.iter().map(|(label, value)| format!("{label:width$}  {}\n", clean(value))).collect()
+    facts
+        .iter()
+        .map(|(label, value)| format!("{label:width$}  {}\n", cell(value, FACT_CHARS)))
+        .collect()
 }
 
 /// "a, b, c and 12 more": names for a line of text.
 pub fn list(names: &[String]) -> String {
     const SHOWN: usize = 8;
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| clean(name)).collect();
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| cell(name, NAME_CHARS)).collect();
     match names.len().checked_sub(SHOWN) {
         None | Some(0) => shown.join(", "),
         Some(more) => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
+/// Characters of a name in a table, at most: more than those of any model. Names are as long as a file
+/// likes, and all rows are padded to the longest.
+pub const NAME_CHARS: usize = 240;
+/// Characters of any other cell.
+pub const CELL_CHARS: usize = 80;
+
+/// Text of at most `chars` characters, made safe for a terminal. Both ends stay: of a name, they say
+/// layer and module.
+pub fn cell(text: &str, chars: usize) -> String {
+    // Before as well: escapes are longer than what they stand for, and all would be cut again.
+    shorten(&clean(&shorten(text, chars)), chars)
+}
+
+fn shorten(text: &str, chars: usize) -> String {
+    // No character has less than a byte.
+    let count = if text.len() <= chars { text.len() } else { text.chars().count() };
+    if count <= chars {
+        return text.into();
+    }
+    let start = chars / 2;
+    let end = chars.saturating_sub(1 + start);
+    text.chars().take(start).chain(['…']).chain(text.chars().skip(count - end)).collect()
+}
+
+fn cells(row: &[String]) -> impl Iterator<Item = String> + '_ {
+    let most = |column| if column == 0 { NAME_CHARS } else { CELL_CHARS };
+    row.iter().enumerate().map(move |(column, text)| cell(text, most(column)))
+}
+
+/// How wide the columns of a table are, in characters.
+pub fn widths(head: &[String], rows: impl Iterator<Item = Vec<String>>) -> Vec<usize> {
+    let mut widths: Vec<usize> = head.iter().map(|name| name.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(cells(&row)) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    widths
+}
+
+/// A row of a table, without its end of line; cells beyond the widths are left out.
+pub fn line(row: &[String], widths: &[usize]) -> String {
+    let mut out = String::new();
+    for (column, (cell, &width)) in cells(row).zip(widths).enumerate() {
+        if column == 0 {
+            out.push_str(&format!("{cell:<width$}"));
+        } else {
+            out.push_str(&format!("  {cell:>width$}"));
+        }
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
 /// A table with aligned columns; the first is aligned left, the others right.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
-    let cells = |column: usize| {
-        rows.iter().filter_map(move |row| row.get(column)).map(|cell| cell.chars().count())
-    };
-    let widths: Vec<usize> =
-        (0..head.len()).map(|c| cells(c).max().unwrap_or(0).max(head[c].chars().count())).collect();
-    let line = |row: &mut dyn Iterator<Item = &str>| {
-        let mut out = String::new();
-        for (column, (cell, &width)) in row.zip(&widths).enumerate() {
-            if column == 0 {
-                out.push_str(&format!("{cell:<width$}"));
-            } else {
-                out.push_str(&format!("  {cell:>width$}"));
-            }
-        }
-        out.trim_end().to_string() + "\n"
-    };
-    let mut out = line(&mut head.iter().copied());
-    for row in &rows {
-        out.push_str(&line(&mut row.iter().map(String::as_str)));
-    }
-    out
+    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    let widths = widths(&head, rows.iter().cloned());
+    let lines = std::iter::once(&head).chain(rows).map(|row| line(row, &widths) + "\n");
+    lines.collect()
 }
 
 /// A run id as 32 hexadecimal digits.

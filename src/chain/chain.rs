@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::coding::Coding;
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
@@ -139,6 +140,10 @@ pub(crate) fn overlapping(blocks: &[BlockEntry], range: &Range<u64>) -> Range<us
     first..end.max(first)
 }
 
+/// How far before the bytes asked for those may start that they depend on: more than any patches
+/// whose blocks are cut alike, and a bound for the work on those whose blocks are not.
+const HULL_BYTES_MAX: u64 = 64 << 20;
+
 /// Patches each of which starts where the one before it ends.
 ///
 /// As a [`TensorSource`] it is the target of the last one: every tensor if it stands on a base or
@@ -245,10 +250,7 @@ impl<'a> Chain<'a> {
 /// The file with this name and these bytes in the target of a patch.
 fn same_file<'a>(patch: &'a Patch, record: &FileRecord) -> Option<&'a FileEntry> {
     let key = |record: &FileRecord| (record.kind, record.bytes, record.sha256);
-    patch
-        .files()
-        .iter()
-        .find(|file| file.record.name == record.name && key(&file.record) == key(record))
+    patch.file(&record.name).filter(|file| key(&file.record) == key(record))
 }
 
 /// Checks that the files that a patch takes from its base are in the target before it.
@@ -307,13 +309,23 @@ impl TensorSource for Chain<'_> {
             Error::misuse(format!("the bytes asked for lie beyond the end of tensor '{name}'"))
         })?;
 
-        // From the last link back: a block is made whole, so what lies beneath must cover it.
+        // From the last link back: a contextual block is made from its start, so what lies beneath
+        // must reach as far. No other needs more than what is asked for, and none more behind it.
         let mut hull = start..end;
         let mut runs = Vec::with_capacity(history.links.len());
-        for Link { tensor, .. } in history.links.iter().rev() {
+        for Link { patch, tensor } in history.links.iter().rev() {
             let run = overlapping(&tensor.blocks, &hull);
-            for block in &tensor.blocks[run.clone()] {
-                hull = hull.start.min(block.range().start)..hull.end.max(block.range().end);
+            match tensor.blocks.get(run.start).filter(|_| !run.is_empty()) {
+                Some(block) if block.coding() == Coding::Contextual => {
+                    hull.start = hull.start.min(block.range().start);
+                }
+                _ => {}
+            }
+            if start - hull.start > HULL_BYTES_MAX {
+                return Err(self.first().unfit(format!(
+                    "tensor '{name}': its blocks, and those of the patches up to {}, overlap like stairs, more than {HULL_BYTES_MAX} bytes of them; compose fewer patches at once",
+                    patch.label()
+                )));
             }
             runs.push(run);
         }
@@ -321,7 +333,7 @@ impl TensorSource for Chain<'_> {
         let bytes = if hull == (start..end) {
             &mut *buffer
         } else {
-            // As large as a few blocks.
+            // Bounded above.
             wider.resize(usize::try_from(hull.end - hull.start).map_err(|_| missing())?, 0);
             wider.as_mut_slice()
         };
@@ -332,10 +344,16 @@ impl TensorSource for Chain<'_> {
         for (Link { patch, tensor }, run) in history.links.iter().zip(runs.into_iter().rev()) {
             for number in run {
                 let range = tensor.blocks[number].range();
+                let (from, to) = (range.start.max(hull.start), range.end.min(hull.end));
                 // Within the hull, whose bytes are in memory.
-                let (from, to) =
-                    ((range.start - hull.start) as usize, (range.end - hull.start) as usize);
-                patch.apply_block(tensor, number, &mut payload, &mut bytes[from..to])?;
+                let place = (from - hull.start) as usize..(to - hull.start) as usize;
+                patch.apply_part(
+                    tensor,
+                    number,
+                    &mut payload,
+                    from - range.start,
+                    &mut bytes[place],
+                )?;
             }
         }
         if !wider.is_empty() {
@@ -351,5 +369,38 @@ impl TensorSource for Chain<'_> {
         } else {
             self.base?.slice(name, start, bytes)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    /// Patches of one contextual block each, whose first leaf is the last of the block before.
+    fn stairs(count: u64) -> Vec<Patch> {
+        let patch = |step: u64| {
+            // 64 leaves, one change; one class with a gap of 0, upwards.
+            let skipped = testkit::hostile::varint(63 * step);
+            let block = [&[2][..], &skipped, &[64, 1, 0, 1, 1, 0, 0, 0, 0]].concat();
+            let patch = testkit::hostile::patch_of_blocks(1 << 30, vec![block], 1);
+            // The digests of a chain: what each starts from is what the one before made.
+            let patch = testkit::forge::replaced(&patch, b'E', &[1; 32], &[0; 32]);
+            Patch::from_bytes(patch, Limits::default()).unwrap()
+        };
+        (0..count).map(patch).collect()
+    }
+
+    #[test]
+    fn what_bytes_depend_on_is_bounded() {
+        let read = |count: u64| {
+            let patches = stairs(count);
+            let chain = Chain::new(&patches).unwrap();
+            let at = 63 * (count - 1) * (1 << 16);
+            chain.read("w", at, &mut [0]).unwrap_err().to_string()
+        };
+        // Within the bound, all that is missing is the base.
+        assert!(read(10).contains("no bytes of tensor 'w'"), "{}", read(10));
+        assert!(read(18).contains("overlap like stairs"), "{}", read(18));
     }
 }

@@ -39,6 +39,41 @@ impl Changes {
     }
 }
 
+/// Changes of one patch after another as one, whose work grows with the changes and hardly with the
+/// number of patches: only sums of about as many are combined, as in a merge sort.
+#[derive(Debug)]
+pub(super) struct Sum {
+    width: usize,
+    form: ValueForm,
+    /// Each with the number of halvings that it stands for, which descends.
+    sums: Vec<(u32, Changes)>,
+}
+
+impl Sum {
+    /// Of elements of so many bytes, and values of one form.
+    pub fn new(width: usize, form: ValueForm) -> Self {
+        Sum { width, form, sums: Vec::new() }
+    }
+
+    /// Adds what the next patch changes.
+    pub fn add(&mut self, changes: Changes) {
+        if changes.elements.is_empty() {
+            return;
+        }
+        let mut next = (0, changes);
+        while let Some((depth, before)) = self.sums.pop_if(|(depth, _)| *depth == next.0) {
+            next = (depth + 1, before.combine(&next.1, self.width, self.form));
+        }
+        self.sums.push(next);
+    }
+
+    pub fn finish(self) -> Changes {
+        let Sum { width, form, sums } = self;
+        let from_the_end = sums.into_iter().rev().map(|(_, changes)| changes);
+        from_the_end.reduce(|later, before| before.combine(&later, width, form)).unwrap_or_default()
+    }
+}
+
 fn invert<W: Word>(changes: &mut Changes, form: ValueForm) {
     for value in &mut changes.values {
         *value = form.invert(W::narrow(*value)).widen();
@@ -118,5 +153,29 @@ mod tests {
             (vec![0, 1, 4, 9], vec![2, 2, 2, 2])
         );
         assert!(first.combine(&first, 2, ValueForm::Xor).elements.is_empty());
+    }
+
+    /// The sum of many is the same as one after the other, and the work for it is not: no change is
+    /// touched more often than there are halvings of the number of patches.
+    #[test]
+    fn a_sum_is_that_of_one_after_the_other() {
+        let changes = |seed: u32| {
+            let elements: Vec<u32> = (0..200).filter(|i| (i * 7 + seed * 13) % 5 < 2).collect();
+            let values = elements.iter().map(|i| u64::from(i * seed % 60 + 1)).collect();
+            Changes { elements, values }
+        };
+        for form in [ValueForm::UlpStep, ValueForm::Xor] {
+            for count in 0..40 {
+                let mut sum = Sum::new(2, form);
+                let mut expected = Changes::default();
+                for seed in 0..count {
+                    sum.add(changes(seed));
+                    expected = expected.combine(&changes(seed), 2, form);
+                    assert!(sum.sums.len() <= 7, "{} sums of {seed}", sum.sums.len());
+                }
+                let found = sum.finish();
+                assert_eq!((found.elements, found.values), (expected.elements, expected.values));
+            }
+        }
     }
 }

@@ -5,14 +5,16 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::chain::chain::{overlapping, Chain, Effect, Link, TensorHistory, Version};
+use crate::chain::changes::Sum;
 use crate::changes::Changes;
 use crate::coding::{self, EncodedBlock};
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Made, Result};
 use crate::hash::{TensorHasher, LEAF_BYTES};
+use crate::patch::BlockEntry;
 use crate::stream::{EncoderOptions, Session};
-use crate::tensors::pieces::{for_each_piece, leaves_of_all, Pair, Piece};
+use crate::tensors::pieces::{for_each_of, leaves_of_all, Pair, Piece};
 use crate::tensors::{Control, TensorSource};
 use crate::wire::{Action, TensorHeader};
 use crate::word::ValueForm;
@@ -117,17 +119,25 @@ pub(crate) fn combine_tensors<W: Write>(
     let mut tensors = combined.iter();
     let mut open = None;
     let mut hasher = TensorHasher::new();
+    // Where the piece before ended: what lies between has no changes.
+    let mut end = 0;
     let work = |own: &mut Own, group: &[Piece<'_>]| {
         group.iter().map(|piece| combining.piece(piece, own)).collect::<Result<Vec<_>>>()
     };
-    for_each_piece(&pairs, combining.piece_bytes(), control, Own::default, work, |piece, done| {
+    let full = combining.piece_bytes();
+    let pieces = pairs.iter().flat_map(|pair| combining.pieces(*pair));
+    for_each_of(pieces, full, control, Own::default, work, |piece, done| {
         if piece.first {
             open = tensors.next();
+            end = 0;
         }
         let Some(Combined { header, base, target, pair }) = open else { return Ok(()) };
         if piece.first {
             session.begin_as(header.clone(), None)?;
         }
+        // Pieces are whole leaves, but for the last of a tensor.
+        session.block((piece.start - end) / LEAF_BYTES as u64, None)?;
+        end = piece.start + piece.target_bytes as u64;
         done.leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
         done.blocks
             .iter()
@@ -218,6 +228,18 @@ impl Combining<'_> {
         largest.next_multiple_of(self.options.block_bytes())
     }
 
+    /// All of a tensor that is written whole; of changes only where there are any, so that work
+    /// follows the blocks of the patches and not the sizes that they name.
+    fn pieces<'p>(&self, pair: Pair<'p>) -> Box<dyn Iterator<Item = Piece<'p>> + Send + 'p> {
+        if pair.base.is_none() {
+            return Box::new(pair.pieces(self.piece_bytes()));
+        }
+        let history = self.chain.histories.get(pair.name);
+        let links = history.into_iter().flat_map(|history| &history.links);
+        let blocks = links.flat_map(|link| &link.tensor.blocks).map(BlockEntry::range).collect();
+        Box::new(pair.pieces_of(blocks, self.piece_bytes()))
+    }
+
     fn piece(&self, piece: &Piece<'_>, own: &mut Own) -> Result<Done> {
         let Pair { name, base, target } = piece.pair;
         let Some(spec) = target else { return Ok(Done { blocks: Vec::new(), leaves: Vec::new() }) };
@@ -272,7 +294,7 @@ impl Combining<'_> {
         let width = spec.dtype().element_bytes();
         let range = piece.start..piece.start + piece.target_bytes as u64;
         let elements = range.start / width as u64..range.end / width as u64;
-        let mut combined = Changes::default();
+        let mut sum = Sum::new(width, self.form);
         for &link in
             self.chain.histories.get(piece.pair.name).iter().flat_map(|history| &history.links)
         {
@@ -293,8 +315,9 @@ impl Combining<'_> {
                     }
                 }
             }
-            combined = combined.combine(&found, width, self.form);
+            sum.add(found);
         }
+        let mut combined = sum.finish();
         if self.direction == Direction::Back {
             combined.invert(width, self.form);
         }

@@ -230,6 +230,7 @@ fn combine<W: Write>(
     chain: &Chain<'_>,
     control: Control<'_>,
 ) -> Result<Written> {
+    chain.patches().iter().try_for_each(Patch::check_expansion)?;
     write_files(&mut session, chain, None)?;
     let actions = combine_tensors(&mut session, chain, Direction::Forward, control)?;
     let (first, last) = (chain.first().footer(), chain.last().footer());

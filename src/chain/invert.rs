@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::patch::Patch;
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
 use crate::tensors::{ApplyReport, Control};
-use crate::wire::Action;
+use crate::wire::{Action, TensorHeader};
 
 /// How an inverted patch is written. It is flat and has the value form of the patch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +118,7 @@ impl Patch {
         options: InvertOptions,
         control: Control<'_>,
     ) -> Result<Summary> {
+        self.check_expansion()?;
         invert(self, out, options, control)
     }
 
@@ -162,6 +163,8 @@ impl Patch {
         control: Control<'_>,
     ) -> Result<ApplyReport> {
         let out = out.as_ref();
+        // Before any work: a patch says what it is of, and anyone can say anything.
+        self.check_fits_target(target, control)?;
         // On disk, for it may be large; beside the output, where there is room for a checkpoint.
         let shape = Shape::of(target.is_directory);
         let inputs: Vec<&Path> = [Some(target.path()), self.path()].into_iter().flatten().collect();
@@ -171,7 +174,9 @@ impl Patch {
         let leaves = self.header().block_leaves.min(limits.block_leaves);
         let out_file = BufWriter::with_capacity(1 << 18, file.as_file());
         // Only the second part of the work is reported: both are over the same tensors.
-        self.invert(
+        // Its changes are those of a checkpoint that is there.
+        invert(
+            self,
             out_file,
             InvertOptions::default().with_block_leaves(leaves),
             Control::threads(control.count()),
@@ -190,6 +195,25 @@ impl Patch {
             }
             other => other,
         })
+    }
+}
+
+impl Patch {
+    /// Checks that `target` has the tensors that the patch leads to, by name, dtype and shape.
+    fn check_fits_target(&self, target: &Checkpoint, control: Control<'_>) -> Result<()> {
+        let misfit = self.tensors().iter().map(|tensor| &tensor.header).find(|header| {
+            target.tensor(&header.name).map(|found| found.spec()) != header.spec.as_ref()
+        });
+        let Some(TensorHeader { name, spec, .. }) = misfit else { return Ok(()) };
+        // Another checkpoint, most likely: then its digest says so.
+        self.verify_target(target, control)?;
+        let found = target.tensor(name).map(|found| found.spec());
+        let said = |spec: Option<&TensorSpec>| spec.map_or("nothing".into(), TensorSpec::to_string);
+        Err(self.unfit(format!(
+            "tensor '{name}' is {} in the target, but the patch makes {} of it",
+            said(found),
+            said(spec.as_ref())
+        )))
     }
 }
 

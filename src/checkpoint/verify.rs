@@ -31,6 +31,7 @@ impl Patch {
             let plan = Plan::new(None, self)?;
             return build(&plan.tensors, None, self, None, control);
         }
+        self.check_expansion()?;
         let mut payload = Vec::new();
         for tensor in self.tensors() {
             for (number, block) in tensor.blocks.iter().enumerate() {

@@ -213,6 +213,26 @@ impl BlockDecoder {
         }
     }
 
+    /// Leaves out bytes, whole elements, of which neither base nor target is of interest; of a contextual
+    /// block none can be left out.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn skip(&mut self, bytes: u64) -> Result<()> {
+        let end = self.done + bytes / self.element_bytes as u64;
+        match &mut self.body {
+            Body::Flat { changes, next, .. } => {
+                *next +=
+                    changes.elements[*next..].partition_point(|&element| u64::from(element) < end);
+            }
+            Body::Whole { .. } => {}
+            Body::Contextual(_) if bytes == 0 => {}
+            Body::Contextual(_) => {
+                return Err(Error::misuse("a contextual block is applied from its start"))
+            }
+        }
+        self.done = end;
+        Ok(())
+    }
+
     /// Turns the next chunk of base bytes, of any length, into target bytes at the end of `out`.
     /// Bytes of an element that the chunk cuts in two come with the next chunk.
     ///

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::coding::{Coding, PayloadBits};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::limits::Limits;
+use crate::limits::{check_expansion, Limits, CHANGE_BYTES};
 use crate::patch::Patch;
 use crate::stream::{Block, Decoder, Event, Extent};
 use crate::tag::Tag;
@@ -113,6 +113,9 @@ pub struct Inventory {
     /// How often each step occurs in the blocks that have steps, if [`Inventory::inspect`] read
     /// them. Steps beyond ±[`ULP_STEP_MAX`](Self::ULP_STEP_MAX) are counted there.
     pub ulp_steps: BTreeMap<i64, u64>,
+    /// Blocks that [`Inventory::inspect`] left packed: those before them have changes in all that
+    /// [`Limits::expansion`] allows for a file of this size.
+    pub left_packed: u64,
     /// Why reading ended before the end, or else what is wrong with the first block that
     /// [`Inventory::inspect`] could not decode; `None` if the file is right.
     pub error: Option<Error>,
@@ -125,6 +128,42 @@ pub(super) enum Depth {
     Sections,
     /// The payload of each block as well.
     Payloads,
+}
+
+/// Steps as they are counted: nearly all are small.
+#[derive(Debug)]
+struct Steps {
+    small: [u64; 2 * SMALL_STEP + 1],
+    others: BTreeMap<i64, u64>,
+    /// What the blocks that were unpacked for them count for.
+    unpacked_bytes: u64,
+}
+
+/// The largest step that is counted in an array.
+const SMALL_STEP: usize = 512;
+
+impl Default for Steps {
+    fn default() -> Self {
+        Steps { small: [0; 2 * SMALL_STEP + 1], others: BTreeMap::new(), unpacked_bytes: 0 }
+    }
+}
+
+impl Steps {
+    fn add(&mut self, step: i64) {
+        let place = usize::try_from(step.saturating_add(SMALL_STEP as i64)).ok();
+        match place.and_then(|place| self.small.get_mut(place)) {
+            Some(count) => *count += 1,
+            None => {
+                let step = step.clamp(-Inventory::ULP_STEP_MAX, Inventory::ULP_STEP_MAX);
+                *self.others.entry(step).or_default() += 1;
+            }
+        }
+    }
+
+    fn counts(self) -> BTreeMap<i64, u64> {
+        let small = (-(SMALL_STEP as i64)..).zip(self.small).filter(|(_, count)| *count > 0);
+        small.chain(self.others).collect()
+    }
 }
 
 impl Inventory {
@@ -154,7 +193,9 @@ impl Inventory {
         depth: Depth,
     ) -> Result<()> {
         let mut decoder = Decoder::new(patch, limits.clone());
-        let result = self.walk(&mut decoder, depth);
+        let mut steps = Steps::default();
+        let result = self.walk(&mut decoder, depth, limits, &mut steps);
+        self.ulp_steps = steps.counts();
         self.version = decoder.push_decoder().version();
         self.good_bytes = decoder.push_decoder().offset();
         result?;
@@ -163,15 +204,24 @@ impl Inventory {
     }
 
     /// What a block says without its base; an error is kept, and reading goes on.
-    fn decode(&mut self, block: &Block<'_>) -> Option<PayloadBits> {
+    fn decode(
+        &mut self,
+        block: &Block<'_>,
+        limits: &Limits,
+        steps: &mut Steps,
+    ) -> Option<PayloadBits> {
+        // Whole blocks are bounded wherever they are read, by the same limit.
+        if block.coding() != Coding::Whole {
+            let bytes = steps.unpacked_bytes.saturating_add(block.changes() * CHANGE_BYTES);
+            if check_expansion(bytes, self.file_bytes, limits).is_err() {
+                self.left_packed += 1;
+                return None;
+            }
+            steps.unpacked_bytes = bytes;
+        }
         match block.decode() {
             Ok(decoded) => {
-                for step in decoded.ulp_steps().into_iter().flatten() {
-                    *self
-                        .ulp_steps
-                        .entry(step.clamp(-Self::ULP_STEP_MAX, Self::ULP_STEP_MAX))
-                        .or_default() += 1;
-                }
+                decoded.ulp_steps().into_iter().flatten().for_each(|step| steps.add(step));
                 Some(decoded.account())
             }
             Err(error) => {
@@ -181,7 +231,13 @@ impl Inventory {
         }
     }
 
-    fn walk(&mut self, decoder: &mut Decoder<&mut dyn Read>, depth: Depth) -> Result<()> {
+    fn walk(
+        &mut self,
+        decoder: &mut Decoder<&mut dyn Read>,
+        depth: Depth,
+        limits: &Limits,
+        steps: &mut Steps,
+    ) -> Result<()> {
         while decoder.next_event()?.is_some() {
             // Asked once more, without a claim to change the decoder: it knows where the event is.
             let push = decoder.push_decoder();
@@ -204,7 +260,7 @@ impl Inventory {
                 }),
                 Event::Block(block) => {
                     let account = match depth {
-                        Depth::Payloads => self.decode(&block).map(Box::new),
+                        Depth::Payloads => self.decode(&block, limits, steps).map(Box::new),
                         Depth::Sections => None,
                     };
                     let entry =

@@ -5,11 +5,11 @@ use std::io::BufReader;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::coding::BlockDecoder;
+use crate::coding::{BlockDecoder, Coding};
 use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Corrupt, Error, Fault, Made, Result};
-use crate::limits::Limits;
+use crate::limits::{check_expansion, Limits, CHANGE_BYTES};
 use crate::patch::inventory::Depth;
 use crate::patch::{FileEntry, Inventory, LocalFile, ReadAt, TensorEntry};
 use crate::stream::{Block, Place, TrustedBase};
@@ -34,6 +34,7 @@ pub struct Patch {
     footer: Footer,
     map: Inventory,
     by_name: HashMap<String, usize>,
+    file_by_name: HashMap<String, usize>,
 }
 
 impl Patch {
@@ -93,7 +94,9 @@ impl Patch {
             .enumerate()
             .map(|(i, tensor)| (tensor.header.name.clone(), i))
             .collect();
-        Ok(Patch { path, source, limits, header, footer, map, by_name })
+        let names = map.files.iter().enumerate().map(|(i, file)| (file.record.name.clone(), i));
+        let file_by_name = names.collect();
+        Ok(Patch { path, source, limits, header, footer, map, by_name, file_by_name })
     }
 
     /// The patch with its bytes in memory, checked again, if they are in a file: nothing can then
@@ -185,6 +188,11 @@ impl Patch {
         &self.map.files
     }
 
+    /// The file of this name.
+    pub(crate) fn file(&self, name: &str) -> Option<&FileEntry> {
+        self.file_by_name.get(name).and_then(|&i| self.map.files.get(i))
+    }
+
     /// Tensors in the order of the file.
     #[must_use]
     pub fn tensors(&self) -> &[TensorEntry] {
@@ -239,6 +247,21 @@ impl Patch {
             .map_err(|error| error.in_file(self.path()))
     }
 
+    /// Turns base bytes of block `number` of `tensor` into target bytes, in place: those from `skip`
+    /// bytes after its start on, as many as are given. A contextual block is applied from its start.
+    pub(crate) fn apply_part(
+        &self,
+        tensor: &TensorEntry,
+        number: usize,
+        payload: &mut Vec<u8>,
+        skip: u64,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        self.block(tensor, number, payload)?
+            .apply_part(skip, bytes)
+            .map_err(|error| error.in_file(self.path()))
+    }
+
     /// Makes block `number` of `tensor` ready, which checks it as far as it decodes without the base.
     pub(crate) fn decode_block(
         &self,
@@ -247,6 +270,24 @@ impl Patch {
         payload: &mut Vec<u8>,
     ) -> Result<BlockDecoder> {
         self.block(tensor, number, payload)?.decode().map_err(|error| error.in_file(self.path()))
+    }
+
+    /// Checks that the patch can be unpacked without its base within [`Limits::expansion`].
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn check_expansion(&self) -> Result<()> {
+        let blocks = self.map.tensors.iter().flat_map(|tensor| &tensor.blocks);
+        let changes = blocks
+            .filter(|block| block.coding() != Coding::Whole)
+            .fold(0, |sum: u64, block| sum.saturating_add(block.changes()));
+        let bytes = changes.saturating_mul(CHANGE_BYTES);
+        match check_expansion(bytes, self.bytes(), &self.limits) {
+            Err(Fault::Limit { limit, asked, allowed }) => {
+                // Of all blocks together, which end with the index.
+                let (file, offset) = (self.path.clone(), self.footer.index_offset);
+                Err(Error::Limit { file, limit, asked, allowed, offset })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Passes the data of a carried file to `found`, chunk by chunk.

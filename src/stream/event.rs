@@ -213,10 +213,24 @@ impl<'a> Block<'a> {
             )));
         }
         let applied = self.decode()?.apply(bytes);
-        applied.map_err(|error| match error {
+        applied.map_err(|error| self.placed(error))
+    }
+
+    /// As [`apply`](Self::apply), for some of the bytes: from `skip` bytes after the start on. A
+    /// contextual block is applied from its start.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn apply_part(&self, skip: u64, bytes: &mut [u8]) -> Result<()> {
+        let mut decoder = self.decode()?;
+        decoder.skip(skip)?;
+        decoder.apply(bytes).map_err(|error| self.placed(error))
+    }
+
+    /// An error of the decoder, which does not know which block it decodes.
+    fn placed(&self, error: Error) -> Error {
+        match error {
             Error::Corrupt(corrupt) => self.corrupt(corrupt.offset, corrupt.fault),
             other => other,
-        })
+        }
     }
 }
 

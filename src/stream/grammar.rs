@@ -168,6 +168,9 @@ impl Grammar {
             _ if !tag.is_known() => return Ok(Found::Skipped(tag)),
             (State::InFile(file), Tag::FILE_DATA) => {
                 let bytes = file.read_data(payload)?;
+                self.used
+                    .unpacked(&self.limits, bytes.len() as u64, offset + payload.len() as u64)
+                    .map_err(|fault| bad(payload, fault))?;
                 if file.left == 0 {
                     self.state = State::Files;
                 }
@@ -183,7 +186,16 @@ impl Grammar {
             (State::Tensors, _) => "a tensor or the index",
             (State::InTensor(tensor), Tag::BLOCK) => {
                 self.used.block(&self.limits).map_err(|fault| bad(payload, fault))?;
-                return tensor.read_block(payload, self.header.block_leaves);
+                let found = tensor.read_block(payload, self.header.block_leaves)?;
+                if let Found::Block { extent, .. } = &found {
+                    if extent.coding == Coding::Whole {
+                        let read = offset + payload.len() as u64;
+                        self.used
+                            .unpacked(&self.limits, extent.bytes, read)
+                            .map_err(|fault| bad(payload, fault))?;
+                    }
+                }
+                return Ok(found);
             }
             (State::InTensor(tensor), Tag::TENSOR_END) => {
                 let (end, changes) = tensor.read_end(payload, self.changes)?;
@@ -241,7 +253,10 @@ impl Grammar {
             ));
         }
         let bytes = header.spec.as_ref().map_or(0, TensorSpec::bytes);
-        self.used.tensor(&self.limits, &header.name, bytes).map_err(|fault| bad(payload, fault))?;
+        self.used
+            .tensor(&self.limits, &header.name, bytes)
+            .and_then(|()| self.used.names(&self.limits, offset + payload.len() as u64))
+            .map_err(|fault| bad(payload, fault))?;
         let name = Arc::<str>::from(&*header.name);
         if !self.names.insert(name.clone()) {
             return Err(bad(

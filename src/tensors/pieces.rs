@@ -1,5 +1,7 @@
 //! How tensors are cut for parallel work: into pieces of whole leaves, and small pieces into groups.
 
+use std::ops::Range;
+
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::Result;
@@ -42,7 +44,7 @@ pub(crate) struct Piece<'a> {
     pub start: u64,
     pub base_bytes: usize,
     pub target_bytes: usize,
-    /// First and last of its pair; an empty tensor has one piece that is both.
+    /// First and last of its pair that is worked on; an empty tensor has one piece that is both.
     pub first: bool,
     pub last: bool,
 }
@@ -53,19 +55,43 @@ impl<'a> Pair<'a> {
         let bytes = |side: Option<&TensorSpec>| side.map_or(0, TensorSpec::bytes);
         let (base, target) = (bytes(self.base), bytes(self.target));
         let count = base.max(target).div_ceil(piece_bytes as u64).max(1);
-        (0..count).map(move |i| {
-            let start = i * piece_bytes as u64;
+        (0..count).map(move |i| self.piece(i, piece_bytes, i == 0, i + 1 == count))
+    }
+
+    /// The pieces that have something of these ranges, and no other; one if none has.
+    pub fn pieces_of(
+        self,
+        ranges: Vec<Range<u64>>,
+        piece_bytes: usize,
+    ) -> impl Iterator<Item = Piece<'a>> + Send {
+        let bytes = piece_bytes as u64;
+        let mut numbers: Vec<u64> = ranges
+            .into_iter()
+            .flat_map(|range| range.start / bytes..range.end.div_ceil(bytes))
+            .collect();
+        // Ranges of several patches are in order for each of them only.
+        numbers.sort_unstable();
+        numbers.dedup();
+        if numbers.is_empty() {
+            numbers.push(0);
+        }
+        let count = numbers.len();
+        numbers
+            .into_iter()
+            .enumerate()
+            .map(move |(at, number)| self.piece(number, piece_bytes, at == 0, at + 1 == count))
+    }
+
+    /// Piece `number` of those of `piece_bytes` each.
+    fn piece(self, number: u64, piece_bytes: usize, first: bool, last: bool) -> Piece<'a> {
+        let start = number * piece_bytes as u64;
+        let part = |side: Option<&TensorSpec>| {
+            let left = side.map_or(0, TensorSpec::bytes).saturating_sub(start);
             // At most piece_bytes, so it fits.
-            let part = |side: u64| side.saturating_sub(start).min(piece_bytes as u64) as usize;
-            Piece {
-                pair: self,
-                start,
-                base_bytes: part(base),
-                target_bytes: part(target),
-                first: i == 0,
-                last: i + 1 == count,
-            }
-        })
+            left.min(piece_bytes as u64) as usize
+        };
+        let (base_bytes, target_bytes) = (part(self.base), part(self.target));
+        Piece { pair: self, start, base_bytes, target_bytes, first, last }
     }
 }
 
@@ -163,12 +189,25 @@ pub(crate) fn for_each_piece<'a, S, R: Send>(
     control: Control<'_>,
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, &[Piece<'a>]) -> Result<Vec<R>> + Sync,
+    consume: impl FnMut(&Piece<'a>, R) -> Result<()>,
+) -> Result<()> {
+    let pieces = pairs.iter().flat_map(move |pair| pair.pieces(piece_bytes));
+    for_each_of(pieces, piece_bytes, control, scratch, work, consume)
+}
+
+/// As [`for_each_piece`], for pieces that were chosen already; groups of them have `full` bytes.
+pub(crate) fn for_each_of<'a, S, R: Send>(
+    pieces: impl Iterator<Item = Piece<'a>> + Send,
+    full: usize,
+    control: Control<'_>,
+    scratch: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, &[Piece<'a>]) -> Result<Vec<R>> + Sync,
     mut consume: impl FnMut(&Piece<'a>, R) -> Result<()>,
 ) -> Result<()> {
     let groups = Groups {
-        items: pairs.iter().flat_map(move |pair| pair.pieces(piece_bytes)),
+        items: pieces,
         size: |piece: &Piece<'_>| piece.base_bytes.max(piece.target_bytes),
-        full: piece_bytes,
+        full,
     };
     ordered(
         control.count(),

@@ -92,7 +92,8 @@ pub(crate) fn read<'a>(
         let (previous, before) = last.map_or(("", 0), |entry| (&*entry.name, entry.offset));
         let (offset_at, name) = parse_name(i, previous, limits)?;
         // Bytes of the target are counted when the tensor header is read.
-        if let Err(fault) = used.tensor(limits, &name, 0) {
+        let read = places.end.saturating_add(start.len() as u64);
+        if let Err(fault) = used.tensor(limits, &name, 0).and_then(|()| used.names(limits, read)) {
             return parse::fail(i, fault);
         }
         let (rest, delta) = parse::varint(offset_at, "index offset")?;

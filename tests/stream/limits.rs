@@ -11,6 +11,7 @@ use pulse::stream::EncoderOptions;
 use pulse::wire::{FileKind, Tag};
 use pulse::{Decoder, Encoder, Error, Event, Limits, PushDecoder, Result};
 use testkit::forge::{self, Section};
+use testkit::hostile::{bomb, patch_of_blocks, tiny_tensors, varint};
 
 fn u8s(shape: &[u64]) -> TensorSpec {
     TensorSpec::new(Dtype::U8, shape).unwrap()
@@ -149,7 +150,19 @@ fn rows() -> Vec<Row> {
             Limits::with_target_bytes,
         ),
         (unchanged(), Tag::FOOTER, "target_bytes", 10, Limits::with_target_bytes),
+        // 256 names of 4096 bytes are free, and the next is one byte or more for each of the patch.
+        (tiny_tensors(257, 4090), Tag::TENSOR, "name_expansion", 1, Limits::with_name_expansion),
+        expanding(),
     ]
+}
+
+/// 65 blocks of 4 MiB, of which 64 are free.
+fn expanding() -> Row {
+    const BLOCK: u64 = 64 << 16;
+    let payload = [&[0, 0, 64][..], &varint(BLOCK), &bomb(0, BLOCK as usize)].concat();
+    let patch = patch_of_blocks(65 * BLOCK, vec![payload.clone(); 65], 65 * BLOCK);
+    let needed = BLOCK.div_ceil(last(&patch, Tag::BLOCK) + payload.len() as u64);
+    (patch, Tag::BLOCK, "expansion", needed, Limits::with_expansion)
 }
 
 #[test]
@@ -261,6 +274,8 @@ fn unlimited() -> Limits {
         .with_rank(u64::MAX)
         .with_blocks(u64::MAX)
         .with_target_bytes(u64::MAX)
+        .with_name_expansion(u64::MAX)
+        .with_expansion(u64::MAX)
 }
 
 /// R82: what the format itself forbids stays forbidden to a reader without limits.
@@ -441,7 +456,8 @@ fn the_writer_stays_within_the_bytes_of_all_names() {
     assert_misuse(encoder.deleted("t", &u8s(&[0])), message);
     let (patch, _) = encoder.finish().unwrap();
     assert!(patch.len() < 5 << 20, "front coding: {} bytes", patch.len());
-    pulled(&patch, &Limits::default()).unwrap();
+    // No model has such names; a reader that is to take them is told so.
+    pulled(&patch, &Limits::default().with_name_expansion(128)).unwrap();
 }
 
 /// An index that front coding does not shorten outgrows its section before the names outgrow theirs.

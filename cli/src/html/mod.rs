@@ -46,6 +46,11 @@ fn escape(plain: &str) -> String {
     out
 }
 
+/// As [`escape`], for text that there can be much of: no more of it than any name of a model has.
+fn escape_short(plain: &str) -> String {
+    escape(&text::cell(plain, text::NAME_CHARS))
+}
+
 /// An element with its attributes.
 pub fn element(tag: &'static str, attributes: &[(&'static str, &str)], content: Html) -> Html {
     let mut out = format!("<{tag}");
@@ -75,7 +80,7 @@ pub fn page(title: &str, parts: impl IntoIterator<Item = Html>) -> String {
 
 /// A paragraph of this class: "lead", "note", "good" or "bad".
 pub fn paragraph(class: &str, plain: &str) -> Html {
-    line(element("p", &[("class", class)], Html::text(plain)))
+    line(element("p", &[("class", class)], Html(escape(&text::cell(plain, text::FACT_CHARS)))))
 }
 
 /// A part of the page under a heading.
@@ -97,8 +102,9 @@ pub fn headline<L: AsRef<str>>(numbers: &[(L, String, String)]) -> Html {
 /// Labels and values.
 pub fn facts(facts: &[(&str, String)]) -> Html {
     let fact = |(label, value): &(&str, String)| {
-        let parts = [("dt", *label), ("dd", value.as_str())]
-            .map(|(tag, text)| element(tag, &[], Html::text(text)));
+        let parts = [("dt", *label), ("dd", value.as_str())].map(|(tag, text)| {
+            element(tag, &[], Html(escape(&text::cell(text, text::FACT_CHARS))))
+        });
         line(parts.into_iter().collect())
     };
     line(element("dl", &[("class", "facts")], facts.iter().map(fact).collect()))
@@ -137,7 +143,7 @@ pub fn table(
     };
     let cell = |(text, (_, column)): (&String, &(&str, Column))| {
         let class = if *column == Column::State { text } else { column.class() };
-        element("td", &[("class", class)], Html::text(text))
+        element("td", &[("class", class)], Html(escape_short(text)))
     };
     let row =
         |row: &Vec<String>| line(element("tr", &[], row.iter().zip(columns).map(cell).collect()));

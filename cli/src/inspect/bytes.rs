@@ -77,7 +77,7 @@ impl Use {
             Use::Values => "by how much",
             Use::Whole => "blocks stored whole: new, replaced, or changed nearly everywhere",
             Use::Tables => "parameters of the codings, padding",
-            Use::Undecoded => "blocks with invalid coding",
+            Use::Undecoded => "blocks with invalid coding, or not unpacked",
             Use::Digests => "of each tensor, before and after",
             Use::Framing => "names, shapes, block headers, lengths, CRC-32",
             Use::Files => "file records, and the contents of carried files",

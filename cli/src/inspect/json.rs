@@ -1,9 +1,12 @@
 //! The JSON object of `--json`; docs/inspect-json.md says what its fields mean.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use pulse::hash::Digest;
+use pulse::patch::FileEntry;
 use pulse::wire::{Action, FileKind, FileSource};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{json, Value};
 
 use super::bytes::{Spent, Use};
@@ -41,7 +44,76 @@ fn tensor(tensor: &Tensor<'_>) -> Value {
     })
 }
 
-pub fn object(report: &Report<'_>) -> Value {
+/// Writes the object. What there can be many of, one after the other: tensors, steps and files.
+pub fn write(out: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &Object { few: few(report), report })?;
+    out.write_all(b"\n")
+}
+
+/// All fields, in the order of their names.
+struct Object<'a> {
+    few: BTreeMap<String, Value>,
+    report: &'a Report<'a>,
+}
+
+/// A field of which there can be many.
+enum Many<'a> {
+    Steps(&'a Report<'a>),
+    Tensors(&'a Report<'a>),
+    Files(&'a Report<'a>),
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let report = self.report;
+        let mut many = BTreeMap::from([
+            ("files", Many::Files(report)),
+            ("steps", Many::Steps(report)),
+            ("tensors", Many::Tensors(report)),
+        ]);
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in &self.few {
+            while let Some(entry) = many.first_entry().filter(|entry| *entry.key() < name.as_str())
+            {
+                let (name, values) = entry.remove_entry();
+                map.serialize_entry(name, &values)?;
+            }
+            map.serialize_entry(name, value)?;
+        }
+        for (name, values) in many {
+            map.serialize_entry(name, &values)?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Many<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Many::Steps(report) => serializer.collect_seq(report.map.ulp_steps.iter().map(step)),
+            Many::Tensors(report) => {
+                serializer.collect_seq(report.shown.iter().map(|shown| tensor(shown)))
+            }
+            Many::Files(report) => serializer.collect_seq(report.map.files.iter().map(file)),
+        }
+    }
+}
+
+fn step((step, changes): (&i64, &u64)) -> Value {
+    json!({ "step": step, "changes": changes })
+}
+
+fn file(file: &FileEntry) -> Value {
+    json!({
+        "name": file.record.name,
+        "companion": file.record.kind == FileKind::Companion,
+        "carried": file.record.source == FileSource::Patch,
+        "bytes": file.record.bytes,
+        "sha256": file.record.sha256.to_string(),
+    })
+}
+
+fn few(report: &Report<'_>) -> BTreeMap<String, Value> {
     let map = report.map;
     let header = map.header.as_ref().map(|header| {
         json!({
@@ -85,7 +157,7 @@ pub fn object(report: &Report<'_>) -> Value {
         })
     });
     let count = |action: Action| report.all.iter().filter(|tensor| tensor.action == action).count();
-    json!({
+    let object = json!({
         "schema": SCHEMA,
         "format": map.version.map(|(major, minor)| json!({ "major": major, "minor": minor })),
         "file_bytes": map.file_bytes,
@@ -101,20 +173,16 @@ pub fn object(report: &Report<'_>) -> Value {
         },
         "bytes_for": by_use(&report.spent, &Use::ALL),
         "transfer": transfer,
-        "steps": map.ulp_steps.iter().map(|(step, changes)| json!({ "step": step, "changes": changes })).collect::<Vec<_>>(),
-        "tensors": report.shown.iter().map(|shown| tensor(shown)).collect::<Vec<_>>(),
-        "files": map.files.iter().map(|file| json!({
-            "name": file.record.name,
-            "companion": file.record.kind == FileKind::Companion,
-            "carried": file.record.source == FileSource::Patch,
-            "bytes": file.record.bytes,
-            "sha256": file.record.sha256.to_string(),
-        })).collect::<Vec<_>>(),
+        "left_packed": map.left_packed,
         "sections": map.sections.iter().map(|(tag, total)| json!({
             "tag": char::from(tag.0).to_string(),
             "name": tag.name(),
             "count": total.count,
             "bytes": total.bytes,
         })).collect::<Vec<_>>(),
-    })
+    });
+    match object {
+        Value::Object(fields) => fields.into_iter().collect(),
+        _ => BTreeMap::new(),
+    }
 }

@@ -10,7 +10,7 @@ mod table;
 mod tables;
 mod tensor;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -18,7 +18,7 @@ use pulse::checkpoint::write_whole;
 use pulse::patch::Inventory;
 use pulse::Error;
 
-use super::failure::Result;
+use super::failure::{unprinted, Result};
 use super::opening::Reading;
 use super::writing::existing;
 use super::{signals, text, Common, Outcome};
@@ -105,7 +105,7 @@ fn matching<'a>(
 }
 
 impl Inspect {
-    pub fn run(&self, _: &Common) -> Result<Outcome> {
+    pub fn run(&self, common: &Common) -> Result<Outcome> {
         let map = self.reading.inspect(&self.patch)?;
         let all: Vec<Tensor<'_>> = map.tensors.iter().map(Tensor::new).collect();
         let mut report = Report {
@@ -121,7 +121,6 @@ impl Inspect {
         if let Some(by) = self.sort {
             tensor::sort(&mut report.shown, by);
         }
-        let mut text = self.text(&report);
         if let Some(path) = &self.html {
             let _deferred = signals::defer();
             let page = page::page(&report);
@@ -133,34 +132,43 @@ impl Inspect {
                 };
                 file.write_all(page.as_bytes()).map_err(at)
             })?;
-            text.push_str(&format!("\npage  {}\n", text::clean(&path.display().to_string())));
         }
-        let json = json::object(&report);
-        Ok(Outcome { text, json, error: map.error })
+        // As it is made: names that are written out can be many times as large as the patch.
+        let printed = match (common.quiet, common.json) {
+            (true, _) => Ok(()),
+            (_, true) => text::print_with(|out| json::write(out, &report)),
+            (_, false) => text::print_with(|out| self.write_text(out, &report)),
+        };
+        match (printed, &map.error) {
+            (Err(source), None) => Err(unprinted(source)),
+            _ => Ok(Outcome::printed(map.error)),
+        }
     }
 
     /// The tables requested, or the summary.
-    fn text(&self, report: &Report<'_>) -> String {
-        let terminal = || {
-            std::io::stdout()
-                .is_terminal()
-                .then(|| console::Term::stdout().size_checked())
-                .flatten()
-        };
+    fn write_text(&self, out: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
+        let terminal =
+            || io::stdout().is_terminal().then(|| console::Term::stdout().size_checked()).flatten();
         let width = self.width.or_else(|| terminal().map(|(_, columns)| columns)).map(usize::from);
-        let mut parts = Vec::new();
-        if self.tensors || self.sort.is_some() || self.filter.is_some() {
-            parts.push(tables::tensors(report, width));
+        let tensors = self.tensors || self.sort.is_some() || self.filter.is_some();
+        if tensors {
+            tables::tensors(out, report, width)?;
         }
         if self.bytes {
-            parts.push(tables::bytes(report, width));
+            let space = if tensors { "\n" } else { "" };
+            write!(out, "{space}{}", tables::bytes(report, width))?;
         }
         if self.files {
-            parts.push(tables::files(report, width));
+            let space = if tensors || self.bytes { "\n" } else { "" };
+            write!(out, "{space}")?;
+            tables::files(out, report, width)?;
         }
-        if parts.is_empty() {
-            parts.push(summary::screen(report, width));
+        if !(tensors || self.bytes || self.files) {
+            out.write_all(summary::screen(report, width).as_bytes())?;
         }
-        parts.join("\n")
+        if let Some(path) = &self.html {
+            writeln!(out, "\npage  {}", text::clean(&path.display().to_string()))?;
+        }
+        Ok(())
     }
 }

@@ -81,6 +81,14 @@ pub fn codings(tensors: &[Tensor<'_>]) -> String {
     }
 }
 
+/// Blocks that were not looked into, if there are any.
+pub fn left_packed(map: &Inventory) -> Option<String> {
+    let blocks = text::number(map.left_packed, "block");
+    (map.left_packed > 0).then(|| {
+        format!("{blocks}, more changes than a file of this size holds; see --limit expansion=N")
+    })
+}
+
 /// The files of the target, if there are any.
 pub fn files(map: &Inventory) -> Option<String> {
     let carried = |source| map.files.iter().filter(move |file| file.record.source == source);
@@ -120,6 +128,7 @@ pub fn why(report: &Report<'_>) -> String {
                 .iter()
                 .max_by_key(|tensor| tensor.spent.on(Use::Whole))
                 .map_or("", |tensor| tensor.name);
+            let most = text::cell(most, text::NAME_CHARS);
             match whole.len() {
                 0 | 1 => format!(": {most}"),
                 n => format!(": {n}, the largest is {most}"),
@@ -287,6 +296,7 @@ pub fn screen(report: &Report<'_>, width: Option<usize>) -> String {
         facts.push(("largest part", why(report)));
         facts.push(("bytes", spent.largest(5)));
         facts.push(("coding", codings(report.all)));
+        facts.extend(left_packed(map).map(|said| ("not unpacked", said)));
     }
     facts.extend(files(map).map(|files| ("files", files)));
     let mut lines =
@@ -324,7 +334,7 @@ pub fn screen(report: &Report<'_>, width: Option<usize>) -> String {
     }
     let mut head = vec!["transfer time"];
     head.extend(LINES.iter().map(|(_, name)| *name));
-    let time = Table::new(&head, transfer(map)).fit(width).text;
+    let time = Table::new(&head, transfer(map)).fit(width).text();
     let mut out = lines.join("\n") + "\n\n" + &time;
     let used = out.lines().count();
     out.push_str(&largest(report, width, SCREEN.saturating_sub(used + 3)));
@@ -348,7 +358,7 @@ fn largest(report: &Report<'_>, width: Option<usize>, room: usize) -> String {
     let rows = tensors.iter().take(shown).map(row).collect();
     let table = match shown {
         0 => String::new(),
-        _ => "\n".to_string() + &Table::new(&head, rows).fit(width).text,
+        _ => "\n".to_string() + &Table::new(&head, rows).fit(width).text(),
     };
     let more = match tensors.len() - shown {
         0 => String::new(),
@@ -359,6 +369,9 @@ fn largest(report: &Report<'_>, width: Option<usize>, room: usize) -> String {
 
 /// One line, cut with an ellipsis if it does not fit.
 fn clip(value: &str, width: Option<usize>) -> String {
+    let width = width.or(Some(text::FACT_CHARS));
+    let value: String = value.chars().take(text::FACT_CHARS + 1).collect();
+    let value = &value;
     let value = text::clean(value);
     match width {
         Some(width) if value.chars().count() > width => {

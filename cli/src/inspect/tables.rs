@@ -1,5 +1,7 @@
 //! The tables of --tensors, --bytes and --files.
 
+use std::io::{self, Write};
+
 use pulse::patch::FileEntry;
 use pulse::wire::{FileKind, FileSource};
 
@@ -38,7 +40,7 @@ pub fn tensor_row(report: &Report<'_>, tensor: &Tensor<'_>) -> Vec<String> {
 }
 
 /// The full digests, then all tensors and what their bytes are for.
-pub fn tensors(report: &Report<'_>, width: Option<usize>) -> String {
+pub fn tensors(out: &mut dyn Write, report: &Report<'_>, width: Option<usize>) -> io::Result<()> {
     let mut digests = Vec::new();
     if let Some(footer) = &report.map.footer {
         digests.extend(footer.base.map(|base| ("base", base.to_string())));
@@ -59,16 +61,17 @@ pub fn tensors(report: &Report<'_>, width: Option<usize>) -> String {
             Some(filter) => format!("no tensor name contains '{filter}' ({all} checked)"),
             None => "no tensors".into(),
         };
-        return format!("{digests}{space}{}\n", text::clean(&none));
+        return writeln!(out, "{digests}{space}{}", text::clean(&none));
     }
     let mut head = tensor_columns(report);
     head.extend(Use::OF_TENSORS.iter().map(|what| what.name()));
-    let row = |tensor: &&Tensor<'_>| {
+    let row = |at: usize| {
+        let tensor: &Tensor<'_> = report.shown[at];
         let uses = Use::OF_TENSORS.iter().map(|what| text::count(tensor.spent.on(*what)));
         tensor_row(report, tensor).into_iter().chain(uses).collect()
     };
-    let rows = report.shown.iter().map(row).collect();
-    format!("{digests}{space}{}", Table::new(&head, rows).fit(width).with_omitted())
+    write!(out, "{digests}{space}")?;
+    Table::of(&head, report.shown.len(), row).fit(width).write_with_omitted(out)
 }
 
 /// Every byte of the file: by use, and by kind of section.
@@ -88,7 +91,7 @@ pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
     // Text is easier to read when aligned left.
     let widest = rows.iter().map(|row| row[3].len()).max().unwrap_or(0);
     rows.iter_mut().for_each(|row| row[3] = format!("{:<widest$}", row[3]));
-    let uses = Table::new(&["bytes for", "bytes", "share", ""], rows).fit(width).text;
+    let uses = Table::new(&["bytes for", "bytes", "share", ""], rows).fit(width).text();
 
     let row = |name: String, count: u64, bytes| {
         let count = if count == 0 { String::new() } else { text::count(count) };
@@ -106,7 +109,7 @@ pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
         map.sections.values().map(|total| total.count).sum(),
         map.file_bytes,
     ));
-    let sections = Table::new(&["section", "bytes", "share", "count"], rows).fit(width).text;
+    let sections = Table::new(&["section", "bytes", "share", "count"], rows).fit(width).text();
     format!("{uses}\n{sections}")
 }
 
@@ -129,11 +132,12 @@ pub fn file_row(file: &FileEntry) -> Vec<String> {
 }
 
 /// The files of the target.
-pub fn files(report: &Report<'_>, width: Option<usize>) -> String {
+pub fn files(out: &mut dyn Write, report: &Report<'_>, width: Option<usize>) -> io::Result<()> {
     if report.map.files.is_empty() {
-        return "no files: the patch was made from tensors, not from files\n".into();
+        return writeln!(out, "no files: the patch was made from tensors, not from files");
     }
-    Table::new(&FILE_COLUMNS, report.map.files.iter().map(file_row).collect())
+    let files = &report.map.files;
+    Table::of(&FILE_COLUMNS, files.len(), |at| file_row(&files[at]))
         .fit(width)
-        .with_omitted()
+        .write_with_omitted(out)
 }

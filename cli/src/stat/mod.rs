@@ -259,7 +259,7 @@ impl Stat {
                 })
             })?;
         }
-        Ok(Outcome::new(tables::text(&report), json::object(&report)))
+        Ok(Outcome::of(common, || tables::text(&report), || json::object(&report)))
     }
 }
 

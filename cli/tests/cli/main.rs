@@ -10,6 +10,7 @@ mod kill;
 mod stat;
 mod streams;
 mod usage;
+mod work;
 
 use std::process::{Command, Output};
 
