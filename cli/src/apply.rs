@@ -100,7 +100,7 @@ impl Apply {
         outcome.json["recovery"] = recover::name(&report.recovery).into();
         if report.already {
             outcome.text =
-                format!("{} is already the target; nothing was changed\n", self.first.display());
+                format!("{} is already the target; nothing was changed\n", text::path(&self.first));
         }
         if let Some(sentence) = recover::sentence(&report.recovery) {
             outcome.text = format!("{sentence}\n{}", outcome.text);

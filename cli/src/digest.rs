@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::failure::Result;
 use super::progress::Progress;
-use super::{Common, Outcome};
+use super::{text, Common, Outcome};
 
 /// Print the digest of checkpoints: of their contents, independent of file layout and order.
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ impl Digest {
             let checkpoint = Checkpoint::open(path)?;
             let progress = Progress::new(common, "digest", checkpoint.tensor_bytes());
             let digest = checkpoint.digest(progress.control())?.to_string();
-            text.push_str(&format!("{digest}  {}\n", path.display()));
+            text.push_str(&format!("{digest}  {}\n", text::path(path)));
             json.push(json!({ "digest": digest, "checkpoint": path.display().to_string() }));
         }
         Ok(Outcome::new(text, json.into()))

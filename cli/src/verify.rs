@@ -9,7 +9,7 @@ use serde_json::json;
 use super::failure::{Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
-use super::{Common, Outcome};
+use super::{text, Common, Outcome};
 
 /// Check a patch: structure, CRC-32, SHA-256; with a base, that applying it gives the target.
 #[derive(Debug, Args)]
@@ -70,7 +70,7 @@ impl Verify {
         if target.is_some() {
             checked.push("target");
         }
-        let text = format!("{}: OK ({})\n", self.patch.display(), checked.join(", "));
+        let text = format!("{}: OK ({})\n", text::path(&self.patch), checked.join(", "));
         let digest = |digest: Option<pulse::hash::Digest>| digest.map(|digest| digest.to_string());
         let json = json!({
             "patch": self.patch.display().to_string(),

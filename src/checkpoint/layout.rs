@@ -7,8 +7,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::disk::content;
 use crate::disk::stamp::Stamp;
-use crate::error::{Error, FileFault, Result};
+use crate::error::{Error, FileFault, Result, Visible};
 use crate::wire::is_file_name;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -33,7 +34,7 @@ pub struct LeftOut {
 
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.reason)
+        write!(f, "{} ({})", Visible(&self.name), self.reason)
     }
 }
 
@@ -141,6 +142,12 @@ impl Layout<Found> {
             check_index_bytes(fs::metadata(&path).map_err(io)?.len())
                 .map_err(|fault| Error::bad_file(&path, fault))?;
             fs::read(&path).map_err(io)
+        })
+        .map_err(|error| match (error, content::look(directory)) {
+            (Error::BadFile { fault: FileFault::NoTensors, .. }, Some(content)) => {
+                Error::bad_file(directory, FileFault::NoCheckpoint(content))
+            }
+            (other, _) => other,
         })?;
         layout.left_out.extend(odd);
         Ok(layout)

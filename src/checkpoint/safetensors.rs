@@ -9,10 +9,11 @@ use std::path::Path;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::disk::content;
 use crate::disk::stamp::Stamp;
 use crate::disk::{Disk, DiskFile};
 use crate::dtype::{Dtype, TensorSpec};
-use crate::error::{Error, FileFault, Result};
+use crate::error::{Content, Error, FileFault, Result};
 
 /// Bytes of the length field at the start of a file.
 const LENGTH_BYTES: usize = 8;
@@ -216,9 +217,7 @@ impl FileHeader {
                 .ok_or_else(|| bad(format!("tensor '{}' lies beyond any file", tensor.name)))?;
         }
         match file_bytes {
-            Some(found) if found != next => {
-                Err(bad(format!("it describes a file of {next} bytes, but this one has {found}")))
-            }
+            Some(found) if found != next => Err(FileFault::Size { expected: next, found }),
             _ => Ok(FileHeader { bytes, tensors, file_bytes: next }),
         }
     }
@@ -270,6 +269,20 @@ fn first8(bytes: &[u8]) -> [u8; 8] {
     first
 }
 
+/// Says what the file is, if it has no header because it is something else.
+fn recognised(path: &Path, error: Error) -> Error {
+    use FileFault::{Header, HeaderLength, TooShort};
+    match error {
+        Error::BadFile { fault: Header(_) | HeaderLength { .. } | TooShort { .. }, .. } => {
+            match content::look(path) {
+                None | Some(Content::Safetensors) => error,
+                Some(content) => Error::bad_file(path, FileFault::NoCheckpoint(content)),
+            }
+        }
+        other => other,
+    }
+}
+
 /// An open safetensors file.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
@@ -289,7 +302,8 @@ impl TensorFile {
         }
         let file = disk.open(path).map_err(io)?;
         let metadata = file.file().metadata().map_err(io)?;
-        let header = FileHeader::read(path, file.file(), metadata.len())?;
+        let header = FileHeader::read(path, file.file(), metadata.len())
+            .map_err(|error| recognised(path, error))?;
         Ok(TensorFile { name: name.into(), header, file, stamp: Stamp::of(&metadata) })
     }
 

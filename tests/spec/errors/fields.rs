@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use pulse::error::{Advice, BaseMismatch, Change, Fault, FileFault, Made, Occupant};
+use pulse::error::{Advice, BaseMismatch, Change, Content, Fault, FileFault, Made, Occupant};
 use pulse::hash::Digest;
 use pulse::wire::Tag;
 use pulse::Error;
@@ -206,6 +206,9 @@ fn every_error_has_the_advice_that_fits_it() {
         (io(ErrorKind::TimedOut), None),
         (bad(F::TooShort { bytes: 1 }), Some("copy-again")),
         (bad(F::HeaderLength { found: 9, most: 8 }), Some("give-checkpoint")),
+        (bad(F::NoCheckpoint(Content::Gguf)), Some("convert")),
+        (bad(F::NoPatch(Content::Gguf)), Some("give-patch")),
+        (bad(F::Size { expected: 9, found: 8 }), Some("copy-again")),
         (bad(F::Header(text())), Some("save-again")),
         (bad(F::Index(text())), Some("save-again")),
         (bad(F::MissingShard(text())), Some("copy-again")),
