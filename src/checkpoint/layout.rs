@@ -5,8 +5,10 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde::de::MapAccess;
+use serde::{Deserialize, Deserializer};
 
+use crate::checkpoint::json::{self, Object};
 use crate::disk::content;
 use crate::disk::stamp::Stamp;
 use crate::error::{Error, FileFault, Result, Visible};
@@ -122,14 +124,53 @@ pub(crate) struct Layout<T> {
     pub index: BTreeMap<String, String>,
 }
 
-/// The `weight_map` of an index: tensors, and the file that each is in.
+/// An index: tensors, and the file that each is in. Further keys are ignored.
+#[derive(Debug, Default)]
+struct Index {
+    weight_map: Option<WeightMap>,
+}
+
+impl<'de> Object<'de> for Index {
+    const IS: &'static str = "an object with a weight_map";
+
+    fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
+        match key.as_str() {
+            "weight_map" => self.weight_map = Some(map.next_value()?),
+            _ => json::skip(map, 1)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Index {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::object(deserializer)
+    }
+}
+
+#[derive(Debug, Default)]
+struct WeightMap(BTreeMap<String, String>);
+
+impl<'de> Object<'de> for WeightMap {
+    const IS: &'static str = "a weight_map, an object of file names";
+
+    fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
+        self.0.insert(key, map.next_value()?);
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::object(deserializer)
+    }
+}
+
 fn weight_map(index: &[u8]) -> Result<BTreeMap<String, String>, FileFault> {
-    let bad = |what: String| FileFault::Index(what);
-    // A map, not a struct: that could be an array in JSON as well.
-    let mut index: BTreeMap<String, Value> =
-        serde_json::from_slice(index).map_err(|error| bad(error.to_string()))?;
-    let map = index.remove("weight_map").ok_or_else(|| bad("it has no weight_map".into()))?;
-    serde_json::from_value(map).map_err(|error| bad(format!("weight_map: {error}")))
+    let index: Index = json::parse(index).map_err(FileFault::Index)?;
+    let WeightMap(map) =
+        index.weight_map.ok_or_else(|| FileFault::Index("it has no weight_map".into()))?;
+    Ok(map)
 }
 
 impl Layout<Found> {

@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod checkpoint;
 mod diff;
 pub(crate) mod files;
+mod json;
 mod layout;
 pub(crate) mod plan;
 pub(crate) mod safetensors;
