@@ -6,6 +6,7 @@ mod examples;
 mod hostile;
 mod in_place;
 mod layouts;
+mod misuse;
 mod moving;
 mod opening;
 mod outputs;
