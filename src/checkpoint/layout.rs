@@ -1,6 +1,6 @@
 //! Which files of a directory belong to a checkpoint, and as what (SPEC.md §9).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -9,6 +9,7 @@ use serde::de::MapAccess;
 use serde::{Deserialize, Deserializer};
 
 use crate::checkpoint::json::{self, Object};
+use crate::checkpoint::portable::{folded, is_portable};
 use crate::disk::content;
 use crate::disk::stamp::Stamp;
 use crate::error::{Error, FileFault, Result, Visible};
@@ -60,6 +61,8 @@ pub enum Reason {
     Unreadable,
     /// A name that a patch cannot carry.
     Name,
+    /// A name that not every system can hold, or not beside another file of the checkpoint.
+    NotPortable,
     /// Whoever opened the checkpoint did not want it.
     Excluded,
 }
@@ -77,6 +80,7 @@ impl Reason {
             Reason::StaleIndex => "stale-index",
             Reason::Unreadable => "unreadable",
             Reason::Name => "name",
+            Reason::NotPortable => "not-portable",
             Reason::Excluded => "excluded",
         }
     }
@@ -84,7 +88,10 @@ impl Reason {
     /// Whether such a file may be a companion all the same: what travels is a choice of the writer,
     /// what a reader takes for tensors is not.
     fn is_choice(self) -> bool {
-        matches!(self, Reason::Hidden | Reason::TrainerState | Reason::OfPulse)
+        matches!(
+            self,
+            Reason::Hidden | Reason::TrainerState | Reason::OfPulse | Reason::NotPortable
+        )
     }
 }
 
@@ -99,6 +106,7 @@ impl fmt::Display for Reason {
             Reason::StaleIndex => "an index of files that are not there",
             Reason::Unreadable => "cannot be read",
             Reason::Name => "a name that no patch can carry",
+            Reason::NotPortable => "a name that not every system can hold",
             Reason::Excluded => "excluded",
         })
     }
@@ -232,11 +240,23 @@ impl<T> Layout<T> {
                 }
             }
         }
+        // Tensor files are there first: a companion that is one with them elsewhere gives way.
+        let is_tensor_file = |name: &String| match &shards {
+            Some(shards) => shards.contains(name),
+            None => is_tensors(name),
+        };
+        let mut seen: HashSet<String> =
+            files.keys().filter(|name| is_tensor_file(name)).map(|name| folded(name)).collect();
         for (name, found) in files {
             let role = match role(&name) {
                 _ if shards.as_ref().is_some_and(|shards| shards.contains(&name)) => Role::Tensors,
                 Role::Tensors if shards.is_some() => Role::LeftOut(Reason::NotInIndex),
                 _ if stale == Some(&name) => Role::LeftOut(Reason::StaleIndex),
+                // A reader where case does not count would take it for tensors.
+                _ if is_disguised(&name) => Role::LeftOut(Reason::Name),
+                Role::Companion if !is_portable(&name) || !seen.insert(folded(&name)) => {
+                    Role::LeftOut(Reason::NotPortable)
+                }
                 role => role,
             };
             match role {
@@ -345,7 +365,7 @@ pub(crate) fn check_index_bytes(bytes: u64) -> Result<(), FileFault> {
 }
 
 /// Whether a file is for tensors, or an index, only on a system where case does not count.
-pub(crate) fn is_disguised(name: &str) -> bool {
+fn is_disguised(name: &str) -> bool {
     let lower = name.to_lowercase();
     [TENSORS_SUFFIX, INDEX_SUFFIX].iter().any(|end| lower.ends_with(end) && !name.ends_with(end))
 }

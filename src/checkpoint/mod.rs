@@ -7,6 +7,7 @@ pub(crate) mod files;
 mod json;
 mod layout;
 pub(crate) mod plan;
+mod portable;
 pub(crate) mod safetensors;
 mod verify;
 

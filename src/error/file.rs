@@ -55,6 +55,14 @@ pub enum FileFault {
     /// could create it.
     #[error("the file name {0:?} cannot be carried to other systems")]
     Name(String),
+    /// Two tensor files have names that are one where neither case nor the form of accents counts.
+    #[error("the file names {name:?} and {other:?} are one on other systems")]
+    SameName {
+        /// The name of the file.
+        name: String,
+        /// That of another one.
+        other: String,
+    },
     /// The directory has no tensor file.
     #[error("the directory has no .safetensors file")]
     NoTensors,
@@ -104,7 +112,7 @@ impl FileFault {
             FileFault::Header(_) | FileFault::Index(_) => Advice::SaveAgain,
             FileFault::MissingShard(_) => Advice::CopyAgain,
             FileFault::DuplicateTensor { .. } => Advice::RemoveOne,
-            FileFault::Name(_) => Advice::Rename,
+            FileFault::Name(_) | FileFault::SameName { .. } => Advice::Rename,
             FileFault::NotRegular => Advice::GiveRegularFile,
             FileFault::HeadersTooLarge { .. } | FileFault::Refused(_) => return None,
             FileFault::Linked(_) => Advice::CopyLinked,

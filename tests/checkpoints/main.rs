@@ -8,6 +8,7 @@ mod in_place;
 mod layouts;
 mod misuse;
 mod moving;
+mod names;
 mod opening;
 mod outputs;
 mod rules;

@@ -216,6 +216,7 @@ fn every_error_has_the_advice_that_fits_it() {
         (bad(F::WantsDirectory), Some("use-its-base-files")),
         (bad(F::WantsFile), Some("use-its-base-files")),
         (bad(F::Name(text())), Some("rename")),
+        (bad(F::SameName { name: text(), other: text() }), Some("rename")),
         (Error::Changed { path: "x".into(), how: Change::Written }, Some("leave-unchanged")),
         (bad(F::NoTensors), Some("give-checkpoint")),
         (bad(F::NotRegular), Some("give-regular-file")),
