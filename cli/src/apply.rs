@@ -8,14 +8,14 @@ use pulse::checkpoint::ApplyOptions;
 use pulse::error::Occupant;
 use pulse::tensors::ApplyReport;
 use pulse::update::UpdateReport;
-use pulse::{Checkpoint, Error};
+use pulse::{Checkpoint, Error, Patch};
 use serde_json::json;
 
 use super::failure::{Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::writing::existing;
-use super::{recover, text, Common, Outcome};
+use super::{recover, streams, text, Common, Outcome};
 
 /// Apply a patch to its base.
 ///
@@ -37,7 +37,7 @@ pub struct Apply {
     /// The checkpoint that the patch was made from; a snapshot has none.
     #[arg(value_name = "BASE")]
     first: PathBuf,
-    /// The patch.
+    /// The patch; `-` is standard input.
     #[arg(value_name = "PATCH")]
     second: Option<PathBuf>,
     /// Write the target here.
@@ -60,7 +60,12 @@ impl Apply {
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
+        self.output.as_deref().map_or(Ok(()), streams::refuse_output)?;
+        if self.second.is_some() {
+            streams::refuse_checkpoint(&self.first)?;
+        }
         let patch = self.reading.patch(self.patch())?;
+        note_unportable(common, &patch);
         match &self.output {
             Some(output) => {
                 let base =
@@ -106,6 +111,14 @@ impl Apply {
             outcome.text = format!("{sentence}\n{}", outcome.text);
         }
         outcome
+    }
+}
+
+/// Says which files cannot be everywhere, before the system is asked to hold them.
+fn note_unportable(common: &Common, patch: &Patch) {
+    let names: Vec<String> = patch.unportable_files().into_iter().map(String::from).collect();
+    if !names.is_empty() && !common.quiet && !common.json {
+        text::note(&format!("names that not every system can hold: {}", text::list(&names)));
     }
 }
 

@@ -1,13 +1,13 @@
 //! Why a command failed: a message for people, or one JSON object for programs, on standard error.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use pulse::error::{Advice, BaseMismatch, Content, Occupant};
 use pulse::Error;
 use serde_json::{json, Value};
 
-use crate::text;
+use crate::{streams, text};
 
 /// Result of a command, and of what it is made of.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -114,7 +114,7 @@ impl Failure {
             _ if self.is_stopped() => {
                 "stopped by a signal; what was half written is removed".into()
             }
-            Failure::Library { error, .. } => error.to_string(),
+            Failure::Library { error, .. } => streams::named(error.to_string()),
         }
     }
 
@@ -183,7 +183,8 @@ impl Failure {
             }
         };
         object["kind"] = json!(error.kind());
-        object["file"] = json!(error.file().map(|path| path.display().to_string()));
+        let named = |path: &Path| streams::named(path.display().to_string());
+        object["file"] = json!(error.file().map(named));
         object["content"] = json!(error.content().map(Content::name));
         object["offset"] = json!(error.offset());
         object["tensor"] = json!(error.tensor());

@@ -22,6 +22,7 @@ mod signals;
 pub mod simulation;
 mod stat;
 mod steps;
+mod streams;
 pub mod text;
 mod verify;
 mod writing;
@@ -113,6 +114,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             let printed = match (common.quiet, common.json) {
                 (true, _) => Ok(()),
                 (_, true) => text::print(&text::visible_json(&format!("{:#}\n", outcome.json))),
+                (_, false) if outcome.is_aside => text::print_aside(&outcome.text),
                 (_, false) => text::print(&outcome.text),
             };
             match (outcome.error, printed) {

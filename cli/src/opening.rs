@@ -4,7 +4,10 @@ use std::path::Path;
 
 use clap::Args;
 use pulse::patch::Inventory;
-use pulse::{Limits, Patch, Result};
+use pulse::{Limits, Patch};
+
+use crate::failure::Result;
+use crate::streams;
 
 /// Limits of the reader, for every command that reads patches.
 #[derive(Debug, Args)]
@@ -51,14 +54,23 @@ impl Reading {
         })
     }
 
-    /// Opens a patch.
+    /// Opens a patch; `-` is standard input.
     pub(crate) fn patch(&self, path: &Path) -> Result<Patch> {
-        Patch::open(path, self.limits())
+        Ok(Patch::open(input(path)?, self.limits())?)
     }
 
     /// Reads all that a patch holds, as far as it goes.
     pub(crate) fn inspect(&self, path: &Path) -> Result<Inventory> {
-        Inventory::inspect(path, self.limits())
+        Ok(Inventory::inspect(input(path)?, self.limits())?)
+    }
+}
+
+/// The file to read for a patch.
+fn input(path: &Path) -> Result<&Path> {
+    if streams::is_stream(path) {
+        streams::spooled()
+    } else {
+        Ok(path)
     }
 }
 

@@ -23,10 +23,12 @@ pub(crate) struct Outcome {
     pub(crate) json: serde_json::Value,
     /// Why it failed although there is something to print.
     pub(crate) error: Option<Error>,
+    /// Standard output has the patch: the text is for standard error.
+    pub(crate) is_aside: bool,
 }
 
 impl Outcome {
     pub(crate) fn new(text: String, json: serde_json::Value) -> Self {
-        Outcome { text, json, error: None }
+        Outcome { text, json, error: None, is_aside: false }
     }
 }

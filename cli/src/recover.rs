@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::failure::Result;
 use super::progress::Progress;
-use super::{text, Common, Outcome};
+use super::{streams, text, Common, Outcome};
 
 /// Restore the base after an interrupted `apply --in-place`.
 ///
@@ -49,6 +49,7 @@ pub fn sentence(recovery: &Recovery) -> Option<String> {
 
 impl Recover {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
+        streams::refuse_checkpoint(&self.checkpoint)?;
         let progress = Progress::new(common, "recover", 0);
         let recovery = pulse::update::recover(&self.checkpoint, progress.control())?;
         drop(progress);

@@ -17,6 +17,11 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Prints to standard error what is no error.
+pub fn print_aside(text: &str) -> io::Result<()> {
+    anstream::stderr().lock().write_all(text.as_bytes())
+}
+
 /// Prints an error message.
 pub fn complain(message: &str) {
     let style = AnsiColor::Red.on_default().bold();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use crate::{model, pulse, scene, target, Run};
+use crate::{command, model, pulse, scene, target, Run};
 use testkit::files::{header, raw, safetensors, tensor, Files, Place, Tensor};
 
 /// Files that are neither, as they come: name, first bytes, word, advice for a patch and for a checkpoint.
@@ -192,6 +192,58 @@ fn a_checkpoint_and_a_patch_that_are_swapped_are_recognised() {
     pulse(&place, &verify[..4]).failed(&["give it as --target"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn names_that_not_every_system_can_hold_are_noted() {
+    let place = scene();
+    let files = [("model.safetensors", safetensors(&model())), ("aux.json", b"{}".to_vec())];
+    place.put("model", &Files::many(files));
+    let run = pulse(&place, &["diff", "--snapshot", "model", "-o", "patch"]);
+    assert_eq!(run.err, "note: left out: aux.json (a name that not every system can hold)\n");
+    let include = ["diff", "--snapshot", "model", "-o", "patch", "--force", "--include", "aux.*"];
+    assert_eq!(pulse(&place, &include).err, "");
+    let run = pulse(&place, &["apply", "patch", "-o", "out"]);
+    assert_eq!(run.err, "note: names that not every system can hold: aux.json\n");
+    assert!(run.code == Some(0) && place.path("out/aux.json").is_file());
+    assert_eq!(pulse(&place, &["apply", "patch", "-o", "quiet", "-q"]).done(), "");
+}
+
+/// Numbers of threads that no machine has, and terminals of odd widths.
+#[test]
+fn odd_threads_and_widths_change_nothing() {
+    let place = scene();
+    let expected = pulse(&place, &["digest", "base.safetensors"]).done();
+    for threads in ["0", "1", "3", "1000000000", "18446744073709551615"] {
+        let digest = ["digest", "base.safetensors", "--threads", threads];
+        assert_eq!(pulse(&place, &digest).done(), expected);
+        let apply = ["apply", "base.safetensors", "41.pulse", "-o", threads, "--threads", threads];
+        pulse(&place, &apply).done();
+    }
+    for threads in ["-1", "1.5", "many", "", "18446744073709551616", "0x10"] {
+        let threads = format!("--threads={threads}");
+        pulse(&place, &["digest", "base.safetensors", &threads]).misused(&["--threads"]);
+    }
+    let views: [&[&str]; 5] = [
+        &["inspect", "41.pulse"],
+        &["inspect", "41.pulse", "--tensors", "--bytes", "--files"],
+        &["stat", "base.safetensors", "target.safetensors"],
+        &["help", "diff"],
+        &["frobnicate"],
+    ];
+    for view in views {
+        let expected = pulse(&place, view);
+        for columns in ["0", "1", "39", "1000000000", "-1", "wide", ""] {
+            let mut command = command(&place, env!("CARGO_BIN_EXE_pulse"), view);
+            let found = Run::new(command.env("COLUMNS", columns).output().unwrap());
+            assert_eq!(found, expected, "{view:?} with COLUMNS={columns}");
+        }
+    }
+    for width in ["0", "1", "39", "1000000000", "-1", "wide"] {
+        let width = format!("--width={width}");
+        pulse(&place, &["inspect", "41.pulse", &width]).misused(&["--width"]);
+    }
+}
+
 /// Everything that acts instead of being seen, but for NUL, which no argument can have.
 fn unseen() -> Vec<char> {
     ['\u{1}'..='\u{1f}', '\u{7f}'..='\u{9f}', '\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}']
@@ -360,14 +412,14 @@ fn no_failure_prints_what_acts_on_a_terminal() {
     let (one, two) = (tensor(&evil, "U8", &[1], *b"a"), tensor(&evil, "U8", &[1], *b"b"));
     let twice = raw(&header(&[one.clone(), two], &[]), b"ab");
     let page = format!("<html><title>{evil}</title>");
-    let gap = raw(&header(&[one.clone()], &[]).replace("[0,1]", "[1,2]"), b"ab");
+    let gap = raw(&header(std::slice::from_ref(&one), &[]).replace("[0,1]", "[1,2]"), b"ab");
     for (name, bytes) in [("twice", twice), ("page", page.into()), ("gap", gap)] {
         place.put_bytes(name, &bytes);
         fails(&["digest", name]);
         fails(&["verify", name]);
     }
-    let shards =
-        [("a.safetensors", safetensors(&[one.clone()])), ("b.safetensors", safetensors(&[one]))];
+    let shards = ["a.safetensors", "b.safetensors"]
+        .map(|name| (name, safetensors(std::slice::from_ref(&one))));
     place.put("shards", &Files::many(shards));
     fails(&["digest", "shards"]);
     for (name, index) in [
