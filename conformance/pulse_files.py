@@ -6,7 +6,7 @@
 A checkpoint is a dict of files from names to bytes; the only file of a checkpoint that is no directory has no name.
 """
 import json
-from math import prod
+import math
 
 from pulse_reader import DTYPE_OF_NAME, DTYPES, HEADERS, PATCHED, Dtype, PulseError, check, sha256
 
@@ -43,10 +43,8 @@ def tensor_files(files, strict):
     if index is None:
         return plain
     try:
-        text = json.loads(files[index].decode("utf-8"))
-        json.dumps(text, ensure_ascii=False, allow_nan=False).encode("utf-8")          # no NaN, no lone surrogate
-        values = text["weight_map"].values()
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        values = strict_json(files[index])["weight_map"].values()
+    except (TypeError, KeyError, AttributeError):
         raise PulseError("checkpoint", f"{index} is no index") from None
     check(all(isinstance(name, str) for name in values), "checkpoint", f"{index} is no index")
     named = set(values)
@@ -61,24 +59,38 @@ def disguised(name):
     """R95: a name that is one of these in other letters."""
     return any(name.lower().endswith(end) and not name.endswith(end) for end in (".safetensors", INDEX))
 
-def safetensors_tensors(head):
-    """R76: name -> dtype, shape, size, in the order of the data."""
+def strict_json(data):
+    """R76: JSON in which nothing is left to the reader."""
     def unique(pairs):
         check(len(dict(pairs)) == len(pairs), "checkpoint", "a key stands twice")
         return dict(pairs)
 
+    def number(text):
+        check(math.isfinite(float(text)), "checkpoint", "a number beyond all floats")
+        # Minus zero is no integer: nothing that has a sign is.
+        return int(text) if text.isdigit() else float(text)
+
+    def nested(value):
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(nested, inner), default=0)
+
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_int=number, parse_float=number)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")         # no NaN, no lone surrogate
+        check(nested(value) <= 64, "checkpoint", "JSON nested more than 64 deep")
+    except (ValueError, RecursionError) as error:
+        raise PulseError("checkpoint", f"bad JSON: {error}") from None
+    return value
+
+def safetensors_tensors(head):
+    """R76: name -> dtype, shape, size, in the order of the data."""
     def numbers(value):
         return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 64 for n in value)
 
     n = int.from_bytes(head[:8], "little")
     check(len(head) == 8 + n <= HEADERS, "checkpoint", f"{n} bytes of JSON in {len(head)}")
-    try:
-        text = head[8:].decode("utf-8").rstrip(" \t\n\r")
-        check(text[:1] == "{" and text[-1:] == "}", "checkpoint", "the JSON is not an object")
-        entries = json.loads(text, object_pairs_hook=unique)
-        json.dumps(entries, ensure_ascii=False, allow_nan=False).encode("utf-8")       # no NaN, no lone surrogate
-    except (ValueError, RecursionError) as error:
-        raise PulseError("checkpoint", f"bad JSON: {error}") from None
+    check(head[8:9] == b"{", "checkpoint", "the JSON is not an object")
+    entries = strict_json(head[8:])
     metadata, found, at = entries.pop("__metadata__", {}), [], 0
     strings = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
     check(strings, "checkpoint", "__metadata__ is not an object of strings")
@@ -90,7 +102,7 @@ def safetensors_tensors(head):
     found.sort(key=lambda row: row[0])
     for (begin, end), name, dtype, shape in found:
         check(begin == at <= end, "checkpoint", "a hole or an overlap")
-        fits = dtype not in DTYPES or end - begin == dtype.size * prod(shape)
+        fits = dtype not in DTYPES or end - begin == dtype.size * math.prod(shape)
         check(fits, "checkpoint", f"the size of tensor {name!r} does not fit its shape")
         at = end
     return {name: (dtype, shape, end - begin) for (begin, end), name, dtype, shape in found}

@@ -8,14 +8,14 @@ use pulse::checkpoint::ApplyOptions;
 use pulse::error::Occupant;
 use pulse::tensors::ApplyReport;
 use pulse::update::{UpdateOptions, UpdateReport, Way};
-use pulse::{Checkpoint, Error};
+use pulse::{Checkpoint, Error, Patch};
 use serde_json::json;
 
 use super::failure::{Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::writing::existing;
-use super::{recover, text, Common, Outcome};
+use super::{recover, streams, text, Common, Outcome};
 
 /// Apply a patch to its base.
 ///
@@ -39,7 +39,7 @@ pub struct Apply {
     /// The checkpoint that the patch was made from; a snapshot has none.
     #[arg(value_name = "BASE")]
     first: PathBuf,
-    /// The patch.
+    /// The patch; `-` is standard input.
     #[arg(value_name = "PATCH")]
     second: Option<PathBuf>,
     /// Write the target here.
@@ -91,7 +91,12 @@ impl Apply {
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
+        self.output.as_deref().map_or(Ok(()), streams::refuse_output)?;
+        if self.second.is_some() {
+            streams::refuse_checkpoint(&self.first)?;
+        }
         let patch = self.reading.patch(self.patch())?;
+        note_unportable(common, &patch);
         match &self.output {
             Some(output) => {
                 let base =
@@ -135,7 +140,7 @@ impl Apply {
         outcome.json["notes"] = recover::notes(&report.recovery.notes, &report.notes);
         if report.already() {
             outcome.text =
-                format!("{} is already the target; nothing was changed\n", self.first.display());
+                format!("{} is already the target; nothing was changed\n", text::path(&self.first));
         }
         if let Some(sentence) = recover::sentence(&report.recovery) {
             outcome.text = format!("{sentence}\n{}", outcome.text);
@@ -144,6 +149,14 @@ impl Apply {
             outcome.text.push_str(&format!("note: {note}\n"));
         }
         outcome
+    }
+}
+
+/// Says which files cannot be everywhere, before the system is asked to hold them.
+fn note_unportable(common: &Common, patch: &Patch) {
+    let names: Vec<String> = patch.unportable_files().into_iter().map(String::from).collect();
+    if !names.is_empty() && !common.quiet && !common.json {
+        text::note(&format!("names that not every system can hold: {}", text::list(&names)));
     }
 }
 

@@ -5,15 +5,14 @@ use std::time::Instant;
 
 use clap::Args;
 use pulse::chain::ComposeReport;
-use pulse::checkpoint::write_whole;
-use pulse::{Checkpoint, Error, Patch};
+use pulse::{Error, Patch};
 use serde_json::json;
 
 use super::failure::{usage, Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::writing::{changes, existing, tensor_counts, Writing};
-use super::{text, Common, Outcome};
+use super::{streams, text, Common, Outcome};
 
 /// Combine several patches into one.
 ///
@@ -26,10 +25,10 @@ use super::{text, Common, Outcome};
   pulse compose 41.pulse 42.pulse 48.pulse --base step_0040.safetensors -o 40-48.pulse
   pulse compose snapshot_40.pulse 41.pulse -o snapshot_41.pulse")]
 pub struct Compose {
-    /// The patches, in the order of their steps.
+    /// The patches, in the order of their steps; one of them may be `-`, standard input.
     #[arg(value_name = "PATCH", required = true)]
     patches: Vec<PathBuf>,
-    /// Write the patch here.
+    /// Write the patch here; `-` is standard output.
     #[arg(long, short, value_name = "OUT")]
     output: PathBuf,
     /// The base of the first patch, for patches that are not flat, or to choose another coding.
@@ -47,6 +46,7 @@ pub struct Compose {
 impl Compose {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         self.writing.check()?;
+        streams::check_output(&self.output, common)?;
         if self.base.is_none() && self.writing.is_chosen() {
             return usage(
                 "--coding and --values need --base: without it, OUT has the coding and values of the patches",
@@ -55,18 +55,15 @@ impl Compose {
         let inputs: Vec<&Path> =
             self.patches.iter().chain(&self.base).map(PathBuf::as_path).collect();
         let started = Instant::now();
-        let patches = self
-            .patches
-            .iter()
-            .map(|path| self.reading.patch(path))
-            .collect::<pulse::Result<Vec<_>>>()?;
-        let base = self.base.as_ref().map(Checkpoint::open).transpose()?;
+        let patches =
+            self.patches.iter().map(|path| self.reading.patch(path)).collect::<Result<Vec<_>>>()?;
+        let base = self.base.as_deref().map(streams::checkpoint).transpose()?;
         let progress = Progress::new(
             common,
             "compose",
             patches.last().map_or(0, |last| last.footer().target_bytes),
         );
-        let report = write_whole(&self.output, existing(self.force), &inputs, |out| {
+        let report = streams::write_patch(&self.output, existing(self.force), &inputs, |out| {
             Patch::compose(
                 &patches,
                 base.as_ref(),
@@ -76,14 +73,18 @@ impl Compose {
             )
         });
         drop(progress);
-        let report = report.map_err(|error| match error {
-            Error::NeedsBase { .. } => Failure::hinted(
-                error,
-                "give the checkpoint that the first patch was made from: --base BASE",
-            ),
-            other => other.into(),
+        let report = report.map_err(|failure| match failure {
+            Failure::Library { error, .. } if matches!(*error, Error::NeedsBase { .. }) => {
+                Failure::hinted(
+                    *error,
+                    "give the checkpoint that the first patch was made from: --base BASE",
+                )
+            }
+            other => other,
         })?;
-        Ok(self.outcome(&report, &patches, started.elapsed().as_secs_f64()))
+        let mut outcome = self.outcome(&report, &patches, started.elapsed().as_secs_f64());
+        outcome.is_aside = streams::is_stream(&self.output);
+        Ok(outcome)
     }
 
     fn outcome(&self, report: &ComposeReport, patches: &[Patch], seconds: f64) -> Outcome {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use pulse::checkpoint::{write_whole, DiffOptions, DiffReport, LeftOut};
+use pulse::checkpoint::{DiffOptions, DiffReport, LeftOut};
 use pulse::patch::TensorEntry;
 use pulse::stream::{Lineage, TrustedBase};
 use pulse::{Checkpoint, Error};
@@ -17,7 +17,7 @@ use super::inspect::glob::Glob;
 use super::opening::Reading;
 use super::progress::{control, Progress};
 use super::writing::{changes, existing, tensor_counts, Writing};
-use super::{text, Common, Outcome};
+use super::{streams, text, Common, Outcome};
 
 /// Write the patch from one checkpoint to another.
 ///
@@ -36,7 +36,7 @@ pub struct Diff {
     /// The checkpoint that they need.
     #[arg(value_name = "TARGET")]
     second: Option<PathBuf>,
-    /// Write the patch here.
+    /// Write the patch here; `-` is standard output.
     #[arg(long, short, value_name = "PATCH")]
     output: PathBuf,
     /// Carry TARGET whole, without a base.
@@ -193,14 +193,15 @@ impl Diff {
             }
         };
         self.writing.check()?;
+        streams::check_output(&self.output, common)?;
         let inputs: Vec<&Path> = [Some(target), base, self.base_patch.as_ref()]
             .into_iter()
             .flatten()
             .map(PathBuf::as_path)
             .collect();
         let started = Instant::now();
-        let base = base.map(Checkpoint::open).transpose()?;
-        let mut target = Checkpoint::open(target)?;
+        let base = base.map(|path| streams::checkpoint(path)).transpose()?;
+        let mut target = streams::checkpoint(target)?;
         self.beside.select(&mut target);
         let options = self.options(common, base.as_ref())?;
         let nothing_in_common = base.as_ref().is_some_and(|base| nothing_in_common(base, &target));
@@ -214,11 +215,12 @@ impl Diff {
             }
         }
         let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
-        let report = write_whole(&self.output, existing(self.force), &inputs, |out| {
+        let report = streams::write_patch(&self.output, existing(self.force), &inputs, |out| {
             pulse::checkpoint::diff(base.as_ref(), &target, out, options, progress.control())
         })?;
         drop(progress);
         let mut outcome = self.outcome(&report, started.elapsed().as_secs_f64());
+        outcome.is_aside = streams::is_stream(&self.output);
         let left_out = |out: &LeftOut| json!({ "name": out.name, "reason": out.reason.name() });
         outcome.json["left_out"] = target.left_out().iter().map(left_out).collect();
         outcome.json["absent"] = json!(target.absent());

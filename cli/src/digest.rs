@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::Checkpoint;
 use serde_json::json;
 
 use super::failure::Result;
 use super::progress::Progress;
-use super::{Common, Outcome};
+use super::{streams, text, Common, Outcome};
 
 /// Print the digest of checkpoints: of their contents, independent of file layout and order.
 #[derive(Debug, Args)]
@@ -25,10 +24,10 @@ impl Digest {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let (mut text, mut json) = (String::new(), Vec::new());
         for path in &self.checkpoints {
-            let checkpoint = Checkpoint::open(path)?;
+            let checkpoint = streams::checkpoint(path)?;
             let progress = Progress::new(common, "digest", checkpoint.tensor_bytes());
             let digest = checkpoint.digest(progress.control())?.to_string();
-            text.push_str(&format!("{digest}  {}\n", path.display()));
+            text.push_str(&format!("{digest}  {}\n", text::path(path)));
             json.push(json!({ "digest": digest, "checkpoint": path.display().to_string() }));
         }
         Ok(Outcome::new(text, json.into()))

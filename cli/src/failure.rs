@@ -1,14 +1,13 @@
 //! Why a command failed: a message for people, or one JSON object for programs, on standard error.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use pulse::error::{Advice, BaseMismatch, Occupant};
+use pulse::error::{Advice, BaseMismatch, Content, Occupant};
 use pulse::Error;
 use serde_json::{json, Value};
 
-use crate::opening::swapped;
-use crate::text;
+use crate::{streams, text};
 
 /// Result of a command, and of what it is made of.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -27,13 +26,10 @@ pub(crate) enum Failure {
 /// What to do, where the library cannot know it.
 #[derive(Debug)]
 pub(crate) struct Hint {
-    /// One word, for programs; without it, that of the library stays.
-    pub word: Option<&'static str>,
+    /// For programs; without it, the advice of the library stays.
+    pub advice: Option<Advice>,
     pub text: String,
 }
-
-/// The word for arguments that look swapped.
-pub(crate) const SWAP_ARGUMENTS: &str = "swap-arguments";
 
 /// Limits on what adds up as a patch is read: the end may ask for more than the place that failed.
 const IS_SUM: [&str; 7] =
@@ -52,13 +48,13 @@ impl From<Error> for Failure {
 impl Failure {
     /// An error of the library, with words of our own on what to do.
     pub(crate) fn hinted(error: Error, hint: impl Into<String>) -> Self {
-        let hint = Hint { word: None, text: hint.into() };
+        let hint = Hint { advice: None, text: hint.into() };
         Failure::Library { error: Box::new(error), hint: Some(hint) }
     }
 
     /// An error of the library whose cause is the order of the arguments.
     pub(crate) fn swapped(error: Error, hint: impl Into<String>) -> Self {
-        let hint = Hint { word: Some(SWAP_ARGUMENTS), text: hint.into() };
+        let hint = Hint { advice: Some(Advice::SwapArguments), text: hint.into() };
         Failure::Library { error: Box::new(error), hint: Some(hint) }
     }
 }
@@ -81,9 +77,8 @@ impl Failure {
             Failure::NotProduced { .. } => return Some(USE_ITS_PRODUCER.into()),
             Failure::Library { error, hint } => (error, hint),
         };
-        let hint = hint.as_ref().map(|hint| hint.text.as_str());
-        if let Some(hint) = hint.or_else(|| swapped(error)) {
-            return Some(hint.into());
+        if let Some(hint) = hint {
+            return Some(hint.text.clone());
         }
         Some(match (&**error, error.advice()?) {
             (Error::Limit { limit, asked, .. }, Advice::RaiseLimit) => {
@@ -96,6 +91,12 @@ impl Failure {
                 "remove it, choose another name, or replace it: --force".into()
             }
             (Error::Exists { found: Occupant::Input, .. }, _) => "choose another name".into(),
+            (_, Advice::ChooseCheckpoint) => match (error.file(), error.content()) {
+                (Some(run), Some(Content::Checkpoints { newest })) => {
+                    format!("give one of them: {}", run.join(newest).display())
+                }
+                _ => Advice::ChooseCheckpoint.to_string(),
+            },
             (_, Advice::WriteNewCheckpoint) => "write the target to a new place: -o OUT".into(),
             (_, Advice::Recover) => "wait, or run `pulse recover` on it".into(),
             (Error::NotInvertible { .. }, _) => {
@@ -119,7 +120,7 @@ impl Failure {
             _ if self.is_stopped() => {
                 "stopped by a signal; what was half written is removed".into()
             }
-            Failure::Library { error, .. } => error.to_string(),
+            Failure::Library { error, .. } => streams::named(error.to_string()),
         }
     }
 
@@ -158,6 +159,7 @@ impl Failure {
             "kind": null,
             "message": self.message(),
             "file": null,
+            "content": null,
             "offset": null,
             "section": null,
             "tensor": null,
@@ -181,14 +183,15 @@ impl Failure {
                 return object;
             }
             Failure::Library { error, hint } => {
-                let looks_swapped = || swapped(error).map(|_| SWAP_ARGUMENTS);
-                let word = hint.as_ref().map_or_else(looks_swapped, |hint| hint.word);
-                object["advice"] = json!(word.or(error.advice().map(Advice::name)));
+                let hinted = hint.as_ref().and_then(|hint| hint.advice);
+                object["advice"] = json!(hinted.or(error.advice()).map(Advice::name));
                 error
             }
         };
         object["kind"] = json!(error.kind());
-        object["file"] = json!(error.file().map(|path| path.display().to_string()));
+        let named = |path: &Path| streams::named(path.display().to_string());
+        object["file"] = json!(error.file().map(named));
+        object["content"] = json!(error.content().map(Content::name));
         object["offset"] = json!(error.offset());
         object["tensor"] = json!(error.tensor());
         object["expected"] = json!(error.expected());

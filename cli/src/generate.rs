@@ -10,7 +10,7 @@ use pulse::Error;
 use serde_json::json;
 
 use super::failure::Result;
-use super::{inspect, Cli, Common, Outcome};
+use super::{inspect, text, Cli, Common, Outcome};
 
 /// Write shell completions or man pages into a directory.
 #[derive(Debug, Args)]
@@ -91,7 +91,7 @@ impl Generate {
             })?;
             written.push(path);
         }
-        let text = written.iter().map(|path| format!("{}\n", path.display())).collect();
+        let text = written.iter().map(|path| format!("{}\n", text::path(path))).collect();
         Ok(Outcome::new(text, json!(written)))
     }
 }

@@ -22,6 +22,7 @@ mod signals;
 pub mod simulation;
 mod stat;
 mod steps;
+mod streams;
 pub mod text;
 mod verify;
 mod writing;
@@ -69,14 +70,17 @@ enum Command {
 
 /// Says what is wrong with the arguments. Help and version are printed to standard output, and are
 /// no failure.
-fn misused(error: &clap::Error, json: bool) -> ExitCode {
-    if json && error.use_stderr() {
-        let text = error.render().to_string();
+fn misused(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    let text = error.render().to_string();
+    if error.use_stderr() && args.iter().any(|arg| arg == "--json") {
         let failure = Failure::Usage(text.trim_start_matches("error: ").trim_end().into());
         failure.report(true);
         return failure.exit_code();
     }
-    let _ = error.print();
+    match text::visible_in(&text, args) {
+        Some(visible) => eprint!("{visible}"),
+        None => _ = error.print(),
+    }
     ExitCode::from(error.exit_code() as u8)
 }
 
@@ -85,7 +89,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return misused(&error, args.iter().any(|arg| arg == "--json")),
+        Err(error) => return misused(&error, &args),
     };
     // A checkpoint may have more shards than the few files that some systems let a process open at
     // first. Where the limit stays, opening them says so.
@@ -109,7 +113,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             let printed = match (common.quiet, common.json) {
                 _ if outcome.printed => Ok(()),
                 (true, _) => Ok(()),
-                (_, true) => text::print(&format!("{:#}\n", outcome.json)),
+                (_, true) => text::print(&text::visible_json(&format!("{:#}\n", outcome.json))),
+                (_, false) if outcome.is_aside => text::print_aside(&outcome.text),
                 (_, false) => text::print(&outcome.text),
             };
             match (outcome.error, printed) {

@@ -1,14 +1,13 @@
-//! Opening patches: with the limits that were asked for, and a look at what else the file could be.
+//! Opening patches with the limits that were asked for.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use clap::Args;
-use pulse::error::{Fault, FileFault};
 use pulse::patch::Inventory;
-use pulse::wire::SIGNATURE;
-use pulse::{Checkpoint, Error, Limits, Patch, Result};
+use pulse::{Limits, Patch};
+
+use crate::failure::Result;
+use crate::streams;
 
 /// Limits of the reader, for every command that reads patches.
 #[derive(Debug, Args)]
@@ -55,49 +54,24 @@ impl Reading {
         })
     }
 
-    /// Opens a patch.
+    /// Opens a patch; `-` is standard input.
     pub(crate) fn patch(&self, path: &Path) -> Result<Patch> {
-        Patch::open(path, self.limits())
+        Ok(Patch::open(input(path)?, self.limits())?)
     }
 
     /// Reads all that a patch holds, as far as it goes.
     pub(crate) fn inspect(&self, path: &Path) -> Result<Inventory> {
-        Inventory::inspect(path, self.limits())
+        Ok(Inventory::inspect(input(path)?, self.limits())?)
     }
 }
 
-/// What to say if a checkpoint was given for a patch, or the other way round: arguments are easily
-/// swapped.
-pub(crate) fn swapped(error: &Error) -> Option<&'static str> {
-    let path = error.file()?;
-    let no_patch = match error {
-        Error::Corrupt(corrupt) => matches!(corrupt.fault, Fault::Signature { .. }),
-        Error::BadFile { fault, .. } => *fault == FileFault::NotRegular,
-        _ => false,
-    };
-    if no_patch && is_checkpoint(path) {
-        return Some("it is a checkpoint: are the checkpoint and the patch swapped?");
+/// The file to read for a patch.
+fn input(path: &Path) -> Result<&Path> {
+    if streams::is_stream(path) {
+        streams::spooled()
+    } else {
+        Ok(path)
     }
-    let no_checkpoint = matches!(error, Error::BadFile { .. }) && is_patch(path);
-    no_checkpoint.then_some("it is a patch: are the checkpoint and the patch swapped?")
-}
-
-/// Whether a file starts as a patch does.
-fn is_patch(path: &Path) -> bool {
-    let mut start = [0; SIGNATURE.len()];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start == SIGNATURE
-}
-
-/// Whether a path is a directory of tensor files, or starts as a safetensors file does.
-fn is_checkpoint(path: &Path) -> bool {
-    if path.is_dir() {
-        return Checkpoint::open(path).is_ok();
-    }
-    let mut start = [0; 9];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    // The length of a JSON object, and how it starts.
-    read.is_ok() && start[8] == b'{' && start[4..8] == [0; 4]
 }
 
 #[cfg(test)]

@@ -25,11 +25,13 @@ pub(crate) struct Outcome {
     pub(crate) printed: bool,
     /// Why it failed although there is something to print.
     pub(crate) error: Option<Error>,
+    /// Standard output has the patch: the text is for standard error.
+    pub(crate) is_aside: bool,
 }
 
 impl Outcome {
     pub(crate) fn new(text: String, json: serde_json::Value) -> Self {
-        Outcome { text, json, printed: false, error: None }
+        Outcome { text, json, printed: false, error: None, is_aside: false }
     }
 
     /// Makes the one of the two that will be printed.
@@ -48,6 +50,6 @@ impl Outcome {
     /// Of a command that has printed what it has to say.
     pub(crate) fn printed(error: Option<Error>) -> Self {
         let (text, json) = (String::new(), serde_json::Value::Null);
-        Outcome { text, json, printed: true, error }
+        Outcome { text, json, printed: true, error, is_aside: false }
     }
 }

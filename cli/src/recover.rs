@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::failure::Result;
 use super::progress::Progress;
-use super::{text, Common, Outcome};
+use super::{streams, text, Common, Outcome};
 
 /// Make a checkpoint whole after an interrupted `apply --in-place`.
 ///
@@ -61,6 +61,7 @@ pub fn notes(recovered: &[Note], updated: &[Note]) -> serde_json::Value {
 
 impl Recover {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
+        streams::refuse_checkpoint(&self.checkpoint)?;
         let progress = Progress::new(common, "recover", 0);
         let recovery = pulse::update::recover(&self.checkpoint, progress.control())?;
         drop(progress);

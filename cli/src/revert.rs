@@ -6,14 +6,13 @@ use std::time::Instant;
 use clap::Args;
 use pulse::checkpoint::ApplyOptions;
 use pulse::wire::{FileKind, FileRecord, FileSource};
-use pulse::Checkpoint;
 use serde_json::json;
 
 use super::failure::Result;
 use super::opening::Reading;
 use super::progress::Progress;
 use super::writing::existing;
-use super::{text, Common, Outcome};
+use super::{streams, text, Common, Outcome};
 
 /// Undo a patch: rebuild the base from the target.
 ///
@@ -28,7 +27,7 @@ pub struct Revert {
     /// The checkpoint that the patch led to.
     #[arg(value_name = "TARGET")]
     target: PathBuf,
-    /// The patch.
+    /// The patch; `-` is standard input.
     #[arg(value_name = "PATCH")]
     patch: PathBuf,
     /// Write the base here.
@@ -53,8 +52,9 @@ fn described(record: &FileRecord) -> String {
 impl Revert {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let started = Instant::now();
+        streams::refuse_output(&self.output)?;
+        let target = streams::checkpoint(&self.target)?;
         let patch = self.reading.patch(&self.patch)?;
-        let target = Checkpoint::open(&self.target)?;
         let progress = Progress::new(common, "revert", patch.footer().target_bytes);
         let options = ApplyOptions::default().with_existing(existing(self.force));
         let report = patch.revert(&target, &self.output, options, progress.control())?;

@@ -1,9 +1,11 @@
 //! Numbers and tables for output.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 
 use anstyle::AnsiColor;
+use pulse::error::{is_visible, Visible};
 
 /// Prints to standard output, in colour if it is a terminal that supports it and `NO_COLOR` or
 /// `CLICOLOR` do not forbid it. A reader that closes the pipe early is not an error.
@@ -24,6 +26,11 @@ pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::R
     }
 }
 
+/// Prints to standard error what is no error.
+pub fn print_aside(text: &str) -> io::Result<()> {
+    anstream::stderr().lock().write_all(text.as_bytes())
+}
+
 /// Prints an error message.
 pub fn complain(message: &str) {
     let style = AnsiColor::Red.on_default().bold();
@@ -33,16 +40,38 @@ pub fn complain(message: &str) {
 
 /// Prints an error as one JSON object.
 pub fn complain_json(error: &serde_json::Value) {
-    // JSON itself escapes some of them only. The others are in strings, where an escape means the same.
-    let escape = |c: char| {
-        if steers(c) {
-            format!("\\u{:04x}", u32::from(c))
+    let _ = writeln!(io::stderr(), "{}", visible_json(&error.to_string()));
+}
+
+/// JSON whose characters are all visible, or the line feeds between its fields. JSON itself escapes
+/// some only; the others are in strings, where an escape means the same.
+pub fn visible_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || is_visible(c) {
+            out.push(c);
         } else {
-            c.to_string()
+            c.encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
         }
-    };
-    let escaped: String = error.to_string().chars().map(escape).collect();
-    let _ = writeln!(io::stderr(), "{escaped}");
+    }
+    out
+}
+
+/// Makes all characters visible of JSON that is written through it, string by string.
+pub(crate) struct VisibleJson<'a>(pub &'a mut dyn Write);
+
+impl Write for VisibleJson<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.0.write_all(visible_json(text).as_bytes()).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A note that is not the result of the command.
@@ -130,17 +159,32 @@ pub fn shell(path: &Path) -> String {
     }
 }
 
-/// A character that acts on a terminal instead of being shown.
-fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Text from a file, made safe for a terminal.
+pub fn clean(text: &str) -> String {
+    Visible(text).to_string()
 }
 
-/// Text from a file, made safe for a terminal: control characters and those that change the writing
-/// direction are escaped, so that a name cannot forge lines or colours.
-pub fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if steers(c) { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
+/// Lines that repeat arguments, made safe for a terminal; `None` if they are so already.
+pub fn visible_in(lines: &str, args: &[OsString]) -> Option<String> {
+    let args = args.iter().map(|arg| arg.to_string_lossy());
+    let mut odd = args.filter(|arg| !arg.chars().all(is_visible)).peekable();
+    odd.peek()?;
+    // An argument may have line feeds of its own, or be repeated in part.
+    let lines = odd.fold(lines.to_string(), |lines, arg| lines.replace(&*arg, &clean(&arg)));
+    Some(
+        lines
+            .split_inclusive('\n')
+            .map(|line| match line.strip_suffix('\n') {
+                Some(line) => clean(line) + "\n",
+                None => clean(line),
+            })
+            .collect(),
+    )
+}
+
+/// A path, made safe for a terminal.
+pub fn path(path: &Path) -> String {
+    Visible(path.display()).to_string()
 }
 
 /// "1 file", "2 files".

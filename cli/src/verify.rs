@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pulse::{Checkpoint, Error};
+use pulse::Error;
 use serde_json::json;
 
 use super::failure::{Failure, Result};
 use super::opening::Reading;
 use super::progress::Progress;
-use super::{Common, Outcome};
+use super::{streams, text, Common, Outcome};
 
 /// Check a patch: structure, CRC-32, SHA-256; with a base, that applying it gives the target.
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ use super::{Common, Outcome};
   pulse verify 41.pulse --base step_0040.safetensors
   pulse verify 41.pulse --base step_0040.safetensors --target step_0041.safetensors")]
 pub struct Verify {
-    /// The patch.
+    /// The patch; `-` is standard input.
     #[arg(value_name = "PATCH")]
     patch: PathBuf,
     /// Apply the patch to this base, in memory, and check the digests.
@@ -47,7 +47,7 @@ impl Verify {
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let patch = self.reading.patch(&self.patch)?;
-        let open = |path: &Option<PathBuf>| path.as_ref().map(Checkpoint::open).transpose();
+        let open = |path: &Option<PathBuf>| path.as_deref().map(streams::checkpoint).transpose();
         let (base, target) = (open(&self.base)?, open(&self.target)?);
         let progress = Progress::new(common, "verify", patch.footer().target_bytes);
         match &base {
@@ -70,7 +70,7 @@ impl Verify {
         if target.is_some() {
             checked.push("target");
         }
-        let text = format!("{}: OK ({})\n", self.patch.display(), checked.join(", "));
+        let text = format!("{}: OK ({})\n", text::path(&self.patch), checked.join(", "));
         let digest = |digest: Option<pulse::hash::Digest>| digest.map(|digest| digest.to_string());
         let json = json!({
             "patch": self.patch.display().to_string(),

@@ -1,19 +1,37 @@
 //! Two checkpoints to a patch.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use crate::checkpoint::files::write_files;
+use crate::checkpoint::portable::{folded, is_portable};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result};
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::{Control, DiffOptions, DiffReport, TensorSource};
+
+/// Refuses tensor files that not every receiver could hold; companions are left out by themselves.
+fn check_names(target: &Checkpoint) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for file in &target.files {
+        if !is_portable(&file.name) {
+            return Err(Error::bad_file(file.path(), FileFault::Name(file.name.clone())));
+        }
+        if let Some(other) = seen.insert(folded(&file.name), &file.name) {
+            let fault = FileFault::SameName { name: file.name.clone(), other: other.clone() };
+            return Err(Error::bad_file(file.path(), fault));
+        }
+    }
+    Ok(())
+}
 
 /// Writes the patch that leads from `base` to `target`; without a base, a snapshot.
 ///
 /// The bytes depend on the checkpoints and the options only, not on the number of threads.
 ///
 /// # Errors
-/// [`Error::Misuse`] for options that readers would refuse, [`Error::Io`].
+/// [`Error::Misuse`] for options that readers would refuse, [`Error::BadFile`] for a tensor file whose
+/// name not every system can hold, [`Error::Io`].
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -45,6 +63,7 @@ pub fn diff(
     options: DiffOptions,
     control: Control<'_>,
 ) -> Result<DiffReport> {
+    check_names(target)?;
     let mut session = options.session(out, base.is_some())?;
     // What a reader would refuse in a name is not the caller's fault here.
     let refuse = |error| match error {

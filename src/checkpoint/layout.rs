@@ -1,14 +1,18 @@
 //! Which files of a directory belong to a checkpoint, and as what (SPEC.md §9).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde::de::MapAccess;
+use serde::{Deserialize, Deserializer};
 
+use crate::checkpoint::json::{self, Object};
+use crate::checkpoint::portable::{folded, is_portable};
+use crate::disk::content;
 use crate::disk::stamp::Stamp;
-use crate::error::{Error, FileFault, Result};
+use crate::error::{Error, FileFault, Result, Visible};
 use crate::wire::is_file_name;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -33,7 +37,7 @@ pub struct LeftOut {
 
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.reason)
+        write!(f, "{} ({})", Visible(&self.name), self.reason)
     }
 }
 
@@ -57,6 +61,8 @@ pub enum Reason {
     Unreadable,
     /// A name that a patch cannot carry.
     Name,
+    /// A name that not every system can hold, or not beside another file of the checkpoint.
+    NotPortable,
     /// Whoever opened the checkpoint did not want it.
     Excluded,
 }
@@ -74,6 +80,7 @@ impl Reason {
             Reason::StaleIndex => "stale-index",
             Reason::Unreadable => "unreadable",
             Reason::Name => "name",
+            Reason::NotPortable => "not-portable",
             Reason::Excluded => "excluded",
         }
     }
@@ -81,7 +88,10 @@ impl Reason {
     /// Whether such a file may be a companion all the same: what travels is a choice of the writer,
     /// what a reader takes for tensors is not.
     fn is_choice(self) -> bool {
-        matches!(self, Reason::Hidden | Reason::TrainerState | Reason::OfPulse)
+        matches!(
+            self,
+            Reason::Hidden | Reason::TrainerState | Reason::OfPulse | Reason::NotPortable
+        )
     }
 }
 
@@ -96,6 +106,7 @@ impl fmt::Display for Reason {
             Reason::StaleIndex => "an index of files that are not there",
             Reason::Unreadable => "cannot be read",
             Reason::Name => "a name that no patch can carry",
+            Reason::NotPortable => "a name that not every system can hold",
             Reason::Excluded => "excluded",
         })
     }
@@ -121,14 +132,53 @@ pub(crate) struct Layout<T> {
     pub index: BTreeMap<String, String>,
 }
 
-/// The `weight_map` of an index: tensors, and the file that each is in.
+/// An index: tensors, and the file that each is in. Further keys are ignored.
+#[derive(Debug, Default)]
+struct Index {
+    weight_map: Option<WeightMap>,
+}
+
+impl<'de> Object<'de> for Index {
+    const IS: &'static str = "an object with a weight_map";
+
+    fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
+        match key.as_str() {
+            "weight_map" => self.weight_map = Some(map.next_value()?),
+            _ => json::skip(map, 1)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Index {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::object(deserializer)
+    }
+}
+
+#[derive(Debug, Default)]
+struct WeightMap(BTreeMap<String, String>);
+
+impl<'de> Object<'de> for WeightMap {
+    const IS: &'static str = "a weight_map, an object of file names";
+
+    fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
+        self.0.insert(key, map.next_value()?);
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::object(deserializer)
+    }
+}
+
 fn weight_map(index: &[u8]) -> Result<BTreeMap<String, String>, FileFault> {
-    let bad = |what: String| FileFault::Index(what);
-    // A map, not a struct: that could be an array in JSON as well.
-    let mut index: BTreeMap<String, Value> =
-        serde_json::from_slice(index).map_err(|error| bad(error.to_string()))?;
-    let map = index.remove("weight_map").ok_or_else(|| bad("it has no weight_map".into()))?;
-    serde_json::from_value(map).map_err(|error| bad(format!("weight_map: {error}")))
+    let index: Index = json::parse(index).map_err(FileFault::Index)?;
+    let WeightMap(map) =
+        index.weight_map.ok_or_else(|| FileFault::Index("it has no weight_map".into()))?;
+    Ok(map)
 }
 
 impl Layout<Found> {
@@ -141,6 +191,12 @@ impl Layout<Found> {
             check_index_bytes(fs::metadata(&path).map_err(io)?.len())
                 .map_err(|fault| Error::bad_file(&path, fault))?;
             fs::read(&path).map_err(io)
+        })
+        .map_err(|error| match (error, content::look(directory)) {
+            (Error::BadFile { fault: FileFault::NoTensors, .. }, Some(content)) => {
+                Error::bad_file(directory, FileFault::NoCheckpoint(content))
+            }
+            (other, _) => other,
         })?;
         layout.left_out.extend(odd);
         Ok(layout)
@@ -184,11 +240,23 @@ impl<T> Layout<T> {
                 }
             }
         }
+        // Tensor files are there first: a companion that is one with them elsewhere gives way.
+        let is_tensor_file = |name: &String| match &shards {
+            Some(shards) => shards.contains(name),
+            None => is_tensors(name),
+        };
+        let mut seen: HashSet<String> =
+            files.keys().filter(|name| is_tensor_file(name)).map(|name| folded(name)).collect();
         for (name, found) in files {
             let role = match role(&name) {
                 _ if shards.as_ref().is_some_and(|shards| shards.contains(&name)) => Role::Tensors,
                 Role::Tensors if shards.is_some() => Role::LeftOut(Reason::NotInIndex),
                 _ if stale == Some(&name) => Role::LeftOut(Reason::StaleIndex),
+                // A reader where case does not count would take it for tensors.
+                _ if is_disguised(&name) => Role::LeftOut(Reason::Name),
+                Role::Companion if !is_portable(&name) || !seen.insert(folded(&name)) => {
+                    Role::LeftOut(Reason::NotPortable)
+                }
                 role => role,
             };
             match role {
@@ -297,7 +365,7 @@ pub(crate) fn check_index_bytes(bytes: u64) -> Result<(), FileFault> {
 }
 
 /// Whether a file is for tensors, or an index, only on a system where case does not count.
-pub(crate) fn is_disguised(name: &str) -> bool {
+fn is_disguised(name: &str) -> bool {
     let lower = name.to_lowercase();
     [TENSORS_SUFFIX, INDEX_SUFFIX].iter().any(|end| lower.ends_with(end) && !name.ends_with(end))
 }

@@ -4,8 +4,10 @@ pub(crate) mod apply;
 pub(crate) mod checkpoint;
 mod diff;
 pub(crate) mod files;
+mod json;
 mod layout;
 pub(crate) mod plan;
+mod portable;
 pub(crate) mod safetensors;
 mod verify;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::checkpoint::apply::source;
 use crate::checkpoint::files::for_each_chunk;
-use crate::checkpoint::layout::{check_index_bytes, is_disguised, Layout, INDEX_SUFFIX};
+use crate::checkpoint::layout::{check_index_bytes, Layout, INDEX_SUFFIX};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
@@ -241,14 +241,6 @@ impl<'a> Plan<'a> {
         let unread = unread.find(|name| tensors.contains(name));
         if let Some(name) = unread {
             let what = format!("readers do not take '{name}' for tensors");
-            return Err(wrong_files(patch, what));
-        }
-        // Where case does not count, these would be what their names say in small letters.
-        let mut own = layout.companions.iter().filter(|(name, ())| !others.contains(name));
-        let disguised = own.find(|(name, ())| is_disguised(name));
-        if let Some((name, ())) = disguised {
-            let what =
-                format!("'{name}' is a file of tensors, or an index, where case does not count");
             return Err(wrong_files(patch, what));
         }
         match layout.left_out.iter().find(|out| !others.contains(&out.name)) {

@@ -1,6 +1,5 @@
 //! One safetensors file: its header, validated strictly, and positioned reads of its tensors.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -10,13 +9,15 @@ use std::sync::Arc;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::checkpoint::json::{self, Object};
+use crate::disk::content;
 use crate::disk::lock::{try_lock, Access, Locked};
 use crate::disk::mark::{Mark, MARK_BYTES};
 use crate::disk::staged::{failed, parent};
 use crate::disk::stamp::Stamp;
 use crate::disk::{Disk, DiskFile};
 use crate::dtype::{Dtype, TensorSpec};
-use crate::error::{Error, FileFault, Result};
+use crate::error::{Content, Error, FileFault, Result};
 
 /// Bytes of the length field at the start of a file.
 const LENGTH_BYTES: usize = 8;
@@ -67,11 +68,32 @@ pub(crate) struct FileHeader {
     pub file_bytes: u64,
 }
 
-#[derive(Deserialize)]
+/// What the header says of a tensor; further keys are ignored.
+#[derive(Default)]
 struct RawTensor {
-    dtype: String,
-    shape: Shape,
-    data_offsets: (u64, u64),
+    dtype: Option<String>,
+    shape: Option<Shape>,
+    data_offsets: Option<(u64, u64)>,
+}
+
+impl<'de> Object<'de> for RawTensor {
+    const IS: &'static str = "an object with dtype, shape and data_offsets";
+
+    fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
+        match key.as_str() {
+            "dtype" => self.dtype = Some(map.next_value()?),
+            "shape" => self.shape = Some(map.next_value()?),
+            "data_offsets" => self.data_offsets = Some(map.next_value()?),
+            _ => json::skip(map, 2)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for RawTensor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::object(deserializer)
+    }
 }
 
 /// Dimensions, at most as many as any digest can take in: two bytes of JSON stand for eight in memory.
@@ -103,56 +125,43 @@ impl<'de> Deserialize<'de> for Shape {
 }
 
 /// The free strings of a header: checked to be strings, and forgotten.
+#[derive(Default)]
 struct Strings;
 
-impl<'de> Deserialize<'de> for Strings {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Strings;
+impl<'de> Object<'de> for Strings {
+    const IS: &'static str = "an object of strings";
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strings, A::Error> {
-                while map.next_entry::<String, String>()?.is_some() {}
-                Ok(Strings)
-            }
-        }
-        deserializer.deserialize_map(Pairs)
+    fn entry<A: MapAccess<'de>>(&mut self, _: String, map: &mut A) -> Result<(), A::Error> {
+        map.next_value::<String>().map(|_| ())
     }
 }
 
-/// The JSON object with its entries in order; a duplicate key is an error.
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::object(deserializer)
+    }
+}
+
+/// The tensors of the JSON object in order.
+#[derive(Default)]
 struct RawHeader(Vec<(String, RawTensor)>);
+
+impl<'de> Object<'de> for RawHeader {
+    const IS: &'static str = "an object with one entry for each tensor";
+
+    fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
+        if key == METADATA {
+            map.next_value::<Strings>()?;
+        } else {
+            self.0.push((key, map.next_value()?));
+        }
+        Ok(())
+    }
+}
 
 impl<'de> Deserialize<'de> for RawHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = RawHeader;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with one entry for each tensor")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
-                let (mut tensors, mut keys) = (Vec::new(), HashSet::new());
-                while let Some(key) = map.next_key::<String>()? {
-                    if !keys.insert(key.clone()) {
-                        return Err(de::Error::custom(format!("the name {key:?} is duplicated")));
-                    }
-                    if key == METADATA {
-                        map.next_value::<Strings>()?;
-                    } else {
-                        tensors.push((key, map.next_value()?));
-                    }
-                }
-                Ok(RawHeader(tensors))
-            }
-        }
-        deserializer.deserialize_map(Entries)
+        json::object(deserializer)
     }
 }
 
@@ -206,11 +215,14 @@ impl FileHeader {
         if json.first() != Some(&b'{') {
             return Err(bad("it does not start with '{'".into()));
         }
-        let RawHeader(raw) =
-            serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?;
+        let RawHeader(raw) = json::parse(json).map_err(bad)?;
         let start = bytes.len() as u64;
         let mut tensors = Vec::with_capacity(raw.len());
-        for (name, RawTensor { dtype, shape: Shape(shape), data_offsets: (begin, end) }) in raw {
+        for (name, RawTensor { dtype, shape, data_offsets }) in raw {
+            let lacks = |key| bad(format!("tensor '{name}' has no {key}"));
+            let dtype = dtype.ok_or_else(|| lacks("dtype"))?;
+            let Shape(shape) = shape.ok_or_else(|| lacks("shape"))?;
+            let (begin, end) = data_offsets.ok_or_else(|| lacks("data_offsets"))?;
             let bytes = end
                 .checked_sub(begin)
                 .ok_or_else(|| bad(format!("tensor '{name}' ends before it starts")))?;
@@ -241,9 +253,7 @@ impl FileHeader {
                 .ok_or_else(|| bad(format!("tensor '{}' lies beyond any file", tensor.name)))?;
         }
         match file_bytes {
-            Some(found) if found != next => {
-                Err(bad(format!("it describes a file of {next} bytes, but this one has {found}")))
-            }
+            Some(found) if found != next => Err(FileFault::Size { expected: next, found }),
             _ => Ok(FileHeader { bytes, tensors, file_bytes: next }),
         }
     }
@@ -322,6 +332,20 @@ fn first8(bytes: &[u8]) -> [u8; 8] {
     first
 }
 
+/// Says what the file is, if it has no header because it is something else.
+fn recognised(path: &Path, error: Error) -> Error {
+    use FileFault::{Header, HeaderLength, TooShort};
+    match error {
+        Error::BadFile { fault: Header(_) | HeaderLength { .. } | TooShort { .. }, .. } => {
+            match content::look(path) {
+                None | Some(Content::Safetensors) => error,
+                Some(content) => Error::bad_file(path, FileFault::NoCheckpoint(content)),
+            }
+        }
+        other => other,
+    }
+}
+
 /// An open safetensors file.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
@@ -337,7 +361,8 @@ impl TensorFile {
     pub fn open(path: &Path, name: &str, disk: &Disk, access: Access) -> Result<(Self, Locked)> {
         let (file, locked) = open_locked(path, disk, access)?;
         let metadata = file.file().metadata().map_err(failed("opening", path))?;
-        let header = FileHeader::read(path, file.file(), metadata.len())?;
+        let header = FileHeader::read(path, file.file(), metadata.len())
+            .map_err(|error| recognised(path, error))?;
         let (file, stamp) = (Arc::new(file), Stamp::of(&metadata));
         Ok((TensorFile { name: name.into(), header, file, stamp }, locked))
     }
@@ -392,6 +417,8 @@ mod tests {
         let two = |a: String, b: String| format!(r#"{{"a":{a},"b":{b}}}"#);
         assert_eq!(parse(&two(tensor(4, 6), tensor(0, 4)), 6).unwrap().tensors[0].name, "b");
         assert_eq!(parse("{}", 0).unwrap().tensors, []);
+        let further = r#"{"a":{"dtype":"U8","note":[{"a":1e3}],"shape":[4],"data_offsets":[0,4]}}"#;
+        assert_eq!(parse(further, 4).unwrap().tensors.len(), 1);
         assert_eq!(parse(r#"{"__metadata__":{"k":"v"}}  "#, 0).unwrap().tensors, []);
         for (json, data, why) in [
             (two(tensor(0, 4), tensor(3, 6)), 6, "overlaps"),
@@ -407,7 +434,28 @@ mod tests {
                 4,
                 "duplicate",
             ),
-            (r#"{"a":{"dtype":"U8","shape":[4]}}"#.into(), 4, "data_offsets"),
+            (r#"{"a":{"dtype":"U8","shape":[4]}}"#.into(), 4, "no data_offsets"),
+            (r#"{"a":{"dtype":"U8","data_offsets":[0,4]}}"#.into(), 4, "no shape"),
+            (r#"{"a":{"shape":[4],"data_offsets":[0,4]}}"#.into(), 4, "no dtype"),
+            (r#"{"a":["U8",[4],[0,4]]}"#.into(), 4, "an object with dtype"),
+            (r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[-0,4]}}"#.into(), 4, "invalid type"),
+            (
+                r#"{"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}}"#.into(),
+                4,
+                "invalid type",
+            ),
+            (
+                r#"{"a":{"dtype":"U8","shape":[4e0],"data_offsets":[0,4]}}"#.into(),
+                4,
+                "invalid type",
+            ),
+            (r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}}"#.into(), 4, "trailing"),
+            (
+                r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"n":{"k":1,"k":1}}}"#.into(),
+                4,
+                "\"k\" is duplicated",
+            ),
+            (r#"{"__metadata__":{"k":"v","k":"v"}}"#.into(), 0, "\"k\" is duplicated"),
             (r#"{"__metadata__":{"k":1}}"#.into(), 0, "string"),
             (r#"{"__metadata__":["k"]}"#.into(), 0, "object of strings"),
             (

@@ -1,5 +1,6 @@
 //! Writing to disk so that nothing is lost: file operations that a test can fail, staging, locks, marks.
 
+pub(crate) mod content;
 mod file;
 #[cfg(feature = "checkpoint")]
 pub(crate) mod lock;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
-use crate::error::{kinds, Advice, Error};
+use crate::error::{kinds, Advice, Content, Error, Visible, Wanted};
 use crate::tag::Tag;
 
 /// A broken rule of SPEC.md, and where in the file it was broken.
@@ -21,21 +21,35 @@ pub struct Corrupt {
     pub tensor: Option<String>,
     /// Number of the block in that tensor, from 0.
     pub block: Option<u64>,
+    /// What the file is instead of a patch, if that is known.
+    pub content: Option<Content>,
     /// The broken rule.
     pub fault: Fault,
+}
+
+impl Corrupt {
+    pub(super) fn advice(&self) -> Option<Advice> {
+        match &self.content {
+            Some(content) => Some(content.advice(Wanted::Patch)),
+            None => self.fault.advice(),
+        }
+    }
 }
 
 impl fmt::Display for Corrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
-            write!(f, "{}: ", file.display())?;
+            write!(f, "{}: ", Visible(file.display()))?;
+        }
+        if let Some(content) = &self.content {
+            return f.write_str(&content.instead_of(Wanted::Patch));
         }
         write!(f, "at byte {}", self.offset)?;
         if let Some(section) = self.section {
             write!(f, ", {section} section")?;
         }
         if let Some(tensor) = &self.tensor {
-            write!(f, ", tensor '{tensor}'")?;
+            write!(f, ", tensor '{}'", Visible(tensor))?;
         }
         if let Some(block) = self.block {
             write!(f, ", block {block}")?;
@@ -152,7 +166,7 @@ pub enum Fault {
         found: u64,
     },
     /// A compressed stream is damaged or does not have the expected size.
-    #[error("{field}: {found}")]
+    #[error("{field}: {}", Visible(found))]
     Stream {
         /// Name of the stream.
         field: &'static str,
@@ -241,6 +255,7 @@ impl Fault {
             section: None,
             tensor: None,
             block: None,
+            content: None,
             fault: self,
         }))
     }

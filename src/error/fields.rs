@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Fault, Made};
+use crate::error::{Content, Error, Fault, FileFault, Made};
 
 impl Error {
     /// The file or directory that the error is about; `None` for what is in memory or in a stream.
@@ -59,6 +59,25 @@ impl Error {
             Error::BaseMismatch(mismatch) => mismatch.tensor.as_deref(),
             Error::TargetMismatch { tensor, .. } => tensor.as_deref(),
             Error::WrongResult { made: Made::Tensor(name), .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What the file or directory is, if it was given for a patch or a checkpoint and is neither.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let error = pulse::Checkpoint::open(dir.path()).unwrap_err();
+    /// assert_eq!(error.content(), Some(&pulse::error::Content::EmptyDirectory));
+    /// ```
+    #[must_use]
+    pub fn content(&self) -> Option<&Content> {
+        match self {
+            Error::Corrupt(corrupt) => corrupt.content.as_ref(),
+            Error::BadFile {
+                fault: FileFault::NoCheckpoint(content) | FileFault::NoPatch(content),
+                ..
+            } => Some(content),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! What is wrong with a file of a checkpoint.
 
-use crate::error::Advice;
+use crate::error::{Advice, Content, Visible, Wanted};
 
 /// What is wrong with a file or directory of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,17 +20,31 @@ pub enum FileFault {
         /// What its size, or the limit of safetensors, allows.
         most: u64,
     },
+    /// Something else than a checkpoint, or than a safetensors file of one.
+    #[error("{}", _0.instead_of(Wanted::Checkpoint))]
+    NoCheckpoint(Content),
+    /// A directory where a patch was to be.
+    #[error("{}", _0.instead_of(Wanted::Patch))]
+    NoPatch(Content),
+    /// The file has another size than its header says.
+    #[error("the header describes a file of {expected} bytes, but it has {found}")]
+    Size {
+        /// As the header says.
+        expected: u64,
+        /// Bytes of the file.
+        found: u64,
+    },
     /// The header breaks a rule of safetensors.
-    #[error("bad safetensors header: {0}")]
+    #[error("bad safetensors header: {}", Visible(_0))]
     Header(String),
     /// The index file cannot be read.
-    #[error("bad index file: {0}")]
+    #[error("bad index file: {}", Visible(_0))]
     Index(String),
     /// The index file names a file that is not there.
-    #[error("the index file names {0}, which is not there")]
+    #[error("the index file names {}, which is not there", Visible(_0))]
     MissingShard(String),
     /// A tensor is in two files.
-    #[error("tensor '{tensor}' is also in {other}")]
+    #[error("tensor '{}' is also in {}", Visible(tensor), Visible(other))]
     DuplicateTensor {
         /// Name of the tensor.
         tensor: String,
@@ -41,6 +55,14 @@ pub enum FileFault {
     /// could create it.
     #[error("the file name {0:?} cannot be carried to other systems")]
     Name(String),
+    /// Two tensor files have names that are one where neither case nor the form of accents counts.
+    #[error("the file names {name:?} and {other:?} are one on other systems")]
+    SameName {
+        /// The name of the file.
+        name: String,
+        /// That of another one.
+        other: String,
+    },
     /// The directory has no tensor file.
     #[error("the directory has no .safetensors file")]
     NoTensors,
@@ -51,7 +73,7 @@ pub enum FileFault {
     #[error("a file system root cannot be a checkpoint")]
     Root,
     /// Readers would refuse what the checkpoint would need in a patch, or a patch in a checkpoint.
-    #[error("{0}")]
+    #[error("{}", Visible(_0))]
     Refused(String),
     /// The headers are too large to be carried.
     #[error("headers of {bytes} bytes; readers refuse more than {allowed}")]
@@ -68,10 +90,10 @@ pub enum FileFault {
     #[error("it is a directory, but the patch was made from a single file")]
     WantsFile,
     /// A link, or a file with several names: others would see an update.
-    #[error("{0}")]
+    #[error("{}", Visible(_0))]
     Linked(String),
     /// The tensors are those of the target, but a file is not.
-    #[error("its tensors are those of the target, but {0} differs")]
+    #[error("its tensors are those of the target, but {} differs", Visible(_0))]
     OtherFile(String),
     /// A companion is not the one that the patch was made with.
     #[error("not the file that the patch was made with")]
@@ -81,14 +103,16 @@ pub enum FileFault {
 impl FileFault {
     pub(super) fn advice(&self) -> Option<Advice> {
         Some(match self {
-            FileFault::TooShort { .. } => Advice::CopyAgain,
+            FileFault::NoCheckpoint(content) => content.advice(Wanted::Checkpoint),
+            FileFault::NoPatch(content) => content.advice(Wanted::Patch),
+            FileFault::TooShort { .. } | FileFault::Size { .. } => Advice::CopyAgain,
             FileFault::HeaderLength { .. } | FileFault::NoTensors | FileFault::Root => {
                 Advice::GiveCheckpoint
             }
             FileFault::Header(_) | FileFault::Index(_) => Advice::SaveAgain,
             FileFault::MissingShard(_) => Advice::CopyAgain,
             FileFault::DuplicateTensor { .. } => Advice::RemoveOne,
-            FileFault::Name(_) => Advice::Rename,
+            FileFault::Name(_) | FileFault::SameName { .. } => Advice::Rename,
             FileFault::NotRegular => Advice::GiveRegularFile,
             FileFault::HeadersTooLarge { .. } | FileFault::Refused(_) => return None,
             FileFault::Linked(_) => Advice::CopyLinked,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
+use crate::error::Visible;
 
 /// A base that is not the one that the patch was made from, and how it differs.
 ///
@@ -54,7 +55,8 @@ fn list(f: &mut fmt::Formatter<'_>, what: &str, names: &[String]) -> fmt::Result
     if names.is_empty() {
         return Ok(());
     }
-    let shown: Vec<String> = names.iter().take(LISTED).map(|name| format!("'{name}'")).collect();
+    let shown: Vec<String> =
+        names.iter().take(LISTED).map(|name| format!("'{}'", Visible(name))).collect();
     write!(f, "; {what} {}", shown.join(", "))?;
     match names.len() - shown.len() {
         0 => Ok(()),
@@ -90,20 +92,21 @@ impl BaseMismatch {
 impl fmt::Display for BaseMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
-            write!(f, "{}: ", file.display())?;
+            write!(f, "{}: ", Visible(file.display()))?;
         }
         if self.is_target {
             return write!(f, "the checkpoint is already the target of the patch");
         }
         f.write_str("wrong base: ")?;
         if let Some(tensor) = &self.tensor {
-            write!(f, "tensor '{tensor}' differs: ")?;
+            write!(f, "tensor '{}' differs: ", Visible(tensor))?;
         }
         write!(f, "expected digest {}, found {}", self.expected, self.found)?;
         list(f, "missing:", &self.missing)?;
         list(f, "unexpected:", &self.extra)?;
         for Reshaped { tensor, expected, found } in self.reshaped.iter().take(LISTED) {
-            write!(f, "; tensor '{tensor}' is {found}, expected {expected}")?;
+            let (found, expected) = (Visible(found), Visible(expected));
+            write!(f, "; tensor '{}' is {found}, expected {expected}", Visible(tensor))?;
         }
         if self.reshaped.len() > LISTED {
             write!(f, "; and {} more of another dtype or shape", self.reshaped.len() - LISTED)?;

@@ -20,18 +20,22 @@
 
 mod advice;
 mod change;
+mod content;
 mod fault;
 mod fields;
 mod file;
 mod mismatch;
 mod occupant;
+mod visible;
 
 pub use advice::Advice;
 pub use change::Change;
+pub use content::{Content, Wanted};
 pub use fault::{Corrupt, Fault};
 pub use file::FileFault;
 pub use mismatch::{BaseMismatch, Reshaped};
 pub use occupant::Occupant;
+pub use visible::{is_visible, Visible};
 
 use std::fmt;
 use std::io;
@@ -118,7 +122,7 @@ pub enum Error {
     },
     /// Patches that are to be composed do not follow one another: the base of one is not the
     /// target of the other.
-    #[error("{patch} does not follow {before}: {what}")]
+    #[error("{}", Visible(format_args!("{patch} does not follow {before}: {what}")))]
     Chain {
         /// The patch that should come before.
         before: String,
@@ -128,7 +132,7 @@ pub enum Error {
         what: String,
     },
     /// The patch says too little without the checkpoint that it was made from.
-    #[error("{}{what}", in_file(file))]
+    #[error("{}{}", in_file(file), Visible(what))]
     NeedsBase {
         /// The patch.
         file: Option<PathBuf>,
@@ -136,7 +140,7 @@ pub enum Error {
         what: String,
     },
     /// The patch does not say enough to be inverted.
-    #[error("{}{what}: it cannot be inverted", in_file(file))]
+    #[error("{}{}: it cannot be inverted", in_file(file), Visible(what))]
     NotInvertible {
         /// The patch.
         file: Option<PathBuf>,
@@ -144,7 +148,7 @@ pub enum Error {
         what: String,
     },
     /// The patch cannot be applied where the checkpoint or the weights are.
-    #[error("{}{what}, which cannot be done in place", at_path(path))]
+    #[error("{}{}, which cannot be done in place", at_path(path), Visible(what))]
     NotInPlace {
         /// The checkpoint, or a file of it; `None` for weights in memory.
         path: Option<PathBuf>,
@@ -161,8 +165,9 @@ pub enum Error {
     },
     /// A file of the base is not the one that the patch was made with.
     #[error(
-        "{}'{name}' is missing or differs: expected {bytes} bytes with SHA-256 {sha256}",
-        at_path(path)
+        "{}'{}' is missing or differs: expected {bytes} bytes with SHA-256 {sha256}",
+        at_path(path),
+        Visible(name)
     )]
     BaseFile {
         /// The base; `None` if there is none.
@@ -175,7 +180,7 @@ pub enum Error {
         sha256: Digest,
     },
     /// The patch does not fit its own base, or the files that it describes do not fit its tensors.
-    #[error("{}{what}", in_file(file))]
+    #[error("{}{}", in_file(file), Visible(what))]
     Unfit {
         /// The patch.
         file: Option<PathBuf>,
@@ -183,7 +188,7 @@ pub enum Error {
         what: String,
     },
     /// Something is at the place of the output already.
-    #[error("{}: {found}", path.display())]
+    #[error("{}: {found}", Visible(path.display()))]
     Exists {
         /// The place.
         path: PathBuf,
@@ -191,7 +196,7 @@ pub enum Error {
         found: Occupant,
     },
     /// An input changed while it was read: what was to be made of it would be of two states.
-    #[error("{}: {how} while it was read", path.display())]
+    #[error("{}: {how} while it was read", Visible(path.display()))]
     Changed {
         /// The file or directory.
         path: PathBuf,
@@ -199,13 +204,13 @@ pub enum Error {
         how: Change,
     },
     /// Another process is changing the checkpoint, or reads what is to be changed.
-    #[error("{}: another process is updating it, or reads it", path.display())]
+    #[error("{}: another process is updating it, or reads it", Visible(path.display()))]
     Busy {
         /// The file; a lock file where the file system has no locks.
         path: PathBuf,
     },
     /// An update in place of this file was interrupted: what is in it may be neither base nor target.
-    #[error("{}: an update in place was interrupted; {}", path.display(), where_is(journal, *is_there))]
+    #[error("{}: an update in place was interrupted; {}", Visible(path.display()), where_is(journal, *is_there))]
     Interrupted {
         /// The file of tensors that is marked, or the checkpoint.
         path: PathBuf,
@@ -216,7 +221,7 @@ pub enum Error {
     },
     /// Neither base nor target could be made of a checkpoint whose update failed or was interrupted.
     /// Nothing was changed by the attempt that could not be proved right.
-    #[error("{}: neither base nor target can be made with this journal: {source}{}", path.display(), after(update))]
+    #[error("{}: neither base nor target can be made with this journal: {source}{}", Visible(path.display()), after(update))]
     Unrecovered {
         /// The journal.
         path: PathBuf,
@@ -230,13 +235,13 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// The library was called in a way that its documentation forbids.
-    #[error("{0}")]
+    #[error("{}", Visible(_0))]
     Misuse(String),
     /// A rule of this library's own code was broken. Nothing was kept.
-    #[error("internal error: {0}")]
+    #[error("internal error: {}", Visible(_0))]
     Internal(String),
     /// Reading or writing failed.
-    #[error("{doing}{}: {source}", path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default())]
+    #[error("{}{}: {}", Visible(doing), path.as_ref().map(|path| format!(" {}", Visible(path.display()))).unwrap_or_default(), Visible(source))]
     Io {
         /// What was being done.
         doing: String,
@@ -262,7 +267,7 @@ pub enum Made {
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Made::Tensor(name) => write!(f, "the result is wrong: tensor '{name}'"),
+            Made::Tensor(name) => write!(f, "the result is wrong: tensor '{}'", Visible(name)),
             Made::Checkpoint => f.write_str("the result is wrong: the checkpoint"),
             Made::File(name) => write!(f, "the file {name:?} that the patch carries is wrong: it"),
         }
@@ -274,11 +279,11 @@ fn in_file(file: &Option<PathBuf>) -> String {
 }
 
 fn at_path(path: &Option<PathBuf>) -> String {
-    path.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default()
+    path.as_ref().map(|path| format!("{}: ", Visible(path.display()))).unwrap_or_default()
 }
 
 fn differs(tensor: &Option<String>) -> String {
-    tensor.as_ref().map(|name| format!("tensor '{name}' differs: ")).unwrap_or_default()
+    tensor.as_ref().map(|name| format!("tensor '{}' differs: ", Visible(name))).unwrap_or_default()
 }
 
 /// Makes `kind` and the list of its words from one table. The match has no wildcard: a new variant
@@ -310,7 +315,7 @@ pub(crate) use kinds;
 
 /// Where the journal of an update should be.
 fn where_is(journal: &Path, is_there: bool) -> String {
-    let journal = journal.display();
+    let journal = Visible(journal.display());
     if is_there {
         format!("its journal is {journal}")
     } else {
@@ -404,7 +409,7 @@ impl Error {
     #[must_use]
     pub fn advice(&self) -> Option<Advice> {
         Some(match self {
-            Error::Corrupt(corrupt) => return corrupt.fault.advice(),
+            Error::Corrupt(corrupt) => return corrupt.advice(),
             Error::Version { .. } => Advice::UseNewerReader,
             Error::Limit { .. } => Advice::RaiseLimit,
             Error::BaseMismatch(mismatch) if mismatch.is_target => Advice::NothingToDo,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::coding::{BlockDecoder, Coding};
 use crate::digest::Digest;
-use crate::disk::Disk;
+use crate::disk::{content, Disk};
 use crate::error::{Corrupt, Error, Fault, Made, Result};
 use crate::limits::{check_expansion, Limits, CHANGE_BYTES};
 use crate::patch::inventory::Depth;
@@ -15,6 +15,19 @@ use crate::patch::{FileEntry, Inventory, LocalFile, ReadAt, TensorEntry};
 use crate::stream::{Block, Place, TrustedBase};
 use crate::tag::Tag;
 use crate::wire::{self, Footer, Header};
+
+/// Names the file, and says what it is if it is no patch.
+fn recognised(path: &Path, error: Error) -> Error {
+    match error.in_file(Some(path)) {
+        Error::Corrupt(mut corrupt) => {
+            if corrupt.offset == 0 {
+                corrupt.content = content::look(path);
+            }
+            Error::Corrupt(corrupt)
+        }
+        other => other,
+    }
+}
 
 /// Where the bytes of a patch are.
 #[derive(Debug)]
@@ -48,7 +61,7 @@ impl Patch {
         let mut map = Inventory { file_bytes: file.len()?, ..Inventory::default() };
         let mut buffered = BufReader::with_capacity(1 << 18, file.file());
         map.error =
-            map.scan(&mut buffered, limits, depth).err().map(|error| error.in_file(Some(path)));
+            map.scan(&mut buffered, limits, depth).err().map(|error| recognised(path, error));
         Ok((map, Source::File(file)))
     }
 
@@ -160,6 +173,7 @@ impl Patch {
             section,
             tensor: None,
             block: None,
+            content: None,
             fault,
         }))
     }

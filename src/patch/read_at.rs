@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::disk::stamp::Stamp;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{content, Disk, DiskFile};
 use crate::error::{Error, FileFault, Result};
 
 /// Reads at any offset, without a position of its own.
@@ -103,8 +103,11 @@ impl LocalFile {
     pub(super) fn open_on(path: &Path, disk: &Disk) -> Result<Self> {
         let io = |error| Error::io_at("opening", path, error);
         // Asked before it is opened: opening a pipe would wait for a writer.
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::bad_file(path, FileFault::NotRegular));
+        let metadata = std::fs::metadata(path).map_err(io)?;
+        if !metadata.is_file() {
+            let content = content::look(path);
+            let fault = content.map_or(FileFault::NotRegular, FileFault::NoPatch);
+            return Err(Error::bad_file(path, fault));
         }
         let file = disk.open(path).map_err(io)?;
         let stamp = Stamp::of(&file.file().metadata().map_err(io)?);

@@ -370,6 +370,7 @@ fn place(tag: Tag, offset: u64, at: usize, fault: Fault) -> Error {
         section: Some(tag),
         tensor: None,
         block: None,
+        content: None,
         fault,
     }))
 }

@@ -79,6 +79,7 @@ impl<'t, S: ReadAt> TensorReader<'t, S> {
                 section: Some(Tag::TENSOR),
                 tensor: Some(name.into()),
                 block: None,
+                content: None,
                 fault: Fault::Name { field: "tensor name", found: header.name },
             })));
         }

@@ -154,6 +154,7 @@ impl<'a> Block<'a> {
             section: Some(Tag::BLOCK),
             tensor: Some(self.place.tensor.into()),
             block: Some(self.place.block),
+            content: None,
             fault,
         }))
     }

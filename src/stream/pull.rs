@@ -30,6 +30,12 @@ fn read(reader: &mut impl Read, chunk: &mut [u8], decoder: &PushDecoder) -> Resu
                     error,
                 ));
             }
+            Ok(read) if read > chunk.len() => {
+                let asked = chunk.len();
+                return Err(Error::misuse(format!(
+                    "the reader says that it read {read} bytes, where {asked} were asked for"
+                )));
+            }
             Ok(read) => return Ok(read),
         }
     }

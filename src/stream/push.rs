@@ -269,6 +269,7 @@ impl PushDecoder {
             section,
             tensor: tensor.map(|tensor| tensor.header.name.clone()),
             block: tensor.map(|tensor| tensor.blocks).filter(|_| section == Some(Tag::BLOCK)),
+            content: None,
             fault,
         }))
     }

@@ -1,7 +1,9 @@
 //! Work on many threads, results in order, a bounded number in flight.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use crate::error::{Error, Result};
 
@@ -42,7 +44,7 @@ struct StopOnDrop<'a, I, R>(&'a Queue<I, R>);
 
 impl<I, R> Drop for StopOnDrop<'_, I, R> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             self.0.stop();
         }
     }
@@ -111,10 +113,9 @@ where
             queue.ready.notify_all();
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(worker);
-        }
+    thread::scope(|scope| {
+        let start = || thread::Builder::new().spawn_scoped(scope, worker).map(drop);
+        start_some(threads, start)?;
         let _guard = StopOnDrop(&queue);
         let mut shared = queue.lock();
         loop {
@@ -139,16 +140,47 @@ where
     })
 }
 
+/// Starts threads, as many as the system allows: results do not depend on their number. With none,
+/// it is an error.
+fn start_some(threads: usize, mut start: impl FnMut() -> io::Result<()>) -> Result<()> {
+    for started in 0..threads {
+        match start() {
+            Ok(()) => {}
+            Err(error) if started == 0 => return Err(Error::io("starting a thread", error)),
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_system_that_allows_few_threads_gets_few() {
+        for (allowed, threads) in [(3, 1_000_000_000), (3, 3), (1, 2), (5, 2)] {
+            let mut started = 0;
+            let result = start_some(threads, || {
+                if started == allowed {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                started += 1;
+                Ok(())
+            });
+            result.unwrap();
+            assert_eq!(started, threads.min(allowed));
+        }
+        let none = start_some(4, || Err(io::ErrorKind::WouldBlock.into()));
+        assert_eq!(none.unwrap_err().kind(), "io");
+    }
 
     #[test]
     fn results_come_in_order_whatever_the_threads() {
         for threads in [1, 2, 7] {
             let mut seen = Vec::new();
             let work = |_: &mut (), task: u64| {
-                std::thread::sleep(std::time::Duration::from_micros(task * 7919 % 50));
+                thread::sleep(std::time::Duration::from_micros(task * 7919 % 50));
                 Ok(task * task)
             };
             ordered(

@@ -19,7 +19,7 @@ pub trait TensorSource: Sync {
     /// [`Error::Misuse`] beyond the end of a tensor, [`Error::Io`].
     fn read(&self, name: &str, start: u64, buffer: &mut [u8]) -> Result<()>;
 
-    /// The same bytes without a copy, if they are in memory.
+    /// The same bytes without a copy, if they are in memory: exactly as many as are asked for.
     fn slice(&self, name: &str, start: u64, bytes: usize) -> Option<&[u8]> {
         let _ = (name, start, bytes);
         None
@@ -67,6 +67,14 @@ pub(crate) fn read_parts<'s>(
     let mut found = Vec::with_capacity(parts.len());
     for (part, slice) in parts.iter().zip(slices) {
         found.push(match slice {
+            Some(slice) if slice.len() != part.bytes => {
+                return Err(Error::misuse(format!(
+                    "the source gave a slice of {} bytes of tensor '{}', where {} were asked for",
+                    slice.len(),
+                    part.name,
+                    part.bytes
+                )))
+            }
             Some(slice) => slice,
             None => {
                 let (now, later) = rest.split_at_mut(part.bytes);

@@ -62,7 +62,7 @@ fn headers_that_break_a_rule_are_refused_by_name() {
         (r#"{"__metadata__":{},"__metadata__":{}}"#.into(), 0, "is duplicated"),
         ("[]".into(), 0, "bad safetensors header"),
         ("null".into(), 0, "bad safetensors header"),
-        ("".into(), 0, "bad safetensors header"),
+        ("".into(), 0, "it is a file of zero bytes"),
         ("{\"a\":\"\u{e9}\"".into(), 0, "bad safetensors header"),
         (good.clone() + "}", 4, "bad safetensors header"),
         (good.clone(), 3, "a file of"),
@@ -101,7 +101,7 @@ fn a_header_that_says_it_is_huge_is_refused_without_reading_it() {
         assert_says(&refused(&path), &["header length", "model.safetensors"]);
     }
     let text = place.put_bytes("notes.txt", b"just some text, longer than eight bytes");
-    assert_says(&refused(&text), &["notes.txt", "not a safetensors file?"]);
+    assert_says(&refused(&text), &["notes.txt", "it is a text file, not a safetensors file"]);
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_tensor_file_that_cannot_travel_is_refused() {
 fn directories_that_contradict_themselves_are_refused() {
     let both = [("1.safetensors", "a"), ("2.safetensors", "b")];
     let cases: [(&[Named<'_>], &str, &[&str]); 5] = [
-        (&[], "", &["no .safetensors file"]),
+        (&[], "", &["it is an empty directory, not a checkpoint"]),
         (
             &[("1.safetensors", "a b"), ("2.safetensors", "b c")],
             "",
@@ -288,7 +288,10 @@ fn directories_that_contradict_themselves_are_refused() {
 #[test]
 fn a_directory_without_tensor_files_is_refused() {
     let (_place, path) = directory(&[("config.json", "{}"), ("model.bin", "")]);
-    assert_says(&refused(&path), &["no .safetensors file", "model"]);
+    assert_says(
+        &refused(&path),
+        &["a directory with pickles of PyTorch, not a checkpoint", "model"],
+    );
     let (_place, path) = directory(&[("empty.safetensors", "")]);
     assert_eq!(open(&path).tensors().count(), 0);
 }

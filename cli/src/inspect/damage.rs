@@ -39,7 +39,9 @@ impl Damage {
                 damage.section = corrupt.section.map(pulse::wire::Tag::name);
                 damage.tensor = corrupt.tensor.clone().or(damage.tensor);
                 damage.block = corrupt.block;
-                damage.message = corrupt.fault.to_string();
+                if corrupt.content.is_none() {
+                    damage.message = corrupt.fault.to_string();
+                }
             }
             Error::Limit { offset, .. } => damage.offset = *offset,
             _ => {}
@@ -58,6 +60,9 @@ impl Damage {
 
 /// What to do, in view of how far the file is intact: more precise than what the error itself knows.
 fn advice(error: &Error, map: &Inventory) -> String {
+    if let (Some(_), Some(advice)) = (error.content(), error.advice()) {
+        return advice.to_string();
+    }
     let (good, have) = (map.good_bytes, map.file_bytes);
     let fault = match error {
         Error::Corrupt(corrupt) => &corrupt.fault,

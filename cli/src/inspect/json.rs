@@ -46,7 +46,7 @@ fn tensor(tensor: &Tensor<'_>) -> Value {
 
 /// Writes the object. What there can be many of, one after the other: tensors, steps and files.
 pub fn write(out: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &Object { few: few(report), report })?;
+    serde_json::to_writer_pretty(text::VisibleJson(out), &Object { few: few(report), report })?;
     out.write_all(b"\n")
 }
 

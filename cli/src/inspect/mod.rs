@@ -21,7 +21,7 @@ use pulse::Error;
 use super::failure::{unprinted, Result};
 use super::opening::Reading;
 use super::writing::existing;
-use super::{signals, text, Common, Outcome};
+use super::{signals, streams, text, Common, Outcome};
 use bytes::Spent;
 use damage::Damage;
 use glob::Glob;
@@ -41,7 +41,7 @@ use tensor::{Sort, Tensor};
   pulse inspect 41.pulse --json
   pulse-inspect 41.pulse")]
 pub struct Inspect {
-    /// The patch.
+    /// The patch; `-` is standard input.
     #[arg(value_name = "PATCH")]
     pub patch: PathBuf,
     /// Print a table of all tensors, and the full digests.
@@ -106,6 +106,7 @@ fn matching<'a>(
 
 impl Inspect {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
+        self.html.as_deref().map_or(Ok(()), streams::refuse_page)?;
         let map = self.reading.inspect(&self.patch)?;
         let all: Vec<Tensor<'_>> = map.tensors.iter().map(Tensor::new).collect();
         let mut report = Report {

@@ -121,6 +121,11 @@ mod tests {
 
     #[test]
     fn a_table_fits_its_width() {
+        // A terminal may say anything.
+        for width in [0, 1, 2, 3, usize::MAX] {
+            let text = table().fit(Some(width)).text();
+            assert_eq!(text.lines().count(), 2, "{text}");
+        }
         for width in 20..80 {
             let fitted = table().fit(Some(width));
             let text = anstream::adapter::strip_str(&fitted.text()).to_string();

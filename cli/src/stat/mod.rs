@@ -14,7 +14,7 @@ use pulse::Error;
 use super::failure::{usage, Result};
 use super::progress::Progress;
 use super::writing::existing;
-use super::{signals, text, Common, Outcome};
+use super::{signals, streams, text, Common, Outcome};
 
 /// Measure density, step sizes and patch sizes along a series of checkpoints.
 ///
@@ -223,6 +223,8 @@ fn labels(paths: &[&Path]) -> Vec<String> {
 impl Stat {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let paths: Vec<&Path> = self.checkpoints.iter().map(PathBuf::as_path).collect();
+        paths.iter().try_for_each(|path| streams::refuse_checkpoint(path))?;
+        self.html.as_deref().map_or(Ok(()), streams::refuse_page)?;
         let (steps, steps_from) = match &self.steps {
             Some(steps) => (Some(steps.clone()), StepsFrom::Option),
             None => match steps_of(&paths)? {

@@ -1,5 +1,5 @@
 //! Failures for programs: one JSON object on standard error, as docs/failure-json.md describes it;
-//! limits by name; and hints for arguments that were swapped.
+//! and limits by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -70,7 +70,7 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
         (
             &["verify", "notes.txt"],
             1,
-            json!({ "kind": "signature", "file": "notes.txt", "offset": 0, "advice": "transfer-as-binary",
+            json!({ "kind": "signature", "file": "notes.txt", "offset": 0, "content": "text", "advice": "give-patch",
                 "expected": "ab504c530d0a1a0a", "found": "6e6f20636865636b" }),
         ),
         (
@@ -140,7 +140,7 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
         (
             &["digest", "notes.txt"],
             1,
-            json!({ "kind": "checkpoint", "file": "notes.txt", "advice": "give-checkpoint" }),
+            json!({ "kind": "checkpoint", "file": "notes.txt", "content": "text", "advice": "give-checkpoint" }),
         ),
         (
             &["apply", "41.pulse", "-o", "out"],
@@ -183,10 +183,11 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
     ]
 }
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "kind",
     "message",
     "file",
+    "content",
     "offset",
     "section",
     "tensor",
@@ -302,15 +303,26 @@ fn failures_are_as_documented() {
         words
     };
     assert_eq!(sorted(&kinds), sorted(&known));
-    let source =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/error/advice.rs")).unwrap();
-    let (_, table) = source.split_once("fn row(self)").unwrap();
-    let is_word = |text: &&str| {
-        !text.is_empty() && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase())
-    };
-    let in_source: Vec<&str> = table.split('"').skip(1).step_by(2).filter(is_word).collect();
-    // The order of the arguments is the business of the programs alone.
-    assert_eq!(sorted(&advice), sorted(&[&in_source[..], &["swap-arguments"]].concat()));
+    for (heading, file, begin, end) in [
+        ("## Advice", "advice", "fn row(self)", "fn fmt("),
+        ("## Contents", "content", "fn name(&self)", "fn advice("),
+    ] {
+        let documented: Vec<&str> =
+            rows(&document, heading).iter().flat_map(|row| words(row[0])).collect();
+        let path = format!("{}/../src/error/{file}.rs", env!("CARGO_MANIFEST_DIR"));
+        let source = fs::read_to_string(path).unwrap();
+        let (_, table) = source.split_once(begin).unwrap();
+        let (table, _) = table.split_once(end).unwrap();
+        let is_word = |text: &&str| {
+            let mut bytes = text.bytes();
+            !text.is_empty()
+                && bytes.all(|byte| byte == b'-' || byte.is_ascii_lowercase() || byte == b'5')
+        };
+        let code = table.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let in_source: Vec<&str> =
+            code.flat_map(|line| line.split('"').skip(1).step_by(2)).filter(is_word).collect();
+        assert_eq!(sorted(&documented), sorted(&in_source));
+    }
 }
 
 /// Each command that reads patches takes limits; the advice is the option that lets it go on.
@@ -357,54 +369,5 @@ fn limits_are_set_by_name_for_every_command_that_reads_patches() {
             Some(1),
             "{args:?}"
         );
-    }
-}
-
-/// Files and directories, in every command that takes both.
-#[test]
-fn a_checkpoint_and_a_patch_that_are_swapped_are_recognised() {
-    let place = scene();
-    let directory =
-        |tensors: &[_]| Files::many([("model.safetensors", testkit::files::safetensors(tensors))]);
-    place.put("base", &directory(&model()));
-    place.put("target", &directory(&target()));
-    let checkpoint = "it is a checkpoint: are the checkpoint and the patch swapped?";
-    let patch = "it is a patch: are the checkpoint and the patch swapped?";
-    for (base, target) in [("base.safetensors", "target.safetensors"), ("base", "target")] {
-        for (args, about, hint) in [
-            (&["apply", "41.pulse", base, "-o", "out"][..], base, checkpoint),
-            (&["apply", "41.pulse", base, "--in-place"], base, checkpoint),
-            (&["revert", "41.pulse", target, "-o", "out"], target, checkpoint),
-            (&["verify", base, "--base", "41.pulse"], base, checkpoint),
-            (&["compose", base, "-o", "out"], base, checkpoint),
-            (&["compose", "41.pulse", "--base", "41.pulse", "-o", "out"], "41.pulse", patch),
-            (&["diff", "41.pulse", target, "-o", "out"], "41.pulse", patch),
-            (&["diff", base, target, "--base-patch", base, "-o", "out"], base, checkpoint),
-            (&["digest", "41.pulse"], "41.pulse", patch),
-        ] {
-            place.untouched(|| pulse(&place, args).failed(&[&format!("error: {about}: "), hint]));
-        }
-    }
-    // Programs learn it as well, and so do those who swap base and target.
-    let advice = |args: &[&str]| {
-        let failure: Value =
-            serde_json::from_str(&pulse(&place, &[args, &["--json"]].concat()).err).unwrap();
-        failure["advice"].as_str().unwrap_or_default().to_string()
-    };
-    assert_eq!(advice(&["apply", "41.pulse", "base.safetensors", "-o", "out"]), "swap-arguments");
-    assert_eq!(advice(&["digest", "41.pulse"]), "swap-arguments");
-    let [base, target] = ["base.safetensors", "target.safetensors"];
-    let verify = ["verify", "41.pulse", "--base", target, "--target", base];
-    pulse(&place, &verify).failed(&["are --base and --target swapped?"]);
-    assert_eq!(advice(&verify), "swap-arguments");
-    pulse(&place, &verify[..4]).failed(&["give it as --target"]);
-    // What is neither gets no such hint.
-    place.put_bytes("notes", b"neither a checkpoint nor a patch");
-    fs::create_dir(place.path("empty")).unwrap();
-    for args in
-        [&["verify", "notes"][..], &["verify", "empty"], &["digest", "notes"], &["digest", "empty"]]
-    {
-        let run = pulse(&place, args);
-        assert!(run.code == Some(1) && !run.err.contains("swapped"), "{}", run.err);
     }
 }

@@ -249,7 +249,7 @@ fn what_is_no_patch_at_all_is_said_to_be_none() {
     place.put_bytes("unix", &unix);
     fs::create_dir(place.path("directory")).unwrap();
     for (name, needle) in [
-        ("empty", "truncated"),
+        ("empty", "an empty file, not a .pulse file"),
         ("short", "truncated"),
         ("text", "not a .pulse file"),
         ("unix", "transferred as binary"),
@@ -265,7 +265,11 @@ fn what_is_no_patch_at_all_is_said_to_be_none() {
     }
     let run = pulse(&place, &["inspect", "directory"]);
     assert_eq!(run.code, Some(1));
-    assert!(run.err.contains("directory: not a regular file"), "{}", run.err);
+    assert!(
+        run.err.contains("directory: it is an empty directory, not a .pulse file"),
+        "{}",
+        run.err
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod failures;
 mod in_place;
 mod inspect;
 mod kill;
+mod messages;
 mod stat;
 mod streams;
 mod usage;

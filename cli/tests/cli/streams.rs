@@ -1,6 +1,7 @@
 //! Standard output and standard error: quiet, without colour in pipes, and gone.
 
-use std::io::pipe;
+use std::fs;
+use std::io::{pipe, Write};
 use std::process::Stdio;
 
 use crate::{command, pulse, scene, Run};
@@ -38,6 +39,107 @@ fn nothing_in_a_pipe_is_made_for_a_terminal() {
         assert!(run.out.ends_with('\n') && !run.out.ends_with("\n\n"), "{args:?}: {:?}", run.out);
         assert!(run.out.lines().all(|line| line == line.trim_end()), "{args:?}: {}", run.out);
     }
+}
+
+/// Runs a command with these bytes as its standard input.
+fn fed(place: &Place, args: &[&str], input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
+    let mut command = command(place, env!("CARGO_BIN_EXE_pulse"), args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A command that refuses its arguments reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), output.stdout, String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn patches_are_written_to_standard_output() {
+    let place = scene();
+    let diff = ["diff", "base.safetensors", "target.safetensors", "-o"];
+    let compose = ["compose", "41.pulse", "--base", "base.safetensors", "-o"];
+    for args in [&diff[..], &compose] {
+        let told = pulse(&place, &[args, &["file", "--force"]].concat()).done();
+        let expected = fs::read(place.path("file")).unwrap();
+        let (code, out, err) = fed(&place, &[args, &["-"]].concat(), b"");
+        assert_eq!((code, out == expected), (Some(0), true), "{err}");
+        // People are told as ever, beside the patch.
+        assert_eq!(err.lines().count(), told.lines().count(), "{err}");
+        let (code, out, err) = fed(&place, &[args, &["-", "-q"]].concat(), b"");
+        assert_eq!((code, out == expected, err.as_str()), (Some(0), true, ""));
+        pulse(&place, &[args, &["-", "--json"]].concat()).failure(2);
+    }
+    assert!(!place.path("-").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_patch_is_read_from_standard_input() {
+    let place = scene();
+    let patch = fs::read(place.path("41.pulse")).unwrap();
+    let flat = ["diff", "base.safetensors", "target.safetensors", "--values", "xor", "-o", "flat"];
+    pulse(&place, &flat).done();
+    let flat = fs::read(place.path("flat")).unwrap();
+    let [base, target] = ["base.safetensors", "target.safetensors"];
+    for (args, input, made) in [
+        (&["apply", base, "-", "-o", "out"][..], &patch, Some(target)),
+        (&["revert", target, "-", "-o", "out"], &flat, Some(base)),
+        (&["compose", "-", "--base", base, "-o", "out"], &patch, Some("41.pulse")),
+        (&["verify", "-", "--base", base, "--target", target], &patch, None),
+        (&["inspect", "-"], &patch, None),
+    ] {
+        let (code, _, err) = fed(&place, args, input);
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{args:?}");
+        if let Some(made) = made {
+            assert!(fs::read(place.path("out")).unwrap() == fs::read(place.path(made)).unwrap());
+            fs::remove_file(place.path("out")).unwrap();
+        }
+        // What is damaged, cut or no patch at all is refused as it is in a file.
+        for (input, says) in [
+            (&input[..input.len() - 1], "standard input: at byte "),
+            (&[][..], "standard input: it is an empty file, not a .pulse file"),
+            (b"<html><title>Sign in</title>", "standard input: it is an HTML page"),
+        ] {
+            let (code, _, err) = place.untouched(|| fed(&place, args, input));
+            assert!(code == Some(1) && err.starts_with("error: ") && err.contains(says), "{err}");
+            assert!(!err.contains("/dev/fd"), "{err}");
+            let (_, _, err) = fed(&place, &[args, &["--json"]].concat(), input);
+            let failure: serde_json::Value = serde_json::from_str(&err).unwrap();
+            assert_eq!(failure["file"], "standard input");
+        }
+    }
+    // From a pipe into a pipe, and in place.
+    let (code, out, _) = fed(&place, &["compose", "-", "-o", "-", "-q"], &flat);
+    assert_eq!((code, out == flat), (Some(0), true));
+    let (code, _, err) = fed(&place, &["apply", base, "-", "--in-place"], &patch);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(fs::read(place.path(base)).unwrap() == fs::read(place.path(target)).unwrap());
+}
+
+#[test]
+fn what_cannot_be_a_stream_says_why() {
+    let place = scene();
+    for args in [
+        &["apply", "base.safetensors", "41.pulse", "-o", "-"][..],
+        &["apply", "-", "41.pulse", "-o", "out"],
+        &["apply", "-", "41.pulse", "--in-place"],
+        &["revert", "target.safetensors", "41.pulse", "-o", "-"],
+        &["revert", "-", "41.pulse", "-o", "out"],
+        &["diff", "-", "target.safetensors", "-o", "out"],
+        &["diff", "base.safetensors", "-", "-o", "out"],
+        &["verify", "41.pulse", "--base", "-"],
+        &["digest", "-"],
+        &["stat", "-", "target.safetensors"],
+        &["inspect", "41.pulse", "--html", "-"],
+        &["stat", "base.safetensors", "target.safetensors", "--html", "-"],
+        &["recover", "-"],
+    ] {
+        place.untouched(|| pulse(&place, args).misused(&["cannot be `-`"]));
+    }
+    let patch = fs::read(place.path("41.pulse")).unwrap();
+    let (code, _, err) = fed(&place, &["compose", "-", "-", "-o", "out"], &patch);
+    assert_eq!(code, Some(2));
+    // Elsewhere a file cannot be kept without a name.
+    assert!(err.contains("standard input is read once") || cfg!(not(unix)), "{err}");
 }
 
 #[test]
@@ -94,7 +196,7 @@ fn an_error_that_nobody_hears_still_ends_with_one() {
 fn output_that_cannot_be_written_is_a_failure() {
     let place = scene();
     for args in COMMANDS {
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut command = command(&place, env!("CARGO_BIN_EXE_pulse"), args);
         let run = Run::new(command.stdout(full).stderr(Stdio::piped()).output().unwrap());
         assert_eq!(run.code, Some(1), "{args:?}");

@@ -96,7 +96,7 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
         minor_version(),
     ]);
     all.extend(contextual::vectors());
-    all.extend([files_carried(), files_kept(), files_of_a_directory()]);
+    all.extend([files_carried(), files_odd_json(), files_kept(), files_of_a_directory()]);
     for (coding, options) in CODINGS {
         all.extend([dtypes(coding, options()), real_slice(coding, options(), &real)]);
         all.extend([1, 2].map(|leaves| blocks(coding, options().with_block_leaves(leaves))));
@@ -416,6 +416,31 @@ fn files_carried() -> Good {
         shows,
         base: Some(File::new("sample-base", &base)),
         target,
+        patch,
+    }
+}
+
+/// A header with all that a strict reader of JSON still has to ignore.
+fn files_odd_json() -> Good {
+    let (base, target) = (sample::base(), sample::target());
+    let deep = format!("{}{}", "[".repeat(62), "]".repeat(62));
+    let odd = r#"[-0,1e3,2.5,1e-999,18446744073709551616,null,true,"\ud83d\ude00\u0000",{"a":{"a":1},"b":{"a":1}}]"#;
+    let json = format!(
+        "{{\"w\":{{\"shape\":[4],\"odd\":{odd},\"dtype\":\"BF16\",\"data_offsets\":[0,8]}},\t\r\n\
+         \"\\u006fld\":{{\"deep\":{deep},\"data_offsets\":[8,10],\"dtype\":\"U8\",\"shape\":[2]}}}}"
+    );
+    let header = [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat();
+    let file = [&header[..], &target.tensors["w"].bytes, &target.tensors["old"].bytes].concat();
+    let patch = encode_with(flat_options(), Some(&base), &target, |encoder| {
+        encoder.carry_file("", FileKind::Tensors, &header)
+    });
+    let shows = "A header with ignored values of every sort, nested as deep as is allowed, and an escape in a name.";
+    Good {
+        name: "files-odd-json".into(),
+        rules: "R76 R77",
+        shows,
+        base: Some(File::new("sample-base", &base)),
+        target: File::of_bytes("odd-json-target", file),
         patch,
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use pulse::chain::{ComposeOptions, InvertOptions};
 use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing};
-use pulse::error::{BaseMismatch, Change, Fault, FileFault, Made, Occupant};
+use pulse::error::{BaseMismatch, Change, Content, Fault, FileFault, Made, Occupant};
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, TensorMut, WeightsMut};
@@ -70,7 +70,7 @@ fn of_the_caller() -> Vec<(Error, Error)> {
     let (base, other) = (open(&place.path("base")), open(&place.path("other")));
     let in_memory =
         || Patch::from_bytes(fs::read(place.path("patch")).unwrap(), Limits::default()).unwrap();
-    let junk = place.put_bytes("junk", b"short");
+    let junk = place.put_bytes("junk", b"\xffunt\x02");
     let growing = place.put("growing", &Files::one(&[tensor("w", "U8", &[4], *b"abcd")]));
     // A companion that the base has, and "bare" lacks.
     let directory = |name: &str, bytes: &[u8], config: Option<&[u8]>| {
@@ -197,6 +197,7 @@ fn of_the_caller() -> Vec<(Error, Error)> {
 fn of_patches() -> Vec<(Error, Error)> {
     let place = scene();
     let control = Control::threads(1);
+    let page = place.put_bytes("page", b"<html>");
     let patch = fs::read(place.path("patch")).unwrap();
     // It says that its target has another digest, or more bytes.
     let lie =
@@ -255,6 +256,20 @@ fn of_patches() -> Vec<(Error, Error)> {
         ),
         (open_patch(&more).verify_with_base(&base, control).unwrap_err(), total),
         (Patch::open(&cut, Limits::default()).unwrap_err(), truncated),
+        (
+            Checkpoint::open(&page).unwrap_err(),
+            Error::BadFile {
+                path: Some(page),
+                fault: FileFault::NoCheckpoint(Content::Html { title: None }),
+            },
+        ),
+        (
+            Patch::open(place.root(), Limits::default()).unwrap_err(),
+            Error::BadFile {
+                path: Some(place.root().into()),
+                fault: FileFault::NoPatch(Content::Directory),
+            },
+        ),
         (
             open_patch(&snapshot)
                 .invert(io::sink(), InvertOptions::default(), control)
@@ -320,7 +335,7 @@ fn of_updates() -> Vec<(Error, Error)> {
         let Error::Corrupt(mut corrupt) = (Fault::Signature { found: *b"not a jo" }).at(0) else {
             panic!("a fault makes a corrupt file")
         };
-        corrupt.file = Some(real(undo.clone()));
+        (corrupt.file, corrupt.content) = (Some(real(undo.clone())), Some(Content::Text));
         Box::new(Error::Corrupt(corrupt))
     };
     vec![

@@ -4,7 +4,9 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use pulse::error::{Advice, BaseMismatch, Change, Fault, FileFault, Made, Occupant};
+use pulse::error::{
+    is_visible, Advice, BaseMismatch, Change, Content, Fault, FileFault, Made, Occupant,
+};
 use pulse::hash::Digest;
 use pulse::wire::Tag;
 use pulse::Error;
@@ -209,6 +211,9 @@ fn every_error_has_the_advice_that_fits_it() {
         (io(ErrorKind::TimedOut), None),
         (bad(F::TooShort { bytes: 1 }), Some("copy-again")),
         (bad(F::HeaderLength { found: 9, most: 8 }), Some("give-checkpoint")),
+        (bad(F::NoCheckpoint(Content::Gguf)), Some("convert")),
+        (bad(F::NoPatch(Content::Gguf)), Some("give-patch")),
+        (bad(F::Size { expected: 9, found: 8 }), Some("copy-again")),
         (bad(F::Header(text())), Some("save-again")),
         (bad(F::Index(text())), Some("save-again")),
         (bad(F::MissingShard(text())), Some("copy-again")),
@@ -216,6 +221,7 @@ fn every_error_has_the_advice_that_fits_it() {
         (bad(F::WantsDirectory), Some("use-its-base-files")),
         (bad(F::WantsFile), Some("use-its-base-files")),
         (bad(F::Name(text())), Some("rename")),
+        (bad(F::SameName { name: text(), other: text() }), Some("rename")),
         (Error::Changed { path: "x".into(), how: Change::Written }, Some("leave-unchanged")),
         (bad(F::NoTensors), Some("give-checkpoint")),
         (bad(F::NotRegular), Some("give-regular-file")),
@@ -231,6 +237,69 @@ fn every_error_has_the_advice_that_fits_it() {
         if let Some(advice) = error.advice() {
             assert!(!error.to_string().contains(&advice.to_string()), "{error}");
         }
+    }
+}
+
+/// Names come from files and from strangers; whoever prints an error must be safe from them.
+#[test]
+fn no_text_of_an_error_acts_on_a_terminal() {
+    use FileFault as F;
+    let evil = || "\u{1b}[2J\n\u{9b}\u{202e}\u{200b}\u{2066}\u{feff}\u{2028}\u{e0041}".to_string();
+    let path = || PathBuf::from(evil());
+    let bad = |fault| Error::BadFile { path: Some(path()), fault };
+    let io = || Error::Io { doing: evil(), path: Some(path()), source: io::Error::other(evil()) };
+    let corrupt = |fault: Fault, content: Option<Content>| {
+        let Error::Corrupt(mut corrupt) = fault.at(7) else {
+            panic!("a fault makes a corrupt file")
+        };
+        (corrupt.file, corrupt.tensor, corrupt.content) = (Some(path()), Some(evil()), content);
+        Error::Corrupt(corrupt)
+    };
+    let mut mismatch = BaseMismatch::new(Some(evil()), ZERO, ONE);
+    mismatch.file = Some(path());
+    (mismatch.missing, mismatch.extra) = (vec![evil()], vec![evil(); 9]);
+    let (file, what, field) = (|| Some(path()), evil, "field");
+    let page = Content::Html { title: Some(evil()) };
+    let errors = [
+        corrupt(Fault::Name { field, found: evil() }, None),
+        corrupt(Fault::Duplicate { field, found: evil() }, None),
+        corrupt(Fault::Stream { field, found: evil() }, None),
+        corrupt(Fault::Trailing, Some(page.clone())),
+        Error::Version { file: file(), major: 2, minor: 0, known: 1 },
+        Error::Limit { file: file(), limit: "rank", asked: 9, allowed: 8, offset: 0 },
+        Error::BaseMismatch(Box::new(mismatch)),
+        Error::TargetMismatch { file: file(), tensor: Some(evil()), expected: ZERO, found: ONE },
+        Error::WrongResult { file: file(), made: Made::Tensor(evil()), expected: ZERO, found: ONE },
+        Error::WrongResult { file: file(), made: Made::File(evil()), expected: ZERO, found: ONE },
+        Error::Chain { before: evil(), patch: evil(), what: what() },
+        Error::NeedsBase { file: file(), what: what() },
+        Error::NotInvertible { file: file(), what: what() },
+        Error::NotInPlace { path: file(), what: what() },
+        Error::BaseFile { path: file(), name: evil(), bytes: 0, sha256: ZERO },
+        Error::Unfit { file: file(), what: what() },
+        Error::Exists { path: path(), found: Occupant::File },
+        Error::Changed { path: path(), how: Change::Written },
+        Error::Busy { path: path() },
+        Error::Interrupted { path: path(), journal: path(), is_there: false },
+        Error::Unrecovered { path: path(), source: Box::new(io()), update: Some(Box::new(io())) },
+        Error::Misuse(evil()),
+        Error::Internal(evil()),
+        io(),
+        bad(F::NoCheckpoint(page)),
+        bad(F::NoPatch(Content::Checkpoints { newest: evil() })),
+        bad(F::Header(evil())),
+        bad(F::Index(evil())),
+        bad(F::MissingShard(evil())),
+        bad(F::DuplicateTensor { tensor: evil(), other: evil() }),
+        bad(F::Name(evil())),
+        bad(F::SameName { name: evil(), other: evil() }),
+        bad(F::Refused(evil())),
+        bad(F::Linked(evil())),
+        bad(F::OtherFile(evil())),
+    ];
+    for error in errors {
+        let text = error.to_string();
+        assert!(text.chars().all(is_visible) && text.contains("\\u{1b}"), "{text:?}");
     }
 }
 

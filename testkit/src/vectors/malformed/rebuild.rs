@@ -48,6 +48,22 @@ fn json(name: &'static str, rules: &'static str, shows: &'static str, json: &str
     row(name, "checkpoint", rules, shows, with_files(&[(CARRIED, "", &header(json))]))
 }
 
+/// A patch that carries a header in which a tensor has a further key with this value.
+fn ignored(name: &'static str, shows: &'static str, value: &str) -> Malformed {
+    json(name, "R76", shows, &format!("{{{W},{}}}", noted(value)))
+}
+
+/// The tensor `old` with a further key.
+fn noted(value: &str) -> String {
+    OLD.replace("\"dtype\"", &format!("\"note\":{value},\"dtype\""))
+}
+
+fn not_utf8() -> Vec<u8> {
+    let mut header = header(&format!("{{{W},{}}}", noted("\"?\"")));
+    header.iter_mut().filter(|byte| **byte == b'?').for_each(|byte| *byte = 0xff);
+    header
+}
+
 /// Two carried headers, each within the bound, of one byte too many together: zeros, in frames of 1 MiB.
 fn too_many_header_bytes() -> Raw {
     [("a.safetensors", 100_000_000), ("b.safetensors", 9)].into_iter().fold(
@@ -138,6 +154,70 @@ pub fn rebuild() -> Vec<Malformed> {
             with_files(&[(CARRIED, "", &[0; 7])]),
         ),
         json("rebuild-json-array", "R76", "The JSON of a header is an array.", "[]"),
+        json(
+            "rebuild-json-tensor-array",
+            "R76",
+            "A tensor is an array of its values.",
+            &format!(r#"{{{W},"old":["U8",[2],[8,10]]}}"#),
+        ),
+        json(
+            "rebuild-json-metadata-array",
+            "R76",
+            "__metadata__ is an array.",
+            &format!(r#"{{"__metadata__":[],{W},{OLD}}}"#),
+        ),
+        json(
+            "rebuild-json-metadata-key-twice",
+            "R76",
+            "A key of __metadata__ stands twice, once with an escape.",
+            &format!(r#"{{"__metadata__":{{"step":"41","\u0073tep":"41"}},{W},{OLD}}}"#),
+        ),
+        json(
+            "rebuild-json-field-twice",
+            "R76",
+            "A tensor has its shape twice.",
+            &format!(r#"{{{W},"old":{{"dtype":"U8","shape":[2],"shape":[2],"data_offsets":[8,10]}}}}"#),
+        ),
+        ignored("rebuild-json-ignored-key-twice", "In an ignored value, a key stands twice.", r#"[{"k":1,"k":1}]"#),
+        ignored("rebuild-json-ignored-surrogate", "An ignored string has a lone surrogate.", r#""\ud800""#),
+        ignored("rebuild-json-ignored-infinite", "An ignored number has no finite value.", "1e999"),
+        ignored("rebuild-json-ignored-nan", "An ignored value is NaN, which JSON does not have.", "NaN"),
+        ignored(
+            "rebuild-json-ignored-deep",
+            "An ignored value is nested one deeper than is allowed.",
+            &format!("{}{}", "[".repeat(63), "]".repeat(63)),
+        ),
+        row(
+            "rebuild-json-ignored-bytes",
+            "checkpoint",
+            "R76",
+            "An ignored string is not UTF-8.",
+            with_files(&[(CARRIED, "", &not_utf8())]),
+        ),
+        json(
+            "rebuild-json-offset-fraction",
+            "R76",
+            "An offset has a fraction, though it is zero.",
+            &format!(r#"{{{W},"old":{{"dtype":"U8","shape":[2],"data_offsets":[8.0,10]}}}}"#),
+        ),
+        json(
+            "rebuild-json-shape-exponent",
+            "R76",
+            "A dimension has an exponent, though it is zero.",
+            &format!(r#"{{{W},"old":{{"dtype":"U8","shape":[2e0],"data_offsets":[8,10]}}}}"#),
+        ),
+        json(
+            "rebuild-json-minus-zero",
+            "R76",
+            "An offset is minus zero.",
+            r#"{"w":{"dtype":"BF16","shape":[4],"data_offsets":[-0,8]},"old":{"dtype":"U8","shape":[2],"data_offsets":[8,10]}}"#,
+        ),
+        json(
+            "rebuild-json-dimension-too-great",
+            "R76",
+            "A dimension does not fit in 64 bits.",
+            &format!(r#"{{{W},"old":{{"dtype":"?","shape":[18446744073709551616],"data_offsets":[8,10]}}}}"#),
+        ),
         json("rebuild-json-space-first", "R76", "A space stands before the JSON.", &format!(" {{{W},{OLD}}}")),
         json("rebuild-json-more", "R76", "A character follows the JSON.", &format!("{{{W},{OLD}}}}}")),
         json("rebuild-json-key-twice", "R76", "A tensor stands twice in the JSON.", &format!("{{{W},{OLD},{OLD}}}")),
@@ -260,6 +340,34 @@ pub fn rebuild() -> Vec<Malformed> {
             with_files(&[
                 (CARRIED, "model.safetensors", right),
                 (CARRIED_COMPANION, INDEX, br#"{"weight_map":["model.safetensors"]}"#),
+            ]),
+        ),
+        row(
+            "rebuild-index-key-twice",
+            "checkpoint",
+            "R76 R95",
+            "The index has a tensor twice.",
+            with_files(&[
+                (CARRIED, "model.safetensors", right),
+                (
+                    CARRIED_COMPANION,
+                    INDEX,
+                    br#"{"weight_map":{"w":"model.safetensors","w":"model.safetensors"}}"#,
+                ),
+            ]),
+        ),
+        row(
+            "rebuild-index-bytes",
+            "checkpoint",
+            "R76 R95",
+            "The index has metadata that is not UTF-8.",
+            with_files(&[
+                (CARRIED, "model.safetensors", right),
+                (
+                    CARRIED_COMPANION,
+                    INDEX,
+                    b"{\"metadata\":\"\xff\",\"weight_map\":{\"w\":\"model.safetensors\"}}",
+                ),
             ]),
         ),
         row(
