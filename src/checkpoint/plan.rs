@@ -15,7 +15,7 @@ use crate::error::{Error, FileFault, Made, Result};
 use crate::hash::Sha;
 use crate::patch::{FileEntry, Patch};
 use crate::tensors::target::{target_tensors, OutTensor};
-use crate::wire::{FileKind, FileRecord, FileSource};
+use crate::wire::{FileKind, FileRecord, FileState};
 
 /// A safetensors file of the target.
 #[derive(Debug)]
@@ -88,10 +88,10 @@ impl<'a> Plan<'a> {
         let mut carried = CarriedHeaders::default();
         for file in patch.files() {
             let record = &file.record;
-            match (record.kind, record.source) {
-                (FileKind::Tensors, source) => {
-                    let bytes = match source {
-                        FileSource::Patch => {
+            match (record.kind, record.state) {
+                (FileKind::Tensors, state) => {
+                    let bytes = match state {
+                        _ if state.is_carried() => {
                             carried
                                 .add(record.bytes)
                                 .map_err(|fault| wrong_files(patch, fault.to_string()))?;
@@ -103,17 +103,18 @@ impl<'a> Plan<'a> {
                             check_carried(patch, record, Sha::of(&[&bytes]))?;
                             bytes
                         }
-                        FileSource::Base => base_header(base, record)?.to_vec(),
+                        _ => base_header(base, record)?.to_vec(),
                     };
                     let header = FileHeader::parse(bytes, None).map_err(|fault| {
                         wrong_files(patch, format!("'{}': {fault}", record.name))
                     })?;
                     self.files.push(OutFile { name: record.name.clone(), header });
                 }
-                (FileKind::Companion, FileSource::Patch) => {
+                (FileKind::Companion, FileState::Removed) => {}
+                (FileKind::Companion, state) if state.is_carried() => {
                     self.companions.push(OutCompanion::Carried(file))
                 }
-                (FileKind::Companion, FileSource::Base) => {
+                (FileKind::Companion, _) => {
                     let found = base
                         .and_then(|base| base.companion(&record.name))
                         .filter(|found| found.bytes == record.bytes);

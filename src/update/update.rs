@@ -28,7 +28,7 @@ use crate::tensors::diagnose::{check_base, explain};
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::target::{build, target_tensors, Output};
 use crate::tensors::{ApplyReport, Control};
-use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileSource, Footer};
+use crate::wire::{is_file_name, Action, FileKind, FileRecord, FileState, Footer};
 use crate::word::ValueForm;
 
 /// Metadata of a journal: this key and the name of a companion that the update creates.
@@ -322,7 +322,7 @@ impl<'a> Update<'a> {
             };
             let before = self.base.companion(companion.name());
             if before.map(|before| hash_file(&before.path)).transpose()?
-                != Some((file.record.sha256, file.record.bytes))
+                != Some(file.record.content())
             {
                 changed.push((companion, before));
             }
@@ -400,9 +400,8 @@ impl<'a> Update<'a> {
             )?;
         }
         for before in companions.iter().filter_map(|(_, before)| *before) {
-            let (sha256, bytes) = hash_file(&before.path)?;
-            let (name, source) = (before.name.clone(), FileSource::Patch);
-            session.file(&FileRecord { name, kind: FileKind::Companion, source, bytes, sha256 })?;
+            let (kind, content) = (FileKind::Companion, hash_file(&before.path)?);
+            session.file(&FileRecord::new(&before.name, kind, FileState::New, content))?;
             for_each_chunk(&before.path, |chunk| session.file_data(chunk))?;
         }
         let target = Chain::new(slice::from_ref(self.patch))?.on(self.base)?;
@@ -495,7 +494,7 @@ fn restore_files(disk: &Disk, checkpoint: &Path, undo: &Patch) -> Result<()> {
     let is_directory = checkpoint.is_dir();
     let place =
         |name: &str| if is_directory { checkpoint.join(name) } else { checkpoint.to_path_buf() };
-    for file in undo.files().iter().filter(|file| file.record.source == FileSource::Patch) {
+    for file in undo.files().iter().filter(|file| file.record.state.is_carried()) {
         let path = place(&file.record.name);
         let out = match file.record.kind {
             FileKind::Tensors => disk.open_to_change(&path),

@@ -9,6 +9,7 @@ mod layouts;
 mod moving;
 mod opening;
 mod outputs;
+mod receiving;
 mod rules;
 mod stat;
 mod streams;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pulse::stream::Receiver;
-use pulse::wire::{FileKind, FileSource, Tag};
+use pulse::wire::{FileKind, FileState, Tag};
 use pulse::{Limits, Result};
 use serde_json::Value;
 use testkit::applier::{apply, apply_pushed, Applied, Trickle};
@@ -108,12 +108,12 @@ fn files_are_rebuilt_byte_for_byte() {
         for (record, carried) in &applied.files {
             assert_eq!(
                 carried.len() as u64,
-                if record.source == FileSource::Patch { record.bytes } else { 0 }
+                if record.state.is_carried() { record.bytes } else { 0 }
             );
             if record.kind == FileKind::Tensors && record.name.is_empty() {
                 let base = vector.text("base").map(read_checkpoint);
-                let header = match record.source {
-                    FileSource::Patch => carried.as_slice(),
+                let header = match record.state {
+                    FileState::New => carried.as_slice(),
                     _ => header_of(base.as_deref().expect("a base")),
                 };
                 assert_eq!(header, header_of(&target), "{}", vector.name());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pulse::hash::Digest;
-use pulse::wire::{Action, FileKind, FileSource};
+use pulse::wire::{Action, FileKind, FileState};
 use serde_json::{json, Value};
 
 use super::bytes::{Spent, Use};
@@ -106,9 +106,17 @@ pub fn object(report: &Report<'_>) -> Value {
         "files": map.files.iter().map(|file| json!({
             "name": file.record.name,
             "companion": file.record.kind == FileKind::Companion,
-            "carried": file.record.source == FileSource::Patch,
+            "state": file.record.state.name(),
+            "carried": file.record.state.is_carried(),
             "bytes": file.record.bytes,
             "sha256": file.record.sha256.to_string(),
+            "base": match file.record.state {
+                FileState::Replaced(base) => json!({
+                    "bytes": base.bytes,
+                    "sha256": base.sha256.to_string(),
+                }),
+                _ => json!(null),
+            },
         })).collect::<Vec<_>>(),
         "sections": map.sections.iter().map(|(tag, total)| json!({
             "tag": char::from(tag.0).to_string(),
