@@ -12,6 +12,7 @@ use pulse::{Checkpoint, Error};
 use serde_json::json;
 
 use super::failure::{Failure, Result};
+use super::following::{self, Following};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::writing::existing;
@@ -47,8 +48,10 @@ pub struct Apply {
     #[arg(long, requires = "output")]
     force: bool,
     /// Change the checkpoint itself; `pulse recover` restores it after a crash.
-    #[arg(long, conflicts_with = "output", requires = "second")]
+    #[arg(long, conflicts_with_all = ["output", "files"], requires = "second")]
     in_place: bool,
+    #[command(flatten)]
+    following: Following,
     #[command(flatten)]
     reading: Reading,
 }
@@ -66,7 +69,9 @@ impl Apply {
                 let base =
                     self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes);
-                let options = ApplyOptions::default().with_existing(existing(self.force));
+                let options = ApplyOptions::default()
+                    .with_existing(existing(self.force))
+                    .with_files(self.following.policy());
                 let report = patch.apply(base.as_ref(), output, options, progress.control());
                 drop(progress);
                 let report = report.map_err(|error| match error {
@@ -80,6 +85,7 @@ impl Apply {
                     ),
                     other => other.into(),
                 })?;
+                following::tell(common, &report.notes);
                 Ok(done(output, &report, started))
             }
             None => {
@@ -132,6 +138,7 @@ fn done(output: &Path, report: &ApplyReport, started: Instant) -> Outcome {
         "target_bytes": report.target_bytes,
         "files": report.files,
         "target_digest": report.target.to_string(),
+        "notes": following::json(&report.notes),
         "seconds": seconds,
     });
     Outcome::new(text, json)

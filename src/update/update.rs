@@ -10,9 +10,11 @@ use std::path::Path;
 use std::slice;
 
 use crate::chain::chain::Chain;
+use crate::checkpoint::apply::FilePolicy;
 use crate::checkpoint::checkpoint::Companion;
+use crate::checkpoint::companions::OutCompanion;
 use crate::checkpoint::files::{for_each_chunk, hash_file, write_header};
-use crate::checkpoint::plan::{OutCompanion, Plan};
+use crate::checkpoint::plan::Plan;
 use crate::checkpoint::safetensors::TensorFile;
 use crate::checkpoint::{Checkpoint, LeftOut};
 use crate::coding::Coding;
@@ -35,7 +37,7 @@ use crate::word::ValueForm;
 const CREATED: &str = "created:";
 
 /// What [`Patch::update`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpdateReport {
     /// The target, which the checkpoint is now.
@@ -275,7 +277,7 @@ impl<'a> Update<'a> {
                 tensor.header.action.name()
             ));
         }
-        let plan = Plan::new(Some(base), patch)?;
+        let plan = Plan::new(Some(base), patch, FilePolicy::Exact)?;
         let files = base.files.iter().map(|file| (&file.name, file.header.bytes.len()));
         if !files.eq(plan.files.iter().map(|file| (&file.name, file.header.bytes.len()))) {
             return refuse("the tensor files, or the sizes of their headers, change".into());
@@ -315,7 +317,7 @@ impl<'a> Update<'a> {
     fn changed_companions(&self) -> Result<Vec<(&OutCompanion<'a>, Option<&Companion>)>> {
         let mut changed = Vec::new();
         for companion in &self.plan.companions {
-            let OutCompanion::Carried(file) = companion else {
+            let OutCompanion::Carried { file, .. } = companion else {
                 // The same as in the base, and proved to be so.
                 companion.for_each_chunk(self.patch, |_| Ok(()))?;
                 continue;
@@ -501,7 +503,7 @@ fn restore_files(disk: &Disk, checkpoint: &Path, undo: &Patch) -> Result<()> {
             FileKind::Companion => disk.create(&path),
         };
         let out = out.map_err(failed("restoring", &path))?;
-        OutCompanion::Carried(file).copy_to(&out, undo)?;
+        OutCompanion::Carried { file, replaces: None }.copy_to(&out, undo)?;
         out.sync().map_err(failed("restoring", &path))?;
     }
     for name in undo.header().metadata.keys().filter_map(|key| key.strip_prefix(CREATED)) {
