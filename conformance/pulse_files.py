@@ -8,7 +8,7 @@ A checkpoint is a dict of files from names to bytes; the only file of a checkpoi
 import json
 import math
 
-from pulse_reader import DTYPE_OF_NAME, DTYPES, HEADERS, PATCHED, Dtype, PulseError, check, sha256
+from pulse_reader import DTYPE_OF_NAME, DTYPES, HEADERS, PATCHED, REMOVED, Dtype, PulseError, check, sha256
 
 INDEX = ".safetensors.index.json"
 
@@ -112,7 +112,7 @@ def rebuild(patch, tensors, base):
     if patch.files:
         names = [file.name for file in patch.files]
         check(names == [""] or "" not in names, "checkpoint", "a file without a name next to others")       # R75
-        found = {file.name: described(file, base) for file in patch.files}
+        found = {file.name: described(file, base) for file in patch.files if file.state != REMOVED}          # R73
         heads = {file.name: found[file.name] for file in patch.files if not file.companion}
         if names != [""]:                                                                                  # R95
             named = tensor_files(found, strict=True)

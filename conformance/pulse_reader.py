@@ -20,7 +20,8 @@ LEAF, WINDOW, FILE_DATA, HEADERS = 1 << 16, 8 << 20, 1 << 20, 100_000_008
 SECTION_BYTES, BLOCK_LEAVES, NAME_BYTES, NAMES_BYTES = 64 << 20, 64, 4096, 128 << 20           # the limits of §10
 METADATA_BYTES, TENSORS, FILES, RANK, BLOCKS, TARGET_BYTES = 1 << 20, 1 << 20, 1 << 16, 64, 1 << 24, 16 << 40
 NAME_EXPANSION, NAMES_FREE, EXPANSION, FREE = 8, 1 << 20, 1024, 256 << 20
-PATCHED, ADDED, REPLACED, DELETED = range(4)
+PATCHED, ADDED, REPLACED, DELETED = range(4)        # tensors
+KEPT, NEW, REPLACED, REMOVED = range(4)             # files
 UNSIGNED, SIGNED, FLOAT = range(3)
 
 class PulseError(Exception):
@@ -356,15 +357,19 @@ class Patch:
     def read_file(self, payload):
         check(len(self.files) < FILES, "limit", "too many files")
         flags = payload.uint()
-        check(flags < 4, "reserved", f"flags {flags:#04x}")
+        kind, state = flags & 1, flags >> 1
+        check(state <= (REMOVED if kind else NEW), "reserved", f"flags {flags:#04x}")
         name = payload.string(NAME_BYTES)
         bad = name in (".", "..") or any(c in "/\\:" or c < " " or "\x7f" <= c <= "\x9f" for c in name)
-        good = not bad and len(name.encode()) <= 255 and (name or not flags & 1)
+        good = not bad and len(name.encode()) <= 255 and (name or not kind)
         check(good, "name", f"file name {name!r}")
-        file = SimpleNamespace(companion=flags & 1, in_patch=flags & 2, name=name, size=payload.varint(),
-                               digest=payload.take(32), content=bytearray())
+        file = SimpleNamespace(companion=kind, state=state, in_patch=state in (NEW, REPLACED), name=name,
+                               size=payload.varint(), digest=payload.take(32), content=bytearray())
+        if state == REPLACED:
+            file.base = payload.varint(), payload.take(32)
+            check(file.base != (file.size, file.digest), "value", f"{name!r} is replaced by itself")         # R96
         payload.end()
-        check(file.in_patch or not self.snapshot, "value", "a snapshot takes a file from the base")
+        check(state == NEW or not self.snapshot, "value", "a file of a snapshot that is not new")
         check(all(name != f.name for f in self.files), "duplicate", f"file {name!r} stands twice")
         self.files.append(file)
         self.spend(file.size if file.in_patch else 0)

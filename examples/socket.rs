@@ -18,7 +18,7 @@ use pulse::dtype::TensorSpec;
 use pulse::stream::Receiver;
 use pulse::stream::{Received, Store};
 use pulse::tensors::Control;
-use pulse::wire::{FileRecord, FileSource};
+use pulse::wire::{FileRecord, FileState};
 use pulse::{Checkpoint, Limits};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -93,10 +93,10 @@ impl Store for Files<'_> {
     }
 
     fn file(&mut self, record: &FileRecord) -> pulse::Result<()> {
-        match record.source {
+        match record.state {
             // The header of the base, which the copy has. Were there others, they would be compared
             // with the record here.
-            FileSource::Base => Ok(()),
+            FileState::Kept => Ok(()),
             _ => refused("the headers of the two files differ"),
         }
     }

@@ -12,6 +12,7 @@ use pulse::{Checkpoint, Error, Patch};
 use serde_json::json;
 
 use super::failure::{Failure, Result};
+use super::following::{self, Following};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::writing::existing;
@@ -60,6 +61,8 @@ pub struct Apply {
     )]
     in_place: Option<InPlace>,
     #[command(flatten)]
+    following: Following,
+    #[command(flatten)]
     reading: Reading,
 }
 
@@ -102,7 +105,9 @@ impl Apply {
                 let base =
                     self.second.as_ref().map(|_| Checkpoint::open(&self.first)).transpose()?;
                 let progress = Progress::new(common, "apply", patch.footer().target_bytes);
-                let options = ApplyOptions::default().with_existing(existing(self.force));
+                let options = ApplyOptions::default()
+                    .with_existing(existing(self.force))
+                    .with_files(self.following.policy());
                 let report = patch.apply(base.as_ref(), output, options, progress.control());
                 drop(progress);
                 let report = report.map_err(|error| match error {
@@ -116,6 +121,7 @@ impl Apply {
                     ),
                     other => other.into(),
                 })?;
+                following::tell(common, &report.notes);
                 Ok(done(output, &report, started))
             }
             None => {
@@ -123,9 +129,11 @@ impl Apply {
                 let progress =
                     Progress::new(common, "apply", patch.footer().target_bytes.saturating_mul(3));
                 let way = self.in_place.and_then(InPlace::way);
-                let options = UpdateOptions::default().with_way(way);
+                let options =
+                    UpdateOptions::default().with_way(way).with_files(self.following.policy());
                 let report = patch.update(&self.first, options, progress.control())?;
                 drop(progress);
+                following::tell(common, &report.target.notes);
                 Ok(self.updated(&report, started))
             }
         }
@@ -137,7 +145,9 @@ impl Apply {
         outcome.json["already"] = report.already().into();
         outcome.json["way"] = report.way.map(Way::name).into();
         outcome.json["recovery"] = recover::name(&report.recovery).into();
-        outcome.json["notes"] = recover::notes(&report.recovery.notes, &report.notes);
+        if let Some(notes) = outcome.json["notes"].as_array_mut() {
+            notes.extend(report.recovery.notes.iter().chain(&report.notes).map(recover::note));
+        }
         if report.already() {
             outcome.text =
                 format!("{} is already the target; nothing was changed\n", text::path(&self.first));
@@ -183,6 +193,7 @@ fn done(output: &Path, report: &ApplyReport, started: Instant) -> Outcome {
         "target_bytes": report.target_bytes,
         "files": report.files,
         "target_digest": report.target.to_string(),
+        "notes": following::json(&report.notes),
         "seconds": seconds,
     });
     Outcome::new(text, json)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use pulse::checkpoint::{write_whole, ApplyOptions, Existing};
+use pulse::checkpoint::{write_whole, ApplyOptions, Existing, FilePolicy};
 use pulse::error::Occupant;
 use pulse::patch::Inventory;
 use pulse::stream::EncoderOptions;
@@ -141,7 +141,7 @@ fn sync(
     )?;
     let apply = started.elapsed().as_secs_f64();
 
-    patch.verify_target(&Checkpoint::open(&out)?, control)?;
+    patch.verify_target(&Checkpoint::open(&out)?, FilePolicy::Exact, control)?;
     let footer = report.summary.footer;
     Ok(Sync {
         step,

@@ -200,8 +200,10 @@ impl Diff {
             .map(PathBuf::as_path)
             .collect();
         let started = Instant::now();
-        let base = base.map(|path| streams::checkpoint(path)).transpose()?;
+        let mut base = base.map(|path| streams::checkpoint(path)).transpose()?;
         let mut target = streams::checkpoint(target)?;
+        // What does not travel is no companion of the base either: it is not removed.
+        base.as_mut().into_iter().for_each(|base| self.beside.select(base));
         self.beside.select(&mut target);
         let options = self.options(common, base.as_ref())?;
         let nothing_in_common = base.as_ref().is_some_and(|base| nothing_in_common(base, &target));

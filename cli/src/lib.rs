@@ -9,6 +9,7 @@ mod demo;
 mod diff;
 mod digest;
 mod failure;
+mod following;
 mod generate;
 mod html;
 mod inspect;

@@ -54,9 +54,15 @@ pub fn sentence(recovery: &Recovery) -> Option<String> {
     }
 }
 
-/// What was left as it is, for programs.
-pub fn notes(recovered: &[Note], updated: &[Note]) -> serde_json::Value {
-    recovered.iter().chain(updated).map(|note| note.to_string()).collect()
+/// What was left as it is, or done otherwise, for programs: as a file that is not as a patch says.
+pub fn note(note: &Note) -> serde_json::Value {
+    let (what, name) = match note {
+        Note::OwnCompanion { name } => ("own", name.clone()),
+        Note::OtherJournal { path } => ("other-journal", path.display().to_string()),
+        Note::Overwritten { .. } => ("overwritten", String::new()),
+        _ => ("other", String::new()),
+    };
+    json!({ "name": name, "what": what, "text": note.to_string() })
 }
 
 impl Recover {
@@ -82,7 +88,7 @@ impl Recover {
             "checkpoint": self.checkpoint.display().to_string(),
             "recovery": name(&recovery),
             "digest": digest.map(|digest| digest.to_string()),
-            "notes": notes(&recovery.notes, &[]),
+            "notes": recovery.notes.iter().map(note).collect::<Vec<_>>(),
         });
         Ok(Outcome::new(text, json))
     }

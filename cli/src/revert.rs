@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use pulse::checkpoint::ApplyOptions;
-use pulse::wire::{FileKind, FileRecord, FileSource};
+use pulse::wire::{FileKind, FileRecord, FileState};
 use serde_json::json;
 
 use super::failure::Result;
@@ -60,12 +60,12 @@ impl Revert {
         let report = patch.revert(&target, &self.output, options, progress.control())?;
         drop(progress);
         let seconds = started.elapsed().as_secs_f64();
-        let carried = patch
+        let changed = patch
             .files()
             .iter()
             .map(|file| &file.record)
-            .filter(|file| file.source == FileSource::Patch);
-        let not_restored: Vec<String> = carried.map(described).collect();
+            .filter(|file| file.state != FileState::Kept);
+        let not_restored: Vec<String> = changed.map(described).collect();
         let mut facts = vec![
             ("output", self.output.display().to_string()),
             ("changes", text::count(report.changes)),

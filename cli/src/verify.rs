@@ -7,6 +7,7 @@ use pulse::Error;
 use serde_json::json;
 
 use super::failure::{Failure, Result};
+use super::following::{self, Following};
 use super::opening::Reading;
 use super::progress::Progress;
 use super::{streams, text, Common, Outcome};
@@ -27,6 +28,8 @@ pub struct Verify {
     /// Check that this checkpoint is the target.
     #[arg(long, value_name = "T")]
     target: Option<PathBuf>,
+    #[command(flatten)]
+    following: Following,
     #[command(flatten)]
     reading: Reading,
 }
@@ -50,16 +53,22 @@ impl Verify {
         let open = |path: &Option<PathBuf>| path.as_deref().map(streams::checkpoint).transpose();
         let (base, target) = (open(&self.base)?, open(&self.target)?);
         let progress = Progress::new(common, "verify", patch.footer().target_bytes);
+        let (policy, mut notes) = (self.following.policy(), Vec::new());
         match &base {
-            Some(base) => patch
-                .verify_with_base(base, progress.control())
-                .map_err(|error| self.explain(error))?,
+            Some(base) => notes.extend(
+                patch
+                    .verify_with_base(base, policy, progress.control())
+                    .map_err(|error| self.explain(error))?,
+            ),
             None => patch.verify(progress.control())?,
         }
         if let Some(target) = &target {
-            patch.verify_target(target, progress.control())?;
+            notes.extend(patch.verify_target(target, policy, progress.control())?);
         }
         drop(progress);
+        notes.sort_unstable();
+        notes.dedup();
+        following::tell(common, &notes);
         let mut checked = vec!["structure", "crc", "sha256"];
         if patch.header().snapshot || base.is_some() {
             checked.push("result");
@@ -78,6 +87,7 @@ impl Verify {
             "sha256": patch.footer().sha256.to_string(),
             "base_digest": digest(patch.footer().base),
             "target_digest": digest(Some(patch.footer().target)),
+            "notes": following::json(&notes),
         });
         Ok(Outcome::new(text, json))
     }

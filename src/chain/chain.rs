@@ -8,9 +8,9 @@ use crate::coding::Coding;
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
-use crate::patch::{BlockEntry, FileEntry, Patch, TensorEntry};
+use crate::patch::{BlockEntry, Patch, TensorEntry};
 use crate::tensors::TensorSource;
-use crate::wire::{Action, FileRecord, FileSource, TensorHeader};
+use crate::wire::{Action, TensorHeader};
 
 /// A tensor between two patches.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +128,7 @@ fn digests(link: Link<'_>) -> Result<(Option<Digest>, Option<Digest>)> {
     Ok((end.base, end.target))
 }
 
-fn broken(before: &Patch, patch: &Patch, what: String) -> Error {
+pub(crate) fn broken(before: &Patch, patch: &Patch, what: String) -> Error {
     let path = |patch: &Patch| patch.label();
     Error::Chain { before: path(before), patch: path(patch), what }
 }
@@ -182,7 +182,6 @@ impl<'a> Chain<'a> {
             for tensor in patch.tensors() {
                 chain.follow(before, Link { patch, tensor })?;
             }
-            check_files(before, patch)?;
             before = patch;
         }
         Ok(chain)
@@ -233,48 +232,6 @@ impl<'a> Chain<'a> {
 
     pub fn patches(&self) -> &'a [Patch] {
         self.patches
-    }
-
-    /// The patch that carries this file of the last target, and where; `None` if it is the base's.
-    pub fn carried(&self, record: &FileRecord) -> Option<(&'a Patch, &'a FileEntry)> {
-        let found = self.patches.iter().rev().map(|patch| Some((patch, same_file(patch, record)?)));
-        found.map_while(|found| found).find(|(_, file)| file.record.source == FileSource::Patch)
-    }
-
-    /// Whether the first patch says that the base has this file.
-    pub fn base_has(&self, record: &FileRecord) -> bool {
-        same_file(self.first, record).is_some_and(|file| file.record.source == FileSource::Base)
-    }
-}
-
-/// The file with this name and these bytes in the target of a patch.
-fn same_file<'a>(patch: &'a Patch, record: &FileRecord) -> Option<&'a FileEntry> {
-    let key = |record: &FileRecord| (record.kind, record.bytes, record.sha256);
-    patch.file(&record.name).filter(|file| key(&file.record) == key(record))
-}
-
-/// Checks that the files that a patch takes from its base are in the target before it.
-fn check_files(before: &Patch, patch: &Patch) -> Result<()> {
-    if before.files().is_empty() != patch.files().is_empty() {
-        let says = |patch: &Patch| if patch.files().is_empty() { "no files" } else { "files" };
-        let what =
-            format!("it describes {}, but the other describes {}", says(patch), says(before));
-        return Err(broken(before, patch, what));
-    }
-    let missing = |file: &&FileEntry| {
-        file.record.source == FileSource::Base
-            && !std::ptr::eq(before, patch)
-            && same_file(before, &file.record).is_none()
-    };
-    match patch.files().iter().find(missing) {
-        None => Ok(()),
-        Some(FileEntry { record, .. }) => {
-            let what = format!(
-                "it takes the file '{}' ({} bytes, SHA-256 {}) from its base, but the target of the other has another",
-                record.name, record.bytes, record.sha256
-            );
-            Err(broken(before, patch, what))
-        }
     }
 }
 

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use crate::chain::chain::Chain;
 use crate::chain::combine::{combine_tensors, Direction};
+use crate::chain::files::{ChainFiles, CompanionEnd, CompanionHistory};
 use crate::checkpoint::files::hash_file;
 use crate::checkpoint::plan::check_carried;
-use crate::checkpoint::safetensors::CarriedHeaders;
+use crate::checkpoint::safetensors::{CarriedHeaders, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::coding::{BlockOptions, Coding};
 use crate::error::{Error, Made, Result};
@@ -18,7 +19,7 @@ use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals}
 use crate::tensors::diagnose::explain;
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::{Control, TensorSource};
-use crate::wire::{Action, FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
+use crate::wire::{Action, FileContent, FileKind, FileRecord, FileState, FILE_DATA_BYTES};
 
 /// What a composition gave.
 #[derive(Debug, Clone)]
@@ -105,8 +106,8 @@ impl Patch {
     /// The result has the bytes that [`diff`](crate::checkpoint::diff()) with the same options gives of
     /// both ends, but for lineage: run and steps are those of the patches, unless `options` has its own,
     /// and the header names the digest of the base if that of the first patch does. Without the base
-    /// there is one more exception: a file (a header of safetensors, a companion) that was changed or
-    /// dropped on the way is carried even if it came back as the base has it.
+    /// there is one more exception: a header of safetensors that was changed or dropped on the way is
+    /// carried even if it came back as the base has it.
     ///
     /// After an error, what was written is no patch.
     ///
@@ -147,6 +148,7 @@ impl Patch {
         control: Control<'_>,
     ) -> Result<ComposeReport> {
         let chain = Chain::new(patches)?;
+        let files = ChainFiles::new(patches)?;
         let snapshot = chain.first().header().snapshot;
         // As in apply, a base does no harm to a snapshot, and is not looked at.
         let base = base.filter(|_| !snapshot);
@@ -158,9 +160,9 @@ impl Patch {
         let side = if snapshot { BaseSide::Absent } else { BaseSide::Hashed };
         let session = Session::new(out, options, side)?;
         let (summary, actions) = if verified {
-            build_and_diff(session, chain, base, control)?
+            build_and_diff(session, chain, &files, base, control)?
         } else {
-            combine(session, &chain, control)?
+            combine(session, &chain, &files, control)?
         };
         let input_bytes = patches.iter().map(Patch::bytes).sum();
         Ok(ComposeReport { summary, actions, input_bytes, verified })
@@ -188,6 +190,7 @@ type Written = (Summary, BTreeMap<Action, u64>);
 fn build_and_diff<W: Write>(
     mut session: Session<W>,
     chain: Chain<'_>,
+    files: &ChainFiles<'_>,
     base: Option<&Checkpoint>,
     control: Control<'_>,
 ) -> Result<Written> {
@@ -198,7 +201,7 @@ fn build_and_diff<W: Write>(
             Some(source) => chain.on(source)?,
             None => chain,
         };
-        write_files(&mut session, &chain, base)?;
+        write_files(&mut session, &chain, files, base)?;
         let actions = encode_tensors(&mut session, source, &chain, control)?;
         let (_, summary) = session.finish()?;
         if let (Some(expected), Some(found)) = (first.footer().base, summary.footer.base) {
@@ -228,10 +231,11 @@ fn build_and_diff<W: Write>(
 fn combine<W: Write>(
     mut session: Session<W>,
     chain: &Chain<'_>,
+    files: &ChainFiles<'_>,
     control: Control<'_>,
 ) -> Result<Written> {
     chain.patches().iter().try_for_each(Patch::check_expansion)?;
-    write_files(&mut session, chain, None)?;
+    write_files(&mut session, chain, files, None)?;
     let actions = combine_tensors(&mut session, chain, Direction::Forward, control)?;
     let (first, last) = (chain.first().footer(), chain.last().footer());
     let (_, summary) = session.finish_as(Totals {
@@ -244,48 +248,72 @@ fn combine<W: Write>(
     Ok((summary, actions))
 }
 
-/// Writes a record for each file of the last target, and the bytes that the base does not have.
+/// Writes a record for each file of the last target, and the bytes that the base does not have, and
+/// one for each companion that only the base has.
 fn write_files<W: Write>(
     session: &mut Session<W>,
     chain: &Chain<'_>,
+    files: &ChainFiles<'_>,
     base: Option<&Checkpoint>,
 ) -> Result<()> {
     let mut headers = CarriedHeaders::default();
-    for FileEntry { record, .. } in chain.last().files() {
-        let carried = if chain.base_has(record) || in_base(base, record)? {
-            None
-        } else {
-            chain.carried(record)
-        };
-        let source = if carried.is_some() { FileSource::Patch } else { FileSource::Base };
-        session.file(&FileRecord { source, ..record.clone() })?;
+    let is_header = |file: &&FileEntry| file.record.kind == FileKind::Tensors;
+    for FileEntry { record, .. } in chain.last().files().iter().filter(is_header) {
+        let same = |file: &TensorFile| FileContent::of(&file.header.bytes) == record.content();
+        let in_base = base.and_then(|base| base.file(&record.name)).is_some_and(same);
+        let carried = if files.base_has(record) || in_base { None } else { files.carried(record) };
+        let state = if carried.is_some() { FileState::New } else { FileState::Kept };
+        session.file(&FileRecord { state, ..record.clone() })?;
         if let Some((patch, file)) = carried {
-            if record.kind == FileKind::Tensors {
-                headers.add(record.bytes).map_err(|fault| {
-                    let path = patch.path().map(Path::to_path_buf);
-                    Error::BadFile { path, fault }
-                })?;
-            }
+            headers.add(record.bytes).map_err(|fault| {
+                let path = patch.path().map(Path::to_path_buf);
+                Error::BadFile { path, fault }
+            })?;
+            carry(session, patch, file)?;
+        }
+    }
+    for (&name, companion) in &files.companions {
+        let Some(record) = companion_record(files, base, name, companion)? else { continue };
+        session.file(&record)?;
+        if record.state.is_carried() {
+            let missing = || Error::Internal(format!("no patch carries the file '{name}'"));
+            let (patch, file) = files.carried(&record).ok_or_else(missing)?;
             carry(session, patch, file)?;
         }
     }
     Ok(())
 }
 
-/// Whether the base has this file, byte for byte.
-fn in_base(base: Option<&Checkpoint>, record: &FileRecord) -> Result<bool> {
-    let Some(base) = base else { return Ok(false) };
-    match record.kind {
-        FileKind::Tensors => Ok(base
-            .file(&record.name)
-            .is_some_and(|file| Sha::of(&[&file.header.bytes]) == record.sha256)),
-        FileKind::Companion => match base.companion(&record.name) {
-            Some(found) if found.bytes == record.bytes => {
-                Ok(hash_file(&found.path)?.0 == record.sha256)
-            }
-            _ => Ok(false),
-        },
-    }
+/// What a diff of both ends says of a companion.
+fn companion_record(
+    files: &ChainFiles<'_>,
+    base: Option<&Checkpoint>,
+    name: &str,
+    companion: &CompanionHistory,
+) -> Result<Option<FileRecord>> {
+    let CompanionHistory { base: known, target } = companion;
+    let record = |state, content| Some(FileRecord::new(name, FileKind::Companion, state, content));
+    Ok(match (known, target) {
+        (_, CompanionEnd::Has(content)) => {
+            // The first patch that knows the companion speaks of another base, if files became a
+            // directory on the way.
+            let found = base.and_then(|base| base.companion(name));
+            let base = match (known, found) {
+                (None, Some(found)) => Some(hash_file(&found.path)?),
+                _ => *known,
+            };
+            let state = match base {
+                None => FileState::New,
+                Some(base) if base == *content => FileState::Kept,
+                Some(base) => FileState::Replaced(base),
+            };
+            record(state, *content)
+        }
+        (Some(base), CompanionEnd::Removed) if !files.hides(name) => {
+            record(FileState::Removed, *base)
+        }
+        _ => None,
+    })
 }
 
 /// Copies the data of a file, in sections as large as `diff` makes them.

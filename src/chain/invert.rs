@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::chain::chain::Chain;
 use crate::chain::combine::{combine_tensors, Direction};
-use crate::checkpoint::{ApplyOptions, Checkpoint};
+use crate::checkpoint::{ApplyOptions, Checkpoint, FilePolicy};
 use crate::coding::Coding;
 use crate::disk::place::{Place, Shape};
 use crate::disk::staged::temporary_file;
@@ -206,7 +206,7 @@ impl Patch {
         });
         let Some(TensorHeader { name, spec, .. }) = misfit else { return Ok(()) };
         // Another checkpoint, most likely: then its digest says so.
-        self.verify_target(target, control)?;
+        self.verify_target(target, FilePolicy::Keep, control)?;
         let found = target.tensor(name).map(|found| found.spec());
         let said = |spec: Option<&TensorSpec>| spec.map_or("nothing".into(), TensorSpec::to_string);
         Err(self.unfit(format!(

@@ -4,6 +4,7 @@ pub(crate) mod chain;
 mod changes;
 mod combine;
 mod compose;
+mod files;
 mod invert;
 
 pub use compose::{ComposeOptions, ComposeReport};

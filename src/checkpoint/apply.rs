@@ -14,12 +14,30 @@ use crate::tensors::diagnose::explain;
 use crate::tensors::target::{build, Output};
 use crate::tensors::{ApplyReport, Control, TensorSource};
 
+/// What becomes of the files of a target where the receiver's are not those that the patch was made
+/// with. The tensors are those of the target in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FilePolicy {
+    /// Files are as the patch says wherever the receiver's are as it expects. Where they are not, the
+    /// receiver keeps its own: companions, and headers and sharding of its tensor files. A
+    /// [`FileNote`](crate::checkpoint::FileNote) names each of them.
+    #[default]
+    Follow,
+    /// Files are byte for byte those of the publisher; anything else is an error.
+    Exact,
+    /// The receiver's files stay as they are, whatever the patch says of files.
+    Keep,
+}
+
 /// Choices of [`Patch::apply`] and [`Patch::revert`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApplyOptions {
     /// What may happen to a file at the place of the output.
     pub existing: Existing,
+    /// What becomes of files that are not as the patch expects.
+    pub files: FilePolicy,
 }
 
 impl ApplyOptions {
@@ -27,6 +45,13 @@ impl ApplyOptions {
     #[must_use]
     pub fn with_existing(mut self, existing: Existing) -> Self {
         self.existing = existing;
+        self
+    }
+
+    /// Replaces [`files`](Self::files).
+    #[must_use]
+    pub fn with_files(mut self, files: FilePolicy) -> Self {
+        self.files = files;
         self
     }
 }
@@ -40,8 +65,8 @@ impl Patch {
     /// # Errors
     /// [`Error::BaseMismatch`] if the base is the wrong one, [`Error::NeedsBase`] if there is none,
     /// [`Error::Corrupt`], [`Error::WrongResult`] and [`Error::Unfit`] if the patch is wrong with the
-    /// right base, [`Error::BaseFile`] if a file of the base is another one, [`Error::Exists`] if
-    /// `out` is taken, [`Error::Cancelled`], [`Error::Io`].
+    /// right base, [`Error::BaseFile`] if a file of the base is another one and
+    /// [that is not allowed](FilePolicy::Exact), [`Error::Exists`] if `out` is taken, [`Error::Cancelled`], [`Error::Io`].
     ///
     /// See [`diff`](crate::checkpoint::diff()) for an example.
     pub fn apply(
@@ -64,7 +89,7 @@ pub(crate) fn apply_on(
     control: Control<'_>,
 ) -> Result<ApplyReport> {
     let base = base_of(base, patch)?;
-    let plan = explain(source(base), patch, control, Plan::new(base, patch))?;
+    let plan = explain(source(base), patch, control, Plan::new(base, patch, options.files))?;
     let shape = Shape::of(plan.is_directory);
     let inputs = [base.map(Checkpoint::path), patch.path()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
@@ -81,8 +106,11 @@ pub(crate) fn apply_on(
     let output = Output { files: &outputs, in_place: false };
     let made = build(&plan.tensors, source(base), patch, Some(output), control)
         .and_then(|()| plan.write_companions(patch, &staged, &mut files))
-        .and_then(|()| source(base).map_or(Ok(()), |base| base.check_unchanged()));
-    explain(source(base), patch, control, made)?;
+        .and_then(|notes| {
+            source(base).map_or(Ok(()), |base| base.check_unchanged())?;
+            Ok(notes)
+        });
+    let notes = explain(source(base), patch, control, made)?;
     // What counts is what a reader finds there.
     let found = Checkpoint::open_on(staged.path(), disk, Access::Read);
     plan.check_opened(&found.map_err(|error| match error {
@@ -92,7 +120,7 @@ pub(crate) fn apply_on(
         error => error,
     })?)?;
     staged.commit(&files)?;
-    Ok(ApplyReport::of(patch, files.len() as u64))
+    Ok(ApplyReport { notes, ..ApplyReport::of(patch, files.len() as u64) })
 }
 
 /// A checkpoint as a source of tensors.

@@ -294,6 +294,13 @@ impl Checkpoint {
         at.ok().map(|at| &self.files[at])
     }
 
+    /// Whether the directory has a file of this name, whatever it is to the checkpoint.
+    pub(crate) fn has_file(&self, name: &str) -> bool {
+        self.file(name).is_some()
+            || self.companion(name).is_some()
+            || self.left_out.binary_search_by(|out| out.name.as_str().cmp(name)).is_ok()
+    }
+
     /// The companion of this name, also if it is left out here: the patch may mean it.
     pub(crate) fn companion(&self, name: &str) -> Option<&Companion> {
         [&self.companions, &self.spare].into_iter().find_map(|files| {

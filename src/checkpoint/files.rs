@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
+use crate::checkpoint::checkpoint::Companion;
 use crate::checkpoint::safetensors::CarriedHeaders;
 use crate::checkpoint::Checkpoint;
-use crate::digest::Digest;
 use crate::error::{Change, Error, Result};
 use crate::hash::Sha;
 use crate::stream::Session;
 use crate::tensors::Carried;
-use crate::wire::{FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
+use crate::wire::{FileContent, FileKind, FileRecord, FileState, FILE_DATA_BYTES};
 
-/// Writes a record for each file of the target, and the bytes that the base does not have; gives
-/// back the companions that are carried.
+/// Writes a record for each file of the target, and the bytes that the base does not have, and one
+/// for each companion that only the base has; gives back the companions that are carried.
 pub(crate) fn write_files<W: Write>(
     session: &mut Session<W>,
     base: Option<&Checkpoint>,
@@ -34,16 +34,22 @@ pub(crate) fn write_files<W: Write>(
         write_header(session, &file.name, header, same)?;
     }
     let mut carried = Vec::new();
+    let mut removed = removed(base, target).peekable();
     for companion in &target.companions {
-        let (sha256, bytes) = hash_file(&companion.path)?;
-        let same = match base.and_then(|base| base.companion(&companion.name)) {
-            Some(base) => base.bytes == bytes && hash_file(&base.path)?.0 == sha256,
-            None => false,
+        while let Some(gone) = removed.next_if(|gone| gone.name < companion.name) {
+            write_removed(session, gone)?;
+        }
+        let content = hash_file(&companion.path)?;
+        let state = match base.and_then(|base| base.companion(&companion.name)) {
+            None => FileState::New,
+            Some(base) => match hash_file(&base.path)? {
+                base if base == content => FileState::Kept,
+                base => FileState::Replaced(base),
+            },
         };
-        let source = if same { FileSource::Base } else { FileSource::Patch };
-        let name = companion.name.clone();
-        session.file(&FileRecord { name, kind: FileKind::Companion, source, bytes, sha256 })?;
-        if !same {
+        let FileContent { bytes, sha256 } = content;
+        session.file(&FileRecord::new(&companion.name, FileKind::Companion, state, content))?;
+        if state.is_carried() {
             // Hashed again as it is written: it may change between the two.
             let mut sha = Sha::default();
             let read = for_each_chunk(&companion.path, |chunk| {
@@ -61,7 +67,23 @@ pub(crate) fn write_files<W: Write>(
             carried.push(Carried { name: companion.name.clone(), bytes });
         }
     }
+    removed.try_for_each(|gone| write_removed(session, gone))?;
     Ok(carried)
+}
+
+/// The companions of the base that a target does not have. One that is there and only left out says
+/// nothing of the base's.
+fn removed<'a>(
+    base: Option<&'a Checkpoint>,
+    target: &'a Checkpoint,
+) -> impl Iterator<Item = &'a Companion> {
+    let found = base.filter(|_| target.is_directory).into_iter().flat_map(|base| &base.companions);
+    found.filter(|companion| !target.has_file(&companion.name))
+}
+
+fn write_removed<W: Write>(session: &mut Session<W>, companion: &Companion) -> Result<()> {
+    let (kind, content) = (FileKind::Companion, hash_file(&companion.path)?);
+    session.file(&FileRecord::new(&companion.name, kind, FileState::Removed, content))
 }
 
 /// Writes the record of a tensor file, and its header unless the base has the same.
@@ -71,9 +93,8 @@ pub(crate) fn write_header<W: Write>(
     header: &[u8],
     same: bool,
 ) -> Result<()> {
-    let source = if same { FileSource::Base } else { FileSource::Patch };
-    let (name, bytes, sha256) = (name.into(), header.len() as u64, Sha::of(&[header]));
-    session.file(&FileRecord { name, kind: FileKind::Tensors, source, bytes, sha256 })?;
+    let state = if same { FileState::Kept } else { FileState::New };
+    session.file(&FileRecord::new(name, FileKind::Tensors, state, FileContent::of(header)))?;
     if same {
         Ok(())
     } else {
@@ -81,14 +102,14 @@ pub(crate) fn write_header<W: Write>(
     }
 }
 
-/// SHA-256 and size of a file.
-pub(crate) fn hash_file(path: &Path) -> Result<(Digest, u64)> {
+/// Size and SHA-256 of a file.
+pub(crate) fn hash_file(path: &Path) -> Result<FileContent> {
     let mut sha = Sha::default();
     let bytes = for_each_chunk(path, |chunk| {
         sha.update(chunk);
         Ok(())
     })?;
-    Ok((sha.finish(), bytes))
+    Ok(FileContent { bytes, sha256: sha.finish() })
 }
 
 /// Reads a file in chunks that fit a data section; gives back its size.

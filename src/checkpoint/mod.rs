@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod checkpoint;
+pub(crate) mod companions;
 mod diff;
 pub(crate) mod files;
 mod json;
@@ -9,12 +10,12 @@ mod layout;
 pub(crate) mod plan;
 mod portable;
 pub(crate) mod safetensors;
-mod verify;
+pub(crate) mod verify;
 
 pub use crate::disk::place::Existing;
 pub use crate::disk::staged::write_whole;
-pub use crate::tensors::{ApplyReport, Carried, DiffOptions, DiffReport};
-pub use apply::ApplyOptions;
+pub use crate::tensors::{ApplyReport, Carried, Deviation, DiffOptions, DiffReport, FileNote};
+pub use apply::{ApplyOptions, FilePolicy};
 pub use checkpoint::{Checkpoint, CheckpointTensor};
 pub use diff::diff;
 pub use layout::{LeftOut, Reason};

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::checkpoint::apply::source;
-use crate::checkpoint::files::for_each_chunk;
+use crate::checkpoint::apply::{source, FilePolicy};
+use crate::checkpoint::checkpoint::Companion;
+use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
 use crate::checkpoint::layout::{check_index_bytes, Layout, INDEX_SUFFIX};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::Checkpoint;
@@ -15,23 +16,14 @@ use crate::error::{Error, FileFault, Made, Result};
 use crate::hash::Sha;
 use crate::patch::{FileEntry, Patch};
 use crate::tensors::target::{target_tensors, OutTensor};
-use crate::wire::{FileKind, FileRecord, FileSource};
+use crate::tensors::{Deviation, FileNote};
+use crate::wire::{FileContent, FileKind, FileRecord, FileState};
 
 /// A safetensors file of the target.
 #[derive(Debug)]
 pub(crate) struct OutFile {
     pub name: String,
     pub header: FileHeader,
-}
-
-/// A companion of the target.
-#[derive(Debug)]
-pub(crate) enum OutCompanion<'a> {
-    Carried(&'a FileEntry),
-    /// Path in the base, and what it must be.
-    Copied(&'a Path, &'a FileRecord),
-    /// The patch says nothing of files: the base's companions are kept.
-    Kept(&'a str, &'a Path),
 }
 
 /// All that is needed to make the target, in the order of its files.
@@ -41,38 +33,42 @@ pub(crate) struct Plan<'a> {
     pub files: Vec<OutFile>,
     pub tensors: Vec<OutTensor<'a>>,
     pub companions: Vec<OutCompanion<'a>>,
+    /// Companions that the target does not have and that are here what they are in the base: gone in
+    /// an update in place, and not in a new output in any case.
+    pub removed: Vec<RemovedCompanion<'a>>,
+    /// What is known to differ from the patch before companions are read.
+    pub notes: Vec<FileNote>,
+    /// The tensor file was made here.
+    is_made: bool,
 }
 
 impl<'a> Plan<'a> {
-    pub fn new(base: Option<&'a Checkpoint>, patch: &'a Patch) -> Result<Self> {
+    pub fn new(base: Option<&'a Checkpoint>, patch: &'a Patch, policy: FilePolicy) -> Result<Self> {
         let mut plan = Plan {
             is_directory: false,
             files: Vec::new(),
             tensors: Vec::new(),
             companions: Vec::new(),
+            removed: Vec::new(),
+            notes: Vec::new(),
+            is_made: false,
         };
         let target = target_tensors(source(base), patch)?;
-        if !patch.files().is_empty() {
-            plan.files_of_patch(base, patch)?;
-        } else if let Some(base) = base.filter(|base| {
-            base.tensors()
-                .map(|(name, tensor)| (name, tensor.spec()))
-                .eq(target.iter().map(|tensor| (tensor.name, tensor.spec)))
-        }) {
-            plan.files_of_base(base);
-        } else {
-            let header =
-                FileHeader::canonical(target.iter().map(|tensor| (tensor.name, tensor.spec)))?;
-            plan.is_directory = base.is_some_and(|base| base.is_directory);
-            let name = if plan.is_directory { "model.safetensors" } else { "" };
-            plan.files.push(OutFile { name: name.into(), header });
-            // An index file would name the files of before.
-            let kept = base
-                .iter()
-                .flat_map(|base| &base.companions)
-                .filter(|found| !found.name.ends_with(INDEX_SUFFIX));
-            plan.companions =
-                kept.map(|found| OutCompanion::Kept(&found.name, &found.path)).collect();
+        let is_nameless = |file: &FileEntry| file.record.name.is_empty();
+        if patch.files().len() > 1 && patch.files().iter().any(is_nameless) {
+            return Err(wrong_files(patch, "one file has no name, but the checkpoint has several"));
+        }
+        match base {
+            _ if patch.files().is_empty() => plan.own_files(base, &target)?,
+            None => plan.files_of_patch(base, patch, FilePolicy::Exact)?,
+            Some(base) => match policy {
+                FilePolicy::Keep => plan.own_files(Some(base), &target)?,
+                FilePolicy::Follow if !has_files_of(base, patch)? => {
+                    plan.own_tensor_files(Some(base), &target)?;
+                    plan.follow(base, patch)?;
+                }
+                policy => plan.files_of_patch(Some(base), patch, policy)?,
+            },
         }
         plan.assign(target, patch)?;
         plan.check_roles(patch)?;
@@ -80,63 +76,229 @@ impl<'a> Plan<'a> {
     }
 
     /// Files as the patch describes them.
-    fn files_of_patch(&mut self, base: Option<&'a Checkpoint>, patch: &'a Patch) -> Result<()> {
+    fn files_of_patch(
+        &mut self,
+        base: Option<&'a Checkpoint>,
+        patch: &'a Patch,
+        policy: FilePolicy,
+    ) -> Result<()> {
         self.is_directory = patch.files().iter().any(|file| !file.record.name.is_empty());
-        if self.is_directory && patch.files().iter().any(|file| file.record.name.is_empty()) {
-            return Err(wrong_files(patch, "one file has no name, but the checkpoint has several"));
-        }
         let mut carried = CarriedHeaders::default();
         for file in patch.files() {
             let record = &file.record;
-            match (record.kind, record.source) {
-                (FileKind::Tensors, source) => {
-                    let bytes = match source {
-                        FileSource::Patch => {
-                            carried
-                                .add(record.bytes)
-                                .map_err(|fault| wrong_files(patch, fault.to_string()))?;
-                            let mut bytes = Vec::new();
-                            patch.for_each_data(file, |data| {
-                                bytes.extend_from_slice(data);
-                                Ok(())
-                            })?;
-                            check_carried(patch, record, Sha::of(&[&bytes]))?;
-                            bytes
-                        }
-                        FileSource::Base => base_header(base, record)?.to_vec(),
-                    };
-                    let header = FileHeader::parse(bytes, None).map_err(|fault| {
-                        wrong_files(patch, format!("'{}': {fault}", record.name))
-                    })?;
-                    self.files.push(OutFile { name: record.name.clone(), header });
+            if record.kind == FileKind::Companion {
+                match policy {
+                    FilePolicy::Exact => self.exact_companion(base, file)?,
+                    _ => self.follow_companion(base, file)?,
                 }
-                (FileKind::Companion, FileSource::Patch) => {
-                    self.companions.push(OutCompanion::Carried(file))
+                continue;
+            }
+            let bytes = if record.state.is_carried() {
+                carried.add(record.bytes).map_err(|fault| wrong_files(patch, fault.to_string()))?;
+                let mut bytes = Vec::new();
+                patch.for_each_data(file, |data| {
+                    bytes.extend_from_slice(data);
+                    Ok(())
+                })?;
+                check_carried(patch, record, Sha::of(&[&bytes]))?;
+                bytes
+            } else {
+                let found = base.and_then(|base| base_header(base, record));
+                found.ok_or_else(|| missing_file(base, record))?.to_vec()
+            };
+            let header = FileHeader::parse(bytes, None)
+                .map_err(|fault| wrong_files(patch, format!("'{}': {fault}", record.name)))?;
+            self.files.push(OutFile { name: record.name.clone(), header });
+        }
+        Ok(())
+    }
+
+    /// A companion as the patch has it, and no other.
+    fn exact_companion(&mut self, base: Option<&'a Checkpoint>, file: &'a FileEntry) -> Result<()> {
+        let (record, exact) = (&file.record, true);
+        let found = base.and_then(|base| base.companion(&record.name));
+        match record.state {
+            FileState::Kept => {
+                let found = found.filter(|found| found.bytes == record.bytes);
+                let Companion { name, path, .. } =
+                    found.ok_or_else(|| missing_file(base, record))?;
+                let expected = Some(record.content());
+                self.companions.push(OutCompanion::Kept { name, path, expected, exact });
+            }
+            FileState::Removed => {
+                if let Some(found) = found {
+                    self.removed_companion(found, file)?;
                 }
-                (FileKind::Companion, FileSource::Base) => {
-                    let found = base
-                        .and_then(|base| base.companion(&record.name))
-                        .filter(|found| found.bytes == record.bytes);
-                    let path = found
-                        .map(|found| found.path.as_path())
-                        .ok_or_else(|| missing_file(base, record))?;
-                    self.companions.push(OutCompanion::Copied(path, record));
-                }
+            }
+            _ => {
+                let replaces = record.base().filter(|_| found.is_some());
+                self.companions.push(OutCompanion::Carried { file, replaces });
             }
         }
         Ok(())
     }
 
-    fn files_of_base(&mut self, base: &'a Checkpoint) {
-        self.is_directory = base.is_directory;
-        let out =
-            |file: &TensorFile| OutFile { name: file.name.clone(), header: file.header.clone() };
-        self.files = base.files.iter().map(out).collect();
-        self.companions = base
-            .companions
+    /// A companion as the patch has it, unless the receiver has one of its own.
+    fn follow_companion(
+        &mut self,
+        base: Option<&'a Checkpoint>,
+        file: &'a FileEntry,
+    ) -> Result<()> {
+        let (record, exact) = (&file.record, false);
+        let Some(found) = base.and_then(|base| base.companion(&record.name)) else {
+            match record.state {
+                FileState::Removed => {}
+                FileState::Kept => self.note(&record.name, Deviation::Missing),
+                _ => self.companions.push(OutCompanion::Carried { file, replaces: None }),
+            }
+            return Ok(());
+        };
+        let Companion { name, path, .. } = found;
+        let kept = |expected| OutCompanion::Kept { name, path, expected, exact };
+        let content = record.content();
+        match record.state {
+            FileState::Removed => self.removed_companion(found, file)?,
+            FileState::Kept => self.companions.push(kept(Some(content))),
+            // The index leads to the files of the patch, which are those that are made.
+            _ if is_index(name) => {
+                let replaces = record.base();
+                self.companions.push(OutCompanion::Carried { file, replaces });
+            }
+            _ if found.has(content)? => self.companions.push(kept(Some(content))),
+            FileState::Replaced(base) if found.has(base)? => {
+                self.companions.push(OutCompanion::Carried { file, replaces: Some(base) });
+            }
+            _ => {
+                self.note(name, Deviation::Own);
+                self.companions.push(kept(None));
+            }
+        }
+        Ok(())
+    }
+
+    fn removed_companion(&mut self, found: &'a Companion, file: &FileEntry) -> Result<()> {
+        let (name, content) = (found.name.as_str(), file.record.content());
+        if found.has(content)? {
+            self.removed.push(RemovedCompanion { name, content });
+        } else {
+            self.note(name, Deviation::Removed);
+        }
+        Ok(())
+    }
+
+    /// The companions of the patch beside the receiver's own tensor files, and a note for each file
+    /// that is not as the patch says.
+    fn follow(&mut self, base: &'a Checkpoint, patch: &'a Patch) -> Result<()> {
+        let is_made = self.is_made;
+        let own: BTreeMap<_, _> = self
+            .files
             .iter()
-            .map(|found| OutCompanion::Kept(&found.name, &found.path))
+            .map(|file| (file.name.clone(), FileContent::of(&file.header.bytes)))
             .collect();
+        let listed: BTreeMap<_, _> =
+            patch.files().iter().map(|file| (file.record.name.as_str(), file)).collect();
+        for (name, file) in &listed {
+            let record = &file.record;
+            match own.get(*name) {
+                Some(content)
+                    if record.kind == FileKind::Tensors && *content == record.content() => {}
+                Some(_) => self.note(name, Deviation::Own),
+                None if record.kind == FileKind::Tensors => self.note(name, Deviation::Missing),
+                // There is nothing beside a single file.
+                None if !self.is_directory => {
+                    if record.state.is_in_target() {
+                        self.note(name, Deviation::Missing);
+                    }
+                }
+                None if is_index(name) => self.own_index(base, file)?,
+                None => self.follow_companion(Some(base), file)?,
+            }
+        }
+        let extra = if is_made { Deviation::Made } else { Deviation::OwnTensors };
+        for name in own.keys().filter(|name| !listed.contains_key(name.as_str())) {
+            self.note(name, extra);
+        }
+        if !is_made {
+            let indexes = base.companions.iter().filter(|found| is_index(&found.name));
+            for Companion { name, path, .. } in indexes {
+                if !listed.contains_key(name.as_str()) {
+                    self.note(name, Deviation::OwnTensors);
+                }
+                let (expected, exact) = (None, false);
+                self.companions.push(OutCompanion::Kept { name, path, expected, exact });
+            }
+        }
+        // A patch to a single file says nothing of what is beside it.
+        if listed.contains_key("") {
+            self.own_companions(base, |found| !is_index(&found.name));
+        }
+        Ok(())
+    }
+
+    /// What to say of an index of the patch that is not in the output: it leads to other files.
+    fn own_index(&mut self, base: &Checkpoint, file: &FileEntry) -> Result<()> {
+        let record = &file.record;
+        let found = base.companion(&record.name).filter(|_| !self.is_made);
+        match (found, record.state.is_in_target()) {
+            (None, false) => {}
+            (None, true) => self.note(&record.name, Deviation::Missing),
+            (Some(found), true) if found.has(record.content())? => {}
+            (Some(_), _) => self.note(&record.name, Deviation::Own),
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, name: &str, deviation: Deviation) {
+        self.notes.push(FileNote::new(name, deviation));
+    }
+
+    /// The files of the receiver, or those nearest to them.
+    fn own_files(&mut self, base: Option<&'a Checkpoint>, target: &[OutTensor<'_>]) -> Result<()> {
+        self.own_tensor_files(base, target)?;
+        // An index leads to the files of before.
+        let is_made = self.is_made;
+        if let Some(base) = base {
+            self.own_companions(base, |found| !is_made || !is_index(&found.name));
+        }
+        Ok(())
+    }
+
+    /// The tensor files of the receiver if the tensors have their places there, or else one that
+    /// holds all of them.
+    fn own_tensor_files(
+        &mut self,
+        base: Option<&'a Checkpoint>,
+        target: &[OutTensor<'_>],
+    ) -> Result<()> {
+        self.is_directory = base.is_some_and(|base| base.is_directory);
+        let specs = || target.iter().map(|tensor| (tensor.name, tensor.spec));
+        let fitting = base
+            .filter(|base| base.tensors().map(|(name, tensor)| (name, tensor.spec())).eq(specs()));
+        self.is_made = fitting.is_none();
+        self.files = match fitting {
+            Some(base) => {
+                let out = |file: &TensorFile| OutFile {
+                    name: file.name.clone(),
+                    header: file.header.clone(),
+                };
+                base.files.iter().map(out).collect()
+            }
+            None => {
+                let header = FileHeader::canonical(specs())?;
+                let name = if self.is_directory { "model.safetensors" } else { "" };
+                vec![OutFile { name: name.into(), header }]
+            }
+        };
+        Ok(())
+    }
+
+    fn own_companions(&mut self, base: &'a Checkpoint, wanted: impl Fn(&Companion) -> bool) {
+        let (expected, exact) = (None, false);
+        let kept =
+            base.companions.iter().filter(|found| wanted(found)).map(
+                |Companion { name, path, .. }| OutCompanion::Kept { name, path, expected, exact },
+            );
+        self.companions.extend(kept);
     }
 
     /// Gives each tensor its place in the files; both must name the same tensors.
@@ -181,18 +343,39 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// Writes the companions; gives back all notes.
     pub fn write_companions(
         &self,
         patch: &Patch,
         staged: &Staged,
         files: &mut Vec<DiskFile>,
-    ) -> Result<()> {
-        for companion in &self.companions {
+    ) -> Result<Vec<FileNote>> {
+        self.with_notes(|companion| {
             let created = staged.create(companion.name(), 0)?;
-            companion.copy_to(&created, patch)?;
+            let is_expected = companion.copy_to(&created, patch)?;
             files.push(created);
+            Ok(is_expected)
+        })
+    }
+
+    /// Reads the companions; gives back all notes.
+    pub fn check_companions(&self, patch: &Patch) -> Result<Vec<FileNote>> {
+        self.with_notes(|companion| companion.for_each_chunk(patch, |_| Ok(())))
+    }
+
+    /// The notes so far, and one for each companion that is found to differ.
+    fn with_notes(
+        &self,
+        mut is_expected: impl FnMut(&OutCompanion<'a>) -> Result<bool>,
+    ) -> Result<Vec<FileNote>> {
+        let mut notes = self.notes.clone();
+        for companion in &self.companions {
+            if !is_expected(companion)? {
+                notes.push(FileNote::new(companion.name(), Deviation::Own));
+            }
         }
-        Ok(())
+        notes.sort_unstable();
+        Ok(notes)
     }
 
     /// Refuses files that readers of the directory would take for others than they are (R95).
@@ -260,10 +443,6 @@ impl<'a> Plan<'a> {
         }
         Err(Error::Internal("what was made opens as other tensors than were written".into()))
     }
-
-    pub fn check_companions(&self, patch: &Patch) -> Result<()> {
-        self.companions.iter().try_for_each(|companion| companion.for_each_chunk(patch, |_| Ok(())))
-    }
 }
 
 fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
@@ -293,59 +472,31 @@ pub(crate) fn check_carried(patch: &Patch, record: &FileRecord, found: Digest) -
 }
 
 /// The header of the base's file of the same name, if it is the recorded one.
-fn base_header<'a>(base: Option<&'a Checkpoint>, record: &FileRecord) -> Result<&'a [u8]> {
-    base.and_then(|base| base.file(&record.name))
-        .map(|file| file.header.bytes.as_slice())
-        .filter(|bytes| bytes.len() as u64 == record.bytes && Sha::of(&[bytes]) == record.sha256)
-        .ok_or_else(|| missing_file(base, record))
+fn base_header<'a>(base: &'a Checkpoint, record: &FileRecord) -> Option<&'a [u8]> {
+    let header = base.file(&record.name)?.header.bytes.as_slice();
+    (FileContent::of(header) == record.content()).then_some(header)
 }
 
-impl OutCompanion<'_> {
-    pub fn name(&self) -> &str {
-        match self {
-            OutCompanion::Carried(file) => &file.record.name,
-            OutCompanion::Copied(_, record) => &record.name,
-            OutCompanion::Kept(name, _) => name,
+/// Whether the base has all that the files of the patch need of it: headers, and the index.
+fn has_files_of(base: &Checkpoint, patch: &Patch) -> Result<bool> {
+    for FileEntry { record, .. } in patch.files() {
+        let is_there = match record.kind {
+            _ if record.state != FileState::Kept => true,
+            FileKind::Tensors => base_header(base, record).is_some(),
+            FileKind::Companion if is_index(&record.name) => match base.companion(&record.name) {
+                Some(found) => found.has(record.content())?,
+                None => false,
+            },
+            FileKind::Companion => true,
+        };
+        if !is_there {
+            return Ok(false);
         }
     }
+    Ok(true)
+}
 
-    /// Reads the companion chunk by chunk and checks that it is the recorded one.
-    pub fn for_each_chunk(
-        &self,
-        patch: &Patch,
-        mut found: impl FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        match self {
-            OutCompanion::Carried(file) => {
-                let mut sha = Sha::default();
-                patch.for_each_data(file, |chunk| {
-                    sha.update(chunk);
-                    found(chunk)
-                })?;
-                check_carried(patch, &file.record, sha.finish())
-            }
-            OutCompanion::Kept(_, path) => for_each_chunk(path, found).map(|_| ()),
-            OutCompanion::Copied(path, record) => {
-                let mut sha = Sha::default();
-                for_each_chunk(path, |chunk| {
-                    sha.update(chunk);
-                    found(chunk)
-                })?;
-                if sha.finish() != record.sha256 {
-                    return Err(Error::bad_file(path, FileFault::OtherCompanion));
-                }
-                Ok(())
-            }
-        }
-    }
-
-    pub fn copy_to(&self, file: &DiskFile, patch: &Patch) -> Result<()> {
-        let mut offset = 0;
-        self.for_each_chunk(patch, |chunk| {
-            file.write_all_at(chunk, offset)
-                .map_err(|error| Error::io_at("writing", file.path(), error))?;
-            offset += chunk.len() as u64;
-            Ok(())
-        })
-    }
+/// Whether a companion says which tensor is in which file.
+pub(crate) fn is_index(name: &str) -> bool {
+    name.ends_with(INDEX_SUFFIX)
 }

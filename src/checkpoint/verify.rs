@@ -1,15 +1,17 @@
 //! A patch checked without writing anything.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::checkpoint::apply::source;
+use crate::checkpoint::apply::{source, FilePolicy};
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileFault, Result};
 use crate::patch::Patch;
 use crate::tensors::diagnose::{check_base, differing_tensor, explain};
 use crate::tensors::target::build;
-use crate::tensors::Control;
+use crate::tensors::{Control, Deviation, FileNote};
+use crate::wire::{FileContent, FileKind};
 
 impl Patch {
     /// Checks the patch beyond what [`Patch::open`] has checked: payloads that need no base are
@@ -28,7 +30,7 @@ impl Patch {
     /// ```
     pub fn verify(&self, control: Control<'_>) -> Result<()> {
         if self.header().snapshot {
-            let plan = Plan::new(None, self)?;
+            let plan = Plan::new(None, self, FilePolicy::Exact)?;
             return build(&plan.tensors, None, self, None, control);
         }
         self.check_expansion()?;
@@ -44,7 +46,8 @@ impl Patch {
     }
 
     /// Checks that the patch leads from `base` to its target: the digest of the base is compared,
-    /// the target made in memory, block by block, and its digests compared.
+    /// the target made in memory, block by block, and its digests compared. Gives back what
+    /// [`apply`](Self::apply) with the same `files` would note.
     ///
     /// # Errors
     /// As [`apply`](Self::apply); [`Error::Misuse`] for a snapshot, which has no base.
@@ -60,33 +63,47 @@ impl Patch {
     /// let (checkpoint, mut patch) = (Checkpoint::open(&path)?, Vec::new());
     /// diff(Some(&checkpoint), &checkpoint, &mut patch, DiffOptions::default(), Control::default())?;
     /// let patch = Patch::from_bytes(patch, Limits::default())?;
-    /// patch.verify_with_base(&checkpoint, Control::default())?;
-    /// patch.verify_target(&checkpoint, Control::default())?;
+    /// use pulse::checkpoint::FilePolicy;
+    /// patch.verify_with_base(&checkpoint, FilePolicy::Exact, Control::default())?;
+    /// let notes = patch.verify_target(&checkpoint, FilePolicy::Follow, Control::default())?;
+    /// assert!(notes.is_empty());
     /// # Ok::<(), pulse::Error>(())
     /// ```
-    pub fn verify_with_base(&self, base: &Checkpoint, control: Control<'_>) -> Result<()> {
+    pub fn verify_with_base(
+        &self,
+        base: &Checkpoint,
+        files: FilePolicy,
+        control: Control<'_>,
+    ) -> Result<Vec<FileNote>> {
         if self.header().snapshot {
             return Err(Error::misuse("a snapshot has no base: verify it without one"));
         }
         check_base(base, self, control)?;
         let base = Some(base);
-        let plan = explain(source(base), self, control, Plan::new(base, self))?;
+        let plan = explain(source(base), self, control, Plan::new(base, self, files))?;
         let made = build(&plan.tensors, source(base), self, None, control);
         explain(source(base), self, control, made.and_then(|()| plan.check_companions(self)))
     }
 
-    /// Checks that `target` has the digests that the patch names for its target.
+    /// Checks that `target` has the digests that the patch names for its target, and compares its
+    /// files with those that the patch lists: gives back what differs.
     ///
     /// # Errors
-    /// [`Error::TargetMismatch`], [`Error::Cancelled`], [`Error::Io`].
+    /// [`Error::TargetMismatch`], [`Error::Cancelled`], [`Error::Io`], and if `files` are to be exact
+    /// [`Error::BadFile`] for one that differs.
     ///
     /// See [`verify_with_base`](Self::verify_with_base) for an example.
-    pub fn verify_target(&self, target: &Checkpoint, control: Control<'_>) -> Result<()> {
+    pub fn verify_target(
+        &self,
+        target: &Checkpoint,
+        files: FilePolicy,
+        control: Control<'_>,
+    ) -> Result<Vec<FileNote>> {
         let found = differing_tensor(target, self, control, |tensor| {
             tensor.end.and_then(|end| end.target)
         })?;
         if found.checkpoint == self.footer().target {
-            return Ok(());
+            return check_files(self, target, files);
         }
         let file = self.path().map(Path::to_path_buf);
         Err(match found.tensor {
@@ -99,4 +116,54 @@ impl Patch {
             }
         })
     }
+}
+
+/// The files of a target that are not as the patch says; an error if they are to be.
+pub(crate) fn check_files(
+    patch: &Patch,
+    target: &Checkpoint,
+    files: FilePolicy,
+) -> Result<Vec<FileNote>> {
+    let notes = match files {
+        FilePolicy::Keep => Vec::new(),
+        _ => differing_files(patch, target)?,
+    };
+    match notes.first() {
+        Some(FileNote { name, .. }) if files == FilePolicy::Exact => {
+            let name = if name.is_empty() { "the header" } else { name };
+            Err(Error::bad_file(target.path(), FileFault::OtherFile(name.into())))
+        }
+        _ => Ok(notes),
+    }
+}
+
+/// The files of a target that are not as the patch says.
+fn differing_files(patch: &Patch, target: &Checkpoint) -> Result<Vec<FileNote>> {
+    let mut notes = Vec::new();
+    let mut listed = BTreeSet::new();
+    for record in patch.files().iter().map(|file| &file.record) {
+        listed.insert(record.name.as_str());
+        let (name, content) = (&record.name, record.content());
+        let companion = target.companion(name);
+        let is_same = match record.kind {
+            FileKind::Tensors => {
+                let file = target.file(name);
+                file.map(|file| FileContent::of(&file.header.bytes) == content)
+            }
+            FileKind::Companion => companion.map(|found| found.has(content)).transpose()?,
+        };
+        let deviation = match (record.state.is_in_target(), is_same) {
+            (true, Some(true)) | (false, None) => continue,
+            (true, Some(false)) => Deviation::Own,
+            (true, None) => Deviation::Missing,
+            (false, Some(_)) => Deviation::Removed,
+        };
+        notes.push(FileNote::new(name, deviation));
+    }
+    if !listed.is_empty() {
+        let own = target.files.iter().filter(|file| !listed.contains(file.name.as_str()));
+        notes.extend(own.map(|file| FileNote::new(&file.name, Deviation::OwnTensors)));
+    }
+    notes.sort_unstable();
+    Ok(notes)
 }

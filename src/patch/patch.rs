@@ -47,7 +47,6 @@ pub struct Patch {
     footer: Footer,
     map: Inventory,
     by_name: HashMap<String, usize>,
-    file_by_name: HashMap<String, usize>,
 }
 
 impl Patch {
@@ -107,9 +106,7 @@ impl Patch {
             .enumerate()
             .map(|(i, tensor)| (tensor.header.name.clone(), i))
             .collect();
-        let names = map.files.iter().enumerate().map(|(i, file)| (file.record.name.clone(), i));
-        let file_by_name = names.collect();
-        Ok(Patch { path, source, limits, header, footer, map, by_name, file_by_name })
+        Ok(Patch { path, source, limits, header, footer, map, by_name })
     }
 
     /// The patch with its bytes in memory, checked again, if they are in a file: nothing can then
@@ -200,11 +197,6 @@ impl Patch {
     #[must_use]
     pub fn files(&self) -> &[FileEntry] {
         &self.map.files
-    }
-
-    /// The file of this name.
-    pub(crate) fn file(&self, name: &str) -> Option<&FileEntry> {
-        self.file_by_name.get(name).and_then(|&i| self.map.files.get(i))
     }
 
     /// Tensors in the order of the file.

@@ -5,12 +5,11 @@ use std::io::Write;
 use crate::coding;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
-use crate::hash::Sha;
 use crate::stream::options::BaseSide;
 use crate::stream::session::Session;
 use crate::stream::tensor_writer::{Side, TensorWriter};
 use crate::stream::{EncoderOptions, Summary, TrustedBase};
-use crate::wire::{FileKind, FileRecord, FileSource, FILE_DATA_BYTES};
+use crate::wire::{FileContent, FileKind, FileRecord, FileState, FILE_DATA_BYTES};
 
 /// Writes a patch to any [`Write`], from base and target bytes pushed in chunks of any size.
 ///
@@ -97,15 +96,48 @@ impl<W: Write> Encoder<W> {
     }
 
     /// Carries a file of the target: the header of a safetensors file, or a companion (config,
-    /// tokenizer …). A patch without files is applied to the files that the base has. Files come
-    /// before tensors.
+    /// tokenizer …) of which the base has none of this name. A patch without files is applied to the
+    /// files that the base has. Files come before tensors.
     ///
     /// # Errors
     /// [`Error::Misuse`] for a name that could leave its directory or after the first tensor,
     /// [`Error::Io`] from the writer.
     pub fn carry_file(&mut self, name: &str, kind: FileKind, bytes: &[u8]) -> Result<()> {
-        self.file(name, kind, FileSource::Patch, bytes)?;
-        bytes.chunks(FILE_DATA_BYTES).try_for_each(|chunk| self.session.file_data(chunk))
+        self.file(name, kind, FileState::New, bytes)
+    }
+
+    /// Carries a companion that the base has with other bytes; both are given.
+    ///
+    /// # Errors
+    /// As [`carry_file`](Self::carry_file), and [`Error::Misuse`] if both are the same.
+    ///
+    /// ```
+    /// use pulse::Encoder;
+    /// use pulse::stream::EncoderOptions;
+    /// use pulse::wire::FileState;
+    /// use pulse::{Limits, Patch};
+    /// let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default())?;
+    /// encoder.replace_file("config.json", b"{}", b"{\"a\":1}")?;
+    /// encoder.remove_file("notes.txt", b"old")?;
+    /// let patch = Patch::from_bytes(encoder.finish()?.0, Limits::default())?;
+    /// let [config, notes] = patch.files() else { panic!("two files") };
+    /// assert_eq!(config.record.base().unwrap().bytes, 2);
+    /// assert_eq!(notes.record.state, FileState::Removed);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn replace_file(&mut self, name: &str, base: &[u8], target: &[u8]) -> Result<()> {
+        let state = FileState::Replaced(FileContent::of(base));
+        self.file(name, FileKind::Companion, state, target)
+    }
+
+    /// Names a companion of the base, with its bytes, that the target does not have.
+    ///
+    /// # Errors
+    /// As [`carry_file`](Self::carry_file).
+    ///
+    /// See [`replace_file`](Self::replace_file) for an example.
+    pub fn remove_file(&mut self, name: &str, base: &[u8]) -> Result<()> {
+        self.file(name, FileKind::Companion, FileState::Removed, base)
     }
 
     /// Names a file of the target that is the same in the base, so that it need not travel.
@@ -113,12 +145,15 @@ impl<W: Write> Encoder<W> {
     /// # Errors
     /// As [`carry_file`](Self::carry_file).
     pub fn keep_file(&mut self, name: &str, kind: FileKind, bytes: &[u8]) -> Result<()> {
-        self.file(name, kind, FileSource::Base, bytes)
+        self.file(name, kind, FileState::Kept, bytes)
     }
 
-    fn file(&mut self, name: &str, kind: FileKind, source: FileSource, bytes: &[u8]) -> Result<()> {
-        let (name, sha256) = (name.to_string(), Sha::of(&[bytes]));
-        self.session.file(&FileRecord { name, kind, source, bytes: bytes.len() as u64, sha256 })
+    fn file(&mut self, name: &str, kind: FileKind, state: FileState, bytes: &[u8]) -> Result<()> {
+        self.session.file(&FileRecord::new(name, kind, state, FileContent::of(bytes)))?;
+        if !state.is_carried() {
+            return Ok(());
+        }
+        bytes.chunks(FILE_DATA_BYTES).try_for_each(|chunk| self.session.file_data(chunk))
     }
 
     /// Begins a tensor that both checkpoints have, with the same dtype and shape. Push the bytes of

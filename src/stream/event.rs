@@ -14,7 +14,7 @@ use crate::wire::{FileRecord, Footer, Header, TensorHeader, TensorTrailer};
 pub enum Event<'a> {
     /// The header; always the first event.
     Header(&'a Header),
-    /// A file of the target; only patches made from files have these.
+    /// A file of the target, or one that only the base has; only patches made from files have these.
     File(&'a FileRecord),
     /// The next bytes of the preceding file, decompressed. Their SHA-256 is checked with the last of them.
     FileData(&'a [u8]),

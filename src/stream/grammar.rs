@@ -15,7 +15,7 @@ use crate::parse::{self, Bad};
 use crate::stream::event::Extent;
 use crate::tag::Tag;
 use crate::wire::{
-    self, index, Action, BlockHeader, FileRecord, FileSource, Footer, Header, IndexEntry,
+    self, index, Action, BlockHeader, FileRecord, FileState, Footer, Header, IndexEntry,
     TensorHeader, TensorTrailer,
 };
 
@@ -220,16 +220,17 @@ impl Grammar {
 
     fn read_file(&mut self, payload: &[u8]) -> Result<Found, Bad> {
         let record = parse::all(payload, "file", |i| FileRecord::parse(i, &self.limits))?;
-        if record.source == FileSource::Base && self.header.snapshot {
-            let expected = "data in the patch: a snapshot has no base";
-            return Err(bad(payload, Fault::Value { field: "file source", found: 0, expected }));
+        if record.state != FileState::New && self.header.snapshot {
+            let expected = "new: a snapshot has no base";
+            let found = u64::from(payload[0] >> 1);
+            return Err(bad(payload, Fault::Value { field: "file state", found, expected }));
         }
         if !self.file_names.insert(record.name.clone()) {
             return Err(bad(payload, Fault::Duplicate { field: "file name", found: record.name }));
         }
-        let carried = if record.source == FileSource::Patch { record.bytes } else { 0 };
+        let carried = if record.state.is_carried() { record.bytes } else { 0 };
         self.used.file(&self.limits, carried).map_err(|fault| bad(payload, fault))?;
-        if record.source == FileSource::Patch {
+        if record.state.is_carried() {
             let file =
                 OpenFile { left: record.bytes, sha: Sha::default(), expected: record.sha256 };
             file.check(payload)?;

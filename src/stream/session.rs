@@ -17,7 +17,7 @@ use crate::stream::options::BaseSide;
 use crate::stream::tally::Tally;
 use crate::stream::writer::{PatchWriter, Totals};
 use crate::stream::EncoderOptions;
-use crate::wire::{Action, FileRecord, FileSource, Footer, TensorHeader, TensorTrailer};
+use crate::wire::{Action, FileRecord, FileState, Footer, TensorHeader, TensorTrailer};
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +173,7 @@ impl<W: Write> Session<W> {
             )));
         }
         record.check()?;
-        if self.is_snapshot() && record.source == FileSource::Base {
+        if self.is_snapshot() && record.state != FileState::New {
             return Err(Error::misuse(format!(
                 "file '{}': a snapshot has no base; carry the file instead",
                 record.name
@@ -185,7 +185,7 @@ impl<W: Write> Session<W> {
                 record.name
             )));
         }
-        let carried = if record.source == FileSource::Patch { record.bytes } else { 0 };
+        let carried = if record.state.is_carried() { record.bytes } else { 0 };
         let used = self.used.file(&Limits::default(), carried);
         used.map_err(|fault| refused("file", &record.name, &fault))?;
         self.write(|writer| writer.file(record))

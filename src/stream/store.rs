@@ -87,10 +87,11 @@ pub trait Store {
         None
     }
 
-    /// A file of the target. If the patch carries it, its bytes follow in
-    /// [`file_data`](Self::file_data); if it comes from the base, the store is to compare its own file
-    /// with the length and SHA-256 of the record. Ignored unless the store says otherwise: the digests
-    /// of a target are those of its tensors.
+    /// A file of the target, or one of the base that goes: see [`FileState`](crate::wire::FileState).
+    /// If the patch carries it, its bytes follow in [`file_data`](Self::file_data). Otherwise, and
+    /// before a store replaces or removes a file of its own, it is to compare that with the length
+    /// and SHA-256 that the [record names for the base](FileRecord::base). Ignored unless the store
+    /// says otherwise: the digests of a target are those of its tensors.
     ///
     /// # Errors
     /// Whatever keeps the store from going on.

@@ -4,6 +4,7 @@ mod control;
 pub(crate) mod diagnose;
 pub(crate) mod diff;
 mod in_place;
+mod note;
 pub(crate) mod parallel;
 pub(crate) mod pieces;
 pub(crate) mod source;
@@ -13,6 +14,7 @@ mod weights;
 
 pub use control::Control;
 pub use diff::{diff, Carried, DiffOptions, DiffReport};
+pub use note::{Deviation, FileNote};
 pub use source::TensorSource;
 pub use target::ApplyReport;
 pub use weights::{TensorMut, TensorRef, Weights, WeightsMut};

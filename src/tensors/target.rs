@@ -12,12 +12,12 @@ use crate::stream::fit::misfit;
 use crate::stream::tally::{Differs, Tally};
 use crate::tensors::parallel::ordered;
 use crate::tensors::pieces::{digests_of, leaves_of_all, Groups, PIECE_BYTES};
-use crate::tensors::{Control, TensorSource};
+use crate::tensors::{Control, FileNote, TensorSource};
 use crate::wire::Action;
 use crate::wire::Footer;
 
 /// What was applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApplyReport {
     /// Digest of the result, which is that of the target.
@@ -28,13 +28,15 @@ pub struct ApplyReport {
     pub changes: u64,
     /// Files of the result.
     pub files: u64,
+    /// Files that are not as the patch says, in the order of names.
+    pub notes: Vec<FileNote>,
 }
 
 impl ApplyReport {
     /// Of a patch whose target was made and proved.
     pub(crate) fn of(patch: &Patch, files: u64) -> Self {
         let Footer { target, target_bytes, changes, .. } = *patch.footer();
-        ApplyReport { target, target_bytes, changes, files }
+        ApplyReport { target, target_bytes, changes, files, notes: Vec::new() }
     }
 }
 

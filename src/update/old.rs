@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checkpoint::plan::OutCompanion;
+use crate::checkpoint::companions::OutCompanion;
 use crate::checkpoint::safetensors::{open_locked, FileHeader, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::disk::lock::Access;
@@ -159,7 +159,7 @@ impl Conversion<'_> {
         }
         let place = self.room.directory.join(name);
         let out = self.disk.create_private(staged).map_err(failed("creating", staged))?;
-        OutCompanion::Carried(file).copy_to(&out, undo)?;
+        OutCompanion::Carried { file, replaces: None }.copy_to(&out, undo)?;
         if let Ok(taken) = fs::metadata(&place) {
             keep_access(&taken, out.file(), 0).map_err(failed("setting the mode of", staged))?;
         }

@@ -253,10 +253,7 @@ pub(super) fn content_of(path: &Path) -> Result<Found> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
         Err(error) => Err(failed("looking at", path)(error)),
-        Ok(metadata) if metadata.is_file() => {
-            let (sha256, bytes) = hash_file(path)?;
-            Ok(Found::File(Content { bytes, sha256 }))
-        }
+        Ok(metadata) if metadata.is_file() => Ok(Found::File(hash_file(path)?.into())),
         Ok(_) => Ok(Found::Other),
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::disk::mark::{Mark, MARK_BYTES};
 use crate::hash::Sha;
+use crate::wire::FileContent;
 
 const MAGIC: &str = "pulse-update";
 const VERSION: &str = "1";
@@ -120,6 +121,12 @@ pub(super) struct Content {
     pub bytes: u64,
     #[serde(with = "hex")]
     pub sha256: Digest,
+}
+
+impl From<FileContent> for Content {
+    fn from(FileContent { bytes, sha256 }: FileContent) -> Self {
+        Content { bytes, sha256 }
+    }
 }
 
 impl Record {

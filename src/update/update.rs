@@ -6,8 +6,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::checkpoint::plan::{OutCompanion, Plan};
+use crate::checkpoint::apply::FilePolicy;
+use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
+use crate::checkpoint::plan::{is_index, Plan};
 use crate::checkpoint::safetensors::FileHeader;
+use crate::checkpoint::verify::check_files;
 use crate::checkpoint::Checkpoint;
 use crate::disk::lock::{try_lock, Access};
 use crate::disk::mark::Mark;
@@ -21,12 +24,11 @@ use crate::patch::{Patch, TensorEntry};
 use crate::tensors::diagnose::{check_base, explain};
 use crate::tensors::pieces::digests_of;
 use crate::tensors::target::OutTensor;
-use crate::tensors::{ApplyReport, Control};
+use crate::tensors::{ApplyReport, Control, Deviation, FileNote};
 use crate::update::pending::{content_of, files_of_updates, Found, Member, Pending, Side};
-use crate::update::record::{Beside, Content, Head, Record, State, Tensors, Way};
+use crate::update::record::{Beside, Head, Record, State, Tensors, Way};
 use crate::update::recover::{recover_on, Note, Recovered, Recovery, Room};
 use crate::update::redo::{is_no_rename, is_no_room};
-use crate::wire::{FileKind, FileRecord};
 
 /// Choices of [`Patch::update`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,9 +37,18 @@ pub struct UpdateOptions {
     /// How tensor files change. By default [`Way::Redo`] where there is room for it, and else
     /// [`Way::Undo`].
     pub way: Option<Way>,
+    /// What becomes of files that are not as the patch expects.
+    pub files: FilePolicy,
 }
 
 impl UpdateOptions {
+    /// Replaces [`files`](Self::files).
+    #[must_use]
+    pub fn with_files(mut self, files: FilePolicy) -> Self {
+        self.files = files;
+        self
+    }
+
     /// Replaces [`way`](Self::way).
     #[must_use]
     pub fn with_way(mut self, way: impl Into<Option<Way>>) -> Self {
@@ -141,23 +152,23 @@ pub(crate) fn update_on(
     let recovery = recover_on(disk, path, control)?;
     let mut base = Checkpoint::open_on(&room.checkpoint, disk, Access::Change)?;
     let lock = base.take_lock();
-    let plan = Update::plan(disk, &room, &base, patch);
-    let report = |way, notes| UpdateReport {
-        target: ApplyReport::of(patch, base.file_count()),
+    let plan = Update::plan(disk, &room, &base, patch, options.files);
+    let report = |way, files, notes| UpdateReport {
+        target: ApplyReport { notes: files, ..ApplyReport::of(patch, base.file_count()) },
         way,
         recovery: recovery.clone(),
         notes,
     };
     let mut update = match explain(Some(&base), patch, control, plan) {
         Err(Error::BaseMismatch(mismatch)) if mismatch.is_target => {
-            check_files(&room, &base, patch)?;
-            return Ok(report(None, Vec::new()));
+            let files = check_files(patch, &base, options.files)?;
+            return Ok(report(None, files, Vec::new()));
         }
         update => update?,
     };
     if update.is_done() || update.seems_done(control)? {
-        update.check_already(None, control)?;
-        return Ok(report(None, update.notes));
+        let files = update.check_already(None, options.files, control)?;
+        return Ok(report(None, files, update.notes));
     }
     let (way, why) = update.choose(options.way)?;
     let prepared = match update.prepare(way, control) {
@@ -179,8 +190,8 @@ pub(crate) fn update_on(
         Err(error) if error.is_of_the_system() => return Err(error),
         // Whatever was wrong: perhaps it is not the base, but the target.
         Err(error) => {
-            update.check_already(Some(error), control)?;
-            return Ok(report(None, update.notes));
+            let files = update.check_already(Some(error), options.files, control)?;
+            return Ok(report(None, files, update.notes));
         }
     };
     let way = prepared.staging.way;
@@ -199,7 +210,7 @@ pub(crate) fn update_on(
     };
     drop(lock);
     notes.splice(0..0, update.notes);
-    Ok(report(Some(way), notes))
+    Ok(report(Some(way), update.file_notes, notes))
 }
 
 impl Error {
@@ -254,30 +265,6 @@ fn hard_links(_: &fs::Metadata) -> u64 {
     1
 }
 
-/// Checks that headers and companions are those that the patch lists for the target.
-fn check_files(room: &Room, base: &Checkpoint, patch: &Patch) -> Result<()> {
-    let other =
-        |path: &Path, what: &str| Err(Error::bad_file(path, FileFault::OtherFile(what.into())));
-    for FileRecord { name, kind, bytes, sha256, .. } in
-        patch.files().iter().map(|file| &file.record)
-    {
-        let listed = Found::File(Content { bytes: *bytes, sha256: *sha256 });
-        match (kind, base.file(name)) {
-            (FileKind::Tensors, Some(file)) if Sha::of(&[&file.header.bytes]) == *sha256 => {}
-            (FileKind::Tensors, file) => {
-                let path = file.map_or(base.path(), |file| file.path());
-                return other(path, "the header");
-            }
-            (FileKind::Companion, _) => {
-                if content_of(&room.directory.join(name))? != listed {
-                    return other(base.path(), name);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 /// A change of a checkpoint, as far as it can be known before its bytes are read.
 #[derive(Debug)]
 pub(super) struct Update<'a> {
@@ -288,6 +275,8 @@ pub(super) struct Update<'a> {
     pub plan: Plan<'a>,
     /// Companions that change, with where the bytes of the target are.
     companions: Vec<(Beside, Option<usize>)>,
+    /// Files that are not as the patch says.
+    file_notes: Vec<FileNote>,
     notes: Vec<Note>,
 }
 
@@ -346,9 +335,11 @@ impl<'a> Update<'a> {
         room: &'a Room,
         base: &'a Checkpoint,
         patch: &'a Patch,
+        files: FilePolicy,
     ) -> Result<Self> {
         let refuse = |what: String| Err(Error::NotInPlace { path: Some(base.path().into()), what });
-        let plan = Plan::new(Some(base), patch)?;
+        let plan = Plan::new(Some(base), patch, files)?;
+        let file_notes = plan.check_companions(patch)?;
         if plan.is_directory != base.is_directory {
             return refuse("a file becomes a directory, or a directory a file".into());
         }
@@ -358,11 +349,19 @@ impl<'a> Update<'a> {
                 "{out} would stay as it is, and some loaders read it instead of the shards"
             ));
         }
-        let mut update =
-            Update { disk, room, base, patch, plan, companions: Vec::new(), notes: Vec::new() };
+        let mut update = Update {
+            disk,
+            room,
+            base,
+            patch,
+            plan,
+            companions: Vec::new(),
+            file_notes,
+            notes: Vec::new(),
+        };
         update.check_devices()?;
         update.check_new_names()?;
-        update.plan_companions()?;
+        update.plan_companions(files)?;
         Ok(update)
     }
 
@@ -415,35 +414,38 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Finds the companions that change.
-    fn plan_companions(&mut self) -> Result<()> {
+    /// Finds the companions that change, each only if its bytes here are those of the base (R74).
+    fn plan_companions(&mut self, policy: FilePolicy) -> Result<()> {
         let first = number_of(self.plan.files.len().max(self.base.files.len()));
         for (at, companion) in self.plan.companions.iter().enumerate() {
-            let OutCompanion::Carried(file) = companion else {
-                // The same as in the base, and proved to be so.
-                companion.for_each_chunk(self.patch, |_| Ok(()))?;
-                continue;
-            };
-            let place = self.room.directory.join(companion.name());
-            let target = Content { bytes: file.record.bytes, sha256: file.record.sha256 };
-            let base = match content_of(&place)? {
-                Found::File(found) if found == target => continue,
-                Found::File(found) if self.base.companion(companion.name()).is_some() => {
-                    Some(found)
+            let OutCompanion::Carried { file, replaces } = companion else { continue };
+            let name = companion.name();
+            let target = Found::File(file.record.content().into());
+            match content_of(&self.room.directory.join(name))? {
+                found if found == target => continue,
+                found if found == Found::of(replaces.map(Into::into)) => {}
+                // An index that leads elsewhere cannot stay.
+                _ if policy == FilePolicy::Exact || is_index(name) => {
+                    let what = format!("'{name}' is neither as in the base nor as in the target");
+                    return Err(Error::NotInPlace { path: Some(self.base.path().into()), what });
                 }
-                Found::Nothing => None,
-                Found::File(_) | Found::Other => {
-                    let name = companion.name();
-                    return Err(Error::NotInPlace {
-                        path: Some(self.base.path().into()),
-                        what: format!("'{name}' is there already, and is no file of the base"),
-                    });
+                _ => {
+                    self.file_notes.push(FileNote::new(name, Deviation::Own));
+                    continue;
                 }
-            };
+            }
             let number = first + number_of(self.companions.len());
-            let name = companion.name().to_string();
-            self.companions.push((Beside { name, base, target: Some(target), number }, Some(at)));
+            let base = replaces.map(Into::into);
+            let target = Some(file.record.content().into());
+            let name = name.to_string();
+            self.companions.push((Beside { name, base, target, number }, Some(at)));
         }
+        for RemovedCompanion { name, content } in &self.plan.removed {
+            let number = first + number_of(self.companions.len());
+            let (name, base) = (name.to_string(), Some((*content).into()));
+            self.companions.push((Beside { name, base, target: None, number }, None));
+        }
+        self.file_notes.sort_unstable();
         Ok(())
     }
 
@@ -494,17 +496,19 @@ impl<'a> Update<'a> {
 
     /// Checks that the checkpoint is the target already; if not, it is a wrong base, or the patch is
     /// at fault, as `failure` says.
-    fn check_already(&self, failure: Option<Error>, control: Control<'_>) -> Result<()> {
+    fn check_already(
+        &self,
+        failure: Option<Error>,
+        files: FilePolicy,
+        control: Control<'_>,
+    ) -> Result<Vec<FileNote>> {
+        let checked = || check_files(self.patch, self.base, files);
         let footer = self.patch.footer();
         match check_base(self.base, self.patch, control) {
-            Err(Error::BaseMismatch(mismatch)) if mismatch.is_target => {
-                check_files(self.room, self.base, self.patch)
-            }
+            Err(Error::BaseMismatch(mismatch)) if mismatch.is_target => checked(),
             Err(error) => Err(error),
             // The tensors are the same before and after.
-            Ok(()) if footer.base == Some(footer.target) => {
-                check_files(self.room, self.base, self.patch)
-            }
+            Ok(()) if footer.base == Some(footer.target) => checked(),
             Ok(()) => {
                 let what =
                     "the patch is inconsistent: applied to its own base it does not give its target";

@@ -2,6 +2,7 @@
 
 use crate::digest::Digest;
 use crate::error::{Error, Fault, Result};
+use crate::hash::Sha;
 use crate::limits::Limits;
 use crate::packed;
 use crate::packed::Packed;
@@ -22,17 +23,81 @@ pub enum FileKind {
     Companion,
 }
 
-/// Where the described bytes of a file come from.
+/// What becomes of a file from base to target. The header of a tensor file is kept or new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum FileSource {
-    /// The file of the same name in the base.
-    Base,
-    /// The data sections that follow.
-    Patch,
+pub enum FileState {
+    /// The base has the same described bytes under this name; they are not carried.
+    Kept,
+    /// The data sections that follow carry it. If it is a companion, the base has none of this name.
+    New,
+    /// The data sections that follow carry a companion, which the base has with other bytes.
+    Replaced(FileContent),
+    /// A companion of the base that the target does not have; the record describes that of the base.
+    Removed,
 }
 
-/// One file of the target.
+impl FileState {
+    /// Whether the patch carries the described bytes.
+    ///
+    /// ```
+    /// use pulse::wire::FileState;
+    /// assert!(FileState::New.is_carried() && !FileState::Kept.is_carried());
+    /// ```
+    #[must_use]
+    pub fn is_carried(self) -> bool {
+        matches!(self, FileState::New | FileState::Replaced(_))
+    }
+
+    /// Whether the target has the file.
+    ///
+    /// ```
+    /// use pulse::wire::FileState;
+    /// assert!(FileState::New.is_in_target() && !FileState::Removed.is_in_target());
+    /// ```
+    #[must_use]
+    pub fn is_in_target(self) -> bool {
+        self != FileState::Removed
+    }
+
+    /// The state as a word: `kept`, `new`, `replaced` or `removed`.
+    ///
+    /// ```
+    /// assert_eq!(pulse::wire::FileState::Removed.name(), "removed");
+    /// ```
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FileState::Kept => "kept",
+            FileState::New => "new",
+            FileState::Replaced(_) => "replaced",
+            FileState::Removed => "removed",
+        }
+    }
+}
+
+/// The bytes of a file, as far as they tell it from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileContent {
+    /// Number of bytes.
+    pub bytes: u64,
+    /// SHA-256 of the bytes.
+    pub sha256: Digest,
+}
+
+impl FileContent {
+    /// The content that these bytes are.
+    ///
+    /// ```
+    /// assert_eq!(pulse::wire::FileContent::of(b"{}").bytes, 2);
+    /// ```
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        FileContent { bytes: bytes.len() as u64, sha256: Sha::of(&[bytes]) }
+    }
+}
+
+/// One file of the target, or one that only the base has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileRecord {
@@ -40,8 +105,8 @@ pub struct FileRecord {
     pub name: String,
     /// What the file holds.
     pub kind: FileKind,
-    /// Where its described bytes come from.
-    pub source: FileSource,
+    /// What becomes of it.
+    pub state: FileState,
     /// Number of described bytes.
     pub bytes: u64,
     /// SHA-256 of the described bytes.
@@ -64,16 +129,63 @@ fn is_legal_name(name: &str, kind: FileKind) -> bool {
 }
 
 impl FileRecord {
-    /// Refuses a name that readers would refuse.
+    /// The record of this file.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        kind: FileKind,
+        state: FileState,
+        content: FileContent,
+    ) -> Self {
+        let FileContent { bytes, sha256 } = content;
+        FileRecord { name: name.into(), kind, state, bytes, sha256 }
+    }
+
+    /// The described bytes.
+    ///
+    /// ```
+    /// # let (patch, _) = pulse::Encoder::new(Vec::new(), Default::default())?.finish()?;
+    /// let patch = pulse::Patch::from_bytes(patch, pulse::Limits::default())?;
+    /// let bytes: u64 = patch.files().iter().map(|file| file.record.content().bytes).sum();
+    /// assert_eq!(bytes, 0);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    #[must_use]
+    pub fn content(&self) -> FileContent {
+        FileContent { bytes: self.bytes, sha256: self.sha256 }
+    }
+
+    /// The companion as the base has it, if it has one: what an update in place may replace or remove.
+    ///
+    /// ```
+    /// # let (patch, _) = pulse::Encoder::new(Vec::new(), Default::default())?.finish()?;
+    /// let patch = pulse::Patch::from_bytes(patch, pulse::Limits::default())?;
+    /// assert!(patch.files().iter().all(|file| file.record.base().is_none()));
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    #[must_use]
+    pub fn base(&self) -> Option<FileContent> {
+        match self.state {
+            FileState::Kept | FileState::Removed => Some(self.content()),
+            FileState::Replaced(base) => Some(base),
+            FileState::New => None,
+        }
+    }
+
+    /// Refuses what readers would refuse.
     pub(crate) fn check(&self) -> Result<()> {
-        if is_legal_name(&self.name, self.kind) {
-            Ok(())
-        } else {
-            Err(Error::misuse(format!(
+        if !is_legal_name(&self.name, self.kind) {
+            return Err(Error::misuse(format!(
                 "{:?} is not a legal file name; use a plain name without / \\ : and control characters (SPEC.md §6.6)",
                 self.name
-            )))
+            )));
         }
+        if self.state == FileState::Replaced(self.content()) {
+            return Err(Error::misuse(format!(
+                "file '{}' is the same in the base; keep it instead",
+                self.name
+            )));
+        }
+        Ok(())
     }
 
     pub(crate) fn write(&self) -> Vec<u8> {
@@ -81,31 +193,57 @@ impl FileRecord {
             FileKind::Tensors => 0,
             FileKind::Companion => 1,
         };
-        let source = match self.source {
-            FileSource::Base => 0,
-            FileSource::Patch => 2,
+        let state = match self.state {
+            FileState::Kept => 0,
+            FileState::New => 1,
+            FileState::Replaced(_) => 2,
+            FileState::Removed => 3,
         };
-        let mut out = vec![kind | source];
+        let mut out = vec![kind | state << 1];
         put_string(&mut out, &self.name);
         varint::put(&mut out, self.bytes);
         put_digest(&mut out, &self.sha256);
+        if let FileState::Replaced(base) = &self.state {
+            varint::put(&mut out, base.bytes);
+            put_digest(&mut out, &base.sha256);
+        }
         out
     }
 
     pub(crate) fn parse<'a>(i: &'a [u8], limits: &Limits) -> Parse<'a, FileRecord> {
         let (name_at, flags) = parse::u8(i, "file flags")?;
-        if flags & !3 != 0 {
+        // Only companions are replaced and removed.
+        let (kind, defined) = match flags & 1 {
+            0 => (FileKind::Tensors, 3),
+            _ => (FileKind::Companion, 7),
+        };
+        if flags & !defined != 0 {
             return parse::fail(i, Fault::Reserved { field: "file flags", found: flags });
         }
-        let kind = if flags & 1 == 0 { FileKind::Tensors } else { FileKind::Companion };
-        let source = if flags & 2 == 0 { FileSource::Base } else { FileSource::Patch };
         let (i, name) = parse_string(name_at, "file name", limits.name_bytes)?;
         if !is_legal_name(name, kind) {
             return parse::fail(name_at, Fault::Name { field: "file name", found: name.into() });
         }
         let (i, bytes) = parse::varint(i, "file bytes")?;
-        let (i, sha256) = parse::digest(i, "file SHA-256")?;
-        Ok((i, FileRecord { name: name.into(), kind, source, bytes, sha256 }))
+        let (mut i, sha256) = parse::digest(i, "file SHA-256")?;
+        let content = FileContent { bytes, sha256 };
+        let state = match flags >> 1 {
+            0 => FileState::Kept,
+            1 => FileState::New,
+            2 => {
+                let (rest, bytes) = parse::varint(i, "file base bytes")?;
+                let (rest, sha256) = parse::digest(rest, "file base SHA-256")?;
+                let base = FileContent { bytes, sha256 };
+                if base == content {
+                    let (field, expected) = ("file state", "kept: the base has the same bytes");
+                    return parse::fail(i, Fault::Value { field, found: 2, expected });
+                }
+                i = rest;
+                FileState::Replaced(base)
+            }
+            _ => FileState::Removed,
+        };
+        Ok((i, FileRecord::new(name, kind, state, content)))
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) use block::BlockHeader;
 #[cfg(feature = "checkpoint")]
 pub(crate) use file::is_file_name;
 pub(crate) use file::{parse_file_data, FILE_DATA_BYTES};
-pub use file::{FileKind, FileRecord, FileSource};
+pub use file::{FileContent, FileKind, FileRecord, FileState};
 pub use footer::Footer;
 #[cfg(feature = "parallel")]
 pub(crate) use footer::FOOTER_BYTES;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use pulse::checkpoint::{ApplyOptions, ApplyReport, DiffOptions, DiffReport};
+use pulse::checkpoint::{ApplyOptions, ApplyReport, DiffOptions, DiffReport, FilePolicy};
 use pulse::coding::{Coding, ValueForm};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, TensorSource};
@@ -74,13 +74,17 @@ pub fn apply(base: Option<&Path>, patch: &Path, out: &Path) -> Result<ApplyRepor
     patch.apply(base.as_ref(), out, ApplyOptions::default(), Control::threads(2))
 }
 
-/// Checks a patch, then that it leads from the base, and that the target is its target.
+/// Checks a patch to the last file, then that it leads from the base, and that the target is its target.
 pub fn verify(patch: &Path, base: Option<&Path>, target: Option<&Path>) -> Result<()> {
     let patch = Patch::open(patch, Limits::default())?;
     let control = Control::threads(2);
     match base {
-        Some(base) => patch.verify_with_base(&Checkpoint::open(base)?, control)?,
+        Some(base) => {
+            let base = Checkpoint::open(base)?;
+            patch.verify_with_base(&base, FilePolicy::Exact, control)?;
+        }
         None => patch.verify(control)?,
     }
-    target.map_or(Ok(()), |target| patch.verify_target(&Checkpoint::open(target)?, control))
+    let Some(target) = target else { return Ok(()) };
+    patch.verify_target(&Checkpoint::open(target)?, FilePolicy::Exact, control).map(drop)
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use pulse::chain::{ComposeOptions, InvertOptions};
-use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing};
+use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing, FilePolicy};
 use pulse::coding::Coding;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::stream::EncoderOptions;
@@ -115,17 +115,22 @@ fn checks_end_without_a_verdict() {
     let (base, target) = (open(&place.path("base")), open(&place.path("target")));
     let patch = open_patch(&place.path("patch"));
     diff(None, &place.path("target"), &place.path("snapshot"), EncoderOptions::default(), 2);
-    let snapshot = open_patch(&place.path("snapshot"));
+    let (snapshot, exact) = (open_patch(&place.path("snapshot")), FilePolicy::Exact);
     stops_anywhere(&place, |control| patch.verify(control), || ());
     stops_anywhere(&place, |control| snapshot.verify(control), || ());
-    stops_anywhere(&place, |control| patch.verify_with_base(&base, control), || ());
-    stops_anywhere(&place, |control| patch.verify_target(&target, control), || ());
+    stops_anywhere(
+        &place,
+        |control| patch.verify_with_base(&base, exact, control).map(drop),
+        || (),
+    );
+    stops_anywhere(&place, |control| patch.verify_target(&target, exact, control).map(drop), || ());
     stops_anywhere(&place, |control| base.digest(control), || ());
     // While it looks for the tensor to blame, it can be stopped as well.
-    let wrong = |control: Control<'_>| match patch.verify_with_base(&target, control) {
-        Err(Error::BaseMismatch(_)) => Ok(()),
-        other => other,
-    };
+    let wrong =
+        |control: Control<'_>| match patch.verify_with_base(&target, exact, control).map(drop) {
+            Err(Error::BaseMismatch(_)) => Ok(()),
+            other => other,
+        };
     stops_anywhere(&place, wrong, || ());
 }
 

@@ -11,6 +11,7 @@ mod moving;
 mod names;
 mod opening;
 mod outputs;
+mod receiving;
 mod rules;
 mod stat;
 mod streams;

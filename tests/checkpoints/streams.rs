@@ -94,7 +94,7 @@ fn diff_writes_what_the_encoder_writes() {
         let json = raw(&header(&target(), &[]), &[]);
         encoder.carry_file("model.safetensors", FileKind::Tensors, &json).unwrap();
         encoder.keep_file("a-config", FileKind::Companion, &config).unwrap();
-        encoder.carry_file("z", FileKind::Companion, &noise(2, 99)).unwrap();
+        encoder.replace_file("z", &noise(1, 99), &noise(2, 99)).unwrap();
         push_all(&mut encoder, &model(), &target());
         let patch = encoder.finish().unwrap().0;
         assert!(fs::read(place.path("patch")).unwrap() == patch, "blocks of {leaves} leaves");

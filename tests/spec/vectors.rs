@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pulse::stream::Receiver;
-use pulse::wire::{FileKind, FileSource, Tag};
+use pulse::wire::{FileKind, FileState, Tag};
 use pulse::{Limits, Result};
 use serde_json::Value;
 use testkit::applier::{apply, apply_pushed, Applied, Trickle};
@@ -108,12 +108,12 @@ fn files_are_rebuilt_byte_for_byte() {
         for (record, carried) in &applied.files {
             assert_eq!(
                 carried.len() as u64,
-                if record.source == FileSource::Patch { record.bytes } else { 0 }
+                if record.state.is_carried() { record.bytes } else { 0 }
             );
             if record.kind == FileKind::Tensors && record.name.is_empty() {
                 let base = vector.text("base").map(read_checkpoint);
-                let header = match record.source {
-                    FileSource::Patch => carried.as_slice(),
+                let header = match record.state {
+                    FileState::New => carried.as_slice(),
                     _ => header_of(base.as_deref().expect("a base")),
                 };
                 assert_eq!(header, header_of(&target), "{}", vector.name());
@@ -355,7 +355,7 @@ fn the_generator_writes_what_is_committed() {
 #[cfg(feature = "checkpoint")]
 mod on_disk {
     use super::*;
-    use pulse::checkpoint::ApplyOptions;
+    use pulse::checkpoint::{ApplyOptions, FilePolicy};
     use pulse::tensors::Control;
     use pulse::Patch;
 
@@ -372,7 +372,9 @@ mod on_disk {
     /// Checks a patch, on its base if it has one.
     fn verify(patch: &Patch, base: Option<&pulse::Checkpoint>) -> Result<()> {
         match base {
-            Some(base) => patch.verify_with_base(base, Control::default()),
+            Some(base) => {
+                patch.verify_with_base(base, FilePolicy::Exact, Control::default()).map(drop)
+            }
             None => patch.verify(Control::default()),
         }
     }
@@ -383,7 +385,9 @@ mod on_disk {
             let (base, target) = (open(&vector, "base"), open(&vector, "target"));
             let patch = patch(&vector).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
             let verified = verify(&patch, base.as_ref()).and_then(|()| match &target {
-                Some(target) => patch.verify_target(target, Control::default()),
+                Some(target) => {
+                    patch.verify_target(target, FilePolicy::Exact, Control::default()).map(drop)
+                }
                 None => Ok(()),
             });
             verified.unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
@@ -417,7 +421,7 @@ mod on_disk {
                 .apply(
                     open(&vector, "base").as_ref(),
                     &out,
-                    ApplyOptions::default(),
+                    ApplyOptions::default().with_files(FilePolicy::Exact),
                     Control::default(),
                 )
                 .unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
@@ -448,7 +452,12 @@ mod on_disk {
             let base = open(&vector, "base");
             let out = directory.path().join(vector.name());
             let applied = patch(&vector).and_then(|patch| {
-                patch.apply(base.as_ref(), &out, ApplyOptions::default(), Control::default())
+                patch.apply(
+                    base.as_ref(),
+                    &out,
+                    ApplyOptions::default().with_files(FilePolicy::Exact),
+                    Control::default(),
+                )
             });
             assert!(applied.is_err(), "{}", vector.name());
         }

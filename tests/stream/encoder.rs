@@ -114,10 +114,10 @@ fn a_snapshot_has_no_base() {
     assert_misuse(snapshot().patched("a", &four), message);
     assert_misuse(snapshot().replaced("a", &four, &spec(Dtype::I8, &[4])), message);
     assert_misuse(snapshot().deleted("a", &four), message);
-    assert_misuse(
-        snapshot().keep_file("f", FileKind::Companion, b""),
-        "file 'f': a snapshot has no base; carry the file instead",
-    );
+    let message = "file 'f': a snapshot has no base; carry the file instead";
+    assert_misuse(snapshot().keep_file("f", FileKind::Companion, b""), message);
+    assert_misuse(snapshot().replace_file("f", b"old", b"new"), message);
+    assert_misuse(snapshot().remove_file("f", b"old"), message);
 }
 
 #[test]
@@ -133,6 +133,10 @@ fn files_come_first_once_and_with_plain_names() {
         let message = format!("{name:?} is not a legal file name; {advice}");
         assert_misuse(encoder.keep_file(name, FileKind::Companion, b""), &message);
     }
+    assert_misuse(
+        encoder.replace_file("h", b"same", b"same"),
+        "file 'h' is the same in the base; keep it instead",
+    );
     encoder.added("a", &spec(Dtype::U8, &[0])).unwrap().end().unwrap();
     assert_misuse(
         encoder.keep_file("g", FileKind::Companion, b""),

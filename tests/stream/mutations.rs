@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use pulse::checkpoint::ApplyOptions;
+use pulse::checkpoint::{ApplyOptions, FilePolicy};
 use pulse::dtype::TensorSpec;
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, TensorMut, WeightsMut};
@@ -117,10 +117,17 @@ impl Case {
         }
         let base = self.base.as_ref().filter(|_| !patch.header().snapshot);
         match base {
-            Some(base) => patch.verify_with_base(base, Control::threads(1))?,
+            Some(base) => {
+                patch.verify_with_base(base, FilePolicy::Exact, Control::threads(1)).map(drop)?
+            }
             None => patch.verify(Control::threads(1))?,
         }
-        let applied = patch.apply(base, out, ApplyOptions::default(), Control::threads(1));
+        let applied = patch.apply(
+            base,
+            out,
+            ApplyOptions::default().with_files(FilePolicy::Exact),
+            Control::threads(1),
+        );
         if applied.is_err() {
             assert!(!out.exists(), "{}: an output of a patch that was refused", self.name);
         } else {

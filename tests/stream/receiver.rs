@@ -7,7 +7,7 @@ use pulse::dtype::{Dtype, TensorSpec};
 use pulse::error::Made;
 use pulse::hash::{leaf_digest, tensor_digest, Digest, LEAF_BYTES};
 use pulse::stream::{EncoderOptions, InMemory, Received, Receiver, Store};
-use pulse::wire::{FileKind, FileRecord, FileSource, Tag};
+use pulse::wire::{FileContent, FileKind, FileRecord, FileState, Tag};
 use pulse::{Encoder, Error, Limits, Result};
 use testkit::checkpoint::{Checkpoint, Tensor};
 use testkit::encode;
@@ -381,7 +381,7 @@ impl Store for Recorder {
     }
 
     fn file(&mut self, record: &FileRecord) -> Result<()> {
-        self.tell(format!("file {} {:?}", record.name, record.source))
+        self.tell(format!("file {} {:?}", record.name, record.state))
     }
 
     fn file_data(&mut self, bytes: &[u8]) -> Result<()> {
@@ -445,6 +445,8 @@ fn a_store_is_told_of_files_and_tensors_in_turn_and_at_last_to_commit() {
     let mut encoder = Encoder::new(Vec::new(), EncoderOptions::default()).unwrap();
     encoder.keep_file("kept", FileKind::Companion, b"as before").unwrap();
     encoder.carry_file("carried", FileKind::Companion, b"anew").unwrap();
+    encoder.replace_file("replaced", b"old", b"other").unwrap();
+    encoder.remove_file("removed", b"gone").unwrap();
     let four = TensorSpec::new(Dtype::U8, &[4]).unwrap();
     encode::push(&mut encoder, "changed", Some((&four, b"abcd")), Some((&four, b"abce"))).unwrap();
     encode::push(&mut encoder, "gone", Some((&four, b"gone")), None).unwrap();
@@ -460,9 +462,12 @@ fn a_store_is_told_of_files_and_tensors_in_turn_and_at_last_to_commit() {
     record(&mut store, &patch).unwrap();
     let write = format!("write {}", leaf_digest(b"abce"));
     let expected = [
-        &format!("file kept {:?}", FileSource::Base),
-        &format!("file carried {:?}", FileSource::Patch),
+        &format!("file kept {:?}", FileState::Kept),
+        &format!("file carried {:?}", FileState::New),
         "data anew",
+        &format!("file replaced {:?}", FileState::Replaced(FileContent::of(b"old"))),
+        "data other",
+        &format!("file removed {:?}", FileState::Removed),
         "begin changed U8 [4]",
         &write,
         "end",

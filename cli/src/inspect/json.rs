@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use pulse::hash::Digest;
 use pulse::patch::FileEntry;
-use pulse::wire::{Action, FileKind, FileSource};
+use pulse::wire::{Action, FileKind, FileState};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{json, Value};
 
@@ -107,9 +107,17 @@ fn file(file: &FileEntry) -> Value {
     json!({
         "name": file.record.name,
         "companion": file.record.kind == FileKind::Companion,
-        "carried": file.record.source == FileSource::Patch,
+        "state": file.record.state.name(),
+        "carried": file.record.state.is_carried(),
         "bytes": file.record.bytes,
         "sha256": file.record.sha256.to_string(),
+        "base": match file.record.state {
+            FileState::Replaced(base) => json!({
+                "bytes": base.bytes,
+                "sha256": base.sha256.to_string(),
+            }),
+            _ => json!(null),
+        },
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anstyle::{AnsiColor, Style};
 use pulse::hash::Digest;
 use pulse::patch::Inventory;
-use pulse::wire::{FileKind, FileSource};
+use pulse::wire::{FileKind, FileState};
 
 use super::bytes::Use;
 use super::table::Table;
@@ -91,14 +91,20 @@ pub fn left_packed(map: &Inventory) -> Option<String> {
 
 /// The files of the target, if there are any.
 pub fn files(map: &Inventory) -> Option<String> {
-    let carried = |source| map.files.iter().filter(move |file| file.record.source == source);
-    let bytes = carried(FileSource::Patch).map(|file| file.record.bytes).sum();
-    let (kept, sent) =
-        (carried(FileSource::Base).count() as u64, carried(FileSource::Patch).count() as u64);
-    let kept = (kept > 0).then(|| format!("{} from the base", text::number(kept, "file")));
-    let sent = (sent > 0)
-        .then(|| format!("{} carried, {}", text::number(sent, "file"), text::bytes(bytes)));
-    let known: Vec<_> = [kept, sent].into_iter().flatten().collect();
+    let in_state = |is: fn(FileState) -> bool| {
+        map.files.iter().map(|file| &file.record).filter(move |record| is(record.state))
+    };
+    let number = |is: fn(FileState) -> bool, what: &str| {
+        let files = in_state(is).count() as u64;
+        (files > 0).then(|| format!("{} {what}", text::number(files, "file")))
+    };
+    let bytes = in_state(FileState::is_carried).map(|record| record.bytes);
+    let bytes = bytes.fold(0, u64::saturating_add);
+    let kept = number(|state| state == FileState::Kept, "from the base");
+    let sent = number(FileState::is_carried, "carried")
+        .map(|sent| format!("{sent}, {}", text::bytes(bytes)));
+    let gone = number(|state| state == FileState::Removed, "removed");
+    let known: Vec<_> = [kept, sent, gone].into_iter().flatten().collect();
     (!known.is_empty()).then(|| known.join("; "))
 }
 
@@ -135,7 +141,7 @@ pub fn why(report: &Report<'_>) -> String {
             }
         }
         "files" => {
-            let carried = map.files.iter().filter(|file| file.record.source == FileSource::Patch);
+            let carried = map.files.iter().filter(|file| file.record.state.is_carried());
             let most =
                 carried.max_by_key(|file| file.record.bytes).map_or("", |file| &file.record.name);
             format!(", the largest is {most}")
@@ -165,14 +171,19 @@ fn because_of_changes(report: &Report<'_>, bytes: u64) -> String {
 
 /// Bytes of a full copy of the target: its tensors and all of its files. Known once the footer is.
 pub fn full_copy(map: &Inventory) -> Option<u64> {
-    let files = map.files.iter().map(|file| file.record.bytes);
+    let files = map.files.iter().map(|file| &file.record);
+    let files = files.filter(|record| record.state.is_in_target()).map(|record| record.bytes);
     Some(files.fold(map.footer?.target_bytes, u64::saturating_add))
 }
 
 /// What a full copy consists of: "tensor files and 2 other files".
 pub fn full_copy_parts(map: &Inventory) -> String {
-    let companions =
-        map.files.iter().filter(|file| file.record.kind == FileKind::Companion).count() as u64;
+    let companions = map
+        .files
+        .iter()
+        .map(|file| &file.record)
+        .filter(|record| record.kind == FileKind::Companion && record.state.is_in_target());
+    let companions = companions.count() as u64;
     if map.files.is_empty() {
         return "tensors".into();
     }
@@ -184,7 +195,7 @@ pub fn full_copy_parts(map: &Inventory) -> String {
 
 /// Contents of carried companions. They say nothing about the cost of a change.
 pub fn carried_bytes(map: &Inventory) -> u64 {
-    let carried = map.files.iter().filter(|file| file.record.source == FileSource::Patch);
+    let carried = map.files.iter().filter(|file| file.record.state.is_carried());
     let companions = carried.filter(|file| file.record.kind == FileKind::Companion);
     companions.map(|file| file.record.bytes).fold(0, u64::saturating_add)
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use pulse::patch::FileEntry;
-use pulse::wire::{FileKind, FileSource};
+use pulse::wire::{FileKind, FileState};
 
 use super::bytes::Use;
 use super::table::Table;
@@ -114,7 +114,7 @@ pub fn bytes(report: &Report<'_>, width: Option<usize>) -> String {
 }
 
 /// The columns of a table of files.
-pub const FILE_COLUMNS: [&str; 4] = ["file", "bytes", "source", "holds"];
+pub const FILE_COLUMNS: [&str; 4] = ["file", "bytes", "state", "holds"];
 
 /// The cells of a file in [`FILE_COLUMNS`].
 pub fn file_row(file: &FileEntry) -> Vec<String> {
@@ -124,11 +124,13 @@ pub fn file_row(file: &FileEntry) -> Vec<String> {
         FileKind::Tensors => "safetensors header",
         _ => "other file",
     };
-    let source = match record.source {
-        FileSource::Base => "from the base",
+    let state = match record.state {
+        FileState::Kept => "from the base",
+        FileState::Replaced(_) => "carried, replaced",
+        FileState::Removed => "removed",
         _ => "carried",
     };
-    vec![name.into(), text::count(record.bytes), source.into(), holds.into()]
+    vec![name.into(), text::count(record.bytes), state.into(), holds.into()]
 }
 
 /// The files of the target.

@@ -541,6 +541,10 @@ fn files_beside_the_tensors_travel_as_asked() {
     // Nothing of them changed, so none is carried.
     assert_eq!(json["carried"], json!([]));
     assert_eq!(travels(&["--weights-only"]).0, "model.safetensors");
+    // What does not travel is not removed at the other end either.
+    let listed =
+        pulse(&place, &["inspect", "p", "--json"]).json()["files"].as_array().unwrap().len();
+    assert_eq!(listed, 1);
     assert_eq!(travels(&["--include", ".env"]).0, ".env README.md config.json model.safetensors");
     assert_eq!(
         travels(&["--include", "*", "--exclude", "opt*"]).0,

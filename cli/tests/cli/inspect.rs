@@ -20,7 +20,9 @@ fn rich() -> Place {
             ("config.json", noise(seed, 20)),
         ])
     };
-    place.put("base", &directory(model(), 1, "gone"));
+    let Files::Many(mut base) = directory(model(), 1, "gone") else { panic!("a directory") };
+    base.insert("notes.txt".into(), b"only in the base".to_vec());
+    place.put("base", &Files::Many(base));
     place.put("target", &directory(target(), 2, "new"));
     let told = ["--step", "41", "--meta", "trainer=example"];
     pulse(&place, &[&["diff", "base", "target", "-o", "rich.pulse"][..], &told].concat()).done();
@@ -112,7 +114,21 @@ fn a_good_patch_is_described() {
     assert_eq!(names, ["a", "b", "c", "gone", "new"]);
     let files: Vec<_> =
         json["files"].as_array().unwrap().iter().map(|file| &file["name"]).collect();
-    assert_eq!(files, ["model.safetensors", "config.json"]);
+    assert_eq!(files, ["model.safetensors", "config.json", "notes.txt"]);
+    let state =
+        |file: &Value| (file["state"].clone(), file["carried"].clone(), file["base"].clone());
+    let sha256 = testkit::vectors::raw::sha256(&noise(1, 20)).to_string();
+    assert_eq!(
+        json["files"].as_array().unwrap().iter().map(state).collect::<Vec<_>>(),
+        [
+            (json!("new"), json!(true), json!(null)),
+            (json!("replaced"), json!(true), json!({ "bytes": 20, "sha256": sha256 })),
+            (json!("removed"), json!(false), json!(null)),
+        ]
+    );
+    // What only the base has is no part of a copy of the target.
+    let copy = fs::metadata(place.path("target/model.safetensors")).unwrap().len() + 20;
+    assert_eq!(json["full_copy_bytes"], copy);
     let out = pulse(&place, &["inspect", "rich.pulse"]).done();
     for text in [
         "patch, format 1.0",
@@ -120,13 +136,23 @@ fn a_good_patch_is_described() {
         "step 41",
         "1 deleted",
         "1 replaced",
-        "carried",
+        "2 files carried",
+        "1 file removed",
+        "tensor files and 1 other file",
         "10 Gbit/s",
     ] {
         assert!(out.contains(text), "no '{text}' in:\n{out}");
     }
     let out = pulse(&place, &["inspect", "rich.pulse", "--files"]).done();
-    assert!(out.contains("config.json") && out.contains("model.safetensors"), "{out}");
+    for row in ["model.safetensors", "config.json", "notes.txt"].into_iter().zip([
+        "carried",
+        "carried, replaced",
+        "removed",
+    ]) {
+        let (name, state) = row;
+        let line = out.lines().find(|line| line.contains(name)).unwrap();
+        assert!(line.contains(&format!("  {state}  ")), "{out}");
+    }
     let out = pulse(&place, &["inspect", "rich.pulse", "--tensors"]).done();
     for digest in ["base_digest", "target_digest", "sha256"]
         .map(|name| json["footer"][name].as_str().unwrap())

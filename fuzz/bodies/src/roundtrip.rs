@@ -10,7 +10,7 @@ use pulse::stream::{EncoderOptions, TrustedBase};
 use pulse::tensors::{
     self, Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut,
 };
-use pulse::wire::{FileKind, FileSource};
+use pulse::wire::{FileKind, FileState};
 use pulse::{Decoder, Encoder, Event, Limits, Patch, Result};
 
 use testkit::encode::begin;
@@ -308,7 +308,7 @@ fn check_events(case: &Case, patch: &[u8], pairs: &Pairs) -> Result<()> {
     assert_eq!(files.len(), expected.len());
     for ((record, carried), draft) in files.iter().zip(&carried).zip(expected) {
         assert_eq!((&record.name, record.kind), (&draft.name, draft.kind()));
-        assert_eq!(record.source == FileSource::Base, draft.kept);
+        assert_eq!(record.state == FileState::Kept, draft.kept);
         assert_eq!(record.bytes, draft.bytes.len() as u64);
         assert!(draft.kept || *carried == draft.bytes, "other bytes of a file");
     }

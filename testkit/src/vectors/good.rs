@@ -460,25 +460,38 @@ fn files_of_a_directory() -> Good {
     // One byte more than a data section holds.
     let large = vec![b'a'; (1 << 20) + 1];
     let tokenizer = || ("tokenizer.json", b"{}".to_vec());
+    let (old, new) = (br#"{"epoch":1}"#, br#"{"epoch":2}"#);
     let base = File {
-        companions: vec![tokenizer(), ("notes.txt", b"not in the target".to_vec())],
+        companions: vec![
+            tokenizer(),
+            ("config.json", old.to_vec()),
+            ("gone.txt", b"removed".to_vec()),
+            ("notes.txt", b"not in the target".to_vec()),
+        ],
         ..File::new("directory-base", &sample::base())
     };
     let target = File {
-        companions: vec![tokenizer(), ("empty.txt", Vec::new()), ("large.txt", large.clone())],
+        companions: vec![
+            tokenizer(),
+            ("config.json", new.to_vec()),
+            ("empty.txt", Vec::new()),
+            ("large.txt", large.clone()),
+        ],
         ..File::new("directory-target", &sample::target())
     };
     let patch = encode_with(flat_options(), Some(&sample::base()), &sample::target(), |encoder| {
         encoder.keep_file("model.safetensors", FileKind::Tensors, header_of(&good.target.bytes))?;
         encoder.keep_file("tokenizer.json", FileKind::Companion, b"{}")?;
+        encoder.replace_file("config.json", old, new)?;
+        encoder.remove_file("gone.txt", b"removed")?;
         encoder.carry_file("empty.txt", FileKind::Companion, b"")?;
         encoder.carry_file("large.txt", FileKind::Companion, &large)
     });
     let shows =
-        "A directory: files kept, an empty file, one in two data sections, and one that is not listed and so goes.";
+        "A directory: files kept, replaced, removed, empty, in two data sections; one is not listed and so goes.";
     Good {
         name: "files-of-a-directory".into(),
-        rules: "R42 R43 R44 R71 R72 R73 R77",
+        rules: "R41 R42 R43 R44 R71 R72 R73 R77 R97",
         shows,
         base: Some(base),
         target,

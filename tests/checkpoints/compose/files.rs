@@ -3,14 +3,15 @@
 use std::slice::from_ref;
 
 use pulse::coding::ValueForm;
+use pulse::patch::FileEntry;
 use pulse::stream::{EncoderOptions, Lineage};
 use pulse::tensors::Control;
-use pulse::wire::{FileKind, FileSource};
+use pulse::wire::FileKind;
 use pulse::{Encoder, Limits, Patch};
 
 use super::{flat, Run};
 use testkit::files::{header, raw, tensor, Files};
-use testkit::library::{diff_tensors, open};
+use testkit::library::{diff_bytes, diff_tensors, open};
 
 /// A checkpoint with this metadata in its header and these companions.
 fn model(weight: u8, metadata: &str, companions: &[(&str, &str)]) -> Files {
@@ -22,9 +23,11 @@ fn model(weight: u8, metadata: &str, companions: &[(&str, &str)]) -> Files {
     Files::Many(companions.chain([file]).collect())
 }
 
-fn sources(patch: Vec<u8>) -> Vec<(String, FileSource)> {
+/// Each file of a patch, and its state in a word.
+fn states(patch: Vec<u8>) -> Vec<(String, &'static str)> {
     let patch = Patch::from_bytes(patch, Limits::default()).unwrap();
-    patch.files().iter().map(|file| (file.record.name.clone(), file.record.source)).collect()
+    let state = |file: &FileEntry| (file.record.name.clone(), file.record.state.name());
+    patch.files().iter().map(state).collect()
 }
 
 #[test]
@@ -41,21 +44,50 @@ fn the_latest_header_and_companions_win() {
     for base in [None, Some(run.ends().0)] {
         run.composes(&patches, base, &options);
     }
-    let found = sources(run.compose(&patches, None, &options).unwrap().0);
-    let found: Vec<_> = found.iter().map(|(name, source)| (name.as_str(), *source)).collect();
-    use FileSource::{Base, Patch};
+    let found = states(run.compose(&patches, None, &options).unwrap().0);
+    let found: Vec<_> = found.iter().map(|(name, state)| (name.as_str(), *state)).collect();
     let expected = [
-        ("model.safetensors", Patch),
-        ("changes", Patch),
-        ("comes", Patch),
-        ("late", Patch),
-        ("same", Base),
+        ("model.safetensors", "new"),
+        ("changes", "replaced"),
+        ("comes", "new"),
+        ("goes", "removed"),
+        ("late", "replaced"),
+        ("same", "kept"),
     ];
     assert_eq!(found, expected);
 }
 
+/// Every way of a companion through three checkpoints: the composition says what a diff of the ends
+/// says, with the base's bytes of what it replaces and removes, without looking at the base.
 #[test]
-fn a_file_that_comes_back_is_carried_unless_the_base_is_at_hand() {
+fn r97_what_becomes_of_a_companion_is_that_of_the_ends() {
+    let texts = [None, Some("1"), Some("2"), Some("3")];
+    let mut ways = Vec::new();
+    for first in texts {
+        for second in texts {
+            ways.extend(texts.map(|third| [first, second, third]));
+        }
+    }
+    let names: Vec<String> = (0..ways.len()).map(|way| format!("file-{way:02}.txt")).collect();
+    let step = |step: usize| {
+        let files = names.iter().zip(&ways);
+        let there = files.filter_map(|(name, way)| Some((name.as_str(), way[step]?)));
+        model(1 + step as u8, "a", &there.collect::<Vec<_>>())
+    };
+    let run = Run::new(&[step(0), step(1), step(2)]);
+    let options = flat(ValueForm::UlpStep);
+    let patches = run.patches(from_ref(&options));
+    for base in [None, Some(run.ends().0)] {
+        run.composes(&patches, base, &options);
+    }
+    let found = states(run.compose(&patches, None, &options).unwrap().0);
+    let says = |state: &str| found.iter().filter(|(_, found)| *found == state).count();
+    // The header counts as kept. Of 64 companions, 4 are in neither end.
+    assert_eq!(["kept", "new", "replaced", "removed"].map(says), [1 + 3 * 4, 3 * 4, 6 * 4, 3 * 4]);
+}
+
+#[test]
+fn a_header_that_comes_back_is_carried_unless_the_base_is_at_hand() {
     let run = Run::new(&[
         model(1, "a", &[("config", "1")]),
         model(2, "b", &[("config", "2")]),
@@ -64,8 +96,11 @@ fn a_file_that_comes_back_is_carried_unless_the_base_is_at_hand() {
     let options = flat(ValueForm::UlpStep);
     let patches = run.patches(from_ref(&options));
     run.composes(&patches, Some(run.ends().0), &options);
-    let carried = sources(run.compose(&patches, None, &options).unwrap().0);
-    assert!(carried.iter().all(|(_, source)| *source == FileSource::Patch), "{carried:?}");
+    let found = states(run.compose(&patches, None, &options).unwrap().0);
+    // The patches say of the companion what it is in the base, of the header they do not.
+    let expected = [("model.safetensors", "new"), ("config", "kept")]
+        .map(|(name, state)| (name.into(), state));
+    assert_eq!(found, expected);
     let (patch, _) = run.compose(&patches, None, &options).unwrap();
     let (patch, out) = (run.place.put_bytes("back.pulse", &patch), run.place.path("out"));
     super::apply(Some(run.ends().0), &patch, &out).unwrap();
@@ -91,6 +126,42 @@ fn a_file_that_the_target_before_does_not_have_breaks_the_chain() {
         error.contains("2to3.pulse does not follow") && error.contains("'model.safetensors'"),
         "{error}"
     );
+}
+
+#[test]
+fn a_companion_of_another_base_breaks_the_chain() {
+    let one = |weight, config| model(weight, "a", config);
+    for (base, target, says) in [
+        (one(2, &[("c", "2")]), one(3, &[("c", "3")]), "replaces the file 'c' (1 bytes"),
+        (one(2, &[("c", "2")]), one(3, &[]), "removes the file 'c' (1 bytes"),
+        (one(2, &[("c", "2")]), one(3, &[("c", "2")]), "takes the file 'c' (1 bytes"),
+        (one(2, &[("d", "2")]), one(3, &[]), "the target of the other does not have it"),
+        (one(2, &[]), one(3, &[("c", "3")]), "adds the file 'c', but the target of the other has"),
+    ] {
+        // The same tensors in the middle; the companions are others.
+        let run = Run::new(&[one(1, &[]), one(2, &[("c", "1")]), base, target]);
+        let options = flat(ValueForm::UlpStep);
+        let patches = [run.patch(Some(0), 1, &options), run.patch(Some(2), 3, &options)];
+        let error = run.compose(&patches, None, &options).unwrap_err().to_string();
+        assert!(error.contains("2to3.pulse does not follow") && error.contains(says), "{error}");
+    }
+}
+
+/// A companion that a writer leaves out is not removed.
+#[test]
+fn r97_what_is_left_out_on_the_way_is_not_removed() {
+    let run = Run::new(&[1, 2, 3].map(|weight| model(weight, "a", &[("config", "1")])));
+    let options = flat(ValueForm::UlpStep);
+    let (middle, mut target) = (open(&run.checkpoints[1]), open(&run.checkpoints[2]));
+    target.select(|_, _| false);
+    let bare = diff_bytes(Some(&middle), &target, options.clone(), Control::default()).unwrap();
+    let bare = Patch::from_bytes(bare, Limits::default()).unwrap();
+    let weights_only =
+        |patch: &Patch| patch.files().iter().all(|file| file.record.kind == FileKind::Tensors);
+    assert!(weights_only(&bare));
+    let patches = [run.patch(Some(0), 1, &options), bare];
+    let (composed, _) = run.compose(&patches, None, &options).unwrap();
+    assert!(weights_only(&Patch::from_bytes(composed, Limits::default()).unwrap()));
 }
 
 #[test]

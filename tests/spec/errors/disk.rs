@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use pulse::chain::{ComposeOptions, InvertOptions};
-use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing};
+use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing, FilePolicy};
 use pulse::error::{BaseMismatch, Change, Content, Fault, FileFault, Made, Occupant};
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::EncoderOptions;
@@ -95,10 +95,11 @@ fn of_the_caller() -> Vec<(Error, Error)> {
         (mismatch.file, mismatch.tensors) = (file, Some((1, 1)));
         Error::BaseMismatch(Box::new(mismatch))
     };
-    let (apply, out) = (ApplyOptions::default(), place.path("out"));
+    let exact = FilePolicy::Exact;
+    let (apply, out) = (ApplyOptions::default().with_files(exact), place.path("out"));
     vec![
         (
-            patch.verify_target(&other, control).unwrap_err(),
+            patch.verify_target(&other, exact, control).unwrap_err(),
             Error::TargetMismatch {
                 file: Some(place.path("patch")),
                 tensor: Some("w".into()),
@@ -106,8 +107,11 @@ fn of_the_caller() -> Vec<(Error, Error)> {
                 found: tensor_digest(b"abcf"),
             },
         ),
-        (patch.verify_with_base(&other, control).unwrap_err(), mismatch(Some(place.path("patch")))),
-        (in_memory().verify_with_base(&other, control).unwrap_err(), mismatch(None)),
+        (
+            patch.verify_with_base(&other, exact, control).unwrap_err(),
+            mismatch(Some(place.path("patch"))),
+        ),
+        (in_memory().verify_with_base(&other, exact, control).unwrap_err(), mismatch(None)),
         (applied_to_weights(&patch), mismatch(Some(place.path("patch")))),
         (applied_to_weights(&in_memory()), mismatch(None)),
         (
@@ -237,7 +241,7 @@ fn of_patches() -> Vec<(Error, Error)> {
     };
     vec![
         (
-            open_patch(&lie).verify_with_base(&base, control).unwrap_err(),
+            open_patch(&lie).verify_with_base(&base, FilePolicy::Exact, control).unwrap_err(),
             Error::WrongResult {
                 file: Some(lie),
                 made: Made::Checkpoint,
@@ -254,7 +258,7 @@ fn of_patches() -> Vec<(Error, Error)> {
                         .into(),
             },
         ),
-        (open_patch(&more).verify_with_base(&base, control).unwrap_err(), total),
+        (open_patch(&more).verify_with_base(&base, FilePolicy::Exact, control).unwrap_err(), total),
         (Patch::open(&cut, Limits::default()).unwrap_err(), truncated),
         (
             Checkpoint::open(&page).unwrap_err(),

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use pulse::checkpoint::ApplyOptions;
+use pulse::checkpoint::{ApplyOptions, FilePolicy};
 use pulse::tensors::Control;
 use pulse::{Checkpoint, Decoder, Error, Event, Limits, Patch, Result};
 
@@ -60,7 +60,12 @@ fn apply(arguments: &Arguments) -> Result<()> {
     let patch = Patch::from_bytes(patch, Limits::default())?;
     let base = arguments.base.as_deref().map(Checkpoint::open).transpose()?;
     patch
-        .apply(base.as_ref(), &arguments.out, ApplyOptions::default(), Control::threads(1))
+        .apply(
+            base.as_ref(),
+            &arguments.out,
+            ApplyOptions::default().with_files(FilePolicy::Exact),
+            Control::threads(1),
+        )
         .map(|_| ())
 }
 

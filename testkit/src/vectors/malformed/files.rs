@@ -7,6 +7,20 @@ use super::{row, Malformed};
 use crate::vectors::raw::{fields, sha256, zstd_frame, Fields, Raw};
 use crate::vectors::sample::{patch, snapshot};
 
+/// Flags of a companion that is replaced, and of one that is removed.
+const REPLACED: u8 = 5;
+const REMOVED: u8 = 7;
+
+/// Record of `notes.txt`, in any state, that holds this.
+fn state(flags: u8, bytes: &[u8]) -> Fields {
+    fields().u8(flags).string("notes.txt").varint(bytes.len() as u64).digest(sha256(bytes))
+}
+
+/// The end of a record: what the base has.
+fn base_of(record: Fields, bytes: &[u8]) -> Fields {
+    record.varint(bytes.len() as u64).digest(sha256(bytes))
+}
+
 /// Record of the companion `notes.txt` that holds "notes".
 pub fn record(bytes: u64) -> Fields {
     fields().u8(3).string("notes.txt").varint(bytes).digest(sha256(b"notes"))
@@ -27,8 +41,66 @@ pub fn files() -> Vec<Malformed> {
             "file-reserved-flag",
             "reserved",
             "R41",
-            "Bit 2 of the file flags is set.",
-            kept(4, b"a"),
+            "Bit 3 of the file flags is set.",
+            kept(9, b"a"),
+        ),
+        row(
+            "file-tensors-replaced",
+            "reserved",
+            "R41",
+            "The header of a tensor file is replaced, with that of the base.",
+            with_file(base_of(state(REPLACED - 1, b"notes"), b"other"), &[b"notes"]),
+        ),
+        row(
+            "file-tensors-removed",
+            "reserved",
+            "R41",
+            "A tensor file is removed.",
+            with_file(state(REMOVED - 1, b"notes"), &[]),
+        ),
+        row(
+            "file-replaced-by-itself",
+            "value",
+            "R96",
+            "A companion is replaced, and is the same in the base.",
+            with_file(base_of(state(REPLACED, b"notes"), b"notes"), &[b"notes"]),
+        ),
+        row(
+            "file-replaced-without-base",
+            "length",
+            "R6",
+            "A companion is replaced, and its bytes in the base are not described.",
+            with_file(state(REPLACED, b"notes"), &[b"notes"]),
+        ),
+        row(
+            "file-removed-with-base",
+            "length",
+            "R6",
+            "A companion is removed, and its bytes in the base are described twice.",
+            with_file(base_of(state(REMOVED, b"notes"), b"notes"), &[]),
+        ),
+        row(
+            "file-replaced-without-data",
+            "order",
+            "R21",
+            "A companion is replaced, and nothing is carried.",
+            with_file(base_of(state(REPLACED, b"notes"), b"other"), &[]),
+        ),
+        row(
+            "file-removed-with-data",
+            "order",
+            "R21",
+            "A companion is removed, and its bytes are carried.",
+            with_file(state(REMOVED, b"notes"), &[b"notes"]),
+        ),
+        row(
+            "file-removed-and-new",
+            "duplicate",
+            "R23",
+            "A companion is removed, and new under the same name.",
+            with_file(state(REMOVED, b"old"), &[])
+                .add_before(Tag::TENSOR, Tag::FILE, record(5))
+                .add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(b"notes")),
         ),
         row("file-name-parent", "name", "R42", "A file name leaves the directory.", kept(1, b"..")),
         row("file-name-slash", "name", "R42", "A file name has a slash.", kept(1, b"../a")),
@@ -111,6 +183,22 @@ pub fn files() -> Vec<Malformed> {
                 Tag::FILE,
                 fields().u8(1).string("notes.txt").varint(5).digest(sha256(b"notes")),
             ),
+        ),
+        row(
+            "file-snapshot-replaced",
+            "value",
+            "R24",
+            "A file of a snapshot is replaced.",
+            snapshot()
+                .add_before(Tag::TENSOR, Tag::FILE, base_of(state(REPLACED, b"notes"), b"other"))
+                .add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(b"notes")),
+        ),
+        row(
+            "file-snapshot-removed",
+            "value",
+            "R24",
+            "A file is removed by a snapshot.",
+            snapshot().add_before(Tag::TENSOR, Tag::FILE, state(REMOVED, b"notes")),
         ),
     ]
 }

@@ -15,6 +15,8 @@ const KEPT: u8 = 0;
 /// Flags of a companion that the patch carries, or the base has.
 const CARRIED_COMPANION: u8 = 3;
 const KEPT_COMPANION: u8 = 1;
+/// Flags of a companion that only the base has.
+const REMOVED: u8 = 7;
 const INDEX: &str = "model.safetensors.index.json";
 
 fn file(flags: u8, name: &str, described: &[u8]) -> Fields {
@@ -120,6 +122,17 @@ pub fn rebuild() -> Vec<Malformed> {
                 Tag::TENSOR,
                 Tag::FILE_DATA,
                 fields().stored(b"notes"),
+            ),
+        ),
+        row(
+            "rebuild-empty-name-and-removed",
+            "checkpoint",
+            "R75",
+            "A file without a name stands next to one that is removed.",
+            with_files(&[(CARRIED, "", right)]).add_before(
+                Tag::TENSOR,
+                Tag::FILE,
+                file(REMOVED, "notes.txt", b"notes"),
             ),
         ),
         Malformed {
