@@ -134,6 +134,8 @@ impl Apply {
                 let report = patch.update(&self.first, options, progress.control())?;
                 drop(progress);
                 following::tell(common, &report.target.notes);
+                recover::tell(common, &report.recovery.notes);
+                recover::tell(common, &report.notes);
                 Ok(self.updated(&report, started))
             }
         }
@@ -154,9 +156,6 @@ impl Apply {
         }
         if let Some(sentence) = recover::sentence(&report.recovery) {
             outcome.text = format!("{sentence}\n{}", outcome.text);
-        }
-        for note in report.recovery.notes.iter().chain(&report.notes) {
-            outcome.text.push_str(&format!("note: {note}\n"));
         }
         outcome
     }

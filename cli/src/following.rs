@@ -39,8 +39,8 @@ impl Following {
 
 /// Says which files are not as the patch says.
 pub(crate) fn tell(common: &Common, notes: &[FileNote]) {
-    // With --json, standard error is for a failure alone.
-    if common.quiet || common.json {
+    // With --json, standard error is for a failure alone. Quiet is about what went as it should.
+    if common.json {
         return;
     }
     notes.iter().take(NOTES).for_each(|note| text::note(&note.to_string()));

@@ -54,6 +54,13 @@ pub fn sentence(recovery: &Recovery) -> Option<String> {
     }
 }
 
+/// Says what was left as it is, or done otherwise.
+pub fn tell(common: &Common, notes: &[Note]) {
+    if !common.json {
+        notes.iter().for_each(|note| text::note(&note.to_string()));
+    }
+}
+
 /// What was left as it is, or done otherwise, for programs: as a file that is not as a patch says.
 pub fn note(note: &Note) -> serde_json::Value {
     let (what, name) = match note {
@@ -72,13 +79,11 @@ impl Recover {
         let recovery = pulse::update::recover(&self.checkpoint, progress.control())?;
         drop(progress);
         let nothing = || "no update was interrupted; nothing to do".to_string();
-        let mut text = text::facts(&[
+        let text = text::facts(&[
             ("checkpoint", self.checkpoint.display().to_string()),
             ("state", sentence(&recovery).unwrap_or_else(nothing)),
         ]);
-        for note in &recovery.notes {
-            text.push_str(&format!("note: {note}\n"));
-        }
+        tell(common, &recovery.notes);
         let digest = match recovery.outcome {
             Recovered::RolledBack { base, .. } => Some(base),
             Recovered::Completed { target, .. } => Some(target),

@@ -7,6 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::disk::lock::Access;
 use crate::disk::place::{Existing, Shape};
 use crate::disk::staged::Staged;
+use crate::disk::system::is_crowded;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::patch::Patch;
@@ -95,10 +96,12 @@ pub(crate) fn apply_on(
     let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
     let staged = Staged::begin(out, shape, options.existing, &inputs, disk)?;
     let mut files = Vec::new();
+    let is_crowded = is_crowded(plan.files.len() + plan.companions.len());
     for file in &plan.files {
-        let created = staged.create(&file.name, file.header.file_bytes)?;
+        let mut created = staged.create(&file.name, file.header.file_bytes)?;
         created
             .write_all_at(&file.header.bytes, 0)
+            .and_then(|()| if is_crowded { created.park() } else { Ok(()) })
             .map_err(|error| Error::io_at("writing", out, error))?;
         files.push(created);
     }

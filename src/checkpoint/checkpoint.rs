@@ -11,6 +11,7 @@ use crate::disk::lock::{Access, LockFile, Locked};
 use crate::disk::old_journal;
 use crate::disk::staged::{failed, parent};
 use crate::disk::stamp::Stamp;
+use crate::disk::system::is_crowded;
 use crate::disk::Disk;
 use crate::dtype::TensorSpec;
 use crate::error::{Change, Error, FileFault, Result};
@@ -139,8 +140,12 @@ impl Checkpoint {
 
     fn open_directory(&mut self, disk: &Disk, access: Access) -> Result<()> {
         let layout = Layout::read(&self.path)?;
+        let is_crowded = access == Access::Read && is_crowded(layout.tensors.len());
         for (name, _) in layout.tensors {
             self.open_file(&self.path.join(&name), &name, disk, access)?;
+            if let (true, Some(file)) = (is_crowded, self.files.last_mut()) {
+                file.park()?;
+            }
         }
         let companion = |name: String, Found { stamp, bytes }, usual| {
             let path = self.path.join(&name);

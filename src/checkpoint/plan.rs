@@ -10,7 +10,8 @@ use crate::checkpoint::layout::{check_index_bytes, Layout, INDEX_SUFFIX};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
-use crate::disk::staged::Staged;
+use crate::disk::staged::{failed, Staged};
+use crate::disk::system::is_crowded;
 use crate::disk::DiskFile;
 use crate::error::{Error, FileFault, Made, Result};
 use crate::hash::Sha;
@@ -351,8 +352,11 @@ impl<'a> Plan<'a> {
         files: &mut Vec<DiskFile>,
     ) -> Result<Vec<FileNote>> {
         self.with_notes(|companion| {
-            let created = staged.create(companion.name(), 0)?;
+            let mut created = staged.create(companion.name(), 0)?;
             let is_expected = companion.copy_to(&created, patch)?;
+            if is_crowded(self.files.len() + self.companions.len()) {
+                created.park().map_err(failed("closing", created.path()))?;
+            }
             files.push(created);
             Ok(is_expected)
         })

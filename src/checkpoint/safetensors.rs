@@ -315,7 +315,8 @@ pub(crate) fn open_locked(path: &Path, disk: &Disk, access: Access) -> Result<(D
             .open_to_change(path)
             .map_err(|error| Error::io_at("opening for writing", path, error))?,
     };
-    let locked = try_lock(file.file(), access).map_err(failed("locking", path))?;
+    let locked =
+        file.held().and_then(|file| try_lock(file, access)).map_err(failed("locking", path))?;
     // Before it was locked, another file may have taken its name.
     let is_named = access == Access::Read || file.has_its_name();
     if locked == Locked::Busy || !is_named {
@@ -360,8 +361,11 @@ impl TensorFile {
     /// Opens a file and locks it for that access, and says whether the file system has locks.
     pub fn open(path: &Path, name: &str, disk: &Disk, access: Access) -> Result<(Self, Locked)> {
         let (file, locked) = open_locked(path, disk, access)?;
-        let metadata = file.file().metadata().map_err(failed("opening", path))?;
-        let header = FileHeader::read(path, file.file(), metadata.len())
+        let metadata = file.metadata().map_err(failed("opening", path))?;
+        let header = file
+            .held()
+            .map_err(failed("reading", path))
+            .and_then(|file| FileHeader::read(path, file, metadata.len()))
             .map_err(|error| recognised(path, error))?;
         let (file, stamp) = (Arc::new(file), Stamp::of(&metadata));
         Ok((TensorFile { name: name.into(), header, file, stamp }, locked))
@@ -369,12 +373,19 @@ impl TensorFile {
 
     /// A file whose header is known, although it may not start with its length now.
     pub fn with_header(name: &str, header: FileHeader, file: Arc<DiskFile>) -> Result<Self> {
-        let metadata = file.file().metadata().map_err(failed("opening", file.path()))?;
+        let metadata = file.metadata().map_err(failed("opening", file.path()))?;
         Ok(TensorFile { name: name.into(), header, file, stamp: Stamp::of(&metadata) })
     }
 
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// Closes it until it is read: see [`DiskFile::park`].
+    pub fn park(&mut self) -> Result<()> {
+        // Nobody else has it yet.
+        let file = Arc::get_mut(&mut self.file).map_or(Ok(()), DiskFile::park);
+        file.map_err(failed("opening", self.path()))
     }
 
     pub fn disk_file(&self) -> &Arc<DiskFile> {
@@ -383,7 +394,7 @@ impl TensorFile {
 
     /// Whether the file, open and by its name, is what it was when it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.stamp.check(self.path(), Some(self.file.file()))
+        self.stamp.check(self.path(), self.file.held().ok())
     }
 
     /// Fills `buffer` from the bytes at `offset` of the file.

@@ -67,7 +67,7 @@ impl Disk {
 
     /// Takes over a file that was opened by other means.
     pub fn adopt(&self, path: impl Into<PathBuf>, file: File) -> DiskFile {
-        DiskFile { path: path.into(), file, disk: self.clone() }
+        DiskFile { path: path.into(), handle: Handle::Open(file), disk: self.clone() }
     }
 
     pub fn open(&self, path: &Path) -> io::Result<DiskFile> {
@@ -138,12 +138,21 @@ fn cannot(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
-/// An open file.
+/// A file, open, or opened for each operation.
 #[derive(Debug)]
 pub(crate) struct DiskFile {
     path: PathBuf,
-    file: File,
+    handle: Handle,
     disk: Disk,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Open(File),
+    /// Closed because there are more files than a process may have open; it must be the same when it
+    /// is opened again.
+    #[cfg(feature = "checkpoint")]
+    Parked(Identity),
 }
 
 impl DiskFile {
@@ -151,14 +160,45 @@ impl DiskFile {
         &self.path
     }
 
-    pub fn file(&self) -> &File {
-        &self.file
+    /// The open file; an error if it is not kept open.
+    pub fn held(&self) -> io::Result<&File> {
+        match &self.handle {
+            Handle::Open(file) => Ok(file),
+            #[cfg(feature = "checkpoint")]
+            Handle::Parked(_) => Err(io::Error::other("the file is not kept open")),
+        }
+    }
+
+    pub fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.with(false, File::metadata)
+    }
+
+    /// Closes the file until its next operation. A lock on it goes.
+    #[cfg(feature = "checkpoint")]
+    pub fn park(&mut self) -> io::Result<()> {
+        self.handle = Handle::Parked(Identity::of(&self.metadata()?));
+        Ok(())
+    }
+
+    /// Does something with the open file.
+    fn with<T>(&self, write: bool, act: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        match &self.handle {
+            Handle::Open(file) => act(file),
+            #[cfg(feature = "checkpoint")]
+            Handle::Parked(identity) => {
+                let file = OpenOptions::new().read(true).write(write).open(&self.path)?;
+                if Identity::of(&file.metadata()?) != *identity {
+                    return Err(io::Error::other("another file has taken its name"));
+                }
+                act(&file)
+            }
+        }
     }
 
     /// Whether the name still leads to this file.
     #[cfg(feature = "checkpoint")]
     pub fn has_its_name(&self) -> bool {
-        match (self.file.metadata(), fs::metadata(&self.path)) {
+        match (self.metadata(), fs::metadata(&self.path)) {
             (Ok(open), Ok(named)) => {
                 let [open, named] = [open, named].map(|found| Identity::of(&found));
                 // Where files have no numbers, one that is open keeps its name.
@@ -170,23 +210,23 @@ impl DiskFile {
 
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.disk.before(Call::Read)?;
-        read_exact_at(&self.file, buffer, offset)
+        self.with(false, |file| read_exact_at(file, buffer, offset))
     }
 
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.disk.before(Call::Write { path: &self.path, offset, bytes })?;
-        write_all_at(&self.file, bytes, offset)
+        self.with(true, |file| write_all_at(file, bytes, offset))
     }
 
     pub fn resize(&self, bytes: u64) -> io::Result<()> {
         self.disk.before(Call::Resize)?;
-        self.file.set_len(bytes)
+        self.with(true, |file| file.set_len(bytes))
     }
 
     pub fn sync(&self) -> io::Result<()> {
         self.disk.before(Call::Sync(&self.path))?;
         if self.disk.is_real() {
-            self.file.sync_all()
+            self.with(true, File::sync_all)
         } else {
             Ok(())
         }
@@ -197,8 +237,10 @@ impl DiskFile {
     #[cfg(feature = "checkpoint")]
     pub fn reload(&self) -> io::Result<()> {
         self.disk.before(Call::Reload(&self.path))?;
-        crate::disk::system::drop_clean_pages(&self.file);
-        Ok(())
+        self.with(false, |file| {
+            crate::disk::system::drop_clean_pages(file);
+            Ok(())
+        })
     }
 }
 

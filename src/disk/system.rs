@@ -18,6 +18,25 @@ pub(crate) fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 
+/// Whether so many files of a checkpoint are too many to be kept open: those of base, target and output
+/// together would need more than the process may have.
+pub(crate) fn is_crowded(files: usize) -> bool {
+    /// The patch, standard streams, what the caller has open.
+    const OTHERS: usize = 32;
+    let needed = files.saturating_mul(3).saturating_add(OTHERS);
+    open_files_max().is_some_and(|max| needed as u64 > max)
+}
+
+#[cfg(unix)]
+fn open_files_max() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+#[cfg(not(unix))]
+fn open_files_max() -> Option<u64> {
+    None
+}
+
 /// Renames to a name that nothing has.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match rename_no_replace(from, to) {

@@ -58,7 +58,7 @@ impl Patch {
     ) -> Result<(Inventory, Source)> {
         let file = LocalFile::open_on(path, disk)?;
         let mut map = Inventory { file_bytes: file.len()?, ..Inventory::default() };
-        let mut buffered = BufReader::with_capacity(1 << 18, file.file());
+        let mut buffered = BufReader::with_capacity(1 << 18, file.file()?);
         map.error =
             map.scan(&mut buffered, limits, depth).err().map(|error| recognised(path, error));
         Ok((map, Source::File(file)))

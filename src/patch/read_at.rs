@@ -110,24 +110,24 @@ impl LocalFile {
             return Err(Error::bad_file(path, fault));
         }
         let file = disk.open(path).map_err(io)?;
-        let stamp = Stamp::of(&file.file().metadata().map_err(io)?);
+        let stamp = Stamp::of(&file.metadata().map_err(io)?);
         Ok(LocalFile { file, stamp })
     }
 
     /// To be read from front to back.
-    pub(super) fn file(&self) -> &File {
-        self.file.file()
+    pub(super) fn file(&self) -> Result<&File> {
+        self.file.held().map_err(|error| Error::io_at("reading", self.file.path(), error))
     }
 
     /// Whether the file, open and by its name, is what it was when it was opened.
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        self.stamp.check(self.file.path(), Some(self.file.file()))
+        self.stamp.check(self.file.path(), self.file.held().ok())
     }
 }
 
 impl ReadAt for LocalFile {
     fn len(&self) -> Result<u64> {
-        let metadata = self.file.file().metadata();
+        let metadata = self.file.metadata();
         metadata
             .map(|metadata| metadata.len())
             .map_err(|error| Error::io_at("reading the size of", self.file.path(), error))

@@ -229,7 +229,7 @@ impl Pending {
         if Mark::of(first) != Some(self.mark) && first != head.first() {
             return Ok(Err("is another file".into()));
         }
-        let bytes = file.file().metadata().map_err(failed("reading", file.path()))?.len();
+        let bytes = file.metadata().map_err(failed("reading", file.path()))?.len();
         match FileHeader::read_marked(file, head.first(), bytes) {
             Ok(header) if Sha::of(&[&header.bytes]) == head.header && bytes == head.bytes => {
                 Ok(Ok(header))
@@ -241,7 +241,7 @@ impl Pending {
     }
 
     fn parsed(&self, file: &DiskFile, head: &Head, header: Vec<u8>) -> Proof<FileHeader> {
-        let bytes = file.file().metadata().map_err(failed("reading", file.path()))?.len();
+        let bytes = file.metadata().map_err(failed("reading", file.path()))?.len();
         if Sha::of(&[&header]) != head.header || bytes != head.bytes {
             return Ok(Err("has another header".into()));
         }

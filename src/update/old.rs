@@ -116,11 +116,13 @@ impl Conversion<'_> {
             if self.room.is_directory { entry.record.name.clone() } else { own.into_owned() };
         let path = self.room.directory.join(&name);
         let (file, _) = open_locked(&path, self.disk, Access::Change)?;
-        let bytes = file.file().metadata().map_err(failed("reading", &path))?.len();
+        let bytes = file.metadata().map_err(failed("reading", &path))?.len();
         let mut header = Vec::new();
         if entry.data.is_empty() {
             // It did not change.
-            header = FileHeader::read(&path, file.file(), bytes)?.bytes;
+            header =
+                FileHeader::read(&path, file.held().map_err(failed("reading", &path))?, bytes)?
+                    .bytes;
         } else {
             undo.for_each_data(entry, |data| {
                 header.extend_from_slice(data);
@@ -161,7 +163,9 @@ impl Conversion<'_> {
         let out = self.disk.create_private(staged).map_err(failed("creating", staged))?;
         OutCompanion::Carried { file, replaces: None }.copy_to(&out, undo)?;
         if let Ok(taken) = fs::metadata(&place) {
-            keep_access(&taken, out.file(), 0).map_err(failed("setting the mode of", staged))?;
+            out.held()
+                .and_then(|out| keep_access(&taken, out, 0))
+                .map_err(failed("setting the mode of", staged))?;
         }
         out.sync().map_err(failed("syncing", staged))?;
         self.disk.rename(staged, &place).map_err(failed("renaming to", &place))

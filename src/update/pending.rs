@@ -6,7 +6,7 @@
 //! goes last.
 
 use std::cell::Cell;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,7 +131,10 @@ impl Pending {
                     let member = &mut self.members[at];
                     if let Some(new) = &member.new {
                         // The same open file, and the same lock.
-                        let handle = new.file().try_clone().map_err(failed("opening", &name))?;
+                        let handle = new
+                            .held()
+                            .and_then(File::try_clone)
+                            .map_err(failed("opening", &name))?;
                         member.new = Some(Arc::new(self.disk.adopt(&name, handle)));
                     }
                     member.replaced = true;

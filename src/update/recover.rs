@@ -229,11 +229,15 @@ fn read_record(
     claims: &mut Claims<'_>,
 ) -> Result<Option<(DiskFile, Record)>> {
     let file = disk.open_to_change(path).map_err(failed("opening", path))?;
-    if !claims.claim(file.file(), path)? {
+    if !claims.claim(file.held().map_err(failed("locking", path))?, path)? {
         return Err(Error::Busy { path: path.into() });
     }
     let mut bytes = Vec::new();
-    file.file().take(RECORD_BYTES_MAX).read_to_end(&mut bytes).map_err(failed("reading", path))?;
+    let read = file.held().and_then(|file| {
+        let mut file = file;
+        file.by_ref().take(RECORD_BYTES_MAX).read_to_end(&mut bytes)
+    });
+    read.map_err(failed("reading", path))?;
     match Record::read(&bytes, mark) {
         Ok(record) => Ok(Some((file, record))),
         Err(_) => Ok(None),

@@ -77,7 +77,8 @@ impl Update<'_> {
         staging.lock(&file)?;
         if let Some(replaced) = replaces {
             let taken = fs::metadata(&replaced).map_err(failed("looking at", &replaced))?;
-            keep_access(&taken, file.file(), 0).map_err(failed("setting the mode of", &path))?;
+            let kept = file.held().and_then(|file| keep_access(&taken, file, 0));
+            kept.map_err(failed("setting the mode of", &path))?;
         }
         Ok(file)
     }

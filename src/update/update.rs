@@ -297,8 +297,8 @@ impl Staging {
     /// Locks a file, until the update is done.
     pub fn lock(&self, file: &DiskFile) -> Result<()> {
         let io = |error| failed("locking", file.path())(error);
-        try_lock(file.file(), Access::Change).map_err(io)?;
-        self.held.borrow_mut().push(file.file().try_clone().map_err(io)?);
+        try_lock(file.held().map_err(io)?, Access::Change).map_err(io)?;
+        self.held.borrow_mut().push(file.held().and_then(File::try_clone).map_err(io)?);
         Ok(())
     }
 }
@@ -446,7 +446,14 @@ impl<'a> Update<'a> {
             self.companions.push((Beside { name, base, target: None, number }, None));
         }
         self.file_notes.sort_unstable();
-        Ok(())
+        match self.file_notes.first() {
+            // In a new place it would be left behind; here it would stay.
+            Some(note) if policy == FilePolicy::Exact => Err(Error::bad_file(
+                &self.room.directory.join(&note.name),
+                FileFault::OtherCompanion,
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a file of the target differs from that of the base.
@@ -631,7 +638,8 @@ impl<'a> Update<'a> {
         for tensors in &self.base.files {
             let taken =
                 fs::metadata(tensors.path()).map_err(failed("looking at", tensors.path()))?;
-            lessen_access(&taken, file.file())
+            file.held()
+                .and_then(|file| lessen_access(&taken, file))
                 .map_err(failed("setting the mode of", file.path()))?;
         }
         Ok(())

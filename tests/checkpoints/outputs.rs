@@ -335,3 +335,30 @@ fn a_damaged_patch_writes_nothing() {
         });
     }
 }
+
+/// A process that is killed leaves what it had half written. The next one beside it removes that, unless
+/// another holds it, and nothing else that looks like it.
+#[test]
+fn what_killed_processes_left_is_removed_by_the_next() {
+    let place = Place::new();
+    let left = place.put_bytes(".pulse-partial-abcdefABCDEF", b"half");
+    fs::create_dir(place.path(".pulse-partial-000000000000")).unwrap();
+    place.put_bytes(".pulse-partial-000000000000/model.safetensors", b"half");
+    let mine = [".pulse-partial-", ".pulse-partial-notes", ".pulse-partial-abcdefABCDE-"];
+    mine.iter().for_each(|name| drop(place.put_bytes(name, b"mine")));
+    let held = fs::File::open(place.put_bytes(".pulse-partial-111111111111", b"half")).unwrap();
+    held.lock_shared().unwrap();
+    let write = |name: &str| {
+        write_whole(place.path(name), Existing::Refuse, &[], |out| {
+            Ok(std::io::Write::write_all(out, b"x").unwrap())
+        })
+        .unwrap()
+    };
+    write("one");
+    assert!(!left.exists() && !place.path(".pulse-partial-000000000000").exists());
+    assert!(mine.iter().all(|name| place.path(name).exists()));
+    assert!(place.path(".pulse-partial-111111111111").exists());
+    drop(held);
+    write("two");
+    assert!(!place.path(".pulse-partial-111111111111").exists());
+}

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::ops::ControlFlow;
 
+use pulse::checkpoint::FilePolicy;
 use pulse::error::{Advice, FileFault, Made};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
@@ -440,4 +441,75 @@ fn what_is_no_file_of_the_base_is_not_overwritten() {
     let error = update(&base);
     assert_eq!(error.kind(), "not-in-place");
     assert!(error.to_string().contains("model.safetensors"), "{error}");
+}
+
+/// What happens in place to each companion that a patch speaks of, by what is here (SPEC.md R73, R74).
+#[test]
+fn r74_a_companion_is_replaced_or_removed_only_if_it_is_that_of_the_base() {
+    let with = |tensors: &[Tensor], files: &[(&str, &str)]| {
+        let all = files.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec()));
+        Files::Many(all.chain([("model.safetensors".into(), safetensors(tensors))]).collect())
+    };
+    let base = with(&model(), &[("kept", "k"), ("replaced", "r"), ("removed", "d")]);
+    let made = with(&target(), &[("kept", "k"), ("replaced", "R"), ("new", "N")]);
+    let noted = |report: &UpdateReport| -> Vec<String> {
+        report.target.notes.iter().map(|note| note.name.clone()).collect()
+    };
+    type Case = (
+        &'static [(&'static str, &'static str)],
+        &'static [(&'static str, &'static str)],
+        &'static [&'static str],
+    );
+    let cases: [Case; 6] = [
+        // As in the base.
+        (
+            &[("kept", "k"), ("replaced", "r"), ("removed", "d")],
+            &[("kept", "k"), ("replaced", "R"), ("new", "N")],
+            &[],
+        ),
+        // Every one is the receiver's own, and one more that nobody speaks of.
+        (
+            &[("kept", "1"), ("replaced", "2"), ("removed", "3"), ("new", "4"), ("more", "5")],
+            &[("kept", "1"), ("replaced", "2"), ("removed", "3"), ("new", "4"), ("more", "5")],
+            &["kept", "new", "removed", "replaced"],
+        ),
+        // None is there.
+        (&[], &[("replaced", "R"), ("new", "N")], &["kept"]),
+        // All are the target's already.
+        (
+            &[("kept", "k"), ("replaced", "R"), ("new", "N")],
+            &[("kept", "k"), ("replaced", "R"), ("new", "N")],
+            &[],
+        ),
+        // Some of each.
+        (
+            &[("replaced", "mine"), ("removed", "d"), ("new", "N")],
+            &[("replaced", "mine"), ("new", "N")],
+            &["kept", "replaced"],
+        ),
+        (
+            &[("kept", "k"), ("replaced", "r"), ("removed", "mine")],
+            &[("kept", "k"), ("replaced", "R"), ("removed", "mine"), ("new", "N")],
+            &["removed"],
+        ),
+    ];
+    for (before, after, notes) in cases {
+        for way in [Way::Redo, Way::Undo] {
+            let place = scene(&base, &made);
+            let checkpoint = place.put("mine", &with(&model(), before));
+            let options = UpdateOptions::default().with_way(way);
+            let report = open_patch(&place.path("patch"))
+                .update(&checkpoint, options, Control::threads(1))
+                .unwrap();
+            Files::read(&checkpoint).assert_same(&with(&target(), after));
+            assert_eq!(noted(&report), notes, "{before:?}");
+        }
+        // To be exact, only what is as in the base will do.
+        let place = scene(&base, &made);
+        let checkpoint = place.put("mine", &with(&model(), before));
+        let options = UpdateOptions::default().with_files(FilePolicy::Exact);
+        let patch = open_patch(&place.path("patch"));
+        let result = patch.update(&checkpoint, options, Control::threads(1));
+        assert_eq!(result.is_ok(), notes.is_empty(), "{before:?}: {result:?}");
+    }
 }

@@ -108,7 +108,10 @@ fn apply_rebuilds_the_target_byte_for_byte() {
         &["apply", "base.safetensors", "41.pulse", "-o", "json.safetensors", "--json"],
     )
     .json();
-    assert_keys(&json, &["output", "changes", "target_bytes", "files", "target_digest", "seconds"]);
+    assert_keys(
+        &json,
+        &["output", "changes", "target_bytes", "files", "target_digest", "notes", "seconds"],
+    );
     assert_eq!((&json["target_bytes"], &json["files"]), (&json!(5000), &json!(1)));
 }
 
@@ -232,7 +235,10 @@ fn verify_says_what_it_checked() {
         let args = [&["verify", "41.pulse"], options].concat();
         assert_eq!(pulse(&place, &args).done(), format!("41.pulse: OK ({})\n", checked.join(", ")));
         let json = pulse(&place, &[&args[..], &["--json"]].concat()).json();
-        assert_keys(&json, &["patch", "checked", "sha256", "base_digest", "target_digest"]);
+        assert_keys(
+            &json,
+            &["patch", "checked", "sha256", "base_digest", "target_digest", "notes"],
+        );
         assert_eq!((&json["patch"], &json["checked"]), (&json!("41.pulse"), &json!(checked)));
         assert_eq!(json["target_digest"], digest_of(&place, "target.safetensors"));
     }
