@@ -144,7 +144,7 @@ fn notes<const N: usize>(notes: [(&str, Deviation); N]) -> Vec<(String, Deviatio
     notes.into_iter().map(|(name, deviation)| (name.to_string(), deviation)).collect()
 }
 
-/// Every state of a companion with every state in which a receiver can have it.
+/// R98. Every state of a companion with every state in which a receiver can have it.
 #[test]
 fn r98_companions_follow_unless_the_receiver_has_its_own() {
     use Deviation::{Missing, Own, Removed};
