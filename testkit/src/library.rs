@@ -68,10 +68,12 @@ pub fn diff_tensors(
     Ok(patch)
 }
 
+/// Makes the target, to the last file.
 pub fn apply(base: Option<&Path>, patch: &Path, out: &Path) -> Result<ApplyReport> {
     let base = base.map(Checkpoint::open).transpose()?;
     let patch = Patch::open(patch, Limits::default())?;
-    patch.apply(base.as_ref(), out, ApplyOptions::default(), Control::threads(2))
+    let options = ApplyOptions::default().with_files(FilePolicy::Exact);
+    patch.apply(base.as_ref(), out, options, Control::threads(2))
 }
 
 /// Checks a patch to the last file, then that it leads from the base, and that the target is its target.
