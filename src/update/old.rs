@@ -1,6 +1,7 @@
 //! Journals of updates of earlier builds: a patch beside the checkpoint that leads back from whatever is
 //! there. Nothing was marked then, so a journal was a threat to whatever had the name later.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -136,6 +137,8 @@ impl Conversion<'_> {
             bytes,
             length: header.map_or(0, |header| (header.bytes.len() - 8) as u64),
             header: header.map(|header| Sha::of(&[&header.bytes])).unwrap_or_default(),
+            // Such an update refused a tensor in two files.
+            qualified: BTreeSet::new(),
         };
         // As it is now: all of the target's, or torn.
         let now = FileHeader::read_marked(&file, header.first8(), bytes).ok();

@@ -410,7 +410,7 @@ impl<'a> Update<'a> {
         }
         match self.plan.check_roles_beside(self.patch, &stays) {
             Err(Error::Unfit { what, .. }) => refuse(what),
-            checked => checked,
+            checked => checked.map(|_| ()),
         }
     }
 
@@ -593,6 +593,7 @@ impl<'a> Update<'a> {
             bytes: header.file_bytes,
             length: (header.bytes.len() - 8) as u64,
             header: Sha::of(&[&header.bytes]),
+            qualified: header.qualified(),
         };
         let mut tensors = Vec::new();
         for name in self.names() {

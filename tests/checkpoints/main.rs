@@ -13,6 +13,7 @@ mod opening;
 mod outputs;
 mod receiving;
 mod rules;
+mod same_names;
 mod stat;
 mod streams;
 mod tensors;
