@@ -34,7 +34,8 @@ class Checkpoint:
     def open(path):
         """A safetensors file, or a directory of them."""
         if path.is_dir():
-            return Checkpoint({file.name: file.read_bytes() for file in path.iterdir() if file.is_file()})
+            files = (file for file in path.rglob("*") if file.is_file())
+            return Checkpoint({file.relative_to(path).as_posix(): file.read_bytes() for file in files})
         return Checkpoint({"": path.read_bytes()})
 
 def tensor_names(listed, index):
@@ -58,7 +59,7 @@ def tensor_names(listed, index):
 def tensor_files(files, strict):
     """§9: the names of those files of a directory that hold tensors, and what the index says of each tensor.
     Strict: no file is left out for the index."""
-    visible = [name for name in files if not name.startswith(".")]
+    visible = [name for name in files if not name.startswith(".") and "/" not in name]
     plain = {name for name in visible if name.endswith(".safetensors")}
     indexes = [name for name in visible if name.endswith(INDEX)]
     index = "model" + INDEX if "model" + INDEX in indexes else indexes[0] if len(indexes) == 1 else None
@@ -142,6 +143,7 @@ def rebuild(patch, tensors, base):
             named, index = tensor_files(found, strict=True)
             check(heads and named == set(heads), "checkpoint", "readers take other files for tensors")
             check(not any(map(disguised, set(found) - named)), "checkpoint", "a tensor file where case does not count")
+            check(all("/" not in name or name in named for name in found), "checkpoint", "not in the index, but below")
     elif base and all(t.action == PATCHED for t in patch.tensors.values()):                                # R78
         found, heads = base.files, base.heads
         index = {} if "" in found else tensor_files(found, strict=False)[1]

@@ -23,7 +23,7 @@ use crate::tensors::Control;
 use crate::update::pending::{staged_name, BACK};
 use crate::update::record::{Head, Record, State, Tensors, Way};
 use crate::update::recover::Room;
-use crate::wire::{is_file_name, FileKind};
+use crate::wire::{is_component, FileKind};
 
 /// Proves that the old journal is of these files, marks them, and leaves a journal of today that says
 /// the same; the rest is as for any other.
@@ -157,7 +157,7 @@ impl Conversion<'_> {
     /// still keeps every reader away.
     fn restore(&self, undo: &Patch, file: &FileEntry, staged: &Path) -> Result<()> {
         let name = &file.record.name;
-        if !is_file_name(name) {
+        if !is_component(name) {
             return Err(undo.unfit(format!("it lists {name:?}")));
         }
         let place = self.room.directory.join(name);

@@ -343,6 +343,11 @@ impl<'a> Update<'a> {
         if plan.is_directory != base.is_directory {
             return refuse("a file becomes a directory, or a directory a file".into());
         }
+        let tensors = base.files.iter().map(|file| &file.name);
+        let mut tensors = tensors.chain(plan.files.iter().map(|file| &file.name));
+        if let Some(name) = tensors.find(|name| name.contains('/')) {
+            return refuse(format!("'{name}' lies in a subdirectory"));
+        }
         let beside = |name: &str| name == "model.safetensors";
         if let Some(out) = base.left_out().iter().find(|out| beside(&out.name)) {
             return refuse(format!(

@@ -16,6 +16,7 @@ mod rules;
 mod same_names;
 mod stat;
 mod streams;
+mod subdirectories;
 mod tensors;
 mod updates;
 mod wrong_base;

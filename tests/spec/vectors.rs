@@ -406,15 +406,16 @@ mod on_disk {
         if path.is_file() {
             return BTreeMap::from([(String::new(), fs::read(path).expect("a file"))]);
         }
-        let entries = fs::read_dir(path).expect("a directory").map(|entry| entry.expect("a file"));
-        entries
-            .map(|entry| {
-                (
-                    entry.file_name().to_string_lossy().into(),
-                    fs::read(entry.path()).expect("a file"),
-                )
-            })
-            .collect()
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(path).expect("a directory") {
+            let entry = entry.expect("a file");
+            let own = entry.file_name().to_string_lossy().to_string();
+            for (name, bytes) in files_of(&entry.path()) {
+                let name = if name.is_empty() { own.clone() } else { format!("{own}/{name}") };
+                files.insert(name, bytes);
+            }
+        }
+        files
     }
 
     /// R72 to R75, R77, R78: the files of the target, and no others.

@@ -101,7 +101,7 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
     ]);
     all.extend(contextual::vectors());
     all.extend([files_carried(), files_odd_json(), files_kept(), files_of_a_directory()]);
-    all.push(tensor_in_two_files());
+    all.extend([tensor_in_two_files(), files_in_subdirectories()]);
     for (coding, options) in CODINGS {
         all.extend([dtypes(coding, options()), real_slice(coding, options(), &real)]);
         all.extend([1, 2].map(|leaves| blocks(coding, options().with_block_leaves(leaves))));
@@ -531,6 +531,46 @@ fn tensor_in_two_files() -> Good {
         name: "tensor-in-two-files".into(),
         rules: "R77 R99",
         shows: "A name stands in two files: the index gives it to one, and the other's is named with its file.",
+        base: Some(base),
+        target,
+        patch,
+    }
+}
+
+fn files_in_subdirectories() -> Good {
+    let (shard, deep) = ("shards/one", "shards/d/e/e/p/e/r/deep");
+    let tensor = |value| Tensor::new(Dtype::U8, &[2], &[value, 9]);
+    let file_of = |name, value| Checkpoint::from([(name, tensor(value))]).to_file();
+    let index = {
+        let map = format!(
+            r#"{{"w":"model.safetensors","old":"model.safetensors","x":"{shard}","y":"{deep}"}}"#
+        );
+        format!(r#"{{"weight_map":{map}}}"#).into_bytes()
+    };
+    let name = "model.safetensors.index.json";
+    let file = |own: &'static str, plain: Checkpoint, value| {
+        let others = Checkpoint::from([("x", tensor(value)), ("y", tensor(value + 1))]);
+        let companions = vec![
+            (shard, file_of("x", value)),
+            (deep, file_of("y", value + 1)),
+            (name, index.clone()),
+        ];
+        File { companions, others, ..File::new(own, &plain) }
+    };
+    let base = file("tree-base", sample::base(), 1);
+    let target = file("tree-target", sample::target(), 5);
+    let (before, after) = (base.checkpoint(), target.checkpoint());
+    let patch = encode_with(flat_options(), Some(&before), &after, |encoder| {
+        encoder.keep_file("model.safetensors", FileKind::Tensors, header_of(&target.bytes))?;
+        encoder.keep_file(name, FileKind::Companion, &index)?;
+        encoder.keep_file(deep, FileKind::Tensors, header_of(&file_of("y", 6)))?;
+        encoder.carry_file(shard, FileKind::Tensors, header_of(&file_of("x", 5)))
+    });
+    Good {
+        name: "files-in-subdirectories".into(),
+        rules: "R42 R72 R95",
+        shows:
+            "The index leads to files in subdirectories; one has as many components as are allowed.",
         base: Some(base),
         target,
         patch,

@@ -333,6 +333,26 @@ pub fn rebuild() -> Vec<Malformed> {
             twice(r#""w":"a.safetensors","old":"b.safetensors""#),
         ),
         row(
+            "rebuild-tensors-below",
+            "checkpoint",
+            "R95",
+            "A tensor file lies in a subdirectory, and no index leads there.",
+            with_files(&[
+                (CARRIED, "a/a.safetensors", right),
+                (CARRIED, "b.safetensors", &header("{}")),
+            ]),
+        ),
+        row(
+            "rebuild-companion-below",
+            "checkpoint",
+            "R95",
+            "A companion lies in a subdirectory.",
+            with_files(&[
+                (CARRIED, "a.safetensors", right),
+                (CARRIED_COMPANION, "b/config.json", b"{}"),
+            ]),
+        ),
+        row(
             "rebuild-companion-shadows-tensors",
             "checkpoint",
             "R95",
