@@ -36,6 +36,7 @@ def main():
     else:
         args.out.mkdir()
         for name, data in files.items():
+            (args.out / name).parent.mkdir(parents=True, exist_ok=True)
             (args.out / name).write_bytes(data)
 
 if __name__ == "__main__":

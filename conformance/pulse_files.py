@@ -15,35 +15,59 @@ INDEX = ".safetensors.index.json"
 class Checkpoint:
     def __init__(self, files):
         self.files, self.heads, self.tensors = files, {}, {}
-        names = [""] if "" in files else tensor_files(files, strict=False)
+        names, index = ([""], {}) if "" in files else tensor_files(files, strict=False)
+        listed = {}
         for name, data in files.items():
             if name in names:
                 check(len(data) >= 8, "checkpoint", "a safetensors file of less than 8 bytes")
                 self.heads[name] = head = data[:8 + int.from_bytes(data[:8], "little")]
                 end = len(head)
+                listed[name] = {}
                 for tensor, (dtype, shape, size) in safetensors_tensors(head).items():
-                    check(tensor not in self.tensors, "checkpoint", f"tensor {tensor!r} is in two files")
-                    self.tensors[tensor] = dtype, shape, data[end:end + size]
+                    listed[name][tensor] = dtype, shape, data[end:end + size]
                     end += size
                 check(end == len(data), "checkpoint", "a file of another size than its header says")
+        for name, names in tensor_names(listed, index).items():
+            self.tensors.update({names[tensor]: row for tensor, row in listed[name].items()})
 
     @staticmethod
     def open(path):
         """A safetensors file, or a directory of them."""
         if path.is_dir():
-            return Checkpoint({file.name: file.read_bytes() for file in path.iterdir() if file.is_file()})
+            files = (file for file in path.rglob("*") if file.is_file())
+            return Checkpoint({file.relative_to(path).as_posix(): file.read_bytes() for file in files})
         return Checkpoint({"": path.read_bytes()})
 
+def tensor_names(listed, index):
+    """R99: for each file, the names of its tensors in the checkpoint by those in its header."""
+    holders = {}
+    for file, tensors in listed.items():
+        for tensor in tensors:
+            holders.setdefault(tensor, []).append(file)
+
+    def name(file, tensor):
+        if len(holders[tensor]) == 1:
+            return tensor
+        check(index.get(tensor) in holders[tensor], "checkpoint", f"tensor {tensor!r} is in two files")
+        return tensor if index[tensor] == file else f"{file}/{tensor}"
+
+    names = {file: {tensor: name(file, tensor) for tensor in tensors} for file, tensors in listed.items()}
+    every = [name for of_file in names.values() for name in of_file.values()]
+    check(len(set(every)) == len(every), "checkpoint", "two tensors of one name")
+    return names
+
 def tensor_files(files, strict):
-    """§9: the names of those files of a directory that hold tensors. Strict: no file is left out for the index."""
-    visible = [name for name in files if not name.startswith(".")]
+    """§9: the names of those files of a directory that hold tensors, and what the index says of each tensor.
+    Strict: no file is left out for the index."""
+    visible = [name for name in files if not name.startswith(".") and "/" not in name]
     plain = {name for name in visible if name.endswith(".safetensors")}
     indexes = [name for name in visible if name.endswith(INDEX)]
     index = "model" + INDEX if "model" + INDEX in indexes else indexes[0] if len(indexes) == 1 else None
     if index is None:
-        return plain
+        return plain, {}
     try:
-        values = strict_json(files[index])["weight_map"].values()
+        weight_map = strict_json(files[index])["weight_map"]
+        values = weight_map.values()
     except (TypeError, KeyError, AttributeError):
         raise PulseError("checkpoint", f"{index} is no index") from None
     check(all(isinstance(name, str) for name in values), "checkpoint", f"{index} is no index")
@@ -51,9 +75,9 @@ def tensor_files(files, strict):
     if not named or not named <= set(files):
         stale = plain and not named & set(files)
         check(stale and not strict, "checkpoint", f"{index} has files that are not there")
-        return plain
+        return plain, {}
     check(plain <= named or not strict, "checkpoint", f"{index} leaves out tensors")
-    return named
+    return named, weight_map
 
 def disguised(name):
     """R95: a name that is one of these in other letters."""
@@ -114,19 +138,25 @@ def rebuild(patch, tensors, base):
         check(names == [""] or "" not in names, "checkpoint", "a file without a name next to others")       # R75
         found = {file.name: described(file, base) for file in patch.files if file.state != REMOVED}          # R73
         heads = {file.name: found[file.name] for file in patch.files if not file.companion}
+        index = {}
         if names != [""]:                                                                                  # R95
-            named = tensor_files(found, strict=True)
+            named, index = tensor_files(found, strict=True)
             check(heads and named == set(heads), "checkpoint", "readers take other files for tensors")
             check(not any(map(disguised, set(found) - named)), "checkpoint", "a tensor file where case does not count")
+            check(all("/" not in name or name in named for name in found), "checkpoint", "not in the index, but below")
     elif base and all(t.action == PATCHED for t in patch.tensors.values()):                                # R78
         found, heads = base.files, base.heads
+        index = {} if "" in found else tensor_files(found, strict=False)[1]
     else:
         # A file of our own making: R78 leaves open which.
-        found = heads = {"": own_head(tensors)}
-    listed = [row for head in heads.values() for row in safetensors_tensors(head).items()]
+        found, index = {"": own_head(tensors)}, {}
+        heads = found
+    listed = {name: safetensors_tensors(head) for name, head in heads.items()}
+    names = tensor_names(listed, index)
+    rows = {names[file][t]: row for file, of_file in listed.items() for t, row in of_file.items()}
     made = {name: (dtype, shape, len(data)) for name, (dtype, shape, data) in tensors.items()}
-    check(len(listed) == len(made) and dict(listed) == made, "checkpoint", "the headers list other tensors")    # R77
-    data = {name: head + b"".join(tensors[t][2] for t in safetensors_tensors(head)) for name, head in heads.items()}
+    check(rows == made, "checkpoint", "the headers list other tensors")                                         # R77
+    data = {name: head + b"".join(tensors[names[name][t]][2] for t in listed[name]) for name, head in heads.items()}
     return {**found, **data}
 
 def described(file, base):

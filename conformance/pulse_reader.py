@@ -360,9 +360,11 @@ class Patch:
         kind, state = flags & 1, flags >> 1
         check(state <= (REMOVED if kind else NEW), "reserved", f"flags {flags:#04x}")
         name = payload.string(NAME_BYTES)
-        bad = name in (".", "..") or any(c in "/\\:" or c < " " or "\x7f" <= c <= "\x9f" for c in name)
-        good = not bad and len(name.encode()) <= 255 and (name or not kind)
-        check(good, "name", f"file name {name!r}")
+        components = name.split("/")
+        bad = any(c in "\\:" or c < " " or "\x7f" <= c <= "\x9f" for c in name)
+        bad |= len(name.encode()) > 1024 or len(components) > 8
+        bad |= any(part in ("", ".", "..") or len(part.encode()) > 255 for part in components)
+        check(not name and not kind or not bad, "name", f"file name {name!r}")
         file = SimpleNamespace(companion=kind, state=state, in_patch=state in (NEW, REPLACED), name=name,
                                size=payload.varint(), digest=payload.take(32), content=bytearray())
         if state == REPLACED:

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::layout::{Found, Layout, LeftOut, Reason};
+use crate::checkpoint::names::{name_tensors, SameTensor};
 use crate::checkpoint::safetensors::TensorFile;
 use crate::digest::Digest;
 use crate::disk::lock::{Access, LockFile, Locked};
@@ -106,7 +107,8 @@ impl Checkpoint {
         let opened = if metadata.is_dir() {
             checkpoint.open_directory(disk, access)
         } else {
-            checkpoint.open_file(path, "", disk, access)
+            let opened = checkpoint.open_file(path, "", disk, access);
+            opened.and_then(|()| checkpoint.collect_tensors())
         };
         opened.map(|()| checkpoint)
     }
@@ -131,10 +133,11 @@ impl Checkpoint {
     }
 
     /// A checkpoint of tensor files that are open, in the order of their names, whatever else is beside
-    /// them.
+    /// them. Their tensors have their names in the checkpoint.
     pub(crate) fn of_files(path: &Path, files: Vec<TensorFile>) -> Result<Self> {
         let mut checkpoint = Self::empty(path, false);
-        files.into_iter().try_for_each(|file| checkpoint.add_file(file))?;
+        checkpoint.files = files;
+        checkpoint.collect_tensors()?;
         Ok(checkpoint)
     }
 
@@ -147,6 +150,11 @@ impl Checkpoint {
                 file.park()?;
             }
         }
+        let mut headers: Vec<_> =
+            self.files.iter_mut().map(|file| (file.name.as_str(), &mut file.header)).collect();
+        name_tensors(&mut headers, &layout.index)
+            .map_err(|SameTensor { tensor, file, other }| self.same_tensor(tensor, file, other))?;
+        self.collect_tensors()?;
         let companion = |name: String, Found { stamp, bytes }, usual| {
             let path = self.path.join(&name);
             Companion { name, path, bytes, stamp, usual }
@@ -169,27 +177,27 @@ impl Checkpoint {
         if (locked, access) == (Locked::Unsupported, Access::Change) && self.lock.is_none() {
             self.lock = Some(LockFile::take(parent(path), disk)?);
         }
-        self.add_file(file)
-    }
-
-    fn add_file(&mut self, file: TensorFile) -> Result<()> {
-        for tensor in &file.header.tensors {
-            let entry = CheckpointTensor {
-                spec: tensor.spec.clone(),
-                file: self.files.len(),
-                offset: tensor.offset,
-            };
-            if let Some(first) = self.tensors.insert(tensor.name.clone(), entry) {
-                let other = self.files.get(first.file).map_or("", |file| &file.name);
-                let fault = FileFault::DuplicateTensor {
-                    tensor: tensor.name.clone(),
-                    other: other.to_string(),
-                };
-                return Err(Error::bad_file(file.path(), fault));
-            }
-        }
         self.files.push(file);
         Ok(())
+    }
+
+    /// Finds the tensors of the files, whose names are those in the checkpoint by now.
+    fn collect_tensors(&mut self) -> Result<()> {
+        for (number, file) in self.files.iter().enumerate() {
+            for tensor in &file.header.tensors {
+                let (spec, offset) = (tensor.spec.clone(), tensor.offset);
+                let entry = CheckpointTensor { spec, file: number, offset };
+                if let Some(other) = self.tensors.insert(tensor.name.clone(), entry) {
+                    return Err(self.same_tensor(tensor.name.clone(), number, other.file));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn same_tensor(&self, tensor: String, file: usize, other: usize) -> Error {
+        let fault = FileFault::DuplicateTensor { tensor, other: self.files[other].name.clone() };
+        Error::bad_file(self.files[file].path(), fault)
     }
 
     /// The path that was opened.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use crate::checkpoint::files::write_files;
+use crate::checkpoint::plan::is_index;
 use crate::checkpoint::portable::{folded, is_portable};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result};
@@ -23,6 +24,22 @@ fn check_names(target: &Checkpoint) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses to leave an index behind without which two tensors have one name.
+fn check_index(target: &Checkpoint) -> Result<()> {
+    let mut tensors = target.files.iter().flat_map(|file| &file.header.tensors);
+    let has_index = target.companions.iter().any(|companion| is_index(&companion.name));
+    match tensors.find(|tensor| tensor.is_qualified) {
+        Some(tensor) if !has_index => {
+            let what = format!(
+                "only the index, which is left out, tells '{}' from a tensor of the same name",
+                tensor.name
+            );
+            Err(Error::bad_file(target.path(), FileFault::Refused(what)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes the patch that leads from `base` to `target`; without a base, a snapshot.
@@ -64,6 +81,7 @@ pub fn diff(
     control: Control<'_>,
 ) -> Result<DiffReport> {
     check_names(target)?;
+    check_index(target)?;
     let mut session = options.session(out, base.is_some())?;
     // What a reader would refuse in a name is not the caller's fault here.
     let refuse = |error| match error {

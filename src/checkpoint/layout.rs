@@ -13,7 +13,7 @@ use crate::checkpoint::portable::{folded, is_portable};
 use crate::disk::content;
 use crate::disk::stamp::Stamp;
 use crate::error::{Error, FileFault, Result, Visible};
-use crate::wire::is_file_name;
+use crate::wire::{is_component, is_file_name};
 
 const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
@@ -53,6 +53,8 @@ pub enum Reason {
     TrainerState,
     /// A patch, or a file that an update keeps beside a checkpoint.
     OfPulse,
+    /// A file of a subdirectory that the index does not lead to.
+    Below,
     /// A safetensors file that the index does not lead to.
     NotInIndex,
     /// An index of shards of which none is there.
@@ -76,6 +78,7 @@ impl Reason {
             Reason::Hidden => "hidden",
             Reason::TrainerState => "trainer-state",
             Reason::OfPulse => "of-pulse",
+            Reason::Below => "below",
             Reason::NotInIndex => "not-in-index",
             Reason::StaleIndex => "stale-index",
             Reason::Unreadable => "unreadable",
@@ -102,6 +105,7 @@ impl fmt::Display for Reason {
             Reason::Hidden => "hidden",
             Reason::TrainerState => "trainer state",
             Reason::OfPulse => "a file of pulse",
+            Reason::Below => "in a subdirectory, and not in the index",
             Reason::NotInIndex => "tensors that the index does not lead to",
             Reason::StaleIndex => "an index of files that are not there",
             Reason::Unreadable => "cannot be read",
@@ -184,19 +188,38 @@ fn weight_map(index: &[u8]) -> Result<BTreeMap<String, String>, FileFault> {
 impl Layout<Found> {
     /// Looks at a directory and reads its index.
     pub fn read(directory: &Path) -> Result<Self> {
-        let (files, odd) = list(directory)?;
-        let mut layout = Self::of(directory, files, |name| {
+        let (mut files, mut odd) = list(directory, "")?;
+        let index = index_in(directory, &files, |name| {
             let path = directory.join(name);
             let io = |error| Error::io_at("reading", &path, error);
             check_index_bytes(fs::metadata(&path).map_err(io)?.len())
                 .map_err(|fault| Error::bad_file(&path, fault))?;
             fs::read(&path).map_err(io)
-        })
-        .map_err(|error| match (error, content::look(directory)) {
-            (Error::BadFile { fault: FileFault::NoTensors, .. }, Some(content)) => {
-                Error::bad_file(directory, FileFault::NoCheckpoint(content))
+        })?;
+        let shards = index.iter().flat_map(|(_, map)| map.values());
+        for below in directories_of(shards) {
+            match fs::symlink_metadata(directory.join(below)) {
+                Ok(found) if found.is_dir() => {}
+                // What is below a link is another's: nothing there is read as of this checkpoint.
+                Ok(found) if found.is_symlink() => {
+                    let what =
+                        format!("the index leads below '{below}', a link, which is not followed");
+                    return Err(Error::bad_file(directory, FileFault::Refused(what)));
+                }
+                _ => continue,
             }
-            (other, _) => other,
+            let (found, left_out) = list(&directory.join(below), &format!("{below}/"))?;
+            files.extend(found);
+            odd.extend(left_out);
+            odd.retain(|out| out.name != below);
+        }
+        let mut layout = Self::of_index(directory, files, index).map_err(|error| {
+            match (error, content::look(directory)) {
+                (Error::BadFile { fault: FileFault::NoTensors, .. }, Some(content)) => {
+                    Error::bad_file(directory, FileFault::NoCheckpoint(content))
+                }
+                (other, _) => other,
+            }
         })?;
         layout.left_out.extend(odd);
         Ok(layout)
@@ -210,6 +233,15 @@ impl<T> Layout<T> {
         files: BTreeMap<String, T>,
         read: impl FnOnce(&str) -> Result<Vec<u8>>,
     ) -> Result<Self> {
+        let index = index_in(directory, &files, read)?;
+        Self::of_index(directory, files, index)
+    }
+
+    fn of_index(
+        directory: &Path,
+        files: BTreeMap<String, T>,
+        index: Option<(String, BTreeMap<String, String>)>,
+    ) -> Result<Self> {
         let mut layout = Layout {
             tensors: Vec::new(),
             companions: Vec::new(),
@@ -219,10 +251,9 @@ impl<T> Layout<T> {
         };
         let mut shards: Option<BTreeSet<&String>> = None;
         let mut stale = None;
-        let index_name = index_of(files.keys().map(String::as_str)).map(str::to_string);
+        let (index_name, map) = index.unzip();
+        layout.index = map.unwrap_or_default();
         if let Some(name) = &index_name {
-            layout.index = weight_map(&read(name)?)
-                .map_err(|fault| Error::bad_file(&directory.join(name), fault))?;
             let named: BTreeSet<&String> = layout.index.values().collect();
             let missing = named.iter().find(|shard| !files.contains_key(**shard));
             match missing.copied().or(named.is_empty().then_some(name)) {
@@ -230,7 +261,7 @@ impl<T> Layout<T> {
                 // Saved anew under other names; the old index was not removed.
                 Some(_)
                     if !named.iter().any(|shard| files.contains_key(*shard))
-                        && files.keys().any(|name| is_tensors(name)) =>
+                        && files.keys().any(|name| is_tensors(name) && !name.contains('/')) =>
                 {
                     stale = Some(name)
                 }
@@ -243,13 +274,14 @@ impl<T> Layout<T> {
         // Tensor files are there first: a companion that is one with them elsewhere gives way.
         let is_tensor_file = |name: &String| match &shards {
             Some(shards) => shards.contains(name),
-            None => is_tensors(name),
+            None => is_tensors(name) && !name.contains('/'),
         };
         let mut seen: HashSet<String> =
             files.keys().filter(|name| is_tensor_file(name)).map(|name| folded(name)).collect();
         for (name, found) in files {
             let role = match role(&name) {
                 _ if shards.as_ref().is_some_and(|shards| shards.contains(&name)) => Role::Tensors,
+                _ if name.contains('/') => Role::LeftOut(Reason::Below),
                 Role::Tensors if shards.is_some() => Role::LeftOut(Reason::NotInIndex),
                 _ if stale == Some(&name) => Role::LeftOut(Reason::StaleIndex),
                 // A reader where case does not count would take it for tensors.
@@ -278,19 +310,39 @@ impl<T> Layout<T> {
     }
 }
 
-/// The regular files of a directory by their names, and what else is in it.
-fn list(directory: &Path) -> Result<(BTreeMap<String, Found>, Vec<LeftOut>)> {
+/// The index of a directory with these files, and what it says.
+fn index_in<T>(
+    directory: &Path,
+    files: &BTreeMap<String, T>,
+    read: impl FnOnce(&str) -> Result<Vec<u8>>,
+) -> Result<Option<(String, BTreeMap<String, String>)>> {
+    let Some(name) = index_of(files.keys().map(String::as_str)) else { return Ok(None) };
+    let map = weight_map(&read(name)?);
+    let map = map.map_err(|fault| Error::bad_file(&directory.join(name), fault))?;
+    Ok(Some((name.to_string(), map)))
+}
+
+/// The subdirectories of these files, and those that lead there, each once; the outer one first.
+fn directories_of<'a>(files: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
+    let legal = files.filter(|name| is_file_name(name));
+    legal.flat_map(|name| name.match_indices('/').map(|(end, _)| &name[..end])).collect()
+}
+
+/// The regular files of a directory by their names, and what else is in it; `before` goes before each
+/// name.
+fn list(directory: &Path, before: &str) -> Result<(BTreeMap<String, Found>, Vec<LeftOut>)> {
     let io = |error| Error::io_at("listing", directory, error);
     let (mut files, mut odd) = (BTreeMap::new(), Vec::new());
     for entry in fs::read_dir(directory).map_err(io)? {
         let entry = entry.map_err(io)?;
         let name = match entry.file_name().into_string() {
-            Ok(name) if is_file_name(&name) => name,
+            Ok(name) if is_component(&name) => format!("{before}{name}"),
             name => {
                 let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
-                if is_tensors(&name) {
+                if is_tensors(&name) && before.is_empty() {
                     return Err(Error::bad_file(directory, FileFault::Name(name)));
                 }
+                let name = format!("{before}{name}");
                 odd.push(LeftOut { name, reason: Reason::Name });
                 continue;
             }
@@ -302,7 +354,7 @@ fn list(directory: &Path) -> Result<(BTreeMap<String, Found>, Vec<LeftOut>)> {
                 files.insert(name, found);
             }
             Ok(_) => odd.push(LeftOut { name, reason: Reason::NotAFile }),
-            Err(error) if is_tensors(&name) => {
+            Err(error) if is_tensors(&name) && before.is_empty() => {
                 return Err(Error::io_at("opening", &entry.path(), error))
             }
             Err(_) => odd.push(LeftOut { name, reason: Reason::Unreadable }),
@@ -313,7 +365,8 @@ fn list(directory: &Path) -> Result<(BTreeMap<String, Found>, Vec<LeftOut>)> {
 
 /// The index file among the names of a directory: the usual one, or the only one.
 fn index_of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    let mut indexes = names.filter(|name| name.ends_with(INDEX_SUFFIX) && !is_hidden(name));
+    let mut indexes = names
+        .filter(|name| name.ends_with(INDEX_SUFFIX) && !is_hidden(name) && !name.contains('/'));
     indexes.clone().find(|name| *name == INDEX).or_else(|| {
         let first = indexes.next();
         first.filter(|_| indexes.next().is_none())

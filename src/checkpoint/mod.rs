@@ -7,6 +7,7 @@ mod diff;
 pub(crate) mod files;
 mod json;
 mod layout;
+pub(crate) mod names;
 pub(crate) mod plan;
 mod portable;
 pub(crate) mod safetensors;

@@ -7,6 +7,7 @@ use crate::checkpoint::apply::{source, FilePolicy};
 use crate::checkpoint::checkpoint::Companion;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
 use crate::checkpoint::layout::{check_index_bytes, Layout, INDEX_SUFFIX};
+use crate::checkpoint::names::{name_tensors, SameTensor};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
@@ -71,8 +72,8 @@ impl<'a> Plan<'a> {
                 policy => plan.files_of_patch(Some(base), patch, policy)?,
             },
         }
+        plan.name_tensors(patch)?;
         plan.assign(target, patch)?;
-        plan.check_roles(patch)?;
         Ok(plan)
     }
 
@@ -302,11 +303,22 @@ impl<'a> Plan<'a> {
         self.companions.extend(kept);
     }
 
+    /// Gives the tensors of the files the names that readers of the directory will find there.
+    fn name_tensors(&mut self, patch: &Patch) -> Result<()> {
+        let index = self.check_roles(patch)?;
+        let mut headers: Vec<_> =
+            self.files.iter_mut().map(|file| (file.name.as_str(), &mut file.header)).collect();
+        name_tensors(&mut headers, &index).map_err(|SameTensor { tensor, .. }| {
+            let what = format!("tensor '{tensor}' is in two files, and no index tells them apart");
+            wrong_files(patch, what)
+        })
+    }
+
     /// Gives each tensor its place in the files; both must name the same tensors.
     fn assign(&mut self, target: Vec<OutTensor<'a>>, patch: &Patch) -> Result<()> {
         let mut places = std::collections::HashMap::new();
         for (number, file) in self.files.iter().enumerate() {
-            for FileTensor { name, spec, offset } in &file.header.tensors {
+            for FileTensor { name, spec, offset, .. } in &file.header.tensors {
                 if places.insert(name.as_str(), (spec, number, *offset)).is_some() {
                     return Err(wrong_files(patch, format!("tensor '{name}' is in two files")));
                 }
@@ -382,15 +394,20 @@ impl<'a> Plan<'a> {
         Ok(notes)
     }
 
-    /// Refuses files that readers of the directory would take for others than they are (R95).
-    fn check_roles(&self, patch: &Patch) -> Result<()> {
+    /// Refuses files that readers of the directory would take for others than they are (R95); gives
+    /// back what its index says.
+    fn check_roles(&self, patch: &Patch) -> Result<BTreeMap<String, String>> {
         self.check_roles_beside(patch, &[])
     }
 
     /// As `check_roles`, in a directory in which other files stay.
-    pub fn check_roles_beside(&self, patch: &Patch, others: &[String]) -> Result<()> {
+    pub fn check_roles_beside(
+        &self,
+        patch: &Patch,
+        others: &[String],
+    ) -> Result<BTreeMap<String, String>> {
         if !self.is_directory {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
         let tensors = self.files.iter().map(|file| (file.name.clone(), ()));
         let companions = self.companions.iter().map(|file| (file.name().to_string(), ()));
@@ -432,7 +449,7 @@ impl<'a> Plan<'a> {
         }
         match layout.left_out.iter().find(|out| !others.contains(&out.name)) {
             Some(out) => Err(wrong_files(patch, format!("readers leave out {out}"))),
-            None => Ok(()),
+            None => Ok(layout.index),
         }
     }
 
@@ -442,7 +459,13 @@ impl<'a> Plan<'a> {
         let expected = self.files.iter().map(|file| (&file.name, &file.header.bytes));
         let expected = expected.collect::<BTreeMap<_, _>>();
         let found = made.files.iter().map(|file| (&file.name, &file.header.bytes));
-        if found.collect::<BTreeMap<_, _>>() == expected {
+        let is_there = |tensor: &OutTensor<'_>| {
+            let place = made.place(tensor.name);
+            place.is_some_and(|(file, offset)| {
+                (&made.files[file].name, offset) == (&self.files[tensor.file].name, tensor.offset)
+            })
+        };
+        if found.collect::<BTreeMap<_, _>>() == expected && self.tensors.iter().all(is_there) {
             return Ok(());
         }
         Err(Error::Internal("what was made opens as other tensors than were written".into()))

@@ -9,6 +9,10 @@ const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
 
 /// Whether every system can hold a file of this name, which is one that a patch can carry.
 pub(crate) fn is_portable(name: &str) -> bool {
+    name.split('/').all(is_portable_component)
+}
+
+fn is_portable_component(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name).trim_end_matches(' ').to_uppercase();
     let is_port = |stem: &str| {
         let number = stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT"));

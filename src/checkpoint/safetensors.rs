@@ -1,5 +1,6 @@
 //! One safetensors file: its header, validated strictly, and positioned reads of its tensors.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -51,7 +52,10 @@ impl CarriedHeaders {
 /// A tensor as the header of a file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileTensor {
+    /// Its name in the checkpoint: the one in the header, unless it is qualified.
     pub name: String,
+    /// The name of the file and a '/' go before the name in the header.
+    pub is_qualified: bool,
     pub spec: TensorSpec,
     /// Offset of its bytes in the file.
     pub offset: u64,
@@ -232,7 +236,7 @@ impl FileHeader {
             let offset = start
                 .checked_add(begin)
                 .ok_or_else(|| bad(format!("tensor '{name}' lies beyond any file")))?;
-            tensors.push(FileTensor { name, spec, offset });
+            tensors.push(FileTensor { name, is_qualified: false, spec, offset });
         }
         tensors.sort_by_key(|tensor| (tensor.offset, tensor.spec.bytes()));
         let mut next = start;
@@ -256,6 +260,26 @@ impl FileHeader {
             Some(found) if found != next => Err(FileFault::Size { expected: next, found }),
             _ => Ok(FileHeader { bytes, tensors, file_bytes: next }),
         }
+    }
+
+    /// Puts the name of the file before those tensors, by the names in the header.
+    pub fn qualify(&mut self, file: &str, wanted: impl Fn(&str) -> bool) {
+        let prefix = format!("{file}/");
+        for tensor in &mut self.tensors {
+            if tensor.is_qualified {
+                tensor.name.drain(..prefix.len());
+            }
+            tensor.is_qualified = wanted(&tensor.name);
+            if tensor.is_qualified {
+                tensor.name.insert_str(0, &prefix);
+            }
+        }
+    }
+
+    /// The names in the checkpoint of those tensors that are named with their file.
+    pub fn qualified(&self) -> BTreeSet<String> {
+        let tensors = self.tensors.iter().filter(|tensor| tensor.is_qualified);
+        tensors.map(|tensor| tensor.name.clone()).collect()
     }
 
     /// The length field.

@@ -98,6 +98,21 @@ impl Disk {
         Ok(self.adopt(path, OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
     }
 
+    /// Makes the directories that lead from one to a file in it. None of them is a link.
+    #[cfg(feature = "checkpoint")]
+    pub fn create_directories(&self, directory: &Path, name: &str) -> io::Result<()> {
+        for (end, _) in name.match_indices('/') {
+            let path = directory.join(&name[..end]);
+            self.before(Call::CreateDirectory)?;
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Err(error) if !fs::symlink_metadata(&path)?.is_dir() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.before(Call::Rename { from, to })?;
         fs::rename(from, to)

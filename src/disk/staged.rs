@@ -1,5 +1,6 @@
 //! Outputs that appear whole or not at all: written beside their place, synced, then renamed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -242,15 +243,18 @@ impl Staged {
         }
     }
 
-    /// Makes a file of the checkpoint, of `bytes` bytes. The name must be a legal file name, or
-    /// empty if the checkpoint is one file.
+    /// Makes a file of the checkpoint, of `bytes` bytes, and the directories that lead there. The name
+    /// must be a legal file name, or empty if the checkpoint is one file.
     pub fn create(&self, name: &str, bytes: u64) -> Result<DiskFile> {
         let path = self.place.path.join(name);
         let file = match &self.stage {
             Stage::File(file) => {
                 file.as_file().try_clone().map(|handle| self.disk.adopt(file.path(), handle))
             }
-            Stage::Directory(dir, _) => self.disk.create_new(&dir.path().join(name)),
+            Stage::Directory(dir, _) => self
+                .disk
+                .create_directories(dir.path(), name)
+                .and_then(|()| self.disk.create_new(&dir.path().join(name))),
         };
         let file = file.map_err(failed("creating", &path))?;
         file.resize(bytes).map_err(failed("making room for", &path))?;
@@ -266,7 +270,14 @@ impl Staged {
         match self.stage {
             Stage::File(file) => persist(file, &self.place, &self.disk),
             Stage::Directory(dir, held) => {
-                self.disk.sync_directory(dir.path()).map_err(failed("syncing", path))?;
+                // The files' own, and those that lead there.
+                let parents = files.iter().flat_map(|file| file.path().ancestors().skip(1));
+                let mut below: BTreeSet<_> =
+                    parents.filter(|parent| parent.starts_with(dir.path())).collect();
+                below.insert(dir.path());
+                for directory in below {
+                    self.disk.sync_directory(directory).map_err(failed("syncing", path))?;
+                }
                 keep_access(&self.place, &dir, 0)?;
                 // Looked at again: the place may have been taken while the work was done.
                 self.place.check(Shape::Directory)?;

@@ -38,7 +38,7 @@ pub enum Advice {
     DownloadAgain,
     Unpack,
     Convert,
-    RemoveOne,
+    ChooseOne,
     Rename,
     CopyLinked,
     LeaveUnchanged,
@@ -116,7 +116,10 @@ impl Advice {
             }
             Advice::Unpack => ("unpack", "unpack it"),
             Advice::Convert => ("convert", "convert the weights to safetensors"),
-            Advice::RemoveOne => ("remove-one", "remove one of the files"),
+            Advice::ChooseOne => (
+                "choose-one",
+                "find out which of the two is meant, and move the other file to another directory, or save the checkpoint again",
+            ),
             Advice::Rename => ("rename", "rename it"),
             Advice::CopyLinked => ("copy-linked", "copy it, and update the copy"),
             Advice::LeaveUnchanged => ("leave-unchanged", "do not change it while it is read"),

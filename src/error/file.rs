@@ -43,8 +43,12 @@ pub enum FileFault {
     /// The index file names a file that is not there.
     #[error("the index file names {}, which is not there", Visible(_0))]
     MissingShard(String),
-    /// A tensor is in two files.
-    #[error("tensor '{}' is also in {}", Visible(tensor), Visible(other))]
+    /// A tensor is in two files, and no index says which of them has the name.
+    #[error(
+        "tensor '{}' is also in {}, and no index tells the two apart",
+        Visible(tensor),
+        Visible(other)
+    )]
     DuplicateTensor {
         /// Name of the tensor.
         tensor: String,
@@ -111,7 +115,7 @@ impl FileFault {
             }
             FileFault::Header(_) | FileFault::Index(_) => Advice::SaveAgain,
             FileFault::MissingShard(_) => Advice::CopyAgain,
-            FileFault::DuplicateTensor { .. } => Advice::RemoveOne,
+            FileFault::DuplicateTensor { .. } => Advice::ChooseOne,
             FileFault::Name(_) | FileFault::SameName { .. } => Advice::Rename,
             FileFault::NotRegular => Advice::GiveRegularFile,
             FileFault::HeadersTooLarge { .. } | FileFault::Refused(_) => return None,

@@ -107,7 +107,7 @@ impl Pending {
                 disproved!("'{name}' is not there")
             };
             match self.header(file, head)? {
-                Ok(header) => files.push(self.member(name, header, file)?),
+                Ok(header) => files.push(self.member(name, head, header, file)?),
                 Err(what) => disproved!("'{name}' {what}"),
             }
         }
@@ -202,7 +202,7 @@ impl Pending {
                 None => self.header(file, head)?,
             };
             match header {
-                Ok(header) => files.push(self.member(name, header, file)?),
+                Ok(header) => files.push(self.member(name, head, header, file)?),
                 Err(what) => disproved!("'{name}' {what}"),
             }
         }
@@ -248,7 +248,14 @@ impl Pending {
         Ok(FileHeader::parse(header, Some(bytes)).map_err(|fault| fault.to_string()))
     }
 
-    fn member(&self, name: &str, header: FileHeader, file: &Arc<DiskFile>) -> Result<TensorFile> {
+    fn member(
+        &self,
+        name: &str,
+        head: &Head,
+        mut header: FileHeader,
+        file: &Arc<DiskFile>,
+    ) -> Result<TensorFile> {
+        header.qualify(name, |tensor| head.qualified.contains(&format!("{name}/{tensor}")));
         let name = if self.record.directory { name } else { "" };
         TensorFile::with_header(name, header, file.clone())
     }

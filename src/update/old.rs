@@ -1,6 +1,7 @@
 //! Journals of updates of earlier builds: a patch beside the checkpoint that leads back from whatever is
 //! there. Nothing was marked then, so a journal was a threat to whatever had the name later.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::tensors::Control;
 use crate::update::pending::{staged_name, BACK};
 use crate::update::record::{Head, Record, State, Tensors, Way};
 use crate::update::recover::Room;
-use crate::wire::{is_file_name, FileKind};
+use crate::wire::{is_component, FileKind};
 
 /// Proves that the old journal is of these files, marks them, and leaves a journal of today that says
 /// the same; the rest is as for any other.
@@ -138,6 +139,8 @@ impl Conversion<'_> {
             bytes,
             length: header.map_or(0, |header| (header.bytes.len() - 8) as u64),
             header: header.map(|header| Sha::of(&[&header.bytes])).unwrap_or_default(),
+            // Such an update refused a tensor in two files.
+            qualified: BTreeSet::new(),
         };
         // As it is now: all of the target's, or torn.
         let now = FileHeader::read_marked(&file, header.first8(), bytes).ok();
@@ -156,7 +159,7 @@ impl Conversion<'_> {
     /// still keeps every reader away.
     fn restore(&self, undo: &Patch, file: &FileEntry, staged: &Path) -> Result<()> {
         let name = &file.record.name;
-        if !is_file_name(name) {
+        if !is_component(name) {
             return Err(undo.unfit(format!("it lists {name:?}")));
         }
         let place = self.room.directory.join(name);

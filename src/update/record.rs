@@ -95,6 +95,9 @@ pub(super) struct Head {
     /// SHA-256 of the header, its length field included.
     #[serde(with = "hex")]
     pub header: Digest,
+    /// The tensors that are named with their file, which an index decides that may change on the way.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub qualified: BTreeSet<String>,
 }
 
 impl Head {
@@ -209,7 +212,8 @@ mod tests {
     use super::*;
 
     fn record(mark: Mark) -> Record {
-        let head = Head { bytes: 12, length: 4, header: Digest([7; 32]) };
+        let qualified = BTreeSet::from(["a.safetensors/x".to_string()]);
+        let head = Head { bytes: 12, length: 4, header: Digest([7; 32]), qualified };
         let content = Content { bytes: 2, sha256: Digest([8; 32]) };
         let state = |byte, step| State { digest: Digest([byte; 32]), step };
         Record {

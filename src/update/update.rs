@@ -343,6 +343,11 @@ impl<'a> Update<'a> {
         if plan.is_directory != base.is_directory {
             return refuse("a file becomes a directory, or a directory a file".into());
         }
+        let tensors = base.files.iter().map(|file| &file.name);
+        let mut tensors = tensors.chain(plan.files.iter().map(|file| &file.name));
+        if let Some(name) = tensors.find(|name| name.contains('/')) {
+            return refuse(format!("'{name}' lies in a subdirectory"));
+        }
         let beside = |name: &str| name == "model.safetensors";
         if let Some(out) = base.left_out().iter().find(|out| beside(&out.name)) {
             return refuse(format!(
@@ -410,7 +415,7 @@ impl<'a> Update<'a> {
         }
         match self.plan.check_roles_beside(self.patch, &stays) {
             Err(Error::Unfit { what, .. }) => refuse(what),
-            checked => checked,
+            checked => checked.map(|_| ()),
         }
     }
 
@@ -600,6 +605,7 @@ impl<'a> Update<'a> {
             bytes: header.file_bytes,
             length: (header.bytes.len() - 8) as u64,
             header: Sha::of(&[&header.bytes]),
+            qualified: header.qualified(),
         };
         let mut tensors = Vec::new();
         for name in self.names() {

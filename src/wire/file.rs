@@ -101,7 +101,7 @@ impl FileContent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileRecord {
-    /// Name in the directory; empty if the checkpoint is one file.
+    /// Path in the directory, with '/' between its components; empty if the checkpoint is one file.
     pub name: String,
     /// What the file holds.
     pub kind: FileKind,
@@ -113,8 +113,21 @@ pub struct FileRecord {
     pub sha256: Digest,
 }
 
-/// Whether a file name can neither leave the directory it is put in nor name anything but a file there.
+/// Most bytes of a file name, '/' included: less than what any system takes for a path.
+const FILE_NAME_BYTES: usize = 1024;
+/// Most components of a file name: how deep directories are made.
+const FILE_NAME_COMPONENTS: usize = 8;
+
+/// Whether a file name, a path of components with '/' between them, can neither leave the directory it
+/// is put in nor name anything but a file there.
 pub(crate) fn is_file_name(name: &str) -> bool {
+    name.len() <= FILE_NAME_BYTES
+        && name.split('/').count() <= FILE_NAME_COMPONENTS
+        && name.split('/').all(is_component)
+}
+
+/// Whether this names a file, or a directory, right in the directory it is put in.
+pub(crate) fn is_component(name: &str) -> bool {
     let forbidden = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
     !name.is_empty()
         && name.len() <= 255
@@ -254,17 +267,27 @@ pub(crate) fn parse_file_data(i: &[u8]) -> Parse<'_, Packed<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_file_name;
+    use super::{is_component, is_file_name};
 
     #[test]
     fn names_that_escape_are_not_file_names() {
-        for bad in
-            ["", ".", "..", "a/b", "../a", "/a", "a\\b", "C:a", "a\0", "a\n", &"x".repeat(256)]
-        {
-            assert!(!is_file_name(bad), "{bad:?}");
+        let long = "x".repeat(256);
+        for bad in ["", ".", "..", "a\\b", "C:a", "a\0", "a\n", &long] {
+            assert!(!is_file_name(bad) && !is_component(bad), "{bad:?}");
+            for path in [format!("{bad}/a"), format!("a/{bad}"), format!("a/{bad}/a")] {
+                assert!(!is_file_name(&path), "{path:?}");
+            }
+        }
+        let (deep, far) =
+            (|depth| vec!["a"; depth].join("/"), |bytes| "x".repeat(200) + "/" + bytes);
+        for bad in [deep(9), vec![far(""); 5].concat() + &"x".repeat(20)] {
+            assert!(!is_file_name(&bad), "{bad:?}");
         }
         for good in ["a", "model-00001-of-00002.safetensors", ".gitattributes", "...", "é.json"] {
-            assert!(is_file_name(good), "{good:?}");
+            assert!(is_file_name(good) && is_component(good), "{good:?}");
+        }
+        for good in ["a/b".to_string(), deep(8), vec![far(""); 5].concat() + &"x".repeat(19)] {
+            assert!(is_file_name(&good) && !is_component(&good), "{good:?}");
         }
     }
 }

@@ -10,7 +10,8 @@ mod tensor;
 pub use crate::tag::{Tag, SIGNATURE};
 pub(crate) use block::BlockHeader;
 #[cfg(feature = "checkpoint")]
-pub(crate) use file::is_file_name;
+#[cfg(feature = "checkpoint")]
+pub(crate) use file::{is_component, is_file_name};
 pub(crate) use file::{parse_file_data, FILE_DATA_BYTES};
 pub use file::{FileContent, FileKind, FileRecord, FileState};
 pub use footer::Footer;

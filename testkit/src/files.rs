@@ -71,7 +71,11 @@ impl Files {
             Files::One(bytes) => fs::write(path, bytes).unwrap(),
             Files::Many(files) => {
                 fs::create_dir(path).unwrap();
-                files.iter().for_each(|(name, bytes)| fs::write(path.join(name), bytes).unwrap());
+                for (name, bytes) in files {
+                    let file = path.join(name);
+                    fs::create_dir_all(file.parent().unwrap()).unwrap();
+                    fs::write(file, bytes).unwrap();
+                }
             }
         }
     }
@@ -80,11 +84,20 @@ impl Files {
         if !path.is_dir() {
             return Files::One(fs::read(path).unwrap());
         }
-        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
-        let file = |entry: fs::DirEntry| {
-            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
-        };
-        Files::Many(entries.map(file).collect())
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(path).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            match Files::read(&entry.path()) {
+                Files::One(bytes) => _ = files.insert(name, bytes),
+                Files::Many(below) => {
+                    files.extend(
+                        below.into_iter().map(|(file, bytes)| (format!("{name}/{file}"), bytes)),
+                    );
+                }
+            }
+        }
+        Files::Many(files)
     }
 
     fn by_name(&self) -> BTreeMap<&str, &[u8]> {

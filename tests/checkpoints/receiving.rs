@@ -31,7 +31,7 @@ fn companions(patch: &Patch) -> Vec<(&str, FileState)> {
     companions.map(|record| (record.name.as_str(), record.state)).collect()
 }
 
-/// Each state of a file, with the bytes of the base that an update in place may touch.
+/// R97: each state of a file, with the bytes of the base that an update in place may touch.
 #[test]
 fn r97_a_writer_says_what_it_replaces_and_removes() {
     let place = Place::new();
@@ -144,7 +144,7 @@ fn notes<const N: usize>(notes: [(&str, Deviation); N]) -> Vec<(String, Deviatio
     notes.into_iter().map(|(name, deviation)| (name.to_string(), deviation)).collect()
 }
 
-/// R98. Every state of a companion with every state in which a receiver can have it.
+/// R98: every state of a companion with every state in which a receiver can have it.
 #[test]
 fn r98_companions_follow_unless_the_receiver_has_its_own() {
     use Deviation::{Missing, Own, Removed};

@@ -94,15 +94,17 @@ fn r77_the_headers_list_each_tensor_once_as_it_is_and_no_other() {
         assert_eq!(kind, "checkpoint");
         assert!(text.ends_with(why), "{text}");
     };
-    refused(&[("a", kind, &good), ("b", kind, &good)], "tensor 'w' is in two files");
-    refused(&[("a", kind, &file(&[]))], "tensor 'w' is in no file");
+    let (a, b) = ("a.safetensors", "b.safetensors");
+    let why = "tensor 'w' is in two files, and no index tells them apart";
+    refused(&[(a, kind, &good), (b, kind, &good)], why);
+    refused(&[(a, kind, &file(&[]))], "tensor 'w' is in no file");
     let more = file(&[w(b"abcd"), tensor("v", "U8", &[0], [])]);
-    refused(&[("a", kind, &more)], "tensor 'v' is in a file but not in the target");
+    refused(&[(a, kind, &more)], "tensor 'v' is in a file but not in the target");
     for (dtype, shape, said) in
         [("U8", vec![2, 2], "U8 [2, 2]"), ("I8", vec![4], "I8 [4]"), ("F4", vec![4], "F4 [4]")]
     {
         let other = file(&[tensor("w", dtype, &shape, *b"abcd")]);
-        refused(&[("a", kind, &other)], &format!("tensor 'w' is U8 [4] but its file says {said}"));
+        refused(&[(a, kind, &other)], &format!("tensor 'w' is U8 [4] but its file says {said}"));
     }
 }
 

@@ -97,6 +97,35 @@ fn an_update_that_is_killed_is_recovered_whatever_was_lost() {
     }
 }
 
+/// Names that an index decides are those of each side, whatever index is there after the crash.
+#[test]
+fn an_update_of_tensors_of_the_same_name_is_recovered() {
+    for (way, moves) in [(Way::Redo, false), (Way::Undo, false), (Way::Redo, true)] {
+        let scene = Scene::of_same_names(way, moves);
+        let mut counts = [0; 2];
+        for loss in [None, Some(Loss::Everything)] {
+            sweep(|at| {
+                scene.reset();
+                let faulty = Faulty::new(at, Fault::Kill);
+                let (fired, _) = scene.update(&faulty);
+                if let Some(loss) = loss {
+                    faulty.lose(loss);
+                }
+                match scene.check_recovers() {
+                    Ok(Recovered::RolledBack { .. }) => counts[0] += 1,
+                    Ok(Recovered::Completed { .. }) => counts[1] += 1,
+                    Ok(_) => {}
+                    Err(why) => panic!("{way:?} {moves} {loss:?} at {at}: {why}"),
+                }
+                scene.update(&Faulty::new(u64::MAX, Fault::None)).1.unwrap();
+                assert!(scene.holds(&scene.target), "{way:?} {moves} {loss:?} at {at}");
+                fired
+            });
+        }
+        assert!(counts.iter().all(|count| *count > 4), "{way:?} {moves}: {counts:?}");
+    }
+}
+
 /// Killed, recovered for a while and killed again, recovered once more, and then the power goes.
 #[test]
 fn recoveries_that_are_killed_are_recovered_whatever_was_lost() {

@@ -107,6 +107,24 @@ impl Scene {
         Self::of(checkpoints(true), true, Coding::Contextual, way).unwrap()
     }
 
+    /// A directory of two files that both have a tensor of the same name, and an index that names one of
+    /// them: in the base the second, in the target perhaps the first.
+    pub fn of_same_names(way: Way, moves: bool) -> Self {
+        let [mut base, mut target] = checkpoints(true);
+        for (files, counted) in
+            [(&mut base, "two"), (&mut target, if moves { "one" } else { "two" })]
+        {
+            let index = format!(
+                r#"{{"weight_map":{{"a":"one.safetensors","c":"two.safetensors","b":"{counted}.safetensors"}}}}"#
+            );
+            files.insert("model.safetensors.index.json".into(), index.into_bytes());
+            let second = files.get_mut(Path::new("two.safetensors")).unwrap();
+            let at = second.windows(4).position(|bytes| bytes == b"\"d\":").unwrap();
+            second[at + 1] = b'b';
+        }
+        Self::of([base, target], true, Coding::Contextual, way).unwrap()
+    }
+
     fn of(
         [mut base, mut target]: [Contents; 2],
         directory: bool,

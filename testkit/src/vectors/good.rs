@@ -20,6 +20,8 @@ pub struct File {
     pub bytes: Vec<u8>,
     /// The files beside it, if the checkpoint is a directory.
     pub companions: Vec<(&'static str, Vec<u8>)>,
+    /// The tensors that are in those files, by their names in the checkpoint.
+    pub others: Checkpoint,
 }
 
 impl File {
@@ -28,7 +30,7 @@ impl File {
     }
 
     pub fn of_bytes(name: &'static str, bytes: Vec<u8>) -> File {
-        File { name, bytes, companions: Vec::new() }
+        File { name, bytes, companions: Vec::new(), others: Checkpoint::default() }
     }
 
     /// Where the checkpoint is, and its files.
@@ -45,7 +47,9 @@ impl File {
     }
 
     pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint::from_file(&self.bytes)
+        let mut all = Checkpoint::from_file(&self.bytes);
+        all.tensors.extend(self.others.tensors.clone());
+        all
     }
 }
 
@@ -97,6 +101,7 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
     ]);
     all.extend(contextual::vectors());
     all.extend([files_carried(), files_odd_json(), files_kept(), files_of_a_directory()]);
+    all.extend([tensor_in_two_files(), files_in_subdirectories()]);
     for (coding, options) in CODINGS {
         all.extend([dtypes(coding, options()), real_slice(coding, options(), &real)]);
         all.extend([1, 2].map(|leaves| blocks(coding, options().with_block_leaves(leaves))));
@@ -493,6 +498,79 @@ fn files_of_a_directory() -> Good {
         name: "files-of-a-directory".into(),
         rules: "R41 R42 R43 R44 R71 R72 R73 R77 R97",
         shows,
+        base: Some(base),
+        target,
+        patch,
+    }
+}
+
+fn tensor_in_two_files() -> Good {
+    // "old" is in a second file as well, with other bytes, and counts in the one that the index has.
+    let (model, copy) = ("model.safetensors", "copy.safetensors");
+    let index = || {
+        let map = format!(r#"{{"old":"{model}","w":"{model}","gone":"{copy}"}}"#);
+        let name = "model.safetensors.index.json";
+        (name, format!(r#"{{"weight_map":{map}}}"#).into_bytes())
+    };
+    let other = |value| Tensor::new(Dtype::U8, &[2], &[value, 9]);
+    let in_copy = |value| Checkpoint::from([("old", other(value))]).to_file();
+    let file = |name: &'static str, plain: Checkpoint, value| {
+        let companions = vec![(copy, in_copy(value)), index()];
+        let others = Checkpoint::from([("copy.safetensors/old", other(value))]);
+        File { companions, others, ..File::new(name, &plain) }
+    };
+    let base = file("copied-base", sample::base(), 1);
+    let target = file("copied-target", sample::target(), 2);
+    let (before, after) = (base.checkpoint(), target.checkpoint());
+    let patch = encode_with(flat_options(), Some(&before), &after, |encoder| {
+        encoder.keep_file(copy, FileKind::Tensors, header_of(&in_copy(2)))?;
+        encoder.keep_file(model, FileKind::Tensors, header_of(&target.bytes))?;
+        encoder.keep_file(index().0, FileKind::Companion, &index().1)
+    });
+    Good {
+        name: "tensor-in-two-files".into(),
+        rules: "R77 R99",
+        shows: "A name stands in two files: the index gives it to one, and the other's is named with its file.",
+        base: Some(base),
+        target,
+        patch,
+    }
+}
+
+fn files_in_subdirectories() -> Good {
+    let (shard, deep) = ("shards/one", "shards/d/e/e/p/e/r/deep");
+    let tensor = |value| Tensor::new(Dtype::U8, &[2], &[value, 9]);
+    let file_of = |name, value| Checkpoint::from([(name, tensor(value))]).to_file();
+    let index = {
+        let map = format!(
+            r#"{{"w":"model.safetensors","old":"model.safetensors","x":"{shard}","y":"{deep}"}}"#
+        );
+        format!(r#"{{"weight_map":{map}}}"#).into_bytes()
+    };
+    let name = "model.safetensors.index.json";
+    let file = |own: &'static str, plain: Checkpoint, value| {
+        let others = Checkpoint::from([("x", tensor(value)), ("y", tensor(value + 1))]);
+        let companions = vec![
+            (shard, file_of("x", value)),
+            (deep, file_of("y", value + 1)),
+            (name, index.clone()),
+        ];
+        File { companions, others, ..File::new(own, &plain) }
+    };
+    let base = file("tree-base", sample::base(), 1);
+    let target = file("tree-target", sample::target(), 5);
+    let (before, after) = (base.checkpoint(), target.checkpoint());
+    let patch = encode_with(flat_options(), Some(&before), &after, |encoder| {
+        encoder.keep_file("model.safetensors", FileKind::Tensors, header_of(&target.bytes))?;
+        encoder.keep_file(name, FileKind::Companion, &index)?;
+        encoder.keep_file(deep, FileKind::Tensors, header_of(&file_of("y", 6)))?;
+        encoder.carry_file(shard, FileKind::Tensors, header_of(&file_of("x", 5)))
+    });
+    Good {
+        name: "files-in-subdirectories".into(),
+        rules: "R42 R72 R95",
+        shows:
+            "The index leads to files in subdirectories; one has as many components as are allowed.",
         base: Some(base),
         target,
         patch,

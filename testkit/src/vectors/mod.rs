@@ -20,6 +20,10 @@ use good::{File, Good};
 
 const REAL: [&str; 2] = ["real-base", "real-target"];
 
+fn real(read: impl Fn(&str) -> Vec<u8>) -> [File; 2] {
+    REAL.map(|name| File::of_bytes(name, read(&format!("checkpoints/{name}.safetensors"))))
+}
+
 /// Every file of the directory, by its path there; `read` gives a file that is committed.
 pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
@@ -29,9 +33,7 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
         json!(path)
     };
     let (mut good, mut malformed) = (Vec::new(), Vec::new());
-    let real =
-        REAL.map(|name| File::of_bytes(name, read(&format!("checkpoints/{name}.safetensors"))));
-    for vector in good::vectors(real) {
+    for vector in good::vectors(real(read)) {
         let digest = |file: &File| json!(file.checkpoint().digest().to_string());
         let base = vector.base.as_ref();
         let exact = is_exact(&vector);
@@ -71,6 +73,13 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
     );
     files.insert("manifest.json".into(), manifest.into_bytes());
     files
+}
+
+/// The tensors of the checkpoints of the good vectors, by their paths.
+pub fn checkpoints(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, checkpoint::Checkpoint> {
+    let vectors = good::vectors(real(read)).into_iter();
+    let files = vectors.flat_map(|vector| vector.base.into_iter().chain([vector.target]));
+    files.map(|file| (file.files().0, file.checkpoint())).collect()
 }
 
 /// Adds the files of a checkpoint; gives its path.

@@ -217,7 +217,7 @@ fn every_error_has_the_advice_that_fits_it() {
         (bad(F::Header(text())), Some("save-again")),
         (bad(F::Index(text())), Some("save-again")),
         (bad(F::MissingShard(text())), Some("copy-again")),
-        (bad(F::DuplicateTensor { tensor: text(), other: text() }), Some("remove-one")),
+        (bad(F::DuplicateTensor { tensor: text(), other: text() }), Some("choose-one")),
         (bad(F::WantsDirectory), Some("use-its-base-files")),
         (bad(F::WantsFile), Some("use-its-base-files")),
         (bad(F::Name(text())), Some("rename")),

@@ -45,6 +45,15 @@ const OLD: &str = r#""old":{"dtype":"U8","shape":[2],"data_offsets":[8,10]}"#;
 const OLD_ALONE: &str = r#"{"old":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#;
 const W: &str = r#""w":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}"#;
 
+/// Two tensor files, the second with the tensor `old` only, and an index with these entries.
+fn twice(index: &str) -> Raw {
+    with_files(&[
+        (CARRIED, "a.safetensors", &header(&format!("{{{W},{OLD}}}"))),
+        (CARRIED, "b.safetensors", &header(OLD_ALONE)),
+        (CARRIED_COMPANION, INDEX, format!(r#"{{"weight_map":{{{index}}}}}"#).as_bytes()),
+    ])
+}
+
 /// A patch that carries a header with this JSON for its only file.
 fn json(name: &'static str, rules: &'static str, shows: &'static str, json: &str) -> Malformed {
     row(name, "checkpoint", rules, shows, with_files(&[(CARRIED, "", &header(json))]))
@@ -291,6 +300,56 @@ pub fn rebuild() -> Vec<Malformed> {
             with_files(&[
                 (CARRIED, "a.safetensors", right),
                 (CARRIED, "b.safetensors", &header(OLD_ALONE)),
+            ]),
+        ),
+        row(
+            "rebuild-tensor-twice-not-in-index",
+            "checkpoint",
+            "R77 R99",
+            "Two headers list the same tensor, and the index does not have it.",
+            twice(r#""w":"a.safetensors","v":"b.safetensors""#),
+        ),
+        row(
+            "rebuild-tensor-twice-index-elsewhere",
+            "checkpoint",
+            "R77 R99",
+            "Two headers list the same tensor, and the index gives it a third file.",
+            with_files(&[
+                (CARRIED, "a.safetensors", right),
+                (CARRIED, "b.safetensors", &header(OLD_ALONE)),
+                (CARRIED, "c.safetensors", &header("{}")),
+                (
+                    CARRIED_COMPANION,
+                    INDEX,
+                    br#"{"weight_map":{"w":"a.safetensors","v":"b.safetensors","old":"c.safetensors"}}"#,
+                ),
+            ]),
+        ),
+        row(
+            "rebuild-tensor-twice-not-in-target",
+            "checkpoint",
+            "R77 R99",
+            "The index tells two tensors of one name apart, and the target has only one of them.",
+            twice(r#""w":"a.safetensors","old":"b.safetensors""#),
+        ),
+        row(
+            "rebuild-tensors-below",
+            "checkpoint",
+            "R95",
+            "A tensor file lies in a subdirectory, and no index leads there.",
+            with_files(&[
+                (CARRIED, "a/a.safetensors", right),
+                (CARRIED, "b.safetensors", &header("{}")),
+            ]),
+        ),
+        row(
+            "rebuild-companion-below",
+            "checkpoint",
+            "R95",
+            "A companion lies in a subdirectory.",
+            with_files(&[
+                (CARRIED, "a.safetensors", right),
+                (CARRIED_COMPANION, "b/config.json", b"{}"),
             ]),
         ),
         row(
