@@ -17,7 +17,7 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Prints what is too much for a string, as it is made; otherwise as [`print`].
+/// Prints what is too much for a string, as it is made; otherwise as [`print()`].
 pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut out = io::BufWriter::with_capacity(1 << 16, anstream::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {

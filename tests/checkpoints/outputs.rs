@@ -350,7 +350,8 @@ fn what_killed_processes_left_is_removed_by_the_next() {
     held.lock_shared().unwrap();
     let write = |name: &str| {
         write_whole(place.path(name), Existing::Refuse, &[], |out| {
-            Ok(std::io::Write::write_all(out, b"x").unwrap())
+            std::io::Write::write_all(out, b"x").unwrap();
+            Ok(())
         })
         .unwrap()
     };

@@ -249,7 +249,7 @@ fn r98_tensors_go_to_the_files_that_the_receiver_has() {
     let [first, _] = ab(1);
     let other_header = |a: u8| {
         let [first, _] = ab(a);
-        raw(&header(&[first.clone()], &[r#""__metadata__":{"k":"v"}"#]), &first.bytes)
+        raw(&header(std::slice::from_ref(&first), &[r#""__metadata__":{"k":"v"}"#]), &first.bytes)
     };
     assert!(other_header(1) != safetensors(&[first]));
     let place = Place::new();

@@ -146,7 +146,7 @@ fn tensors_of_one_name_are_updated_in_place() {
         let here = place.put("here", &base);
         let options = UpdateOptions::default().with_way(way);
         let patch = patch(&place, &base, &target);
-        let report = patch.update(&here, options.clone(), Control::default()).unwrap();
+        let report = patch.update(&here, options, Control::default()).unwrap();
         assert_eq!(report.way, Some(way));
         Files::read(&here).assert_same(&target);
         assert!(patch.update(&here, options, Control::default()).unwrap().already());
