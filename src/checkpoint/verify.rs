@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::checkpoint::apply::{source, FilePolicy};
-use crate::checkpoint::plan::Plan;
+use crate::checkpoint::plan::{is_index, Plan};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result};
 use crate::patch::Patch;
@@ -161,8 +161,14 @@ fn differing_files(patch: &Patch, target: &Checkpoint) -> Result<Vec<FileNote>> 
         notes.push(FileNote::new(name, deviation));
     }
     if !listed.is_empty() {
-        let own = target.files.iter().filter(|file| !listed.contains(file.name.as_str()));
-        notes.extend(own.map(|file| FileNote::new(&file.name, Deviation::OwnTensors)));
+        let own = target.files.iter().map(|file| &file.name);
+        let own: Vec<&String> = own.filter(|name| !listed.contains(name.as_str())).collect();
+        // An index goes with the tensor files that it leads to.
+        let indexes = target.companions.iter().map(|found| &found.name);
+        let indexes = indexes
+            .filter(|name| !own.is_empty() && is_index(name) && !listed.contains(name.as_str()));
+        let extra = own.iter().copied().chain(indexes);
+        notes.extend(extra.map(|name| FileNote::new(name, Deviation::OwnTensors)));
     }
     notes.sort_unstable();
     Ok(notes)

@@ -51,7 +51,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn watched(watch: Arc<dyn Watch>) -> Self {
         Disk { watch: Some(watch) }
     }

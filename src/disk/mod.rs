@@ -16,7 +16,7 @@ pub(crate) mod stamp;
 #[cfg(feature = "checkpoint")]
 pub(crate) mod system;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use file::Watch;
 #[cfg(feature = "checkpoint")]
 pub(crate) use file::{Call, Sequential};

@@ -5,6 +5,8 @@
 //! - `record`: the journal; `pending`: from the first mark to the end.
 //! - `judge`, `recover`: what is done about an update that was interrupted.
 
+#[cfg(feature = "fuzzing")]
+mod fault;
 mod judge;
 mod old;
 mod pending;
@@ -16,6 +18,9 @@ mod tests;
 mod undo;
 mod update;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use fault::Fault;
 pub use record::Way;
 pub use recover::{recover, Note, Recovered, Recovery};
 pub use update::{UpdateOptions, UpdateReport};

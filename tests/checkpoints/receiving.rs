@@ -5,6 +5,7 @@ use std::path::Path;
 use pulse::checkpoint::{ApplyOptions, Deviation, FilePolicy};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
+use pulse::update::UpdateOptions;
 use pulse::wire::{FileContent, FileKind, FileState};
 use pulse::{Checkpoint, Error, Limits, Patch};
 use testkit::files::{header, raw, safetensors, tensor, Files, Place, Tensor};
@@ -340,6 +341,25 @@ fn r98_a_patch_to_a_single_file_says_nothing_of_companions() {
         (INDEX, Deviation::OwnTensors),
     ]);
     assert_eq!(told, expected);
+}
+
+/// Who has the target already, in other files, is told of the index among them too.
+#[test]
+fn r98_an_update_of_what_is_the_target_already_names_the_index_of_other_shards() {
+    let place = Place::new();
+    let one = |a| Files::many([("all.safetensors", merged(a)), ("config.json", "{}".into())]);
+    let patch = patch(&open(&place.put("base", &one(1))), &open(&place.put("target", &one(9))));
+    let receiver = place.put("receiver", &sharded(9, "{}"));
+    let report = patch.update(&receiver, UpdateOptions::default(), Control::threads(1)).unwrap();
+    assert!(report.already());
+    let expected = notes([
+        ("1.safetensors", Deviation::OwnTensors),
+        ("2.safetensors", Deviation::OwnTensors),
+        ("all.safetensors", Deviation::Missing),
+        (INDEX, Deviation::OwnTensors),
+    ]);
+    let told = report.target.notes.iter().map(|note| (note.name.clone(), note.deviation));
+    assert_eq!(told.collect::<Vec<_>>(), expected);
 }
 
 /// The publisher's index goes with the publisher's shards: where these are carried, the receiver's

@@ -6,19 +6,26 @@
 
 mod apply;
 mod blocks;
+mod companions;
 mod decode;
+mod files;
 mod headers;
+mod layouts;
 pub mod mutate;
 mod random;
 mod receiver;
 mod reference;
 mod roundtrip;
+mod updates;
 
 pub use apply::apply;
 pub use blocks::{blocks, encoder, seeds as block_seeds};
-pub use decode::{chunking, decode};
+pub use companions::companions;
+pub use decode::{chunking, chunking_in_all_ways, decode};
 pub use headers::headers;
-pub use roundtrip::roundtrip;
+pub use layouts::layouts;
+pub use roundtrip::{roundtrip, roundtrip_in_all_ways};
+pub use updates::updates;
 
 /// Limits that keep a run short; the patches of `testvectors/` are within them.
 fn limits() -> pulse::Limits {

@@ -19,19 +19,55 @@ fn run(body: fn(&[u8]), directory: &str) -> usize {
     paths.len()
 }
 
+/// Runs a body over its seeds, of which there must be some.
+fn run_seeds(body: fn(&[u8]), target: &str) {
+    assert!(run(body, &format!("../seeds/{target}")) > 0, "{target} has no seeds");
+}
+
 #[test]
 fn any_checkpoints_come_back() {
-    assert!(run(bodies::roundtrip, "../seeds/roundtrip") > 0);
+    run_seeds(bodies::roundtrip_in_all_ways, "roundtrip");
 }
 
 #[test]
 fn any_block_is_encoded_as_the_reference_decodes_it() {
-    assert!(run(bodies::encoder, "../seeds/encoder") > 0);
+    run_seeds(bodies::encoder, "encoder");
 }
 
 #[test]
 fn blocks_that_a_fuzzer_found_decode_as_the_reference_does() {
-    assert!(run(bodies::blocks, "../seeds/blocks") > 0);
+    run_seeds(bodies::blocks, "blocks");
+}
+
+#[test]
+fn patches_that_a_fuzzer_found_are_read_alike_in_every_way() {
+    run_seeds(bodies::decode, "decode");
+    run_seeds(bodies::chunking_in_all_ways, "chunking");
+}
+
+#[test]
+fn patches_that_a_fuzzer_found_are_applied_or_refused_alike_in_every_way() {
+    run_seeds(bodies::apply, "apply");
+}
+
+#[test]
+fn checkpoints_that_a_fuzzer_found_are_read_as_their_headers_say() {
+    run_seeds(bodies::headers, "headers");
+}
+
+#[test]
+fn directories_are_read_as_the_table_of_the_specification_says() {
+    run_seeds(bodies::layouts, "layouts");
+}
+
+#[test]
+fn companions_are_where_the_tables_of_the_specification_say() {
+    run_seeds(bodies::companions, "companions");
+}
+
+#[test]
+fn an_update_in_place_is_base_or_target_or_marked_whatever_happens() {
+    run_seeds(bodies::updates, "updates");
 }
 
 #[test]
@@ -57,7 +93,7 @@ fn checkpoints_are_read_as_their_headers_say() {
 #[test]
 fn vectors_hold_under_every_body_that_reads_patches() {
     for directory in ["../../testvectors/good", "../../testvectors/malformed"] {
-        for body in [bodies::decode, bodies::chunking, bodies::apply] {
+        for body in [bodies::decode, bodies::chunking_in_all_ways, bodies::apply] {
             assert!(run(body, directory) > 0);
         }
     }
