@@ -112,7 +112,7 @@ fn a_header_larger_than_any_reader_takes_is_refused() {
 }
 
 /// Names that lead elsewhere, or nowhere.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 17] = [
     ".",
     "..",
     "/",
@@ -120,7 +120,10 @@ const NAMES: [&str; 14] = [
     "../x",
     "..\\x",
     "/tmp/x",
-    "a/b",
+    "a//b",
+    "a/./b",
+    "a/",
+    "a/b/c/d/e/f/g/h/i",
     "a/../../b",
     "C:x",
     "C:\\x",
