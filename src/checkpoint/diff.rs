@@ -1,9 +1,11 @@
 //! Two checkpoints to a patch.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 
 use crate::checkpoint::files::write_files;
+use crate::checkpoint::layout::Layout;
 use crate::checkpoint::plan::is_index;
 use crate::checkpoint::portable::{folded, is_portable};
 use crate::checkpoint::Checkpoint;
@@ -40,6 +42,28 @@ fn check_index(target: &Checkpoint) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a choice of companions with which readers would not take the same files for tensors: where one
+/// of two indexes is left out, the other counts.
+fn check_roles(target: &Checkpoint) -> Result<()> {
+    if !target.is_directory {
+        return Ok(());
+    }
+    let tensors = target.files.iter().map(|file| file.name.clone());
+    let companions = target.companions.iter().map(|companion| companion.name.clone());
+    let listed = tensors.chain(companions).map(|name| (name, ())).collect();
+    let layout = Layout::of(target.path(), listed, |index| {
+        let path = target.path().join(index);
+        fs::read(&path).map_err(|error| Error::io_at("reading", &path, error))
+    })?;
+    let same = layout.tensors.iter().map(|(name, ())| name);
+    if same.eq(target.files.iter().map(|file| &file.name)) && layout.left_out.is_empty() {
+        return Ok(());
+    }
+    let what = "an index that did not count does, without those that are left out; \
+                remove it, or leave it out too";
+    Err(Error::bad_file(target.path(), FileFault::Refused(what.into())))
 }
 
 /// Writes the patch that leads from `base` to `target`; without a base, a snapshot.
@@ -82,6 +106,7 @@ pub fn diff(
 ) -> Result<DiffReport> {
     check_names(target)?;
     check_index(target)?;
+    check_roles(target)?;
     let mut session = options.session(out, base.is_some())?;
     // What a reader would refuse in a name is not the caller's fault here.
     let refuse = |error| match error {

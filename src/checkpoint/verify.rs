@@ -164,9 +164,10 @@ fn differing_files(patch: &Patch, target: &Checkpoint) -> Result<Vec<FileNote>> 
         let own = target.files.iter().map(|file| &file.name);
         let own: Vec<&String> = own.filter(|name| !listed.contains(name.as_str())).collect();
         // An index goes with the tensor files that it leads to.
+        let is_own = !own.is_empty() || notes.iter().any(|note| target.file(&note.name).is_some());
         let indexes = target.companions.iter().map(|found| &found.name);
-        let indexes = indexes
-            .filter(|name| !own.is_empty() && is_index(name) && !listed.contains(name.as_str()));
+        let indexes =
+            indexes.filter(|name| is_own && is_index(name) && !listed.contains(name.as_str()));
         let extra = own.iter().copied().chain(indexes);
         notes.extend(extra.map(|name| FileNote::new(name, Deviation::OwnTensors)));
     }

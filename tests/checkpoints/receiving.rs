@@ -442,3 +442,28 @@ fn r95_files_of_the_patch_are_no_weights_beside_the_receiver_s() {
         "{error}"
     );
 }
+
+/// Of two indexes neither counts. Where only one of them travels it would, and lead readers elsewhere: there is no
+/// patch, rather than one that nobody can apply.
+#[test]
+fn r95_leaving_out_one_of_two_indexes_makes_no_patch() {
+    let place = Place::new();
+    let index = br#"{"weight_map":{"w":"gone.safetensors"}}"#.to_vec();
+    let [one, two] = ["one.safetensors.index.json", "two.safetensors.index.json"];
+    let files = with(with(model(1, &[]), one, Some(index.clone())), two, Some(index));
+    let mut target = open(&place.put("target", &files));
+    let travels = |target: &Checkpoint| {
+        let patch = diff_bytes(None, target, EncoderOptions::default(), Control::default())?;
+        let out = place.path("out");
+        let _ = std::fs::remove_dir_all(&out);
+        let patch = Patch::from_bytes(patch, Limits::default())?;
+        patch.apply(None, &out, ApplyOptions::default(), Control::default())
+    };
+    travels(&target).unwrap();
+    target.select(|_, _| false);
+    travels(&target).unwrap();
+    target.select(|name, _| name == one);
+    let error = travels(&target).unwrap_err();
+    assert_eq!(error.kind(), "checkpoint");
+    assert!(error.to_string().contains("index"), "{error}");
+}
