@@ -74,10 +74,10 @@ fn an_update_in_place_is_base_or_target_or_marked_whatever_happens() {
 fn blocks_of_every_dtype_and_coding_decode_as_the_reference_does() {
     let seeds = bodies::block_seeds();
     assert!(!seeds.is_empty());
-    for mut seed in seeds {
+    for (number, mut seed) in seeds.into_iter().enumerate() {
         bodies::blocks(&seed);
-        // What is wrong must be wrong for both.
-        for at in 0..seed.len() {
+        // What is wrong must be wrong for both. Every third byte, each time others: so many take long.
+        for at in (number % 3..seed.len()).step_by(3) {
             seed[at] ^= 1 << (at % 8);
             bodies::blocks(&seed);
             seed[at] ^= 1 << (at % 8);
