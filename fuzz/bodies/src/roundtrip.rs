@@ -121,11 +121,17 @@ impl FileDraft {
 
     /// SPEC.md §6.6, R42.
     fn has_legal_name(&self) -> bool {
-        let bad = |c: char| "/\\:".contains(c) || c.is_control();
+        let bad = |c: char| "\\:".contains(c) || c.is_control();
+        let is_legal = |component: &str| {
+            !matches!(component, "" | "." | "..")
+                && component.len() <= 255
+                && !component.contains(bad)
+        };
         match &*self.name {
             "" => !self.companion,
-            "." | ".." => false,
-            name => name.len() <= 255 && !name.contains(bad),
+            path => {
+                path.len() <= 1024 && path.split('/').count() <= 8 && path.split('/').all(is_legal)
+            }
         }
     }
 }
