@@ -5,7 +5,9 @@ use std::io::BufReader;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::coding::{BlockDecoder, Coding};
+use crate::coding::BlockDecoder;
+#[cfg(feature = "checkpoint")]
+use crate::coding::Coding;
 use crate::digest::Digest;
 use crate::disk::{content, Disk};
 use crate::error::{Corrupt, Error, Fault, Made, Result};
