@@ -197,6 +197,8 @@ impl DiskFile {
 
     /// Does something with the open file.
     fn with<T>(&self, write: bool, act: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        #[cfg(not(feature = "checkpoint"))]
+        let _ = write;
         match &self.handle {
             Handle::Open(file) => act(file),
             #[cfg(feature = "checkpoint")]

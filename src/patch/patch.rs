@@ -11,7 +11,9 @@ use crate::coding::Coding;
 use crate::digest::Digest;
 use crate::disk::{content, Disk};
 use crate::error::{Corrupt, Error, Fault, Made, Result};
-use crate::limits::{check_expansion, Limits, CHANGE_BYTES};
+use crate::limits::Limits;
+#[cfg(feature = "checkpoint")]
+use crate::limits::{check_expansion, CHANGE_BYTES};
 use crate::patch::inventory::Depth;
 use crate::patch::{FileEntry, Inventory, LocalFile, ReadAt, TensorEntry};
 use crate::stream::{Block, Place, TrustedBase};
@@ -257,6 +259,7 @@ impl Patch {
 
     /// Turns base bytes of block `number` of `tensor` into target bytes, in place: those from `skip`
     /// bytes after its start on, as many as are given. A contextual block is applied from its start.
+    #[cfg(feature = "checkpoint")]
     pub(crate) fn apply_part(
         &self,
         tensor: &TensorEntry,

@@ -59,6 +59,7 @@ impl<'a> Pair<'a> {
     }
 
     /// The pieces that have something of these ranges, and no other; one if none has.
+    #[cfg(feature = "checkpoint")]
     pub fn pieces_of(
         self,
         ranges: Vec<Range<u64>>,
