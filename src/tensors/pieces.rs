@@ -1,5 +1,6 @@
 //! How tensors are cut for parallel work: into pieces of whole leaves, and small pieces into groups.
 
+#[cfg(feature = "checkpoint")]
 use std::ops::Range;
 
 use crate::digest::Digest;
