@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -171,26 +169,19 @@ impl<'de> Deserialize<'de> for RawHeader {
 
 impl FileHeader {
     /// Reads the header at the start of a file of `file_bytes` bytes.
-    pub fn read(path: &Path, mut file: &File, file_bytes: u64) -> Result<Self> {
-        let io = |error| Error::io_at("reading", path, error);
-        let mut length = [0; LENGTH_BYTES];
-        let most = file_bytes.saturating_sub(LENGTH_BYTES as u64).min(HEADER_BYTES_MAX);
+    pub fn read(file: &DiskFile, file_bytes: u64) -> Result<Self> {
+        let path = file.path();
         if file_bytes < LENGTH_BYTES as u64 {
             return Err(Error::bad_file(path, FileFault::TooShort { bytes: file_bytes }));
         }
-        file.read_exact(&mut length).map_err(io)?;
+        let mut length = [0; LENGTH_BYTES];
+        file.read_exact_at(&mut length, 0).map_err(failed("reading", path))?;
         if let Some(mark) = Mark::of(length) {
             let journal = parent(path).join(mark.journal());
             let is_there = journal.exists();
             return Err(Error::Interrupted { path: path.into(), journal, is_there });
         }
-        let json_bytes = u64::from_le_bytes(length);
-        if json_bytes > most {
-            return Err(Error::bad_file(path, FileFault::HeaderLength { found: json_bytes, most }));
-        }
-        let mut bytes = length.to_vec();
-        file.take(json_bytes).read_to_end(&mut bytes).map_err(io)?;
-        Self::parse(bytes, Some(file_bytes)).map_err(|fault| Error::bad_file(path, fault))
+        Self::read_marked(file, length, file_bytes)
     }
 
     /// Reads the header of a file that an update has marked, which once started with `head`.
@@ -205,7 +196,7 @@ impl FileHeader {
         // Within memory: at most as large as any header.
         bytes.resize(LENGTH_BYTES + json_bytes as usize, 0);
         file.read_exact_at(&mut bytes[LENGTH_BYTES..], LENGTH_BYTES as u64)
-            .map_err(|error| Error::io_at("reading", path, error))?;
+            .map_err(failed("reading", path))?;
         Self::parse(bytes, Some(file_bytes)).map_err(|fault| Error::bad_file(path, fault))
     }
 
@@ -386,11 +377,8 @@ impl TensorFile {
     pub fn open(path: &Path, name: &str, disk: &Disk, access: Access) -> Result<(Self, Locked)> {
         let (file, locked) = open_locked(path, disk, access)?;
         let metadata = file.metadata().map_err(failed("opening", path))?;
-        let header = file
-            .held()
-            .map_err(failed("reading", path))
-            .and_then(|file| FileHeader::read(path, file, metadata.len()))
-            .map_err(|error| recognised(path, error))?;
+        let header =
+            FileHeader::read(&file, metadata.len()).map_err(|error| recognised(path, error))?;
         let (file, stamp) = (Arc::new(file), Stamp::of(&metadata));
         Ok((TensorFile { name: name.into(), header, file, stamp }, locked))
     }

@@ -121,9 +121,7 @@ impl Conversion<'_> {
         let mut header = Vec::new();
         if entry.data.is_empty() {
             // It did not change.
-            header =
-                FileHeader::read(&path, file.held().map_err(failed("reading", &path))?, bytes)?
-                    .bytes;
+            header = FileHeader::read(&file, bytes)?.bytes;
         } else {
             undo.for_each_data(entry, |data| {
                 header.extend_from_slice(data);

@@ -14,8 +14,9 @@ use crate::error::{Error, Result};
 use crate::tensors::diagnose::explain;
 use crate::tensors::target::{build, Output};
 use crate::tensors::{Control, TensorSource};
+use crate::update::commit::Staging;
 use crate::update::pending::{staged_name, Member};
-use crate::update::update::{number_of, Staging, Update};
+use crate::update::update::{number_of, Update};
 
 /// Room that is left free beside what is staged: for directory entries, and for others.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -92,8 +93,8 @@ pub(super) fn is_no_room(error: &Error) -> bool {
 
 /// Whether a failure says that a file cannot get another's name there: it is a mount point, perhaps.
 pub(super) fn is_no_rename(error: &Error) -> bool {
-    let Error::Io { doing, source, .. } = error else { return false };
+    let Error::Io { source, .. } = error else { return false };
     let kinds =
         [io::ErrorKind::ResourceBusy, io::ErrorKind::CrossesDevices, io::ErrorKind::Unsupported];
-    doing == "renaming to" && kinds.contains(&source.kind())
+    kinds.contains(&source.kind())
 }

@@ -19,8 +19,9 @@ use crate::tensors::diagnose::explain;
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::target::{build, Output};
 use crate::tensors::{Control, TensorSource};
+use crate::update::commit::Staging;
 use crate::update::pending::{Member, Pending, BACK};
-use crate::update::update::{Staging, Update};
+use crate::update::update::Update;
 use crate::wire::{Action, Footer};
 use crate::word::ValueForm;
 
@@ -68,6 +69,7 @@ impl Update<'_> {
         let written = out.flush();
         drop(out);
         written.and_then(|()| file.sync()).map_err(failed("writing", &path))?;
+        staging.hold(file);
         self.base.check_unchanged()?;
         self.check_ends(&summary.footer, control)?;
         Ok(self.members(|_| None))

@@ -1,33 +1,27 @@
 //! What an update in place will do, and all that can stand against it, known before a byte changes.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::checkpoint::apply::FilePolicy;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
-use crate::checkpoint::plan::{is_index, Plan};
-use crate::checkpoint::safetensors::FileHeader;
+use crate::checkpoint::plan::{is_index, OutFile, Plan};
 use crate::checkpoint::verify::check_files;
 use crate::checkpoint::Checkpoint;
-use crate::disk::lock::{try_lock, Access};
+use crate::disk::lock::Access;
 use crate::disk::mark::Mark;
-use crate::disk::place::lessen_access;
 use crate::disk::staged::failed;
 use crate::disk::stamp::Identity;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::error::{Error, FileFault, Result};
-use crate::hash::Sha;
-use crate::patch::{Patch, TensorEntry};
+use crate::patch::Patch;
 use crate::tensors::diagnose::{check_base, explain};
 use crate::tensors::pieces::digests_of;
-use crate::tensors::target::OutTensor;
 use crate::tensors::{ApplyReport, Control, Deviation, FileNote};
-use crate::update::pending::{content_of, files_of_updates, Found, Member, Pending, Side};
-use crate::update::record::{Beside, Head, Record, State, Tensors, Way};
-use crate::update::recover::{recover_on, Note, Recovered, Recovery, Room};
+use crate::update::pending::{content_of, Found};
+use crate::update::record::{Beside, Way};
+use crate::update::recover::{recover_on, Note, Recovery, Room};
 use crate::update::redo::{is_no_rename, is_no_room};
 
 /// Choices of [`Patch::update`].
@@ -265,6 +259,16 @@ fn hard_links(_: &fs::Metadata) -> u64 {
     1
 }
 
+/// Number of the file that is staged for a file of the plan.
+pub(super) fn number_of(file: usize) -> u32 {
+    u32::try_from(file).unwrap_or(u32::MAX)
+}
+
+/// Whether the header of a file of the target is not that of the base.
+fn differs(base: &Checkpoint, out: &OutFile) -> bool {
+    base.file(&out.name).is_none_or(|base| base.header.bytes != out.header.bytes)
+}
+
 /// A change of a checkpoint, as far as it can be known before its bytes are read.
 #[derive(Debug)]
 pub(super) struct Update<'a> {
@@ -273,60 +277,15 @@ pub(super) struct Update<'a> {
     pub base: &'a Checkpoint,
     pub patch: &'a Patch,
     pub plan: Plan<'a>,
+    /// Number of each file of the plan by its name.
+    pub numbers: BTreeMap<String, usize>,
+    /// Whether a file of the plan differs from that of the base, by its number.
+    changed: Vec<bool>,
     /// Companions that change, with where the bytes of the target are.
-    companions: Vec<(Beside, Option<usize>)>,
+    pub companions: Vec<(Beside, Option<usize>)>,
     /// Files that are not as the patch says.
     file_notes: Vec<FileNote>,
     notes: Vec<Note>,
-}
-
-/// What was made beside the checkpoint for an update, and is removed unless the journal needs it.
-#[derive(Debug)]
-pub(super) struct Staging {
-    pub mark: Mark,
-    pub way: Way,
-    disk: Disk,
-    directory: PathBuf,
-    kept: bool,
-    /// Open until the update is done: no other process takes a file that is locked for one that was left
-    /// behind.
-    held: RefCell<Vec<File>>,
-}
-
-impl Staging {
-    /// Locks a file, until the update is done.
-    pub fn lock(&self, file: &DiskFile) -> Result<()> {
-        let io = |error| failed("locking", file.path())(error);
-        try_lock(file.held().map_err(io)?, Access::Change).map_err(io)?;
-        self.held.borrow_mut().push(file.held().and_then(File::try_clone).map_err(io)?);
-        Ok(())
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        for (mark, _, path) in files_of_updates(&self.directory).unwrap_or_default() {
-            if mark == self.mark {
-                // If it stays, the next update or recovery removes it.
-                let _ = self.disk.remove(&path);
-            }
-        }
-    }
-}
-
-/// All that is needed is beside the checkpoint, and the target is proved.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    staging: Staging,
-    members: Vec<Member>,
-}
-
-/// Number of the file that is staged for a file of the plan.
-pub(super) fn number_of(file: usize) -> u32 {
-    u32::try_from(file).unwrap_or(u32::MAX)
 }
 
 impl<'a> Update<'a> {
@@ -354,11 +313,19 @@ impl<'a> Update<'a> {
                 "{out} would stay as it is, and some loaders read it instead of the shards"
             ));
         }
+        // Once, not for each question: there can be as many files as tensors.
+        let mut changed: Vec<bool> = plan.files.iter().map(|out| differs(base, out)).collect();
+        for tensor in &plan.tensors {
+            changed[tensor.file] |= tensor.patch.is_some_and(|entry| !entry.blocks.is_empty());
+        }
+        let numbers = plan.files.iter().enumerate().map(|(at, file)| (file.name.clone(), at));
         let mut update = Update {
             disk,
             room,
             base,
             patch,
+            numbers: numbers.collect(),
+            changed,
             plan,
             companions: Vec::new(),
             file_notes,
@@ -368,6 +335,11 @@ impl<'a> Update<'a> {
         update.check_new_names()?;
         update.plan_companions(files)?;
         Ok(update)
+    }
+
+    /// What cannot be done where the checkpoint is.
+    pub fn refused(&self, what: String) -> Error {
+        Error::NotInPlace { path: Some(self.base.path().into()), what }
     }
 
     /// A file that is a mount point cannot be renamed over, and its journal would be elsewhere.
@@ -380,7 +352,7 @@ impl<'a> Update<'a> {
                     "'{}' is on another file system than its directory",
                     file.path().display()
                 );
-                return Err(Error::NotInPlace { path: Some(self.base.path().into()), what });
+                return Err(self.refused(what));
             }
         }
         Ok(())
@@ -392,21 +364,17 @@ impl<'a> Update<'a> {
         if !self.base.is_directory {
             return Ok(());
         }
-        let refuse =
-            |what: String| Err(Error::NotInPlace { path: Some(self.base.path().into()), what });
-        let is_listed = |name: &str| {
-            self.base.file(name).is_some()
-                || self.plan.companions.iter().any(|companion| companion.name() == name)
-        };
+        let refuse = |what: String| Err(self.refused(what));
+        let companions: BTreeSet<&str> =
+            self.plan.companions.iter().map(|companion| companion.name()).collect();
+        let is_listed = |name: &str| self.base.file(name).is_some() || companions.contains(name);
         let mut stays = Vec::new();
         let directory = &self.room.directory;
         for entry in fs::read_dir(directory).map_err(failed("listing", directory))? {
             let entry = entry.map_err(failed("listing", directory))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let is_file = fs::metadata(entry.path()).is_ok_and(|found| found.is_file());
-            if self.base.file(&name).is_none()
-                && self.plan.files.iter().any(|file| file.name == name)
-            {
+            if self.base.file(&name).is_none() && self.numbers.contains_key(&name) {
                 return refuse(format!("'{name}' is there already, and is no file of the base"));
             }
             if is_file && !is_listed(&name) && Mark::of_name(&name).is_none() {
@@ -432,7 +400,7 @@ impl<'a> Update<'a> {
                 // An index that leads elsewhere cannot stay.
                 _ if policy == FilePolicy::Exact || is_index(name) => {
                     let what = format!("'{name}' is neither as in the base nor as in the target");
-                    return Err(Error::NotInPlace { path: Some(self.base.path().into()), what });
+                    return Err(self.refused(what));
                 }
                 _ => {
                     self.file_notes.push(FileNote::new(name, Deviation::Own));
@@ -463,17 +431,11 @@ impl<'a> Update<'a> {
 
     /// Whether a file of the target differs from that of the base.
     pub fn is_changed(&self, at: usize) -> bool {
-        let out = &self.plan.files[at];
-        let Some(base) = self.base.file(&out.name) else { return true };
-        let is_patched = |tensor: &OutTensor<'_>| {
-            let changes = |entry: &TensorEntry| !entry.blocks.is_empty();
-            tensor.file == at && tensor.patch.is_some_and(changes)
-        };
-        base.header.bytes != out.header.bytes || self.plan.tensors.iter().any(is_patched)
+        self.changed[at]
     }
 
     pub fn changed_files(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.plan.files.len()).filter(|&at| self.is_changed(at))
+        (0..self.changed.len()).filter(|&at| self.is_changed(at))
     }
 
     /// Place of the file of the base whose name a file of the target takes.
@@ -531,8 +493,7 @@ impl<'a> Update<'a> {
 
     /// The way to go, and why it is not the usual one.
     fn choose(&self, wanted: Option<Way>) -> Result<(Way, Option<String>)> {
-        let refuse =
-            |what: String| Err(Error::NotInPlace { path: Some(self.base.path().into()), what });
+        let refuse = |what: String| Err(self.refused(what));
         match (wanted, self.no_room_to_redo(), self.cannot_overwrite()) {
             (Some(Way::Undo), _, Some(what)) => refuse(what),
             (Some(Way::Undo), ..) => Ok((Way::Undo, None)),
@@ -543,190 +504,6 @@ impl<'a> Update<'a> {
                 std::io::ErrorKind::StorageFull.into(),
             )),
             (_, None, _) => Ok((Way::Redo, None)),
-        }
-    }
-
-    /// Makes all that is needed beside the checkpoint, and proves the target.
-    fn prepare(&self, way: Way, control: Control<'_>) -> Result<Prepared> {
-        let staging = Staging {
-            mark: Mark::random(),
-            way,
-            disk: self.disk.clone(),
-            directory: self.room.directory.clone(),
-            kept: false,
-            held: RefCell::default(),
-        };
-        let members = match way {
-            Way::Redo => self.stage_tensors(&staging, control)?,
-            Way::Undo => self.stage_undo(&staging, control)?,
-        };
-        self.stage_companions(&staging)?;
-        self.patch.check_unchanged()?;
-        Ok(Prepared { staging, members })
-    }
-
-    /// Makes the companions of the target that change.
-    fn stage_companions(&self, staging: &Staging) -> Result<()> {
-        for (companion, source) in &self.companions {
-            let Some(out) = source.map(|at| &self.plan.companions[at]) else { continue };
-            let replaces = companion.base.map(|_| self.room.directory.join(&companion.name));
-            let file = self.create_beside(staging, companion.number, replaces)?;
-            out.copy_to(&file, self.patch)?;
-            file.sync().map_err(failed("syncing", file.path()))?;
-        }
-        Ok(())
-    }
-
-    /// The tensor files of the record, open; `staged` gives those that are to take a name, by their
-    /// number in the plan.
-    pub fn members(&self, staged: impl Fn(usize) -> Option<Arc<DiskFile>>) -> Vec<Member> {
-        let member = |name: String| {
-            let old = self.base.file(&name).map(|file| file.disk_file().clone());
-            let new = self.number_in_plan(&name).and_then(&staged);
-            Member { old, new, replaced: false }
-        };
-        self.names().into_iter().map(member).collect()
-    }
-
-    fn number_in_plan(&self, name: &str) -> Option<usize> {
-        self.plan.files.iter().position(|file| file.name == name)
-    }
-
-    /// Names of all tensor files of base and target.
-    fn names(&self) -> BTreeSet<String> {
-        let base = self.base.files.iter().map(|file| &file.name);
-        base.chain(self.plan.files.iter().map(|file| &file.name)).cloned().collect()
-    }
-
-    fn record(&self, staging: &Staging) -> Record {
-        let header = self.patch.header();
-        let footer = self.patch.footer();
-        let head = |header: &FileHeader| Head {
-            bytes: header.file_bytes,
-            length: (header.bytes.len() - 8) as u64,
-            header: Sha::of(&[&header.bytes]),
-            qualified: header.qualified(),
-        };
-        let mut tensors = Vec::new();
-        for name in self.names() {
-            let number = self.number_in_plan(&name);
-            let base = self.base.file(&name).map(|file| head(&file.header));
-            let target = number.map(|at| head(&self.plan.files[at].header));
-            let changed = number.filter(|&at| self.is_changed(at));
-            let staged = changed.filter(|_| staging.way == Way::Redo).map(number_of);
-            let marked = base.is_some() && (changed.is_some() || target.is_none());
-            let name = if self.base.is_directory { name } else { self.file_name() };
-            tensors.push(Tensors { name, base, target, marked, staged });
-        }
-        // Companions alone change: one file is marked all the same, so that nobody opens a mixture.
-        if let (true, Some(first)) = (tensors.iter().all(|file| !file.marked), tensors.first_mut())
-        {
-            first.marked = true;
-        }
-        Record {
-            id: staging.mark.id(),
-            way: staging.way,
-            directory: self.base.is_directory,
-            base: State { digest: footer.base.unwrap_or_default(), step: header.base_step },
-            target: State { digest: footer.target, step: header.target_step },
-            tensors,
-            companions: self.companions.iter().map(|(companion, _)| companion.clone()).collect(),
-        }
-    }
-
-    fn file_name(&self) -> String {
-        let name = self.room.checkpoint.file_name().and_then(|name| name.to_str());
-        name.unwrap_or_default().to_string()
-    }
-
-    /// Owner and group of the tensor files, and what all of their modes allow.
-    pub fn keep_least_access(&self, file: &DiskFile) -> Result<()> {
-        for tensors in &self.base.files {
-            let taken =
-                fs::metadata(tensors.path()).map_err(failed("looking at", tensors.path()))?;
-            file.held()
-                .and_then(|file| lessen_access(&taken, file))
-                .map_err(failed("setting the mode of", file.path()))?;
-        }
-        Ok(())
-    }
-
-    /// Writes the journal. From now on the update can be completed or taken back by whoever comes.
-    fn write_journal(&self, staging: &Staging, record: &Record) -> Result<DiskFile> {
-        let path = self.room.directory.join(staging.mark.journal());
-        let io = |error| failed("writing", &path)(error);
-        let file = self.disk.create_private(&path).map_err(io)?;
-        staging.lock(&file)?;
-        self.keep_least_access(&file)?;
-        file.write_all_at(&record.to_bytes(), 0).and_then(|()| file.sync()).map_err(io)?;
-        // Its name, and those of all that was staged.
-        self.disk
-            .sync_directory(&self.room.directory)
-            .map_err(failed("syncing", &self.room.directory))?;
-        Ok(file)
-    }
-
-    /// Changes the checkpoint. What goes wrong is taken back, or what is left is done.
-    fn commit(&self, prepared: Prepared, control: Control<'_>) -> Result<Vec<Note>> {
-        let Prepared { mut staging, members } = prepared;
-        let record = self.record(&staging);
-        let journal = self.write_journal(&staging, &record)?;
-        staging.kept = true;
-        let mut pending = Pending {
-            disk: self.disk.clone(),
-            directory: self.room.directory.clone(),
-            mark: staging.mark,
-            record,
-            members,
-            notes: Vec::new(),
-            sync_failed: false.into(),
-            journal,
-        };
-        let overwrite = |pending: &Pending| match pending.record.way {
-            Way::Redo => Ok(()),
-            Way::Undo => self.overwrite(pending, control),
-        };
-        let done = pending
-            .mark()
-            .and_then(|()| overwrite(&pending))
-            .and_then(|()| pending.replace())
-            .and_then(|()| self.check_opened(&pending))
-            .and_then(|()| pending.settle(Side::Target));
-        match done {
-            Ok(()) => Ok(pending.notes),
-            Err(error) => give_up(pending, error, control),
-        }
-    }
-
-    /// What counts is what a reader finds under the names.
-    fn check_opened(&self, pending: &Pending) -> Result<()> {
-        let files = match pending.target_files()? {
-            Ok(files) => files,
-            Err(what) => {
-                return Err(Error::Internal(format!("what was made opens otherwise: {what}")))
-            }
-        };
-        self.plan.check_opened(&pending.checkpoint(files)?)
-    }
-}
-
-/// An update failed after its journal was written.
-fn give_up(mut pending: Pending, error: Error, control: Control<'_>) -> Result<Vec<Note>> {
-    let path = pending.journal.path().to_path_buf();
-    if pending.sync_failed.get() {
-        // What the system says of these files now need not be true of the disk: nothing more is done.
-        return Err(Error::Unrecovered { path, source: Box::new(error), update: None });
-    }
-    // Stopping the work does not stop its undoing.
-    match pending.resolve(Side::Base, Control::threads(control.count())) {
-        Ok(Some(Recovered::Completed { .. })) => Ok(pending.notes),
-        Ok(_) => Err(error),
-        Err(Error::Unrecovered { path, source, .. }) => {
-            Err(Error::Unrecovered { path, source, update: Some(Box::new(error)) })
-        }
-        Err(source) => {
-            let (source, update) = (Box::new(source), Some(Box::new(error)));
-            Err(Error::Unrecovered { path, source, update })
         }
     }
 }

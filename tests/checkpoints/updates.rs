@@ -513,3 +513,20 @@ fn r74_a_companion_is_replaced_or_removed_only_if_it_is_that_of_the_base() {
         assert_eq!(result.is_ok(), notes.is_empty(), "{before:?}: {result:?}");
     }
 }
+
+/// The journal is the way back: what a recovery could not read of it is never begun.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_whose_name_no_journal_can_hold_is_left_untouched() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = step();
+    let odd = place.root().join(std::ffi::OsStr::from_bytes(b"model\xff"));
+    fs::rename(place.path("checkpoint"), &odd).unwrap();
+    let patch = open_patch(&place.path("patch"));
+    for way in [Way::Redo, Way::Undo] {
+        let options = UpdateOptions::default().with_way(way);
+        let error =
+            place.untouched(|| patch.update(&odd, options, Control::threads(1)).unwrap_err());
+        assert_eq!(error.kind(), "not-in-place", "{error}");
+    }
+}
