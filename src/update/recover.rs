@@ -343,8 +343,10 @@ impl Pending {
             let staged = record.staged.map(|number| pending.staged(number));
             let named = open(pending.place(&record.name))?;
             let new = staged.map(&mut open).transpose()?.flatten();
-            // What is staged no more has taken the name.
-            let replaced = record.staged.is_some() && new.is_none() && named.is_some();
+            // What is staged no more has taken the name. So has what has a name that nothing had: a
+            // rename may leave the old name too, for a while or for good.
+            let took_it = new.is_none() || record.base.is_none();
+            let replaced = record.staged.is_some() && named.is_some() && took_it;
             pending.members.push(if replaced {
                 Member { old: None, new: named, replaced }
             } else {

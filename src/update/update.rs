@@ -142,8 +142,8 @@ pub(crate) fn update_on(
         return Err(Error::NotInPlace { path: Some(path.into()), what });
     }
     let room = Room::of(path)?;
-    check_links(path)?;
     let recovery = recover_on(disk, path, control)?;
+    check_links(path)?;
     let mut base = Checkpoint::open_on(&room.checkpoint, disk, Access::Change)?;
     let lock = base.take_lock();
     let plan = Update::plan(disk, &room, &base, patch, options.files);

@@ -107,6 +107,14 @@ impl Scene {
         Self::of(checkpoints(true), true, Coding::Contextual, way).unwrap()
     }
 
+    /// A directory of which one file goes and another one comes.
+    pub fn of_other_shards() -> Self {
+        let [base, mut target] = checkpoints(true);
+        let moved = target.remove(Path::new("two.safetensors")).unwrap();
+        target.insert("three.safetensors".into(), moved);
+        Self::of([base, target], true, Coding::Contextual, Way::Redo).unwrap()
+    }
+
     /// A directory of two files that both have a tensor of the same name, and an index that names one of
     /// them: in the base the second, in the target perhaps the first.
     pub fn of_same_names(way: Way, moves: bool) -> Self {
@@ -160,6 +168,7 @@ impl Scene {
         kinds
             .into_iter()
             .flat_map(move |(directory, coding)| ways.map(|way| Scene::new(directory, coding, way)))
+            .chain([Scene::of_other_shards()])
     }
 
     pub fn reset(&self) {
