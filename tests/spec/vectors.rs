@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use pulse::stream::Receiver;
 use pulse::wire::{FileKind, FileState, Tag};
@@ -11,7 +10,7 @@ use pulse::{Limits, Result};
 use serde_json::Value;
 use testkit::applier::{apply, apply_pushed, Applied, Trickle};
 use testkit::checkpoint::{header_of, Checkpoint, Tensor};
-use testkit::vectors;
+use testkit::vectors::{self, tensors_of};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors")
@@ -24,14 +23,6 @@ fn read_checkpoint(path: &str) -> Vec<u8> {
     } else {
         read(path)
     }
-}
-
-/// The tensors of a checkpoint, by the names that §9 gives those of a directory. That the files have them,
-/// those who read directories find out.
-fn tensors_of(path: &str) -> Checkpoint {
-    static ALL: OnceLock<BTreeMap<String, Checkpoint>> = OnceLock::new();
-    let all = ALL.get_or_init(|| vectors::checkpoints(read));
-    all.get(path).cloned().unwrap_or_else(|| Checkpoint::from_file(&read_checkpoint(path)))
 }
 
 fn read(path: &str) -> Vec<u8> {

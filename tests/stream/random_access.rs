@@ -17,6 +17,7 @@ use serde_json::Value;
 use testkit::applier;
 use testkit::checkpoint::Checkpoint;
 use testkit::forge::{self, Section};
+use testkit::vectors::tensors_of;
 
 const FOOTER: u64 = 152;
 /// Bytes that are read first, of the header, and of a tensor.
@@ -30,16 +31,6 @@ fn directory() -> PathBuf {
 
 fn example() -> Vec<u8> {
     fs::read(directory().join("good/spec-example.pulse")).expect("the example")
-}
-
-fn checkpoint(path: &str) -> Checkpoint {
-    let read = |path: &str| fs::read(directory().join(path)).expect("a checkpoint");
-    if let Some(found) = testkit::vectors::checkpoints(read).remove(path) {
-        return found;
-    }
-    let is_directory = directory().join(path).is_dir();
-    let file = if is_directory { format!("{path}/model.safetensors") } else { path.into() };
-    Checkpoint::from_file(&read(&file))
 }
 
 /// A row of the manifest.
@@ -59,7 +50,7 @@ fn vectors(list: &str) -> Vec<Vector> {
     rows.map(|row| Vector {
         name: text(row, "name"),
         patch: fs::read(directory().join(text(row, "file"))).expect("a vector"),
-        base: row["base"].as_str().map(checkpoint).unwrap_or_default(),
+        base: row["base"].as_str().map(tensors_of).unwrap_or_default(),
         error: text(row, "error"),
     })
     .collect()
@@ -367,7 +358,7 @@ fn metadata_longer_than_the_first_read_is_read_in_large_pieces() {
 /// R64: an error, or the same tensors.
 #[test]
 fn every_truncation_and_every_flipped_bit_of_the_example_is_refused_or_changes_nothing() {
-    let (patch, base) = (example(), checkpoint("checkpoints/spec-base.safetensors"));
+    let (patch, base) = (example(), tensors_of("checkpoints/spec-base.safetensors"));
     let right = applied(&patch, &base).unwrap();
     for end in 0..patch.len() {
         let error = Tail::new(&patch[..end], Limits::default()).unwrap_err();
@@ -605,7 +596,7 @@ fn misuse_leaves_the_bytes_as_they_were() {
 /// R63: an error is blamed on the base if its tensor digest is another one, else on the patch.
 #[test]
 fn a_wrong_result_is_blamed_on_what_is_wrong() {
-    let base = checkpoint("checkpoints/spec-base.safetensors");
+    let base = tensors_of("checkpoints/spec-base.safetensors");
     let patch = example();
     let tail = Tail::new(&patch, Limits::default()).unwrap();
     let mut other = base.tensors["w"].bytes.clone();

@@ -6,6 +6,7 @@ use std::path::Path;
 use pulse::{Decoder, Event, Limits, PushDecoder, Result};
 use testkit::applier::{apply, apply_pushed, Trickle};
 use testkit::checkpoint::Checkpoint;
+use testkit::vectors::tensors_of;
 
 /// Small vectors that together hold sections of every kind, blocks in every coding, and flat blocks in every
 /// form, and in every width and kind of stream.
@@ -34,21 +35,6 @@ fn read(path: &str) -> Vec<u8> {
     fs::read(directory.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The tensors of a checkpoint of the vectors, which may be a directory.
-fn checkpoint(path: &str) -> Checkpoint {
-    if path.ends_with(".safetensors") {
-        return Checkpoint::from_file(&read(path));
-    }
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testvectors").join(path);
-    let files =
-        fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
-    let tensors =
-        files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
-    let tensors =
-        tensors.flat_map(|file| Checkpoint::from_file(&fs::read(file).expect("a file")).tensors);
-    Checkpoint { tensors: tensors.collect() }
-}
-
 /// A patch and the base that it is for.
 struct Sample {
     name: &'static str,
@@ -62,7 +48,7 @@ fn samples() -> Vec<Sample> {
     let rows = manifest["good"].as_array().expect("a list of vectors");
     let base_of = |name: &str| {
         let row = rows.iter().find(|row| row["name"] == name).expect("a vector of this name");
-        row["base"].as_str().map(checkpoint).unwrap_or_default()
+        row["base"].as_str().map(tensors_of).unwrap_or_default()
     };
     let sample =
         |name| Sample { name, patch: read(&format!("good/{name}.pulse")), base: base_of(name) };

@@ -12,6 +12,9 @@ pub mod raw;
 pub mod sample;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::{json, Value};
 
@@ -75,11 +78,27 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// The tensors of the checkpoints of the good vectors, by their paths.
-pub fn checkpoints(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, checkpoint::Checkpoint> {
-    let vectors = good::vectors(real(read)).into_iter();
-    let files = vectors.flat_map(|vector| vector.base.into_iter().chain([vector.target]));
-    files.map(|file| (file.files().0, file.checkpoint())).collect()
+/// A file of `testvectors/`.
+pub fn read(path: &str) -> Vec<u8> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testvectors");
+    fs::read(directory.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The tensors of a checkpoint of `testvectors/`, by the names that SPEC.md §9 gives those of a
+/// directory. That the files have them, those who read directories find out.
+pub fn tensors_of(path: &str) -> checkpoint::Checkpoint {
+    static ALL: OnceLock<BTreeMap<String, checkpoint::Checkpoint>> = OnceLock::new();
+    let all = ALL.get_or_init(|| {
+        let vectors = good::vectors(real(read)).into_iter();
+        let files = vectors.flat_map(|vector| vector.base.into_iter().chain([vector.target]));
+        files.map(|file| (file.files().0, file.checkpoint())).collect()
+    });
+    let of_file = || {
+        let is_file = path.ends_with(".safetensors");
+        let file = if is_file { path.into() } else { format!("{path}/model.safetensors") };
+        checkpoint::Checkpoint::from_file(&read(&file))
+    };
+    all.get(path).cloned().unwrap_or_else(of_file)
 }
 
 /// Adds the files of a checkpoint; gives its path.
