@@ -7,18 +7,21 @@ A checkpoint is a dict of files from names to bytes; the only file of a checkpoi
 """
 import json
 import math
+import re
 
 from pulse_reader import DTYPE_OF_NAME, DTYPES, HEADERS, PATCHED, REMOVED, Dtype, PulseError, check, sha256
 
 INDEX = ".safetensors.index.json"
+# Directories in which nothing is looked at.
+SKIPPED = re.compile(r"\..*|(checkpoint-|global_step)[0-9]+", re.DOTALL)
 
 class Checkpoint:
     def __init__(self, files):
         self.files, self.heads, self.tensors = files, {}, {}
-        names, index = ([""], {}) if "" in files else tensor_files(files, strict=False)
+        homes, indexes = ({"": ""}, {}) if "" in files else tensor_files(files, strict=False)
         listed = {}
         for name, data in files.items():
-            if name in names:
+            if name in homes:
                 check(len(data) >= 8, "checkpoint", "a safetensors file of less than 8 bytes")
                 self.heads[name] = head = data[:8 + int.from_bytes(data[:8], "little")]
                 end = len(head)
@@ -27,7 +30,7 @@ class Checkpoint:
                     listed[name][tensor] = dtype, shape, data[end:end + size]
                     end += size
                 check(end == len(data), "checkpoint", "a file of another size than its header says")
-        for name, names in tensor_names(listed, index).items():
+        for name, names in tensor_names(listed, homes, indexes).items():
             self.tensors.update({names[tensor]: row for tensor, row in listed[name].items()})
 
     @staticmethod
@@ -38,18 +41,27 @@ class Checkpoint:
             return Checkpoint({file.relative_to(path).as_posix(): file.read_bytes() for file in files})
         return Checkpoint({"": path.read_bytes()})
 
-def tensor_names(listed, index):
+def parent(name):
+    return name.rpartition("/")[0]
+
+def base_name(name):
+    return name.rpartition("/")[2]
+
+def join(home, name):
+    return f"{home}/{name}" if home else name
+
+def tensor_names(listed, homes, indexes):
     """R99: for each file, the names of its tensors in the checkpoint by those in its header."""
     holders = {}
     for file, tensors in listed.items():
         for tensor in tensors:
-            holders.setdefault(tensor, []).append(file)
+            holders.setdefault((homes[file], tensor), []).append(file)
 
     def name(file, tensor):
-        if len(holders[tensor]) == 1:
-            return tensor
-        check(index.get(tensor) in holders[tensor], "checkpoint", f"tensor {tensor!r} is in two files")
-        return tensor if index[tensor] == file else f"{file}/{tensor}"
+        home = homes[file]
+        files, counted = holders[home, tensor], indexes.get(home, {}).get(tensor)
+        check(len(files) == 1 or counted in files, "checkpoint", f"tensor {tensor!r} is in two files")
+        return join(home if len(files) == 1 or counted == file else file, tensor)
 
     names = {file: {tensor: name(file, tensor) for tensor in tensors} for file, tensors in listed.items()}
     every = [name for of_file in names.values() for name in of_file.values()]
@@ -57,27 +69,59 @@ def tensor_names(listed, index):
     return names
 
 def tensor_files(files, strict):
-    """§9: the names of those files of a directory that hold tensors, and what the index says of each tensor.
-    Strict: no file is left out for the index."""
-    visible = [name for name in files if not name.startswith(".") and "/" not in name]
+    """§9: for each file of a tree that holds tensors, the directory whose tensors are named with it; and for each of
+    these directories with an index, the files of its tensors. Strict: nothing is left out for where it is."""
+    looked_at = {name for name in files if not any(map(SKIPPED.fullmatch, name.split("/")[:-1]))}
+    visible = {name for name in looked_at if not base_name(name).startswith(".")}
     plain = {name for name in visible if name.endswith(".safetensors")}
-    indexes = [name for name in visible if name.endswith(INDEX)]
-    index = "model" + INDEX if "model" + INDEX in indexes else indexes[0] if len(indexes) == 1 else None
-    if index is None:
-        return plain, {}
+    homes, indexes, excluded = {}, {}, set()
+
+    def add(home):
+        here = {name for name in plain if parent(name) == home}
+        found = [name for name in visible if parent(name) == home and name.endswith(INDEX)]
+        usual = join(home, "model" + INDEX)
+        index = usual if usual in found else found[0] if len(found) == 1 else None
+        named = index and weight_map(index, files[index], home)
+        if named is not None:
+            leads = set(named.values())
+            if leads and leads <= looked_at:
+                check(here <= leads or not strict, "checkpoint", f"{index} leaves out tensors")
+                indexes[home], here = named, leads
+            else:
+                stale = here and not leads & looked_at
+                check(stale and not strict, "checkpoint", f"{index} has files that are not there")
+        for name in here:
+            homes.setdefault(name, home)
+
+    add("")
+    modules = modules_of(files.get("modules.json", b""))
+    for home in sorted({parent(name) for name in plain} - {""}):
+        here = {name for name in plain if parent(name) == home}
+        if not here <= set(homes) and not any(f"{home}/".startswith(f"{out}/") for out in excluded):
+            if "model_index.json" in files or home in modules:
+                add(home)
+            else:
+                excluded.add(home)
+    left_out = (name for name in looked_at if any(name.startswith(f"{out}/") for out in excluded))
+    check(all(name in homes for name in left_out) or not strict, "checkpoint", "a directory of other tensors")
+    return homes, indexes
+
+def weight_map(index, data, home):
     try:
-        weight_map = strict_json(files[index])["weight_map"]
-        values = weight_map.values()
+        found = strict_json(data)["weight_map"]
+        check(all(isinstance(name, str) for name in found.values()), "checkpoint", f"{index} is no index")
     except (TypeError, KeyError, AttributeError):
         raise PulseError("checkpoint", f"{index} is no index") from None
-    check(all(isinstance(name, str) for name in values), "checkpoint", f"{index} is no index")
-    named = set(values)
-    if not named or not named <= set(files):
-        stale = plain and not named & set(files)
-        check(stale and not strict, "checkpoint", f"{index} has files that are not there")
-        return plain, {}
-    check(plain <= named or not strict, "checkpoint", f"{index} leaves out tensors")
-    return named, weight_map
+    return {tensor: join(home, file) for tensor, file in found.items()}
+
+def modules_of(data):
+    """The directories that are named by a list of modules, if it is one."""
+    try:
+        found = strict_json(data)
+        paths = [module.get("path", "") for module in found] if isinstance(found, list) else []
+    except (PulseError, AttributeError):
+        return set()
+    return set(paths) if all(isinstance(path, str) for path in paths) else set()
 
 def disguised(name):
     """R95: a name that is one of these in other letters."""
@@ -138,21 +182,20 @@ def rebuild(patch, tensors, base):
         check(names == [""] or "" not in names, "checkpoint", "a file without a name next to others")       # R75
         found = {file.name: described(file, base) for file in patch.files if file.state != REMOVED}          # R73
         heads = {file.name: found[file.name] for file in patch.files if not file.companion}
-        index = {}
+        homes, indexes = {"": ""}, {}
         if names != [""]:                                                                                  # R95
-            named, index = tensor_files(found, strict=True)
-            check(heads and named == set(heads), "checkpoint", "readers take other files for tensors")
-            check(not any(map(disguised, set(found) - named)), "checkpoint", "a tensor file where case does not count")
-            check(all("/" not in name or name in named for name in found), "checkpoint", "not in the index, but below")
+            homes, indexes = tensor_files(found, strict=True)
+            check(heads and set(homes) == set(heads), "checkpoint", "readers take other files for tensors")
+            check(not any(map(disguised, set(found) - set(homes))), "checkpoint", "a tensor file where case is nothing")
     elif base and all(t.action == PATCHED for t in patch.tensors.values()):                                # R78
         found, heads = base.files, base.heads
-        index = {} if "" in found else tensor_files(found, strict=False)[1]
+        homes, indexes = ({"": ""}, {}) if "" in found else tensor_files(found, strict=False)
     else:
         # A file of our own making: R78 leaves open which.
-        found, index = {"": own_head(tensors)}, {}
+        found, homes, indexes = {"": own_head(tensors)}, {"": ""}, {}
         heads = found
     listed = {name: safetensors_tensors(head) for name, head in heads.items()}
-    names = tensor_names(listed, index)
+    names = tensor_names(listed, homes, indexes)
     rows = {names[file][t]: row for file, of_file in listed.items() for t, row in of_file.items()}
     made = {name: (dtype, shape, len(data)) for name, (dtype, shape, data) in tensors.items()}
     check(rows == made, "checkpoint", "the headers list other tensors")                                         # R77

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::layout::{Found, Layout, LeftOut, Reason};
 use crate::checkpoint::names::{name_tensors, SameTensor};
 use crate::checkpoint::safetensors::TensorFile;
+use crate::checkpoint::tree::is_below;
 use crate::digest::Digest;
 use crate::disk::lock::{Access, LockFile, Locked};
 use crate::disk::old_journal;
@@ -152,7 +153,7 @@ impl Checkpoint {
         }
         let mut headers: Vec<_> =
             self.files.iter_mut().map(|file| (file.name.as_str(), &mut file.header)).collect();
-        name_tensors(&mut headers, &layout.index)
+        name_tensors(&mut headers, &layout.names)
             .map_err(|SameTensor { tensor, file, other }| self.same_tensor(tensor, file, other))?;
         self.collect_tensors()?;
         let companion = |name: String, Found { stamp, bytes }, usual| {
@@ -166,7 +167,7 @@ impl Checkpoint {
             .collect();
         self.left_out = layout.left_out;
         self.select(|_, reason| reason.is_none());
-        let mut absent: Vec<String> = layout.index.into_keys().collect();
+        let mut absent: Vec<String> = layout.names.indexed().collect();
         absent.retain(|tensor| !self.tensors.contains_key(tensor));
         self.absent = absent;
         Ok(())
@@ -307,11 +308,12 @@ impl Checkpoint {
         at.ok().map(|at| &self.files[at])
     }
 
-    /// Whether the directory has a file of this name, whatever it is to the checkpoint.
+    /// Whether the directory has a file of this name, whatever it is to the checkpoint, or may have one
+    /// where nobody looked.
     pub(crate) fn has_file(&self, name: &str) -> bool {
         self.file(name).is_some()
             || self.companion(name).is_some()
-            || self.left_out.binary_search_by(|out| out.name.as_str().cmp(name)).is_ok()
+            || self.left_out.iter().any(|out| is_below(name, &out.name))
     }
 
     /// The companion of this name, also if it is left out here: the patch may mean it.

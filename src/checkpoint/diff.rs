@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 
 use crate::checkpoint::files::write_files;
+use crate::checkpoint::index::{MODULES, PIPELINE};
 use crate::checkpoint::layout::Layout;
 use crate::checkpoint::plan::is_index;
 use crate::checkpoint::portable::{folded, is_portable};
@@ -28,20 +29,24 @@ fn check_names(target: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to leave an index behind without which two tensors have one name.
+/// Refuses to leave behind what the names of tensors are due to.
 fn check_index(target: &Checkpoint) -> Result<()> {
-    let mut tensors = target.files.iter().flat_map(|file| &file.header.tensors);
-    let has_index = target.companions.iter().any(|companion| is_index(&companion.name));
-    match tensors.find(|tensor| tensor.is_qualified) {
-        Some(tensor) if !has_index => {
-            let what = format!(
-                "only the index, which is left out, tells '{}' from a tensor of the same name",
-                tensor.name
-            );
-            Err(Error::bad_file(target.path(), FileFault::Refused(what)))
+    let has = |is_it: &dyn Fn(&str) -> bool| {
+        target.companions.iter().any(|companion| is_it(&companion.name))
+    };
+    let has_index = has(&is_index);
+    let has_parts = has(&|name| name == PIPELINE || name == MODULES);
+    for file in &target.files {
+        for tensor in &file.header.tensors {
+            let (bytes, of_file) = (tensor.prefix_bytes, file.name.len() + 1);
+            if bytes > 0 && !(if bytes == of_file { has_index } else { has_parts }) {
+                let what =
+                    format!("what the name of tensor '{}' is due to is left out", tensor.name);
+                return Err(Error::bad_file(target.path(), FileFault::Refused(what)));
+            }
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// Refuses a choice of companions with which readers would not take the same files for tensors: where one

@@ -5,19 +5,16 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use serde::de::MapAccess;
-use serde::{Deserialize, Deserializer};
-
-use crate::checkpoint::json::{self, Object};
+use crate::checkpoint::index::{
+    check_index_bytes, index_of, modules_of, weight_map, INDEX_SUFFIX, MODULES, PIPELINE,
+};
+use crate::checkpoint::names::Names;
 use crate::checkpoint::portable::{folded, is_portable};
+use crate::checkpoint::tree::{base, directory_reason, is_below, join, parent, Tree};
 use crate::disk::content;
 use crate::disk::stamp::Stamp;
 use crate::error::{Error, FileFault, Result, Visible};
-use crate::wire::{is_component, is_file_name};
 
-const INDEX: &str = "model.safetensors.index.json";
-pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
-const INDEX_BYTES_MAX: u64 = 100_000_000;
 const TENSORS_SUFFIX: &str = ".safetensors";
 
 /// State of a trainer: names that start with one of these, and end as a pickle does.
@@ -45,7 +42,7 @@ impl fmt::Display for LeftOut {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Reason {
-    /// A directory, a pipe, or a device.
+    /// A pipe, a device, or a link to a directory.
     NotAFile,
     /// Its name starts with a dot.
     Hidden,
@@ -53,8 +50,10 @@ pub enum Reason {
     TrainerState,
     /// A patch, or a file that an update keeps beside a checkpoint.
     OfPulse,
-    /// A file of a subdirectory that the index does not lead to.
+    /// A subdirectory with tensor files that nothing in the directory speaks of.
     Below,
+    /// A subdirectory of more files than are looked at.
+    TooMany,
     /// A safetensors file that the index does not lead to.
     NotInIndex,
     /// An index of shards of which none is there.
@@ -79,6 +78,7 @@ impl Reason {
             Reason::TrainerState => "trainer-state",
             Reason::OfPulse => "of-pulse",
             Reason::Below => "below",
+            Reason::TooMany => "too-many",
             Reason::NotInIndex => "not-in-index",
             Reason::StaleIndex => "stale-index",
             Reason::Unreadable => "unreadable",
@@ -105,7 +105,8 @@ impl fmt::Display for Reason {
             Reason::Hidden => "hidden",
             Reason::TrainerState => "trainer state",
             Reason::OfPulse => "a file of pulse",
-            Reason::Below => "in a subdirectory, and not in the index",
+            Reason::Below => "a subdirectory with tensors of its own",
+            Reason::TooMany => "a subdirectory of too many files",
             Reason::NotInIndex => "tensors that the index does not lead to",
             Reason::StaleIndex => "an index of files that are not there",
             Reason::Unreadable => "cannot be read",
@@ -132,138 +133,119 @@ pub(crate) struct Layout<T> {
     /// What is a companion only if someone wants it, and why.
     pub spare: Vec<(String, T, Reason)>,
     pub left_out: Vec<LeftOut>,
-    /// What the index says of each tensor: the file that it is in.
-    pub index: BTreeMap<String, String>,
-}
-
-/// An index: tensors, and the file that each is in. Further keys are ignored.
-#[derive(Debug, Default)]
-struct Index {
-    weight_map: Option<WeightMap>,
-}
-
-impl<'de> Object<'de> for Index {
-    const IS: &'static str = "an object with a weight_map";
-
-    fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
-        match key.as_str() {
-            "weight_map" => self.weight_map = Some(map.next_value()?),
-            _ => json::skip(map, 1)?,
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for Index {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        json::object(deserializer)
-    }
-}
-
-#[derive(Debug, Default)]
-struct WeightMap(BTreeMap<String, String>);
-
-impl<'de> Object<'de> for WeightMap {
-    const IS: &'static str = "a weight_map, an object of file names";
-
-    fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
-        self.0.insert(key, map.next_value()?);
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for WeightMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        json::object(deserializer)
-    }
-}
-
-fn weight_map(index: &[u8]) -> Result<BTreeMap<String, String>, FileFault> {
-    let index: Index = json::parse(index).map_err(FileFault::Index)?;
-    let WeightMap(map) =
-        index.weight_map.ok_or_else(|| FileFault::Index("it has no weight_map".into()))?;
-    Ok(map)
+    pub names: Names,
 }
 
 impl Layout<Found> {
-    /// Looks at a directory and reads its index.
+    /// Looks at a directory and reads its indexes.
     pub fn read(directory: &Path) -> Result<Self> {
-        let (mut files, mut odd) = list(directory, "")?;
-        let index = index_in(directory, &files, |name| {
+        let Tree { files, left_out } = Tree::walk(directory)?;
+        let layout = Self::of(directory, files, |name| {
             let path = directory.join(name);
             let io = |error| Error::io_at("reading", &path, error);
             check_index_bytes(fs::metadata(&path).map_err(io)?.len())
                 .map_err(|fault| Error::bad_file(&path, fault))?;
             fs::read(&path).map_err(io)
-        })?;
-        let shards = index.iter().flat_map(|(_, map)| map.values());
-        for below in directories_of(shards) {
-            match fs::symlink_metadata(directory.join(below)) {
-                Ok(found) if found.is_dir() => {}
-                // What is below a link is another's: nothing there is read as of this checkpoint.
-                Ok(found) if found.is_symlink() => {
-                    let what =
-                        format!("the index leads below '{below}', a link, which is not followed");
-                    return Err(Error::bad_file(directory, FileFault::Refused(what)));
+        });
+        let mut layout = layout.map_err(|error| match error {
+            Error::BadFile { fault: FileFault::NoTensors, .. } => match content::look(directory) {
+                Some(content) => Error::bad_file(directory, FileFault::NoCheckpoint(content)),
+                None => error,
+            },
+            Error::BadFile { fault: FileFault::MissingShard(ref shard), .. } => {
+                match left_out.iter().find(|out| is_below(shard, &out.name)) {
+                    Some(out) => {
+                        let what = format!("the index leads to '{shard}', below {out}");
+                        Error::bad_file(directory, FileFault::Refused(what))
+                    }
+                    None => error,
                 }
-                _ => continue,
             }
-            let (found, left_out) = list(&directory.join(below), &format!("{below}/"))?;
-            files.extend(found);
-            odd.extend(left_out);
-            odd.retain(|out| out.name != below);
-        }
-        let mut layout = Self::of_index(directory, files, index).map_err(|error| {
-            match (error, content::look(directory)) {
-                (Error::BadFile { fault: FileFault::NoTensors, .. }, Some(content)) => {
-                    Error::bad_file(directory, FileFault::NoCheckpoint(content))
-                }
-                (other, _) => other,
-            }
+            other => other,
         })?;
-        layout.left_out.extend(odd);
+        layout.left_out.extend(left_out);
         Ok(layout)
     }
 }
 
-impl<T> Layout<T> {
-    /// Tells what each of these files is in a directory that has no others.
-    pub fn of(
+/// A directory whose tensor files belong together: they share an index, and names.
+struct Part {
+    /// The files that the index has; without an index, all that look like tensors.
+    shards: Option<BTreeSet<String>>,
+    /// The index, if it is of files that are not there.
+    stale: Option<String>,
+}
+
+/// The directories of tensors in a tree.
+struct Parts {
+    /// By their directories; the root is the empty one.
+    parts: BTreeMap<String, Part>,
+    /// Directories of tensors that nothing in the root speaks of.
+    excluded: BTreeSet<String>,
+    names: Names,
+}
+
+impl Parts {
+    fn find<T>(
         directory: &Path,
-        files: BTreeMap<String, T>,
-        read: impl FnOnce(&str) -> Result<Vec<u8>>,
+        files: &BTreeMap<String, T>,
+        mut read: impl FnMut(&str) -> Result<Vec<u8>>,
     ) -> Result<Self> {
-        let index = index_in(directory, &files, read)?;
-        Self::of_index(directory, files, index)
+        let (parts, excluded) = (BTreeMap::new(), BTreeSet::new());
+        let mut found = Parts { parts, excluded, names: Names::default() };
+        found.add("", directory, files, &mut read)?;
+        let below = files.keys().filter(|name| !parent(name).is_empty() && is_tensors(base(name)));
+        let below: Vec<&String> = below.collect();
+        let homes: BTreeSet<&str> = below.iter().map(|name| parent(name)).collect();
+        let mut modules = None;
+        for home in homes {
+            let mut own = below.iter().filter(|name| parent(name) == home);
+            let is_excluded = found.excluded.iter().any(|out| is_below(home, out));
+            if is_excluded || own.all(|name| found.names.homes.contains_key(*name)) {
+                continue;
+            }
+            let modules = match &mut modules {
+                Some(modules) => modules,
+                none if files.contains_key(MODULES) => none.insert(modules_of(&read(MODULES)?)),
+                none => none.insert(BTreeSet::new()),
+            };
+            if files.contains_key(PIPELINE) || modules.contains(home) {
+                found.add(home, directory, files, &mut read)?;
+            } else {
+                found.excluded.insert(home.into());
+            }
+        }
+        Ok(found)
     }
 
-    fn of_index(
+    fn add<T>(
+        &mut self,
+        home: &str,
         directory: &Path,
-        files: BTreeMap<String, T>,
-        index: Option<(String, BTreeMap<String, String>)>,
-    ) -> Result<Self> {
-        let mut layout = Layout {
-            tensors: Vec::new(),
-            companions: Vec::new(),
-            spare: Vec::new(),
-            left_out: Vec::new(),
-            index: BTreeMap::new(),
-        };
-        let mut shards: Option<BTreeSet<&String>> = None;
-        let mut stale = None;
-        let (index_name, map) = index.unzip();
-        layout.index = map.unwrap_or_default();
-        if let Some(name) = &index_name {
-            let named: BTreeSet<&String> = layout.index.values().collect();
-            let missing = named.iter().find(|shard| !files.contains_key(**shard));
-            match missing.copied().or(named.is_empty().then_some(name)) {
-                None => shards = Some(named),
+        files: &BTreeMap<String, T>,
+        read: &mut impl FnMut(&str) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let own = || files.keys().filter(|name| parent(name) == home);
+        let plain = || own().filter(|name| is_tensors(base(name)));
+        let mut part = Part { shards: None, stale: None };
+        let index = index_of(own().map(|name| base(name))).map(|name| join(home, name));
+        if let Some(name) = index {
+            let mut map = weight_map(&read(&name)?)
+                .map_err(|fault| Error::bad_file(&directory.join(&name), fault))?;
+            map.values_mut().for_each(|file| *file = join(home, file));
+            let named: BTreeSet<String> = map.values().cloned().collect();
+            let missing = named.iter().find(|shard| !files.contains_key(*shard));
+            match missing.or(named.is_empty().then_some(&name)) {
+                None => {
+                    self.names.indexes.insert(home.into(), map);
+                    part.shards = Some(named);
+                }
                 // Saved anew under other names; the old index was not removed.
                 Some(_)
-                    if !named.iter().any(|shard| files.contains_key(*shard))
-                        && files.keys().any(|name| is_tensors(name) && !name.contains('/')) =>
+                    if !named.iter().any(|shard| files.contains_key(shard))
+                        && plain().next().is_some() =>
                 {
-                    stale = Some(name)
+                    part.stale = Some(name)
                 }
                 Some(missing) => {
                     let fault = FileFault::MissingShard(missing.to_string());
@@ -271,21 +253,68 @@ impl<T> Layout<T> {
                 }
             }
         }
-        // Tensor files are there first: a companion that is one with them elsewhere gives way.
-        let is_tensor_file = |name: &String| match &shards {
-            Some(shards) => shards.contains(name),
-            None => is_tensors(name) && !name.contains('/'),
+        let tensors: Vec<&String> = match &part.shards {
+            Some(shards) => shards.iter().collect(),
+            None => plain().collect(),
         };
-        let mut seen: HashSet<String> =
-            files.keys().filter(|name| is_tensor_file(name)).map(|name| folded(name)).collect();
+        for name in tensors {
+            self.names.homes.entry(name.clone()).or_insert_with(|| home.into());
+        }
+        self.parts.insert(home.into(), part);
+        Ok(())
+    }
+
+    /// What a file is, if it is not left out with the directory that it is in.
+    fn role(&self, name: &str) -> Option<Role> {
+        if self.names.homes.contains_key(name) {
+            return Some(Role::Tensors);
+        }
+        if self.excluded.iter().any(|out| is_below(name, out)) {
+            return None;
+        }
+        let part = self.parts.get(parent(name));
+        Some(match role(base(name)) {
+            Role::Tensors => Role::LeftOut(Reason::NotInIndex),
+            _ if part.is_some_and(|part| part.stale.as_deref() == Some(name)) => {
+                Role::LeftOut(Reason::StaleIndex)
+            }
+            // A reader where case does not count would take it for tensors.
+            _ if is_disguised(base(name)) => Role::LeftOut(Reason::Name),
+            role => role,
+        })
+    }
+}
+
+impl<T> Layout<T> {
+    /// Tells what each of these files is in a directory that has no others.
+    pub fn of(
+        directory: &Path,
+        mut files: BTreeMap<String, T>,
+        read: impl FnMut(&str) -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let mut layout = Layout {
+            tensors: Vec::new(),
+            companions: Vec::new(),
+            spare: Vec::new(),
+            left_out: Vec::new(),
+            names: Names::default(),
+        };
+        let unseen: Vec<_> = files
+            .keys()
+            .filter_map(|name| Some((name.clone(), directory_reason(parent(name))?)))
+            .collect();
+        for (name, reason) in unseen {
+            layout.spare.extend(files.remove(&name).map(|found| (name, found, reason)));
+        }
+        let parts = Parts::find(directory, &files, read)?;
+        let excluded = parts.excluded.iter();
+        layout.left_out =
+            excluded.map(|name| LeftOut { name: name.clone(), reason: Reason::Below }).collect();
+        // Tensor files are there first: a companion that is one with them elsewhere gives way.
+        let mut seen: HashSet<String> = parts.names.homes.keys().map(|name| folded(name)).collect();
         for (name, found) in files {
-            let role = match role(&name) {
-                _ if shards.as_ref().is_some_and(|shards| shards.contains(&name)) => Role::Tensors,
-                _ if name.contains('/') => Role::LeftOut(Reason::Below),
-                Role::Tensors if shards.is_some() => Role::LeftOut(Reason::NotInIndex),
-                _ if stale == Some(&name) => Role::LeftOut(Reason::StaleIndex),
-                // A reader where case does not count would take it for tensors.
-                _ if is_disguised(&name) => Role::LeftOut(Reason::Name),
+            let Some(role) = parts.role(&name) else { continue };
+            let role = match role {
                 Role::Companion if !is_portable(&name) || !seen.insert(folded(&name)) => {
                     Role::LeftOut(Reason::NotPortable)
                 }
@@ -303,74 +332,9 @@ impl<T> Layout<T> {
         if layout.tensors.is_empty() {
             return Err(Error::bad_file(directory, FileFault::NoTensors));
         }
-        if stale.is_some() {
-            layout.index.clear();
-        }
+        layout.names = parts.names;
         Ok(layout)
     }
-}
-
-/// The index of a directory with these files, and what it says.
-fn index_in<T>(
-    directory: &Path,
-    files: &BTreeMap<String, T>,
-    read: impl FnOnce(&str) -> Result<Vec<u8>>,
-) -> Result<Option<(String, BTreeMap<String, String>)>> {
-    let Some(name) = index_of(files.keys().map(String::as_str)) else { return Ok(None) };
-    let map = weight_map(&read(name)?);
-    let map = map.map_err(|fault| Error::bad_file(&directory.join(name), fault))?;
-    Ok(Some((name.to_string(), map)))
-}
-
-/// The subdirectories of these files, and those that lead there, each once; the outer one first.
-fn directories_of<'a>(files: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
-    let legal = files.filter(|name| is_file_name(name));
-    legal.flat_map(|name| name.match_indices('/').map(|(end, _)| &name[..end])).collect()
-}
-
-/// The regular files of a directory by their names, and what else is in it; `before` goes before each
-/// name.
-fn list(directory: &Path, before: &str) -> Result<(BTreeMap<String, Found>, Vec<LeftOut>)> {
-    let io = |error| Error::io_at("listing", directory, error);
-    let (mut files, mut odd) = (BTreeMap::new(), Vec::new());
-    for entry in fs::read_dir(directory).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let name = match entry.file_name().into_string() {
-            Ok(name) if is_component(&name) => format!("{before}{name}"),
-            name => {
-                let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
-                if is_tensors(&name) && before.is_empty() {
-                    return Err(Error::bad_file(directory, FileFault::Name(name)));
-                }
-                let name = format!("{before}{name}");
-                odd.push(LeftOut { name, reason: Reason::Name });
-                continue;
-            }
-        };
-        // Follows links: model caches are directories of links.
-        match fs::metadata(entry.path()) {
-            Ok(metadata) if metadata.is_file() => {
-                let found = Found { stamp: Stamp::of(&metadata), bytes: metadata.len() };
-                files.insert(name, found);
-            }
-            Ok(_) => odd.push(LeftOut { name, reason: Reason::NotAFile }),
-            Err(error) if is_tensors(&name) && before.is_empty() => {
-                return Err(Error::io_at("opening", &entry.path(), error))
-            }
-            Err(_) => odd.push(LeftOut { name, reason: Reason::Unreadable }),
-        }
-    }
-    Ok((files, odd))
-}
-
-/// The index file among the names of a directory: the usual one, or the only one.
-fn index_of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    let mut indexes = names
-        .filter(|name| name.ends_with(INDEX_SUFFIX) && !is_hidden(name) && !name.contains('/'));
-    indexes.clone().find(|name| *name == INDEX).or_else(|| {
-        let first = indexes.next();
-        first.filter(|_| indexes.next().is_none())
-    })
 }
 
 /// What a regular file is to a checkpoint whose index does not name it.
@@ -399,22 +363,13 @@ fn role(name: &str) -> Role {
     Role::Companion
 }
 
-fn is_hidden(name: &str) -> bool {
+pub(crate) fn is_hidden(name: &str) -> bool {
     name.starts_with('.')
 }
 
 /// Whether every reader takes a file of this name for tensors, where no index says otherwise.
-fn is_tensors(name: &str) -> bool {
+pub(crate) fn is_tensors(name: &str) -> bool {
     name.ends_with(TENSORS_SUFFIX) && !is_hidden(name)
-}
-
-/// Refuses an index that is larger than any header may be, before it is held in memory.
-pub(crate) fn check_index_bytes(bytes: u64) -> Result<(), FileFault> {
-    if bytes > INDEX_BYTES_MAX {
-        let what = format!("{bytes} bytes or more; at most {INDEX_BYTES_MAX} are read");
-        return Err(FileFault::Index(what));
-    }
-    Ok(())
 }
 
 /// Whether a file is for tensors, or an index, only on a system where case does not count.
@@ -457,22 +412,6 @@ mod tests {
             ("pulse-update-1a2b.undo", Reason::OfPulse),
         ] {
             assert_eq!(role(name), Role::LeftOut(reason), "{name}");
-        }
-    }
-
-    #[test]
-    fn the_usual_index_or_the_only_one_counts() {
-        let a = "a.safetensors.index.json";
-        let b = "b.safetensors.index.json";
-        let hidden = "._b.safetensors.index.json";
-        for (names, index) in [
-            (vec![], None),
-            (vec![a], Some(a)),
-            (vec![a, b], None),
-            (vec![a, INDEX, b], Some(INDEX)),
-            (vec![hidden, a], Some(a)),
-        ] {
-            assert_eq!(index_of(names.iter().copied()), index, "{names:?}");
         }
     }
 }

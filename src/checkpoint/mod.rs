@@ -5,12 +5,14 @@ pub(crate) mod checkpoint;
 pub(crate) mod companions;
 mod diff;
 pub(crate) mod files;
+mod index;
 mod json;
 mod layout;
 pub(crate) mod names;
 pub(crate) mod plan;
 mod portable;
 pub(crate) mod safetensors;
+pub(crate) mod tree;
 pub(crate) mod verify;
 
 pub use crate::disk::place::Existing;

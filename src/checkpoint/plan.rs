@@ -6,9 +6,11 @@ use std::path::Path;
 use crate::checkpoint::apply::{source, FilePolicy};
 use crate::checkpoint::checkpoint::Companion;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
-use crate::checkpoint::layout::{check_index_bytes, Layout, INDEX_SUFFIX};
-use crate::checkpoint::names::{name_tensors, SameTensor};
+use crate::checkpoint::index::{check_index_bytes, INDEX_SUFFIX};
+use crate::checkpoint::layout::Layout;
+use crate::checkpoint::names::{name_tensors, Names, SameTensor};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
+use crate::checkpoint::tree::is_below;
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
 use crate::disk::staged::{failed, Staged};
@@ -305,10 +307,10 @@ impl<'a> Plan<'a> {
 
     /// Gives the tensors of the files the names that readers of the directory will find there.
     fn name_tensors(&mut self, patch: &Patch) -> Result<()> {
-        let index = self.check_roles(patch)?;
+        let names = self.check_roles(patch)?;
         let mut headers: Vec<_> =
             self.files.iter_mut().map(|file| (file.name.as_str(), &mut file.header)).collect();
-        name_tensors(&mut headers, &index).map_err(|SameTensor { tensor, .. }| {
+        name_tensors(&mut headers, &names).map_err(|SameTensor { tensor, .. }| {
             let what = format!("tensor '{tensor}' is in two files, and no index tells them apart");
             wrong_files(patch, what)
         })
@@ -395,19 +397,15 @@ impl<'a> Plan<'a> {
     }
 
     /// Refuses files that readers of the directory would take for others than they are (R95); gives
-    /// back what its index says.
-    fn check_roles(&self, patch: &Patch) -> Result<BTreeMap<String, String>> {
+    /// back what the names of its tensors depend on.
+    fn check_roles(&self, patch: &Patch) -> Result<Names> {
         self.check_roles_beside(patch, &[])
     }
 
     /// As `check_roles`, in a directory in which other files stay.
-    pub fn check_roles_beside(
-        &self,
-        patch: &Patch,
-        others: &[String],
-    ) -> Result<BTreeMap<String, String>> {
+    pub fn check_roles_beside(&self, patch: &Patch, others: &[String]) -> Result<Names> {
         if !self.is_directory {
-            return Ok(BTreeMap::new());
+            return Ok(Names::default());
         }
         let tensors = self.files.iter().map(|file| (file.name.clone(), ()));
         let companions = self.companions.iter().map(|file| (file.name().to_string(), ()));
@@ -447,9 +445,11 @@ impl<'a> Plan<'a> {
             let what = format!("readers do not take '{name}' for tensors");
             return Err(wrong_files(patch, what));
         }
-        match layout.left_out.iter().find(|out| !others.contains(&out.name)) {
+        let planned = self.companions.iter().map(OutCompanion::name).collect::<Vec<_>>();
+        let is_planned = |name: &str| planned.iter().any(|planned| is_below(planned, name));
+        match layout.left_out.iter().find(|out| is_planned(&out.name)) {
             Some(out) => Err(wrong_files(patch, format!("readers leave out {out}"))),
-            None => Ok(layout.index),
+            None => Ok(layout.names),
         }
     }
 

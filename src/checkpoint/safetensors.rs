@@ -50,10 +50,10 @@ impl CarriedHeaders {
 /// A tensor as the header of a file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileTensor {
-    /// Its name in the checkpoint: the one in the header, unless it is qualified.
+    /// Its name in the checkpoint.
     pub name: String,
-    /// The name of the file and a '/' go before the name in the header.
-    pub is_qualified: bool,
+    /// How much of that goes before the name in the header.
+    pub prefix_bytes: usize,
     pub spec: TensorSpec,
     /// Offset of its bytes in the file.
     pub offset: u64,
@@ -227,7 +227,7 @@ impl FileHeader {
             let offset = start
                 .checked_add(begin)
                 .ok_or_else(|| bad(format!("tensor '{name}' lies beyond any file")))?;
-            tensors.push(FileTensor { name, is_qualified: false, spec, offset });
+            tensors.push(FileTensor { name, prefix_bytes: 0, spec, offset });
         }
         tensors.sort_by_key(|tensor| (tensor.offset, tensor.spec.bytes()));
         let mut next = start;
@@ -253,23 +253,23 @@ impl FileHeader {
         }
     }
 
-    /// Puts the name of the file before those tensors, by the names in the header.
-    pub fn qualify(&mut self, file: &str, wanted: impl Fn(&str) -> bool) {
-        let prefix = format!("{file}/");
+    /// Names the tensors anew: what `prefix` gives for the name in the header goes before it, and a '/',
+    /// unless that is empty.
+    pub fn set_prefixes<'a>(&mut self, prefix: impl Fn(&str) -> &'a str) {
         for tensor in &mut self.tensors {
-            if tensor.is_qualified {
-                tensor.name.drain(..prefix.len());
-            }
-            tensor.is_qualified = wanted(&tensor.name);
-            if tensor.is_qualified {
-                tensor.name.insert_str(0, &prefix);
-            }
+            tensor.name.drain(..tensor.prefix_bytes);
+            let prefix = match prefix(&tensor.name) {
+                "" => String::new(),
+                prefix => format!("{prefix}/"),
+            };
+            tensor.prefix_bytes = prefix.len();
+            tensor.name.insert_str(0, &prefix);
         }
     }
 
-    /// The names in the checkpoint of those tensors that are named with their file.
-    pub fn qualified(&self) -> BTreeSet<String> {
-        let tensors = self.tensors.iter().filter(|tensor| tensor.is_qualified);
+    /// The names in the checkpoint of those tensors that are not named as in the header.
+    pub fn prefixed(&self) -> BTreeSet<String> {
+        let tensors = self.tensors.iter().filter(|tensor| tensor.prefix_bytes > 0);
         tensors.map(|tensor| tensor.name.clone()).collect()
     }
 

@@ -125,7 +125,7 @@ impl Update<'_> {
             bytes: header.file_bytes,
             length: (header.bytes.len() - 8) as u64,
             header: Sha::of(&[&header.bytes]),
-            qualified: header.qualified(),
+            qualified: header.prefixed(),
         };
         let mut tensors = Vec::new();
         for name in self.names() {

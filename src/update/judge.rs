@@ -255,7 +255,14 @@ impl Pending {
         mut header: FileHeader,
         file: &Arc<DiskFile>,
     ) -> Result<TensorFile> {
-        header.qualify(name, |tensor| head.qualified.contains(&format!("{name}/{tensor}")));
+        header.set_prefixes(|tensor| {
+            let is_qualified = head.qualified.contains(&format!("{name}/{tensor}"));
+            if is_qualified {
+                name
+            } else {
+                ""
+            }
+        });
         let name = if self.record.directory { name } else { "" };
         TensorFile::with_header(name, header, file.clone())
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::apply::FilePolicy;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
 use crate::checkpoint::plan::{is_index, OutFile, Plan};
+use crate::checkpoint::tree::Tree;
 use crate::checkpoint::verify::check_files;
 use crate::checkpoint::Checkpoint;
 use crate::disk::lock::Access;
@@ -381,6 +382,8 @@ impl<'a> Update<'a> {
                 stays.push(name);
             }
         }
+        let below = Tree::walk(directory)?.files.into_keys();
+        stays.extend(below.filter(|name| name.contains('/') && !is_listed(name)));
         match self.plan.check_roles_beside(self.patch, &stays) {
             Err(Error::Unfit { what, .. }) => refuse(what),
             checked => checked.map(|_| ()),
@@ -396,6 +399,7 @@ impl<'a> Update<'a> {
             let target = Found::File(file.record.content().into());
             match content_of(&self.room.directory.join(name))? {
                 found if found == target => continue,
+                _ if name.contains('/') => return self.refuse_below(name),
                 found if found == Found::of(replaces.map(Into::into)) => {}
                 // An index that leads elsewhere cannot stay.
                 _ if policy == FilePolicy::Exact || is_index(name) => {
@@ -414,6 +418,9 @@ impl<'a> Update<'a> {
             self.companions.push((Beside { name, base, target, number }, Some(at)));
         }
         for RemovedCompanion { name, content } in &self.plan.removed {
+            if name.contains('/') {
+                return self.refuse_below(name);
+            }
             let number = first + number_of(self.companions.len());
             let (name, base) = (name.to_string(), Some((*content).into()));
             self.companions.push((Beside { name, base, target: None, number }, None));
@@ -427,6 +434,12 @@ impl<'a> Update<'a> {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The journal is of the files of one directory.
+    fn refuse_below(&self, name: &str) -> Result<()> {
+        let what = format!("'{name}' changes, and lies in a subdirectory");
+        Err(Error::NotInPlace { path: Some(self.base.path().into()), what })
     }
 
     /// Whether a file of the target differs from that of the base.

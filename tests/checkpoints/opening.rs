@@ -225,7 +225,7 @@ fn model_files_travel_and_nothing_else() {
         ("._1.safetensors", Reason::Hidden),
         (".env", Reason::Hidden),
         ("41.pulse", Reason::OfPulse),
-        ("checkpoint-500", Reason::NotAFile),
+        ("checkpoint-500", Reason::TrainerState),
         ("consolidated.safetensors", Reason::NotInIndex),
         ("optimizer.pt", Reason::TrainerState),
         ("rng_state_0.pth", Reason::TrainerState),
@@ -318,7 +318,7 @@ fn subdirectories_are_left_out_and_reported() {
     fs::create_dir_all(path.join("logs/deep")).unwrap();
     fs::create_dir(path.join(".cache")).unwrap();
     fs::write(path.join("logs/x.safetensors"), "no tensors").unwrap();
-    let reasons = [(".cache", Reason::NotAFile), ("logs", Reason::NotAFile)];
+    let reasons = [(".cache", Reason::Hidden), ("logs", Reason::Below)];
     assert_eq!(left_out(&path), reasons.map(|(name, reason)| (name.to_string(), reason)));
     // A patch is made of the rest.
     diff(Some(&path), &path, &place.path("patch"), EncoderOptions::default(), 1);

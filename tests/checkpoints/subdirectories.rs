@@ -1,4 +1,4 @@
-//! Files in subdirectories, to which the index leads.
+//! Files in subdirectories: shards to which an index leads, parts of a model, and what is beside them.
 
 use std::fs;
 
@@ -45,21 +45,145 @@ fn only_the_files_of_the_index_belong() {
         place.put_bytes(&format!("tree/{other}"), &x("d", 9));
     }
     fs::create_dir(path.join("shards/empty")).unwrap();
-    fs::create_dir(path.join("logs")).unwrap();
+    fs::create_dir(path.join("checkpoint-500")).unwrap();
     let found = open(&path);
     assert_eq!(found.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b", "c"]);
+    let left_out: Vec<_> =
+        found.left_out().iter().map(|out| (out.name.as_str(), out.reason.name())).collect();
+    assert_eq!(left_out, [("checkpoint-500", "trainer-state"), ("shards", "below"),]);
+}
+
+/// A model of sentences: a directory of settings, and a module with tensors, which modules.json names.
+fn sentences(seed: u64) -> Files {
+    Files::many([
+        ("model.safetensors", x("w", seed)),
+        ("modules.json", br#"[{"path":""},{"path":"1_Pooling"},{"path":"2_Dense"}]"#.to_vec()),
+        ("1_Pooling/config.json", format!("{{\"step\":{seed}}}").into()),
+        ("2_Dense/model.safetensors", x("w", seed + 1)),
+        ("2_Dense/config.json", b"{}".to_vec()),
+    ])
+}
+
+/// A pipeline: nothing but settings at the top, and a part with an index.
+fn pipeline(seed: u64) -> Files {
+    let index = r#"{"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#;
+    Files::many([
+        ("model_index.json", b"{}".to_vec()),
+        ("unet/one.safetensors", x("a", seed)),
+        ("unet/two.safetensors", x("b", seed + 1)),
+        ("unet/model.safetensors.index.json", index.into()),
+        ("vae/model.safetensors", x("a", seed + 2)),
+        ("tokenizer/vocab.json", b"[]".to_vec()),
+    ])
+}
+
+/// R99: all of it arrives, and each tensor is named with the part that it is of.
+#[test]
+fn r99_models_of_several_parts_rebuild() {
+    rebuilds(&sentences(1), &sentences(11));
+    rebuilds(&pipeline(1), &pipeline(11));
+    rebuilds(&sentences(1), &pipeline(11));
+    let place = Place::new();
+    let names = |files: &Files, name: &str| {
+        let found = open(&place.put(name, files));
+        assert!(found.left_out().is_empty());
+        found.tensors().map(|(name, _)| name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&sentences(1), "sentences"), ["2_Dense/w", "w"]);
+    assert_eq!(names(&pipeline(1), "pipeline"), ["unet/a", "unet/b", "vae/a"]);
+}
+
+/// R99: two tensors that come to one name are refused, and a patch has what the names are due to.
+#[test]
+fn r99_names_of_parts_are_sound() {
+    let place = Place::new();
+    let Files::Many(mut files) = pipeline(1) else { panic!("not a directory") };
+    files.insert("model.safetensors".into(), x("vae/a", 9));
+    let path = place.put("collision", &Files::Many(files));
+    let error = Checkpoint::open(path).unwrap_err();
+    assert_eq!(error.advice().unwrap().name(), "choose-one", "{error}");
+    assert!(error.to_string().contains("tensor 'vae/a'"), "{error}");
+    let mut target = open(&place.put("target", &pipeline(1)));
+    target.select(|_, _| false);
+    let options = EncoderOptions::default();
+    let refused = testkit::library::diff_bytes(None, &target, options, Control::default());
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("what the name of tensor 'unet/a' is due to"), "{text}");
+}
+
+/// The rest of a directory with tensors that nothing speaks of, of a trainer's, and of a hidden one stays.
+#[test]
+fn what_is_no_part_of_the_model_is_left_out() {
+    let place = Place::new();
+    let Files::Many(mut files) = sentences(1) else { panic!("not a directory") };
+    for other in [
+        "backup/model.safetensors",
+        "backup/config.json",
+        "backup/deep/config.json",
+        "checkpoint-500/config.json",
+        "global_step7/config.json",
+        ".cache/config.json",
+        "1_Pooling/.cache/config.json",
+        "a/b/c/d/e/f/g/h/too-deep.json",
+    ] {
+        files.insert(other.into(), x("w", 9));
+    }
+    let found = open(&place.put("model", &Files::Many(files)));
+    assert_eq!(found.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["2_Dense/w", "w"]);
     let left_out: Vec<_> =
         found.left_out().iter().map(|out| (out.name.as_str(), out.reason.name())).collect();
     assert_eq!(
         left_out,
         [
-            ("logs", "not-a-file"),
-            ("shards/.hidden", "below"),
-            ("shards/d.safetensors", "below"),
-            ("shards/empty", "not-a-file"),
-            ("shards/note.txt", "below"),
+            (".cache", "hidden"),
+            ("1_Pooling/.cache", "hidden"),
+            ("a/b/c/d/e/f/g/h", "name"),
+            ("backup", "below"),
+            ("checkpoint-500", "trainer-state"),
+            ("global_step7", "trainer-state"),
         ]
     );
+}
+
+/// A data set that lies beside a model is not walked through to its end.
+#[test]
+fn a_subdirectory_of_too_many_files_is_left_out() {
+    let place = Place::new();
+    let path = place.put("model", &sentences(1));
+    fs::create_dir(path.join("data")).unwrap();
+    for number in 0..10_001 {
+        fs::File::create(path.join(format!("data/{number}"))).unwrap();
+    }
+    let found = open(&path);
+    let left_out: Vec<_> =
+        found.left_out().iter().map(|out| (out.name.as_str(), out.reason.name())).collect();
+    assert_eq!(left_out, [("data", "too-many")]);
+}
+
+/// In place, small files of subdirectories stay as they are, and those that change are refused.
+#[test]
+fn small_files_of_subdirectories_stay_in_place() {
+    let place = Place::new();
+    let files = |seed, note: &str| {
+        Files::many([("model.safetensors", x("w", seed)), ("1_Pooling/config.json", note.into())])
+    };
+    let base = place.put("base", &files(1, "{}"));
+    for (name, note, ok) in [("same", "{}", true), ("other", "[]", false)] {
+        let target = place.put(name, &files(2, note));
+        let patch = place.path("patch");
+        diff(Some(&base), &target, &patch, EncoderOptions::default(), 1);
+        let patch = open_patch(&patch);
+        let here = place.put(&format!("{name}-here"), &files(1, "{}"));
+        let updated = patch.update(&here, UpdateOptions::default(), Control::default());
+        if ok {
+            updated.unwrap();
+            Files::read(&here).assert_same(&Files::read(&target));
+        } else {
+            let error = updated.unwrap_err();
+            assert_eq!(error.kind(), "not-in-place", "{error}");
+            Files::read(&here).assert_same(&files(1, "{}"));
+        }
+    }
 }
 
 /// An index leads nowhere but into its directory, and what it names is there.
@@ -87,7 +211,10 @@ fn r79_no_link_is_followed_into_a_subdirectory() {
     fs::rename(path.join("shards"), place.path("elsewhere")).unwrap();
     std::os::unix::fs::symlink(place.path("elsewhere"), path.join("shards")).unwrap();
     let error = place.untouched(|| Checkpoint::open(&path).unwrap_err());
-    assert!(error.to_string().contains("below 'shards', a link"), "{error}");
+    assert!(
+        error.to_string().contains("leads to 'shards/b', below shards (not a regular file)"),
+        "{error}"
+    );
     // Where no index leads there, a link to a directory is left out as any directory is.
     fs::remove_file(path.join(INDEX)).unwrap();
     let found = open(&path);

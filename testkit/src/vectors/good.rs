@@ -101,7 +101,7 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
     ]);
     all.extend(contextual::vectors());
     all.extend([files_carried(), files_odd_json(), files_kept(), files_of_a_directory()]);
-    all.extend([tensor_in_two_files(), files_in_subdirectories()]);
+    all.extend([tensor_in_two_files(), files_in_subdirectories(), pipeline()]);
     for (coding, options) in CODINGS {
         all.extend([dtypes(coding, options()), real_slice(coding, options(), &real)]);
         all.extend([1, 2].map(|leaves| blocks(coding, options().with_block_leaves(leaves))));
@@ -571,6 +571,49 @@ fn files_in_subdirectories() -> Good {
         rules: "R42 R72 R95",
         shows:
             "The index leads to files in subdirectories; one has as many components as are allowed.",
+        base: Some(base),
+        target,
+        patch,
+    }
+}
+
+fn pipeline() -> Good {
+    let (one, two, in_two) =
+        ("unet/one.safetensors", "unet/two.safetensors", "vae/deep/x.safetensors");
+    let tensor = |value| Tensor::new(Dtype::U8, &[2], &[value, 9]);
+    let file_of = |value| Checkpoint::from([("w", tensor(value))]).to_file();
+    let index = br#"{"weight_map":{"w":"two.safetensors","v":"one.safetensors"}}"#;
+    let index = ("unet/diffusion.safetensors.index.json", index.to_vec());
+    let (parts, config) =
+        (("model_index.json", b"{}".to_vec()), ("vae/config.json", b"{}".to_vec()));
+    let file = |own: &'static str, plain: Checkpoint, value| {
+        let (own_name, counted, deep) = ("unet/one.safetensors/w", "unet/w", "vae/deep/w");
+        let others =
+            [(own_name, tensor(value)), (counted, tensor(value + 1)), (deep, tensor(value + 2))];
+        let others = Checkpoint::from(others);
+        let tensors = [(one, value), (two, value + 1), (in_two, value + 2)];
+        let tensors = tensors.map(|(name, value)| (name, file_of(value)));
+        let plain_files = [index.clone(), parts.clone(), config.clone()];
+        let companions = tensors.into_iter().chain(plain_files).collect();
+        File { companions, others, ..File::new(own, &plain) }
+    };
+    let base = file("pipeline-base", sample::base(), 1);
+    let target = file("pipeline-target", sample::target(), 5);
+    let (before, after) = (base.checkpoint(), target.checkpoint());
+    let patch = encode_with(flat_options(), Some(&before), &after, |encoder| {
+        encoder.keep_file("model.safetensors", FileKind::Tensors, header_of(&target.bytes))?;
+        for name in [one, two, in_two] {
+            encoder.keep_file(name, FileKind::Tensors, header_of(&file_of(0)))?;
+        }
+        for (name, bytes) in [&index, &parts, &config] {
+            encoder.keep_file(name, FileKind::Companion, bytes)?;
+        }
+        Ok(())
+    });
+    Good {
+        name: "files-of-a-pipeline".into(),
+        rules: "R95 R99",
+        shows: "Tensors of subdirectories are named with them; one directory has an index, and a tensor in two files.",
         base: Some(base),
         target,
         patch,

@@ -336,20 +336,54 @@ pub fn rebuild() -> Vec<Malformed> {
             "rebuild-tensors-below",
             "checkpoint",
             "R95",
-            "A tensor file lies in a subdirectory, and no index leads there.",
+            "A tensor file lies in a subdirectory, and nothing leads there.",
             with_files(&[
                 (CARRIED, "a/a.safetensors", right),
                 (CARRIED, "b.safetensors", &header("{}")),
             ]),
         ),
         row(
-            "rebuild-companion-below",
+            "rebuild-companion-shadows-tensors-below",
             "checkpoint",
             "R95",
-            "A companion lies in a subdirectory.",
+            "A companion in a subdirectory is tensors, as there is a model_index.json.",
             with_files(&[
                 (CARRIED, "a.safetensors", right),
-                (CARRIED_COMPANION, "b/config.json", b"{}"),
+                (CARRIED_COMPANION, "b/b.safetensors", &header("{}")),
+                (CARRIED_COMPANION, "model_index.json", b"{}"),
+            ]),
+        ),
+        row(
+            "rebuild-tensors-of-no-module",
+            "checkpoint",
+            "R95",
+            "A tensor file lies in a subdirectory that modules.json does not name.",
+            with_files(&[
+                (CARRIED, "a/a.safetensors", right),
+                (CARRIED, "b.safetensors", &header("{}")),
+                (CARRIED_COMPANION, "modules.json", br#"[{"path":"b"},{"path":"a/b"}]"#),
+            ]),
+        ),
+        row(
+            "rebuild-tensor-of-a-module-without-its-path",
+            "checkpoint",
+            "R77 R99",
+            "A tensor of a module has the name of its header only.",
+            with_files(&[
+                (CARRIED, "a/a.safetensors", right),
+                (CARRIED, "b.safetensors", &header("{}")),
+                (CARRIED_COMPANION, "modules.json", br#"[{"path":"a"}]"#),
+            ]),
+        ),
+        row(
+            "rebuild-tensor-of-a-checkpoint-inside",
+            "checkpoint",
+            "R95",
+            "A tensor file lies in the directory of a trainer, where nobody looks.",
+            with_files(&[
+                (CARRIED, "checkpoint-500/a.safetensors", right),
+                (CARRIED, "b.safetensors", &header("{}")),
+                (CARRIED_COMPANION, "model_index.json", b"{}"),
             ]),
         ),
         row(

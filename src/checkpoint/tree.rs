@@ -1,0 +1,139 @@
+//! The files of a directory, and of those below it, as far as they may belong to its checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use crate::checkpoint::layout::{is_hidden, is_tensors, Found, LeftOut, Reason};
+use crate::disk::stamp::Stamp;
+use crate::error::{Error, FileFault, Result};
+use crate::wire::{is_component, is_file_name};
+
+/// Most entries of subdirectories that are looked at: models have some dozens.
+const ENTRIES_MAX: usize = 10_000;
+/// What a trainer calls a directory with its state, before the number of a step.
+const TRAINER_DIRECTORIES: [&str; 2] = ["checkpoint-", "global_step"];
+
+/// The directory that a file is in; empty for the one at the top.
+pub(crate) fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// The name of a file in its directory.
+pub(crate) fn base(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(_, base)| base)
+}
+
+pub(crate) fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() {
+        name.into()
+    } else {
+        format!("{parent}/{name}")
+    }
+}
+
+/// Whether this is a directory, or something in it.
+pub(crate) fn is_below(name: &str, directory: &str) -> bool {
+    name.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Why nothing in this directory is looked at, by the names that lead there.
+pub(crate) fn directory_reason(directory: &str) -> Option<Reason> {
+    let is_step = |digits: &str| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
+    directory.split('/').find_map(|name| {
+        let mut steps = TRAINER_DIRECTORIES.iter().filter_map(|start| name.strip_prefix(start));
+        if is_hidden(name) {
+            Some(Reason::Hidden)
+        } else {
+            steps.any(is_step).then_some(Reason::TrainerState)
+        }
+    })
+}
+
+/// What is found in a directory and below it.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    /// By their names, which are paths.
+    pub files: BTreeMap<String, Found>,
+    pub left_out: Vec<LeftOut>,
+}
+
+impl Tree {
+    /// Follows links to files, as model caches are directories of them, but none to a directory.
+    pub fn walk(directory: &Path) -> Result<Self> {
+        let (mut tree, mut entries) = (Tree::default(), 0);
+        let mut open = BTreeSet::from([String::new()]);
+        while let Some(below) = open.pop_first() {
+            let path = directory.join(&below);
+            let io = |error| Error::io_at("listing", &path, error);
+            let listed = match fs::read_dir(&path) {
+                Err(_) if !below.is_empty() => {
+                    tree.leave_out(below, Reason::Unreadable);
+                    continue;
+                }
+                listed => listed.map_err(io)?,
+            };
+            let most = if below.is_empty() { usize::MAX } else { ENTRIES_MAX - entries };
+            let listed: Vec<_> =
+                listed.take(most.saturating_add(1)).collect::<Result<_, _>>().map_err(io)?;
+            if listed.len() > most {
+                tree.leave_out(below, Reason::TooMany);
+                continue;
+            }
+            if !below.is_empty() {
+                entries += listed.len();
+            }
+            for entry in listed {
+                tree.add(directory, &below, &entry, &mut open)?;
+            }
+        }
+        Ok(tree)
+    }
+
+    fn leave_out(&mut self, name: String, reason: Reason) {
+        self.left_out.push(LeftOut { name, reason });
+    }
+
+    fn add(
+        &mut self,
+        directory: &Path,
+        below: &str,
+        entry: &fs::DirEntry,
+        open: &mut BTreeSet<String>,
+    ) -> Result<()> {
+        let own = entry.file_name().to_string_lossy().into_owned();
+        let name = join(below, &own);
+        let is_plain = entry.file_name().to_str().is_some_and(is_component);
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        // What is not at the top, and has tensors that cannot be read, is not the checkpoint's.
+        let is_tensors = is_tensors(&own) && below.is_empty();
+        if is_directory {
+            match directory_reason(&own) {
+                Some(reason) => self.leave_out(name, reason),
+                // Nothing could be named that is in it.
+                None if !is_plain || !is_file_name(&join(&name, "x")) => {
+                    self.leave_out(name, Reason::Name)
+                }
+                None => _ = open.insert(name),
+            }
+            return Ok(());
+        }
+        if !is_plain || !is_file_name(&name) {
+            if is_tensors {
+                return Err(Error::bad_file(directory, FileFault::Name(name)));
+            }
+            self.leave_out(name, Reason::Name);
+            return Ok(());
+        }
+        match fs::metadata(entry.path()) {
+            Ok(metadata) if metadata.is_file() => {
+                let found = Found { stamp: Stamp::of(&metadata), bytes: metadata.len() };
+                self.files.insert(name, found);
+            }
+            Ok(_) => self.leave_out(name, Reason::NotAFile),
+            Err(error) if is_tensors => return Err(Error::io_at("opening", &entry.path(), error)),
+            Err(_) => self.leave_out(name, Reason::Unreadable),
+        }
+        Ok(())
+    }
+}
