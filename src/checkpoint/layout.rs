@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use crate::checkpoint::index::{
     check_index_bytes, index_of, modules_of, weight_map, INDEX_SUFFIX, MODULES, PIPELINE,
@@ -140,14 +140,14 @@ impl Layout<Found> {
     /// Looks at a directory and reads its indexes.
     pub fn read(directory: &Path) -> Result<Self> {
         let Tree { files, left_out } = Tree::walk(directory)?;
-        let layout = Self::of(directory, files, |name| {
+        let layout = Layout::of(directory, files, |name| {
             let path = directory.join(name);
             let io = |error| Error::io_at("reading", &path, error);
             check_index_bytes(fs::metadata(&path).map_err(io)?.len())
                 .map_err(|fault| Error::bad_file(&path, fault))?;
             fs::read(&path).map_err(io)
         });
-        let mut layout = layout.map_err(|error| match error {
+        let layout = layout.map_err(|error| match error {
             Error::BadFile { fault: FileFault::NoTensors, .. } => match content::look(directory) {
                 Some(content) => Error::bad_file(directory, FileFault::NoCheckpoint(content)),
                 None => error,
@@ -163,8 +163,47 @@ impl Layout<Found> {
             }
             other => other,
         })?;
+        let mut layout = layout.readable(directory)?;
+        if layout.companions.iter().any(|(name, _)| name == PIPELINE || name == MODULES) {
+            // What nobody looked into may be a part of the model.
+            let is_unseen = |out: &&LeftOut| match out.reason {
+                Reason::Unreadable | Reason::TooMany => true,
+                Reason::NotAFile => directory.join(&out.name).is_dir(),
+                _ => false,
+            };
+            if let Some(out) = left_out.iter().find(is_unseen) {
+                return Err(Error::bad_file(directory, FileFault::Refused(out.to_string())));
+            }
+        }
         layout.left_out.extend(left_out);
         Ok(layout)
+    }
+}
+
+impl Layout<io::Result<Found>> {
+    /// Leaves out what cannot be read. A tensor file that cannot is an error: a model without it would
+    /// be another one.
+    fn readable(self, directory: &Path) -> Result<Layout<Found>> {
+        let mut left_out = self.left_out;
+        let tensors = self.tensors.into_iter().map(|(name, found)| {
+            let path = directory.join(&name);
+            Ok((name, found.map_err(|error| Error::io_at("opening", &path, error))?))
+        });
+        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let mut readable = |name: String, found: io::Result<Found>| match found {
+            Ok(found) => Some((name, found)),
+            Err(_) => {
+                left_out.push(LeftOut { name, reason: Reason::Unreadable });
+                None
+            }
+        };
+        let companions = self.companions.into_iter();
+        let companions = companions.filter_map(|(name, found)| readable(name, found)).collect();
+        let spare = self.spare.into_iter().filter_map(|(name, found, reason)| {
+            readable(name, found).map(|(name, found)| (name, found, reason))
+        });
+        let spare = spare.collect();
+        Ok(Layout { tensors, companions, spare, left_out, names: self.names })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::checkpoint::index::{check_index_bytes, INDEX_SUFFIX};
 use crate::checkpoint::layout::Layout;
 use crate::checkpoint::names::{name_tensors, Names, SameTensor};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
-use crate::checkpoint::tree::is_below;
+use crate::checkpoint::tree::{check_entries, is_below};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
 use crate::disk::staged::{failed, Staged};
@@ -409,7 +409,13 @@ impl<'a> Plan<'a> {
         }
         let tensors = self.files.iter().map(|file| (file.name.clone(), ()));
         let companions = self.companions.iter().map(|file| (file.name().to_string(), ()));
-        let others = others.iter().cloned().collect::<BTreeSet<_>>();
+        check_entries(
+            self.files
+                .iter()
+                .map(|file| file.name.as_str())
+                .chain(self.companions.iter().map(OutCompanion::name)),
+        )
+        .map_err(|what| wrong_files(patch, what))?;
         let all = tensors.chain(companions).chain(others.iter().map(|name| (name.clone(), ())));
         let layout = Layout::of(Path::new(""), all.collect(), |index| {
             let mut bytes = Vec::new();
@@ -428,20 +434,12 @@ impl<'a> Plan<'a> {
             error => error,
         })?;
         let tensors = self.files.iter().map(|file| &file.name).collect::<BTreeSet<_>>();
-        for (name, ()) in &layout.tensors {
-            if !tensors.contains(name) {
-                return Err(wrong_files(
-                    patch,
-                    format!("readers take the companion '{name}' for tensors"),
-                ));
-            }
+        let read = layout.tensors.iter().map(|(name, ())| name).collect::<BTreeSet<_>>();
+        if let Some(name) = read.difference(&tensors).next() {
+            let what = format!("readers take the companion '{name}' for tensors");
+            return Err(wrong_files(patch, what));
         }
-        let companions = layout.companions.iter().map(|(name, ())| name);
-        let spare = layout.spare.iter().map(|(name, (), _)| name);
-        let left_out = layout.left_out.iter().map(|out| &out.name);
-        let mut unread = companions.chain(spare).chain(left_out);
-        let unread = unread.find(|name| tensors.contains(name));
-        if let Some(name) = unread {
+        if let Some(name) = tensors.difference(&read).next() {
             let what = format!("readers do not take '{name}' for tensors");
             return Err(wrong_files(patch, what));
         }

@@ -1,8 +1,8 @@
 //! The files of a directory, and of those below it, as far as they may belong to its checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use crate::checkpoint::layout::{is_hidden, is_tensors, Found, LeftOut, Reason};
 use crate::disk::stamp::Stamp;
@@ -50,11 +50,29 @@ pub(crate) fn directory_reason(directory: &str) -> Option<Reason> {
     })
 }
 
+/// Refuses more files in subdirectories than are looked at.
+pub(crate) fn check_entries<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut entries = BTreeSet::new();
+    for name in names {
+        let mut entry = name;
+        while !parent(entry).is_empty() && entries.insert(entry) {
+            entry = parent(entry);
+        }
+    }
+    if entries.len() > ENTRIES_MAX {
+        return Err(format!(
+            "{} files in subdirectories; {ENTRIES_MAX} are looked at",
+            entries.len()
+        ));
+    }
+    Ok(())
+}
+
 /// What is found in a directory and below it.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
-    /// By their names, which are paths.
-    pub files: BTreeMap<String, Found>,
+    /// By their names, which are paths; with an error, what nobody can look at.
+    pub files: BTreeMap<String, io::Result<Found>>,
     pub left_out: Vec<LeftOut>,
 }
 
@@ -105,8 +123,6 @@ impl Tree {
         let name = join(below, &own);
         let is_plain = entry.file_name().to_str().is_some_and(is_component);
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        // What is not at the top, and has tensors that cannot be read, is not the checkpoint's.
-        let is_tensors = is_tensors(&own) && below.is_empty();
         if is_directory {
             match directory_reason(&own) {
                 Some(reason) => self.leave_out(name, reason),
@@ -119,20 +135,20 @@ impl Tree {
             return Ok(());
         }
         if !is_plain || !is_file_name(&name) {
-            if is_tensors {
+            // What is not at the top may be of another model.
+            if is_tensors(&own) && below.is_empty() {
                 return Err(Error::bad_file(directory, FileFault::Name(name)));
             }
             self.leave_out(name, Reason::Name);
             return Ok(());
         }
         match fs::metadata(entry.path()) {
-            Ok(metadata) if metadata.is_file() => {
-                let found = Found { stamp: Stamp::of(&metadata), bytes: metadata.len() };
+            Ok(metadata) if !metadata.is_file() => self.leave_out(name, Reason::NotAFile),
+            found => {
+                let found = found
+                    .map(|metadata| Found { stamp: Stamp::of(&metadata), bytes: metadata.len() });
                 self.files.insert(name, found);
             }
-            Ok(_) => self.leave_out(name, Reason::NotAFile),
-            Err(error) if is_tensors => return Err(Error::io_at("opening", &entry.path(), error)),
-            Err(_) => self.leave_out(name, Reason::Unreadable),
         }
         Ok(())
     }

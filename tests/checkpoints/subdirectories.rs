@@ -2,11 +2,13 @@
 
 use std::fs;
 
+use pulse::checkpoint::ApplyOptions;
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::update::UpdateOptions;
 use pulse::Checkpoint;
 use testkit::files::{noise, safetensors, tensor, Files, Place};
+use testkit::forge;
 use testkit::library::{diff, open, open_patch};
 
 use crate::rebuilds;
@@ -145,11 +147,12 @@ fn what_is_no_part_of_the_model_is_left_out() {
     );
 }
 
-/// A data set that lies beside a model is not walked through to its end.
+/// A data set that lies beside a model is not walked through to its end; where it may be a part of the
+/// model, that is an error.
 #[test]
 fn a_subdirectory_of_too_many_files_is_left_out() {
     let place = Place::new();
-    let path = place.put("model", &sentences(1));
+    let path = place.put("model", &Files::many([("model.safetensors", x("w", 1))]));
     fs::create_dir(path.join("data")).unwrap();
     for number in 0..10_001 {
         fs::File::create(path.join(format!("data/{number}"))).unwrap();
@@ -158,6 +161,60 @@ fn a_subdirectory_of_too_many_files_is_left_out() {
     let left_out: Vec<_> =
         found.left_out().iter().map(|out| (out.name.as_str(), out.reason.name())).collect();
     assert_eq!(left_out, [("data", "too-many")]);
+    place.put_bytes("model/model_index.json", b"{}");
+    let error = Checkpoint::open(&path).unwrap_err();
+    assert!(error.to_string().contains("data (a subdirectory of too many files)"), "{error}");
+}
+
+/// A patch whose output no reader would look at whole is refused before anything is made.
+#[test]
+fn a_patch_of_too_many_files_in_subdirectories_is_refused() {
+    let place = Place::new();
+    let small = (0..10_001).map(|number| (format!("model-{number}.json"), Vec::new()));
+    let target = Files::Many(small.chain([("a.safetensors".into(), x("w", 1))]).collect());
+    let target = open(&place.put("target", &target));
+    let options = EncoderOptions::default();
+    let patch = testkit::library::diff_bytes(None, &target, options, Control::default()).unwrap();
+    let path = place.put_bytes("patch", &forge::replaced(&patch, b'l', b"model-", b"model/"));
+    let out = place.path("out");
+    let error = place.untouched(|| {
+        open_patch(&path).apply(None, &out, ApplyOptions::default(), Control::default())
+    });
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("10001 files in subdirectories"), "{error}");
+}
+
+/// A part of a model that cannot be read is missing, whatever the reason; elsewhere it is nobody's.
+#[cfg(unix)]
+#[test]
+fn a_part_that_cannot_be_read_is_an_error() {
+    use std::os::unix::fs::symlink;
+    for (name, files, is_error) in [
+        ("pipeline", pipeline(1), true),
+        ("sentences", sentences(1), false),
+        ("plain", Files::many([("model.safetensors", x("w", 1))]), false),
+    ] {
+        let place = Place::new();
+        let path = place.put(name, &files);
+        fs::create_dir(path.join("more")).unwrap();
+        symlink("nowhere", path.join("more/model.safetensors")).unwrap();
+        let opened = Checkpoint::open(&path);
+        assert_eq!(opened.is_err(), is_error, "{name}: {opened:?}");
+        if let Ok(opened) = opened {
+            assert_eq!(
+                opened.left_out()[0].to_string(),
+                "more (a subdirectory with tensors of its own)"
+            );
+        }
+    }
+    for (files, part) in [(sentences(1), "2_Dense"), (pipeline(1), "unet")] {
+        let place = Place::new();
+        let path = place.put(part, &files);
+        fs::rename(path.join(part), place.path("elsewhere")).unwrap();
+        symlink(place.path("elsewhere"), path.join(part)).unwrap();
+        let error = Checkpoint::open(&path).unwrap_err();
+        assert!(error.to_string().contains(&format!("{part} (not a regular file)")), "{error}");
+    }
 }
 
 /// In place, small files of subdirectories stay as they are, and those that change are refused.

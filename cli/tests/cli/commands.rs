@@ -184,15 +184,15 @@ fn directories_and_snapshots_go_the_same_way() {
 fn what_is_left_out_of_a_directory_is_noted() {
     let place = scene();
     place.put("model", &Files::many([("model.safetensors", safetensors(&model()))]));
-    fs::create_dir(place.path("model/logs")).unwrap();
+    place.put("model/best", &Files::many([("model.safetensors", safetensors(&model()))]));
     let run = pulse(&place, &["diff", "--snapshot", "model", "-o", "snapshot.pulse"]);
     assert_eq!(run.code, Some(0));
-    assert!(run.err.starts_with("note: ") && run.err.contains("logs"), "{}", run.err);
+    assert!(run.err.starts_with("note: ") && run.err.contains("best"), "{}", run.err);
     let quiet = pulse(&place, &["diff", "--snapshot", "model", "-o", "quiet.pulse", "--quiet"]);
     assert_eq!(quiet.done(), "");
     // With --json, standard error is for a failure alone.
     let json = pulse(&place, &["diff", "--snapshot", "model", "-o", "json.pulse", "--json"]).json();
-    assert_eq!(json["left_out"], json!([{ "name": "logs", "reason": "not-a-file" }]));
+    assert_eq!(json["left_out"], json!([{ "name": "best", "reason": "below" }]));
 }
 
 #[test]
