@@ -5,9 +5,8 @@ use std::fs;
 use std::io::Write;
 
 use crate::checkpoint::files::write_files;
-use crate::checkpoint::index::{MODULES, PIPELINE};
 use crate::checkpoint::layout::Layout;
-use crate::checkpoint::plan::is_index;
+use crate::checkpoint::names::{name_tensors, SameTensor};
 use crate::checkpoint::portable::{folded, is_portable};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result};
@@ -29,28 +28,8 @@ fn check_names(target: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to leave behind what the names of tensors are due to.
-fn check_index(target: &Checkpoint) -> Result<()> {
-    let has = |is_it: &dyn Fn(&str) -> bool| {
-        target.companions.iter().any(|companion| is_it(&companion.name))
-    };
-    let has_index = has(&is_index);
-    let has_parts = has(&|name| name == PIPELINE || name == MODULES);
-    for file in &target.files {
-        for tensor in &file.header.tensors {
-            let (bytes, of_file) = (tensor.prefix_bytes, file.name.len() + 1);
-            if bytes > 0 && !(if bytes == of_file { has_index } else { has_parts }) {
-                let what =
-                    format!("what the name of tensor '{}' is due to is left out", tensor.name);
-                return Err(Error::bad_file(target.path(), FileFault::Refused(what)));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Refuses a choice of companions with which readers would not take the same files for tensors: where one
-/// of two indexes is left out, the other counts.
+/// of two indexes is left out, the other counts. The names of the tensors stay, too.
 fn check_roles(target: &Checkpoint) -> Result<()> {
     if !target.is_directory {
         return Ok(());
@@ -58,17 +37,35 @@ fn check_roles(target: &Checkpoint) -> Result<()> {
     let tensors = target.files.iter().map(|file| file.name.clone());
     let companions = target.companions.iter().map(|companion| companion.name.clone());
     let listed = tensors.chain(companions).map(|name| (name, ())).collect();
+    let refused = |what: String| Err(Error::bad_file(target.path(), FileFault::Refused(what)));
     let layout = Layout::of(target.path(), listed, |index| {
         let path = target.path().join(index);
         fs::read(&path).map_err(|error| Error::io_at("reading", &path, error))
-    })?;
+    });
+    let layout = match layout {
+        Err(Error::BadFile { fault, .. }) => {
+            return refused(format!("without what is left out it is no checkpoint: {fault}"));
+        }
+        layout => layout?,
+    };
     let same = layout.tensors.iter().map(|(name, ())| name);
-    if same.eq(target.files.iter().map(|file| &file.name)) && layout.left_out.is_empty() {
-        return Ok(());
+    if !same.eq(target.files.iter().map(|file| &file.name)) || !layout.left_out.is_empty() {
+        let what = "an index that did not count does, without those that are left out; \
+                    remove it, or leave it out too";
+        return refused(what.into());
     }
-    let what = "an index that did not count does, without those that are left out; \
-                remove it, or leave it out too";
-    Err(Error::bad_file(target.path(), FileFault::Refused(what.into())))
+    let mut headers: Vec<_> = target.files.iter().map(|file| file.header.clone()).collect();
+    let files = target.files.iter().map(|file| file.name.as_str());
+    let named = name_tensors(&mut files.zip(&mut headers).collect::<Vec<_>>(), &layout.names);
+    let before = target.files.iter().flat_map(|file| &file.header.tensors);
+    let mut now = headers.iter().flat_map(|header| &header.tensors).zip(before);
+    let other = match named {
+        Err(SameTensor { tensor, .. }) => Some(tensor),
+        Ok(()) => now.find(|(now, before)| now.name != before.name).map(|(_, it)| it.name.clone()),
+    };
+    other.map_or(Ok(()), |tensor| {
+        refused(format!("what the name of tensor '{tensor}' is due to is left out"))
+    })
 }
 
 /// Writes the patch that leads from `base` to `target`; without a base, a snapshot.
@@ -110,7 +107,6 @@ pub fn diff(
     control: Control<'_>,
 ) -> Result<DiffReport> {
     check_names(target)?;
-    check_index(target)?;
     check_roles(target)?;
     let mut session = options.session(out, base.is_some())?;
     // What a reader would refuse in a name is not the caller's fault here.

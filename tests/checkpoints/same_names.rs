@@ -123,7 +123,7 @@ fn r99_the_index_goes_with_the_names() {
     target.select(|_, _| false);
     let refused = diff_bytes(None, &target, EncoderOptions::default(), Control::default());
     let text = refused.unwrap_err().to_string();
-    assert!(text.contains("what the name of tensor '2.safetensors/x' is due to"), "{text}");
+    assert!(text.contains("what the name of tensor 'x' is due to"), "{text}");
 }
 
 fn patch(place: &Place, base: &Files, target: &Files) -> Patch {

@@ -9,19 +9,25 @@ use testkit::files::{data, header, raw, tensor, Tensor};
 /// Files of a directory by their names.
 pub type Contents = BTreeMap<String, Vec<u8>>;
 
-/// The regular files of a directory, or a file, which then has no name.
+/// The regular files of a directory and of those below it, or a file, which then has no name.
 pub fn snapshot(path: &Path) -> Contents {
     if path.is_file() {
         return [(String::new(), fs::read(path).expect("a file"))].into();
     }
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let files = entries.filter(|entry| entry.path().is_file());
-    files
-        .map(|file| {
-            let name = file.file_name().into_string().expect("names of ours are UTF-8");
-            (name, fs::read(file.path()).expect("a file of ours"))
-        })
-        .collect()
+    let mut found = Contents::new();
+    let mut open = vec![String::new()];
+    while let Some(below) = open.pop() {
+        for entry in fs::read_dir(path.join(&below)).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().expect("names of ours are UTF-8");
+            let name = if below.is_empty() { name } else { format!("{below}/{name}") };
+            if entry.path().is_file() {
+                found.insert(name, fs::read(entry.path()).expect("a file of ours"));
+            } else if entry.path().is_dir() {
+                open.push(name);
+            }
+        }
+    }
+    found
 }
 
 /// Writes a directory as `snapshot` gave it, or one file, in the place of whatever is there.

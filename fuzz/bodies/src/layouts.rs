@@ -21,8 +21,17 @@ struct Case {
 
 #[derive(Debug, Arbitrary)]
 struct Entry {
+    below: Below,
     name: Name,
     kind: Kind,
+}
+
+/// The directory of a file: mostly the root.
+#[derive(Debug, Arbitrary)]
+enum Below {
+    Root,
+    AlsoRoot,
+    Directory(u8),
 }
 
 /// A name made of words, or one of the usual.
@@ -40,6 +49,8 @@ enum Kind {
     Index(Vec<(u8, Name)>),
     /// An index to files that are there, by their number.
     IndexOf(Vec<(u8, u8)>),
+    /// A list of modules, which names these directories.
+    Modules(Vec<u8>),
     Other(Vec<u8>),
     /// Any bytes, which may be an index or tensors: whatever they are, there is no panic.
     Any(Vec<u8>),
@@ -50,7 +61,21 @@ enum Kind {
     Link(u8),
 }
 
-const USUAL: [&str; 12] = [
+const DIRECTORIES: [&str; 12] = [
+    "unet",
+    "vae",
+    "unet/deep",
+    "1_Pooling",
+    "UNET",
+    "checkpoint-5",
+    "checkpoint-best",
+    "global_step12",
+    ".cache",
+    "vae/.git/x",
+    "a/b/c/d/e/f/g",
+    "con",
+];
+const USUAL: [&str; 14] = [
     "model.safetensors",
     "model-00001-of-00002.safetensors",
     "model-00002-of-00002.safetensors",
@@ -63,7 +88,11 @@ const USUAL: [&str; 12] = [
     "step.pulse",
     "weights.bin",
     ".hidden.safetensors",
+    PIPELINE,
+    MODULES,
 ];
+const PIPELINE: &str = "model_index.json";
+const MODULES: &str = "modules.json";
 const INDEX: &str = "model.safetensors.index.json";
 const WORDS: [&str; 56] = [
     "",
@@ -138,13 +167,43 @@ impl Name {
     }
 }
 
+fn directory(number: &u8) -> &'static str {
+    DIRECTORIES[usize::from(*number) % DIRECTORIES.len()]
+}
+
+impl Entry {
+    /// Its path in the root.
+    fn path(&self) -> String {
+        match &self.below {
+            Below::Directory(number) => join(directory(number), &self.name.text()),
+            Below::Root | Below::AlsoRoot => self.name.text(),
+        }
+    }
+}
+
+fn join(directory: &str, name: &str) -> String {
+    if directory.is_empty() {
+        name.into()
+    } else {
+        format!("{directory}/{name}")
+    }
+}
+
+/// Directory and own name of a file.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
 /// What a name of the directory is, for the model.
 #[derive(Debug, Clone)]
 enum Found {
+    Directory,
+    /// A list of modules: their directories.
+    Modules(Vec<&'static str>),
     /// A file with tensors, which are right.
     Tensors(Vec<&'static str>),
     /// An index: the files of its tensors.
-    Index(Vec<String>),
+    Index(BTreeMap<String, String>),
     Other,
     /// Nobody knows.
     Any,
@@ -157,17 +216,28 @@ struct Model {
     tensors: BTreeSet<String>,
     companions: BTreeSet<String>,
     left_out: BTreeMap<String, &'static str>,
+    names: BTreeSet<String>,
 }
 
+/// Reasons why a file is no companion unless someone wants it.
+const SPARE: [&str; 4] = ["hidden", "trainer-state", "of-pulse", "not-portable"];
+
 /// A name that a patch can carry (R42).
-fn is_legal(name: &str) -> bool {
-    !matches!(name, "" | "." | "..")
-        && name.len() <= 255
-        && !name.contains(|c: char| "/\\:".contains(c) || c.is_control())
+fn is_legal(path: &str) -> bool {
+    let is_component = |name: &str| {
+        !matches!(name, "" | "." | "..")
+            && name.len() <= 255
+            && !name.contains(|c: char| "\\:".contains(c) || c.is_control())
+    };
+    path.split('/').all(is_component) && path.split('/').count() <= 8 && path.len() <= 1024
 }
 
 /// A name that every system can hold, whatever else is there (§9).
-fn is_portable(name: &str) -> bool {
+fn is_portable(path: &str) -> bool {
+    path.split('/').all(is_portable_component)
+}
+
+fn is_portable_component(name: &str) -> bool {
     let stem = name.split('.').next().expect("a first part").trim_end_matches(' ').to_uppercase();
     let devices = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
     let is_port = ["COM", "LPT"]
@@ -204,92 +274,229 @@ fn why_not_a_companion(name: &str) -> Option<&'static str> {
     }
 }
 
+/// Why nobody looks into a directory, by its own name.
+fn why_not_looked_into(path: &str) -> Option<&'static str> {
+    let own = split(path).1;
+    let steps = ["checkpoint-", "global_step"].iter().filter_map(|start| own.strip_prefix(start));
+    let is_step = |digits: &str| !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
+    if own.starts_with('.') {
+        Some("hidden")
+    } else if steps.into_iter().any(is_step) {
+        Some("trainer-state")
+    } else {
+        (!is_legal(&join(path, "x"))).then_some("name")
+    }
+}
+
+fn ends_in_tensors(path: &str) -> bool {
+    let own = split(path).1;
+    own.ends_with(".safetensors") && !own.starts_with('.')
+}
+
+fn is_in(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A directory of tensors that belong together: what its index leads to, and which index is left over.
+struct Part {
+    shards: BTreeSet<String>,
+    index: Option<String>,
+    stale: Option<String>,
+}
+
+/// One part of these files, or what is wrong with it.
+fn part(home: &str, files: &BTreeMap<&String, &Found>) -> Option<Part> {
+    let own = files.keys().filter(|path| split(path).0 == home);
+    let plain: BTreeSet<String> =
+        own.clone().filter(|path| ends_in_tensors(path)).map(|path| path.to_string()).collect();
+    let is_index = |path: &str| {
+        let name = split(path).1;
+        name.ends_with(".safetensors.index.json") && !name.starts_with('.')
+    };
+    let indexes: Vec<&String> = own.copied().filter(|path| is_index(path)).collect();
+    let usual = join(home, INDEX);
+    let index = match indexes[..] {
+        _ if indexes.iter().any(|path| **path == usual) => &usual,
+        [only] => only,
+        _ => return Some(Part { shards: plain, index: None, stale: None }),
+    };
+    let Found::Index(named) = files[index] else { return None };
+    let named: BTreeSet<String> = named.values().map(|name| join(home, name)).collect();
+    let there = named.iter().filter(|shard| files.contains_key(shard)).count();
+    if there == named.len() && there > 0 {
+        Some(Part { shards: named, index: Some(index.clone()), stale: None })
+    } else if there == 0 && !plain.is_empty() {
+        Some(Part { shards: plain, index: None, stale: Some(index.clone()) })
+    } else {
+        None
+    }
+}
+
+/// §9 on subdirectories: the parts of the model by their directories, and the directories that are foreign.
+fn parts<'a>(
+    files: &BTreeMap<&'a String, &Found>,
+) -> Option<(BTreeMap<&'a str, Part>, BTreeSet<&'a str>)> {
+    let mut parts = BTreeMap::from([("", part("", files)?)]);
+    let mut foreign: BTreeSet<&str> = BTreeSet::new();
+    let modules = files.iter().find(|(path, _)| path.as_str() == MODULES).map(|(_, found)| *found);
+    let is_pipeline = files.keys().any(|path| path.as_str() == PIPELINE);
+    let plain = files.keys().copied().filter(|path| ends_in_tensors(path));
+    for home in plain.clone().map(|path| split(path).0).collect::<BTreeSet<_>>() {
+        let is_homed = |path: &String| parts.values().any(|part| part.shards.contains(path));
+        let mut own = plain.clone().filter(|path| split(path).0 == home);
+        if home.is_empty() || foreign.iter().any(|out| is_in(home, out)) || own.all(is_homed) {
+            continue;
+        }
+        let is_module = match modules {
+            Some(Found::Modules(list)) => list.contains(&home),
+            // It says which are, but not to us.
+            Some(Found::Odd("unreadable")) => return None,
+            _ => false,
+        };
+        if is_pipeline || is_module {
+            parts.insert(home, part(home, files)?);
+        } else {
+            foreign.insert(home);
+        }
+    }
+    Some((parts, foreign))
+}
+
+/// R99: the names of the tensors of these files, or `None` if two have one.
+fn names(
+    parts: &BTreeMap<&str, Part>,
+    files: &BTreeMap<&String, &Found>,
+) -> Option<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for (home, part) in parts {
+        let map = part.index.as_ref().map(|index| match files[index] {
+            Found::Index(map) => map.clone(),
+            _ => BTreeMap::new(),
+        });
+        let mut holders: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
+        // A file that two indexes lead to is of the first.
+        for shard in part.shards.iter().filter(|shard| seen.insert(shard.to_string())) {
+            let Found::Tensors(tensors) = files[shard] else { return None };
+            for tensor in tensors {
+                holders.entry(tensor).or_default().insert(shard);
+            }
+        }
+        for (tensor, holders) in holders {
+            let chosen = map.as_ref().and_then(|map| map.get(tensor)).map(|name| join(home, name));
+            let is_chosen = |holder: &String| chosen.as_ref() == Some(holder);
+            if holders.len() > 1 && !holders.iter().any(|holder| is_chosen(holder)) {
+                return None;
+            }
+            for holder in &holders {
+                let before =
+                    if holders.len() == 1 || is_chosen(holder) { home } else { holder.as_str() };
+                if !names.insert(join(before, tensor)) {
+                    return None;
+                }
+            }
+        }
+    }
+    Some(names)
+}
+
 /// The table of SPEC.md §9. `None`: there is no checkpoint.
 fn model(files: &BTreeMap<String, Found>) -> Option<Model> {
-    let is_regular = |name: &String| !matches!(files.get(name), None | Some(Found::Odd(_)));
-    let ends_in_tensors = |name: &str| name.ends_with(".safetensors") && !name.starts_with('.');
-    // What cannot be used under a name that stands for tensors stops everything.
-    let is_broken = |(name, found): (&String, &Found)| {
-        ends_in_tensors(name) && (!is_legal(name) || matches!(found, Found::Odd("unreadable")))
-    };
-    if files.iter().any(is_broken) {
+    let mut made = Model::default();
+    let (mut looked_at, mut unseen) = (BTreeMap::new(), BTreeSet::<&String>::new());
+    for (path, found) in files {
+        if unseen.iter().any(|out| is_in(path, out)) {
+            continue;
+        }
+        if let Found::Directory = found {
+            if let Some(reason) = why_not_looked_into(path) {
+                unseen.insert(path);
+                made.left_out.insert(path.clone(), reason);
+            }
+        } else if !is_legal(path) {
+            if ends_in_tensors(path) && split(path).0.is_empty() {
+                return None;
+            }
+            made.left_out.insert(path.clone(), "name");
+        } else if let Found::Odd(reason @ ("not-a-file" | "directory")) = found {
+            made.left_out.insert(path.clone(), "not-a-file");
+            if *reason == "directory" {
+                unseen.insert(path);
+            }
+        } else {
+            looked_at.insert(path, found);
+        }
+    }
+    let (parts, foreign) = parts(&looked_at)?;
+    let tensors: BTreeSet<&String> = parts.values().flat_map(|part| &part.shards).collect();
+    let mut taken: BTreeSet<String> = tensors.iter().map(|path| folded(path)).collect();
+    for (path, found) in &looked_at {
+        if tensors.contains(path) {
+            made.tensors.insert(path.to_string());
+            continue;
+        }
+        if let Some(out) = foreign.iter().find(|out| is_in(path, out)) {
+            made.left_out.insert(out.to_string(), "below");
+            continue;
+        }
+        let (home, own) = split(path);
+        let lower = own.to_lowercase();
+        let ends = [".safetensors", ".safetensors.index.json"];
+        let disguised = ends.iter().any(|end| lower.ends_with(end) && !own.ends_with(end));
+        let stale = parts.get(home).and_then(|part| part.stale.as_ref());
+        let reason = if ends_in_tensors(path) {
+            Some("not-in-index")
+        } else if stale == Some(path) {
+            Some("stale-index")
+        } else if disguised {
+            Some("name")
+        } else {
+            why_not_a_companion(own).or_else(|| {
+                let portable = is_portable(path) && taken.insert(folded(path));
+                (!portable).then_some("not-portable")
+            })
+        };
+        let may_be_chosen = reason.is_none_or(|reason| SPARE.contains(&reason));
+        match (reason, found) {
+            // What is left out for its own name is so, whether or not it can be read.
+            (_, Found::Odd(_)) if may_be_chosen => {
+                made.left_out.insert(path.to_string(), "unreadable")
+            }
+            (Some(reason), _) => made.left_out.insert(path.to_string(), reason),
+            (None, _) => None,
+        };
+        if reason.is_none() && !matches!(found, Found::Odd(_)) {
+            made.companions.insert(path.to_string());
+        }
+    }
+    // In a directory that nobody looked into may be a part of the model.
+    let is_of_parts = |path: &String| path == PIPELINE || path == MODULES;
+    let has_link = files.iter().any(|(path, found)| {
+        matches!(found, Found::Odd("directory")) && made.left_out.contains_key(path)
+    });
+    if has_link && made.companions.iter().any(is_of_parts) {
         return None;
     }
-    let legal: Vec<&String> =
-        files.keys().filter(|name| is_legal(name) && is_regular(name)).collect();
-    let is_index = |name: &str| name.ends_with(".safetensors.index.json") && !name.starts_with('.');
-    let indexes: Vec<&String> = legal.iter().copied().filter(|name| is_index(name)).collect();
-    let index = match indexes[..] {
-        _ if indexes.iter().any(|name| *name == INDEX) => Some(INDEX),
-        [only] => Some(only.as_str()),
-        _ => None,
-    };
-    let mut shards: Option<BTreeSet<&String>> = None;
-    let mut stale = None;
-    if let Some(index) = index {
-        let Found::Index(named) = &files[index] else { return None };
-        let named: BTreeSet<&String> = named.iter().collect();
-        let there = named.iter().filter(|shard| legal.contains(shard)).count();
-        if there == named.len() && there > 0 {
-            shards = Some(named);
-        } else if there == 0 && legal.iter().any(|name| ends_in_tensors(name)) {
-            stale = Some(index);
-        } else {
-            return None;
-        }
-    }
-    let is_tensors = |name: &String| match &shards {
-        Some(shards) => shards.contains(name),
-        None => ends_in_tensors(name),
-    };
-    let mut made = Model::default();
-    let mut taken: BTreeSet<String> =
-        legal.iter().filter(|name| is_tensors(name)).map(|name| folded(name)).collect();
-    for (name, found) in files {
-        let lower = name.to_lowercase();
-        let ends = [".safetensors", ".safetensors.index.json"];
-        let disguised = ends.iter().any(|end| lower.ends_with(end) && !name.ends_with(end));
-        let reason = match found {
-            _ if !is_legal(name) => Some("name"),
-            Found::Odd(reason) => Some(*reason),
-            _ if is_tensors(name) => None,
-            _ if ends_in_tensors(name) => Some("not-in-index"),
-            _ if stale == Some(name) => Some("stale-index"),
-            _ if disguised => Some("name"),
-            _ => why_not_a_companion(name).or_else(|| {
-                let portable = is_portable(name) && taken.insert(folded(name));
-                (!portable).then_some("not-portable")
-            }),
-        };
-        if let Some(reason) = reason {
-            made.left_out.insert(name.clone(), reason);
-        } else if is_tensors(name) {
-            made.tensors.insert(name.clone());
-        } else {
-            made.companions.insert(name.clone());
-        }
-    }
-    // Tensor files must be such, and have no tensor twice.
-    let mut seen = BTreeSet::new();
-    for name in &made.tensors {
-        let Found::Tensors(tensors) = &files[name] else { return None };
-        if !tensors.iter().all(|tensor| seen.insert(*tensor)) {
-            return None;
-        }
-    }
+    made.names = names(&parts, &looked_at)?;
     (!made.tensors.is_empty()).then_some(made)
 }
 
-/// Makes a file or the like of a name; gives back what it is, or `None` if it cannot be.
-fn make(path: &Path, kind: &Kind, names: &[String]) -> Option<Found> {
-    let names = |number: &u8| names[usize::from(*number) % names.len()].clone();
+/// Makes a file or the like at `path` in `root`; gives back what it is, or `None` if it cannot be.
+fn make(root: &Path, path: &str, kind: &Kind, paths: &[String]) -> Option<Found> {
+    let home = split(path).0;
+    let named = |number: &u8| paths[usize::from(*number) % paths.len()].clone();
+    let in_home = |path: String| match path.strip_prefix(&join(home, "")) {
+        Some(own) if !home.is_empty() => own.to_string(),
+        _ => path,
+    };
     let tensor = |number: &u8| TENSORS[usize::from(*number) % TENSORS.len()];
+    let path = &root.join(path);
     let write_index = |places: Vec<(&'static str, String)>| {
         let places: BTreeMap<&str, String> = places.into_iter().collect();
         let pairs: Vec<(&str, &str)> =
             places.iter().map(|(tensor, file)| (*tensor, file.as_str())).collect();
         fs::write(path, index(&pairs)).ok()?;
-        Some(Found::Index(places.into_values().collect()))
+        Some(Found::Index(places.into_iter().map(|(name, file)| (name.into(), file)).collect()))
     };
     match kind {
         Kind::Tensors(tensors) => {
@@ -302,7 +509,15 @@ fn make(path: &Path, kind: &Kind, names: &[String]) -> Option<Found> {
             write_index(places.iter().map(|(at, name)| (tensor(at), name.text())).collect())
         }
         Kind::IndexOf(places) => {
-            write_index(places.iter().map(|(at, name)| (tensor(at), names(name))).collect())
+            let places = places.iter();
+            write_index(places.map(|(at, number)| (tensor(at), in_home(named(number)))).collect())
+        }
+        Kind::Modules(list) => {
+            let list: Vec<&str> = list.iter().map(directory).collect();
+            let modules: Vec<_> =
+                list.iter().map(|path| format!(r#"{{"path":"{path}","idx":[0]}}"#)).collect();
+            fs::write(path, format!("[{}]", modules.join(","))).ok()?;
+            Some(Found::Modules(list))
         }
         Kind::Other(bytes) => {
             // Neither JSON nor the length of a header.
@@ -310,20 +525,36 @@ fn make(path: &Path, kind: &Kind, names: &[String]) -> Option<Found> {
             fs::write(path, bytes).is_ok().then_some(Found::Other)
         }
         Kind::Any(bytes) => fs::write(path, bytes).is_ok().then_some(Found::Any),
-        Kind::Directory => fs::create_dir(path).is_ok().then_some(Found::Odd("not-a-file")),
+        Kind::Directory => fs::create_dir(path).is_ok().then_some(Found::Directory),
         Kind::Nowhere => link("nowhere/at/all", path),
         // Resolved when all are made.
-        Kind::Link(to) => link(&names(to), path),
+        Kind::Link(to) => link(root.join(named(to)), path),
+    }
+}
+
+/// What the links among these files lead to.
+fn resolve_links(root: &Path, files: &mut BTreeMap<String, Found>) {
+    let root = fs::canonicalize(root).expect("a directory of ours");
+    let links = files.iter().filter(|(_, found)| matches!(found, Found::Odd(_)));
+    let links: Vec<String> = links.map(|(path, _)| path.clone()).collect();
+    for link in links {
+        let Ok(end) = fs::canonicalize(root.join(&link)) else { continue };
+        let found = match end.strip_prefix(&root).ok().and_then(Path::to_str) {
+            _ if end.is_dir() => Found::Odd("directory"),
+            Some(end) => files[end].clone(),
+            None => Found::Odd("not-a-file"),
+        };
+        files.insert(link, found);
     }
 }
 
 #[cfg(unix)]
-fn link(to: &str, path: &Path) -> Option<Found> {
+fn link(to: impl AsRef<Path>, path: &Path) -> Option<Found> {
     std::os::unix::fs::symlink(to, path).is_ok().then_some(Found::Odd("unreadable"))
 }
 
 #[cfg(not(unix))]
-fn link(_: &str, _: &Path) -> Option<Found> {
+fn link(_: impl AsRef<Path>, _: &Path) -> Option<Found> {
     None
 }
 
@@ -335,26 +566,26 @@ pub fn layouts(data: &[u8]) {
     let directory = scratch.path().join("in");
     fs::create_dir(&directory).expect("a directory");
     let entries = &case.entries[..case.entries.len().min(16)];
-    let names: Vec<String> = entries.iter().map(|entry| entry.name.text()).collect();
+    let paths: Vec<String> = entries.iter().map(Entry::path).collect();
     let mut files = BTreeMap::new();
-    for (entry, name) in entries.iter().zip(&names) {
-        if matches!(name.as_str(), "" | "." | "..") || files.contains_key(name) {
+    for (entry, path) in entries.iter().zip(&paths) {
+        let (home, own) = split(path);
+        if matches!(own, "" | "." | "..") || files.contains_key(path) {
             continue;
         }
-        if let Some(found) = make(&directory.join(name), &entry.kind, &names) {
-            files.insert(name.clone(), found);
+        // The directories that it is in, none of which is something else.
+        let ends = path.match_indices('/').map(|(end, _)| path[..end].to_string());
+        let homes: Vec<String> = ends.collect();
+        let is_free = |home: &String| matches!(files.get(home), None | Some(Found::Directory));
+        if !homes.iter().all(is_free) || fs::create_dir_all(directory.join(home)).is_err() {
+            continue;
+        }
+        files.extend(homes.into_iter().map(|home| (home, Found::Directory)));
+        if let Some(found) = make(&directory, path, &entry.kind, &paths) {
+            files.insert(path.clone(), found);
         }
     }
-    // What a link leads to, if it does.
-    for (name, entry) in names.iter().zip(entries) {
-        let path = directory.join(name);
-        let Some(Found::Odd("unreadable")) = files.get(name) else { continue };
-        if let (Kind::Link(_), Ok(end)) = (&entry.kind, fs::canonicalize(path)) {
-            let end = end.file_name().and_then(|end| end.to_str()).map(|end| files.get(end));
-            let found = end.flatten().cloned().unwrap_or(Found::Odd("not-a-file"));
-            files.insert(name.clone(), found);
-        }
-    }
+    resolve_links(&directory, &mut files);
 
     let opened = Checkpoint::open(&directory);
     if files.values().any(|found| matches!(found, Found::Any)) {
@@ -373,46 +604,35 @@ pub fn layouts(data: &[u8]) {
                 .collect::<BTreeMap<_, _>>();
             assert_eq!(left_out, expected.left_out, "{files:?}");
             let seen: BTreeSet<&str> = checkpoint.tensors().map(|(name, _)| name).collect();
-            let tensors = expected.tensors.iter().flat_map(|name| match &files[name] {
-                Found::Tensors(tensors) => tensors.clone(),
-                _ => Vec::new(),
-            });
-            assert_eq!(seen, tensors.collect(), "{files:?}");
-            comes_back(
-                &checkpoint,
-                &files,
-                &expected.tensors,
-                &expected.companions,
-                &directory,
-                "out",
-            );
+            let named = expected.names.iter().map(String::as_str).collect();
+            assert_eq!(seen, named, "{files:?}");
+            comes_back(&checkpoint, &files, &expected, &directory, "out");
             if !case.everything {
                 return;
             }
-            let mut companions = expected.companions;
-            let spare = ["hidden", "trainer-state", "of-pulse", "not-portable"];
-            let left_out = expected.left_out.into_iter();
-            companions
-                .extend(left_out.filter(|(_, why)| spare.contains(why)).map(|(name, _)| name));
-            (checkpoint, expected.tensors, companions)
+            let mut expected = expected;
+            let (spare, left_out) = expected.left_out.into_iter().partition(|(name, why)| {
+                SPARE.contains(why) && !matches!(files[name], Found::Directory)
+            });
+            let spare: BTreeMap<_, _> = spare;
+            expected.companions.extend(spare.into_keys());
+            expected.left_out = left_out;
+            (checkpoint, expected)
         }
     };
     checkpoint.0.select(|_, _| true);
-    let (checkpoint, tensors, companions) = checkpoint;
-    comes_back(&checkpoint, &files, &tensors, &companions, &directory, "all");
+    let (checkpoint, expected) = checkpoint;
+    comes_back(&checkpoint, &files, &expected, &directory, "all");
 }
 
-/// Whether tensor files and companions are the same where nothing else is: of two indexes, one may have been left out.
-fn reads_the_same(
-    files: &BTreeMap<String, Found>,
-    tensors: &BTreeSet<String>,
-    companions: &BTreeSet<String>,
-) -> bool {
+/// Whether tensor files and the names of tensors are the same where nothing else is: an index may have been left out.
+fn reads_the_same(files: &BTreeMap<String, Found>, expected: &Model) -> bool {
     let mut files = files.clone();
-    files.retain(|name, _| tensors.contains(name) || companions.contains(name));
-    let choice = ["hidden", "trainer-state", "of-pulse", "not-portable"];
+    files.retain(|path, _| expected.tensors.contains(path) || expected.companions.contains(path));
     model(&files).is_some_and(|alone| {
-        alone.tensors == *tensors && alone.left_out.values().all(|why| choice.contains(why))
+        alone.tensors == expected.tensors
+            && alone.names == expected.names
+            && alone.left_out.values().all(|why| SPARE.contains(why))
     })
 }
 
@@ -420,21 +640,18 @@ fn reads_the_same(
 fn comes_back(
     checkpoint: &Checkpoint,
     files: &BTreeMap<String, Found>,
-    tensors: &BTreeSet<String>,
-    companions: &BTreeSet<String>,
+    expected: &Model,
     directory: &Path,
     out: &str,
 ) {
     let out = directory.with_file_name(out);
     let (mut patch, control) = (Vec::new(), Control::threads(1));
     let made = diff(None, checkpoint, &mut patch, DiffOptions::default(), control);
-    let one = tensors.iter().map(|name| folded(name)).collect::<BTreeSet<_>>();
-    if one.len() < tensors.len() || !tensors.iter().all(|name| is_portable(name)) {
-        let error = made.expect_err("a tensor file that not every system can hold");
-        return assert_eq!(error.kind(), "checkpoint", "{error}");
-    }
-    if !reads_the_same(files, tensors, companions) {
-        let error = made.expect_err("a patch that gives other tensors");
+    let tensors = &expected.tensors;
+    let one = tensors.iter().map(|path| folded(path)).collect::<BTreeSet<_>>();
+    let is_portable = one.len() == tensors.len() && tensors.iter().all(|path| is_portable(path));
+    if !is_portable || !reads_the_same(files, expected) {
+        let error = made.expect_err("a patch that gives other tensors, or not everywhere");
         return assert_eq!(error.kind(), "checkpoint", "{error}");
     }
     made.expect("a checkpoint that was opened");
@@ -442,8 +659,8 @@ fn comes_back(
     patch.apply(None, &out, ApplyOptions::default(), control).expect("a snapshot of our own");
     let expected: Contents = tensors
         .iter()
-        .chain(companions)
-        .map(|name| (name.clone(), fs::read(directory.join(name)).expect("a file")))
+        .chain(&expected.companions)
+        .map(|path| (path.clone(), fs::read(directory.join(path)).expect("a file")))
         .collect();
     assert!(snapshot(&out) == expected, "other files than {:?}", expected.keys());
 }
