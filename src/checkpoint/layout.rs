@@ -168,7 +168,7 @@ impl Layout<Found> {
             // What nobody looked into may be a part of the model.
             let is_unseen = |out: &&LeftOut| match out.reason {
                 Reason::Unreadable | Reason::TooMany => true,
-                Reason::NotAFile => directory.join(&out.name).is_dir(),
+                Reason::NotAFile | Reason::Name => directory.join(&out.name).is_dir(),
                 _ => false,
             };
             if let Some(out) = left_out.iter().find(is_unseen) {

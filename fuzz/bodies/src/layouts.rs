@@ -470,11 +470,13 @@ fn model(files: &BTreeMap<String, Found>) -> Option<Model> {
         }
     }
     // In a directory that nobody looked into may be a part of the model.
-    let is_of_parts = |path: &String| path == PIPELINE || path == MODULES;
-    let has_link = files.iter().any(|(path, found)| {
-        matches!(found, Found::Odd("directory")) && made.left_out.contains_key(path)
-    });
-    if has_link && made.companions.iter().any(is_of_parts) {
+    let is_unseen = |(path, why): (&String, &&str)| match files.get(path) {
+        Some(Found::Directory) => **why == *"name",
+        Some(Found::Odd("directory")) => true,
+        _ => false,
+    };
+    let lists_parts = |path: &String| path == PIPELINE || path == MODULES;
+    if made.left_out.iter().any(is_unseen) && made.companions.iter().any(lists_parts) {
         return None;
     }
     made.names = names(&parts, &looked_at)?;
