@@ -319,10 +319,11 @@ impl Room {
                 let pair = &self.pair;
                 let own = |name: &String| is_tensors(name) || name == INDEX;
                 let is = |side: &Contents| {
-                    before
-                        .iter()
-                        .filter(|(name, _)| own(name))
-                        .all(|(name, bytes)| side.get(name) == Some(bytes) || is_marked(bytes))
+                    let is_side = |name: &String| {
+                        let found = before.get(name);
+                        found == side.get(name) || found.is_some_and(|bytes| is_marked(bytes))
+                    };
+                    before.keys().chain(side.keys()).filter(|name| own(name)).all(is_side)
                 };
                 let follows = *follows && (is(&pair.base) || is(&pair.target));
                 let files = if follows { FilePolicy::Follow } else { FilePolicy::Exact };
