@@ -281,9 +281,10 @@ fn a_marked_copy_that_comes_back_is_never_taken_for_whole() {
     }
 }
 
-/// Does something before one operation of another process.
+/// Does something before one operation of another process. Before a rename or a removal it is too late to be seen.
 struct Meanwhile<'a> {
     at: u64,
+    sees_names: bool,
     calls: AtomicU64,
     act: Mutex<Box<dyn FnMut() + Send + 'a>>,
 }
@@ -294,8 +295,19 @@ impl std::fmt::Debug for Meanwhile<'_> {
     }
 }
 
+impl Meanwhile<'static> {
+    fn disk(at: u64, sees_names: bool, act: impl FnMut() + Send + 'static) -> Disk {
+        let (calls, act) = (AtomicU64::new(0), Mutex::new(Box::new(act) as Box<_>));
+        Disk::watched(Arc::new(Meanwhile { at, sees_names, calls, act }))
+    }
+}
+
 impl Watch for Meanwhile<'static> {
-    fn before(&self, _: Call<'_>) -> io::Result<()> {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        let changes_names = matches!(call, Call::Rename { .. } | Call::Remove { .. });
+        if self.sees_names && changes_names {
+            return Ok(());
+        }
         if self.calls.fetch_add(1, Relaxed) == self.at {
             (self.act.lock().unwrap())();
         }
@@ -340,9 +352,7 @@ fn whoever_comes_while_an_update_runs_is_kept_out_or_finds_base_or_target() {
                     };
                     *told.lock().unwrap() = Some(result.map_err(|error| error.kind()));
                 };
-                let meanwhile =
-                    Meanwhile { at, calls: AtomicU64::new(0), act: Mutex::new(Box::new(act)) };
-                let disk = Disk::watched(Arc::new(meanwhile));
+                let disk = Meanwhile::disk(at, false, act);
                 let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
                 let options = UpdateOptions::default().with_way(way);
                 let done =
@@ -366,6 +376,54 @@ fn whoever_comes_while_an_update_runs_is_kept_out_or_finds_base_or_target() {
                 at += 1;
             }
             assert!(at > 40, "{at}");
+        }
+    }
+}
+
+/// Somebody puts files of their own at the names of a checkpoint while it is updated: no update replaces, removes or
+/// writes to what it did not lock, and none says that it is done.
+#[test]
+fn what_takes_a_name_while_an_update_runs_stays_as_it_is() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        for name in [ONE, TWO, "state.json", "new.json"] {
+            let own = match name {
+                ONE | TWO => other(&scene, name),
+                _ => b"mine".to_vec(),
+            };
+            let is_tensors = [ONE, TWO].contains(&name);
+            let mut at = 0;
+            loop {
+                scene.reset();
+                let came = Arc::new(AtomicU64::new(0));
+                let (told, place, bytes) = (came.clone(), scene.room.join(name), own.clone());
+                let act = move || {
+                    let _ = fs::remove_file(&place);
+                    fs::write(&place, &bytes).unwrap();
+                    told.store(1, Relaxed);
+                };
+                let disk = Meanwhile::disk(at, true, act);
+                let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
+                let options = UpdateOptions::default().with_way(way);
+                let done =
+                    update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+                if came.load(Relaxed) == 0 {
+                    break;
+                }
+                let about = format!("{way:?}, {name} at {at}: {done:?}");
+                assert_eq!(fs::read(scene.room.join(name)).unwrap(), own, "{about}");
+                // When the last file has lost its mark, all is done but for the journal.
+                let found = snapshot(&scene.room);
+                let rest = |files: &Contents| {
+                    let mut rest = files.clone();
+                    rest.remove(Path::new(name));
+                    rest
+                };
+                let ended = rest(&found) == rest(&scene.target);
+                assert!(done.is_err() || !is_tensors || ended, "{about}");
+                at += 1;
+            }
+            assert!(at > 20, "{way:?}, {name}: {at}");
         }
     }
 }

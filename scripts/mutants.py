@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Breaks one rule after another of those that keep weights right, and tells which tests notice.
+
+scripts/mutants.py              all of them, a Markdown table
+scripts/mutants.py --take N     N of them, others with each commit: what CI does
+scripts/mutants.py WORD...      those whose rule has one of the words
+
+Each is one change of the sources in a copy of the tree, in target/mutants. Fails if a change goes unnoticed, or if its
+lines are not in the sources any more. For changes that nobody thought of: cargo mutants, with .cargo/mutants.toml.
+"""
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "target" / "mutants"
+# What a test run may take, in seconds: far more than it needs, as a mutant may never end.
+LIMIT = 600
+
+UPDATES = ["--lib", "--", "update::", "disk::"]
+CHECKPOINTS = ["--test", "checkpoints", "--"]
+COMMIT, PENDING, JUDGE = "src/update/commit.rs", "src/update/pending.rs", "src/update/judge.rs"
+RECOVER, REDO, UNDO = "src/update/recover.rs", "src/update/redo.rs", "src/update/undo.rs"
+LAYOUT, PLAN, APPLY = "src/checkpoint/layout.rs", "src/checkpoint/plan.rs", "src/checkpoint/apply.rs"
+
+# Rule, file, lines, what they become, tests.
+MUTANTS = [
+    ("nothing changes before the marks are on disk", COMMIT,
+     "            .mark()\n            .and_then(|()| overwrite(&pending))\n",
+     "            .sync_directory()\n            .and_then(|()| overwrite(&pending))\n", UPDATES),
+    ("a mark is synced", PENDING,
+     "            self.sync(file)?;\n        }\n        Ok(())\n    }\n\n    /// Gives their names",
+     "        }\n        Ok(())\n    }\n\n    /// Gives their names", UPDATES),
+    ("names are looked at before the journal goes", PENDING,
+     "            .try_for_each(|file| self.sync(file))?;\n        self.check_names()?;\n",
+     "            .try_for_each(|file| self.sync(file))?;\n", UPDATES),
+    ("a name is looked at before a file takes it", PENDING,
+     "                    let from = self.staged(number);\n                    self.check_name(at)?;\n",
+     "                    let from = self.staged(number);\n", UPDATES),
+    ("the journal is whole on disk before the marks", COMMIT,
+     "file.write_all_at(&bytes, 0).and_then(|()| file.sync()).map_err(io)?;",
+     "file.write_all_at(&bytes, 0).map_err(io)?;", UPDATES),
+    ("the name of the journal is on disk before the marks", COMMIT,
+     "        self.disk\n            .sync_directory(&self.room.directory)\n"
+     "            .map_err(failed(\"syncing\", &self.room.directory))?;\n        Ok(file)", "        Ok(file)", UPDATES),
+    ("what is staged is synced", REDO,
+     "            file.sync().map_err(failed(\"syncing\", file.path()))?;\n", "            let _ = file;\n", UPDATES),
+    ("the patch that leads back is synced", UNDO,
+     "written.and_then(|()| file.sync())", "written", UPDATES),
+    ("the journal goes last", PENDING,
+     "if mark == self.mark && what != JOURNAL {", "if mark == self.mark {", UPDATES),
+    ("the first bytes come after what was made was opened", COMMIT,
+     "            .and_then(|()| self.check_opened(&pending))\n            .and_then(|()| pending.settle(Side::Target));",
+     "            .and_then(|()| pending.settle(Side::Target))\n            .and_then(|()| self.check_opened(&pending));",
+     UPDATES),
+    ("every file is synced before the journal goes", PENDING,
+     "            .try_for_each(|file| self.sync(file))?;\n        self.check_names()?;\n        self.forget()",
+     "            .try_for_each(|_| Ok::<(), Error>(()))?;\n        self.check_names()?;\n        self.forget()", UPDATES),
+    ("after a failed sync nothing more is done", COMMIT,
+     "    if pending.sync_failed.get() {", "    if false {", UPDATES),
+    ("recovery proves the target before it writes", JUDGE,
+     "        if found != self.record.target.digest {", "        if false && found != self.record.target.digest {",
+     UPDATES),
+    ("recovery proves the base before it writes", JUDGE,
+     "        if found == self.record.base.digest {", "        if true || found == self.record.base.digest {", UPDATES),
+    ("recovery proves the patch that leads back", JUDGE,
+     "            Ok(()) if undo.footer().target == self.record.base.digest => {", "            Ok(()) => {", UPDATES),
+    ("only a file with the mark is replaced", JUDGE,
+     "                if record.base.is_none() || !self.has_mark(old)? {", "                if record.base.is_none() {",
+     UPDATES),
+    ("only a file with the mark is written to by undo", JUDGE,
+     "            if !marked[tensor.file] {", "            if false && !marked[tensor.file] {", UPDATES),
+    ("a journal of files that are not here does nothing", JUDGE,
+     "Ok(if self.is_marked()? { Verdict::Stuck", "Ok(if true { Verdict::Stuck", UPDATES),
+    ("recovery syncs what it reads", RECOVER,
+     "            file.sync().map_err(failed(\"syncing\", &path))?;\n            file.reload()",
+     "            file.reload()", UPDATES),
+    ("recovery reads from the disk", RECOVER,
+     "            file.reload().map_err(failed(\"reading\", &path))?;\n", "", UPDATES),
+    ("no recovery says that all is well of a marked file", RECOVER,
+     "    check_marks(&room)?;\n    Ok(recovery)", "    Ok(recovery)", UPDATES),
+    ("the leftovers of an update that runs stay", RECOVER,
+     "        if claims.claim(&file, path)? {\n            disk.remove(path)",
+     "        if claims.claim(&file, path)? || true {\n            disk.remove(path)", UPDATES),
+    ("a companion is changed only if its bytes are the base's", PENDING,
+     "                found if found == Found::of(companion.base) => {}\n",
+     "                found if found != Found::Other => {}\n", UPDATES),
+    ("an update locks its files", "src/checkpoint/safetensors.rs",
+     "    if locked == Locked::Busy || !is_named {", "    if !is_named {", UPDATES),
+    ("a marked file is refused as such", "src/checkpoint/safetensors.rs",
+     "        if let Some(mark) = Mark::of(length) {",
+     "        if let Some(mark) = Mark::of(length).filter(|_| false) {", UPDATES),
+    ("what was made is opened and compared", PLAN,
+     "        let expected = self.files.iter().map(|file| (&file.name, &file.header.bytes));\n",
+     "        if self.files.len() < usize::MAX {\n            return Ok(());\n        }\n"
+     "        let expected = self.files.iter().map(|file| (&file.name, &file.header.bytes));\n",
+     ["--lib", "--test", "checkpoints"]),
+    ("readers take what is listed for what it is", PLAN,
+     "        if let Some(name) = read.difference(&tensors).next() {",
+     "        if let Some(name) = read.difference(&tensors).next().filter(|_| false) {",
+     ["--test", "checkpoints", "--test", "spec"]),
+    ("a tensor file that cannot be read is an error", LAYOUT,
+     "            Ok((name, found.map_err(|error| Error::io_at(\"opening\", &path, error))?))\n        });\n"
+     "        let tensors = tensors.collect::<Result<Vec<_>>>()?;",
+     "            Ok((name, found.map_err(|error| Error::io_at(\"opening\", &path, error))?))\n        });\n"
+     "        let tensors = tensors.filter_map(Result::ok).collect::<Vec<_>>();", CHECKPOINTS),
+    ("a part that nobody looked into is an error", LAYOUT,
+     "                Reason::Unreadable | Reason::TooMany => true,", "                Reason::Unreadable => true,",
+     CHECKPOINTS),
+    ("inputs are looked at again at the end", "src/checkpoint/checkpoint.rs",
+     "    fn check_unchanged(&self) -> Result<()> {\n        for file",
+     "    fn check_unchanged(&self) -> Result<()> {\n        if self.is_directory || !self.is_directory {\n"
+     "            return Ok(());\n        }\n        for file", CHECKPOINTS),
+    ("an output replaces no input", "src/disk/place.rs",
+     "                if is_input(&found, path, inputs) {", "                if false && is_input(&found, path, inputs) {",
+     CHECKPOINTS),
+    ("what takes a place is looked at again", "src/disk/place.rs",
+     "            (Some(then), Some(now)) => cfg!(not(unix)) || Identity::of(then).is(&Identity::of(now)),",
+     "            (Some(_), Some(_)) => true,", CHECKPOINTS),
+    ("an output is synced before it has its name", "src/disk/staged.rs",
+     "        for file in files {\n            file.sync().map_err(failed(\"syncing\", path))?;\n        }\n        match self.stage",
+     "        match self.stage", UPDATES),
+]
+
+def tree():
+    """A copy of what git has and of what is new, in which the mutants are made."""
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True,
+                           text=True).stdout.splitlines()
+    copy = WORK / "tree"
+    if copy.exists():
+        shutil.rmtree(copy)
+    for name in files:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+def run(copy, tests):
+    """Names of the tests that fail; None if all pass."""
+    command = ["cargo", "test", "--quiet", "--package", "pulse-codec", "--no-fail-fast", *tests]
+    environment = dict(os.environ, CARGO_TARGET_DIR=str(WORK / "target"), RUSTFLAGS="-Awarnings", RUST_BACKTRACE="0")
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return ["does not end"]
+    if "could not compile" in done.stderr:
+        sys.exit(f"mutants.py: it does not compile:\n{done.stderr}")
+    failed = re.findall(r"^---- (\S+) stdout ----$", done.stdout, re.MULTILINE)
+    return sorted(set(failed)) or (["no name"] if done.returncode else None)
+
+def changed(copy, file, old, new):
+    source = (ROOT / file).read_text()
+    if source.count(old) != 1:
+        sys.exit(f"mutants.py: {source.count(old)} times in {file}, not once:\n{old}")
+    (copy / file).write_text(source.replace(old, new))
+
+def chosen(arguments):
+    if arguments.take:
+        commits = subprocess.run(["git", "rev-list", "--count", "HEAD"], cwd=ROOT, check=True, capture_output=True,
+                                 text=True).stdout
+        first = int(commits) * arguments.take
+        return [MUTANTS[(first + at) % len(MUTANTS)] for at in range(min(arguments.take, len(MUTANTS)))]
+    words = arguments.words
+    return [mutant for mutant in MUTANTS if not words or any(word in mutant[0] for word in words)]
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--take", type=int, metavar="N")
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    mutants = chosen(parser.parse_args())
+    copy = tree()
+    survived = 0
+    print("| rule that is broken | in | noticed by | seconds |\n|---|---|---|---|", flush=True)
+    for rule, file, old, new, tests in mutants:
+        changed(copy, file, old, new)
+        begin = time.monotonic()
+        failed = run(copy, tests)
+        (copy / file).write_text((ROOT / file).read_text())
+        survived += failed is None
+        by = "**nobody**" if failed is None else ", ".join(f"`{name.split('::')[-1]}`" for name in failed[:2])
+        more = f" and {len(failed) - 2} more" if failed and len(failed) > 2 else ""
+        print(f"| {rule} | {file} | {by}{more} | {time.monotonic() - begin:.0f} |", flush=True)
+    print(f"\n{len(mutants) - survived} of {len(mutants)} noticed")
+    return 1 if survived else 0
+
+if __name__ == "__main__":
+    sys.exit(main())
