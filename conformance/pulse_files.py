@@ -95,13 +95,15 @@ def tensor_files(files, strict):
 
     add("")
     modules = modules_of(files.get("modules.json", b""))
-    for home in sorted({parent(name) for name in plain} - {""}):
-        here = {name for name in plain if parent(name) == home}
+    of_tensors = plain | {name for name in visible if name.endswith(INDEX)}
+    for home in sorted({parent(name) for name in of_tensors} - {""}):
+        here = {name for name in of_tensors if parent(name) == home}
         if not here <= set(homes) and not any(f"{home}/".startswith(f"{out}/") for out in excluded):
             if "model_index.json" in files or home in modules:
                 add(home)
             else:
                 excluded.add(home)
+    check(homes, "checkpoint", "no tensor file")
     left_out = (name for name in looked_at if any(name.startswith(f"{out}/") for out in excluded))
     check(all(name in homes for name in left_out) or not strict, "checkpoint", "a directory of other tensors")
     return homes, indexes

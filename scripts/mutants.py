@@ -77,9 +77,6 @@ MUTANTS = [
      "            if !marked[tensor.file] {", "            if false && !marked[tensor.file] {", UPDATES),
     ("a journal of files that are not here does nothing", JUDGE,
      "Ok(if self.is_marked()? { Verdict::Stuck", "Ok(if true { Verdict::Stuck", UPDATES),
-    ("recovery syncs what it reads", RECOVER,
-     "            file.sync().map_err(failed(\"syncing\", &path))?;\n            file.reload()",
-     "            file.reload()", UPDATES),
     ("recovery reads from the disk", RECOVER,
      "            file.reload().map_err(failed(\"reading\", &path))?;\n", "", UPDATES),
     ("no recovery says that all is well of a marked file", RECOVER,
@@ -109,8 +106,8 @@ MUTANTS = [
      "        let tensors = tensors.collect::<Result<Vec<_>>>()?;",
      "            Ok((name, found.map_err(|error| Error::io_at(\"opening\", &path, error))?))\n        });\n"
      "        let tensors = tensors.filter_map(Result::ok).collect::<Vec<_>>();", CHECKPOINTS),
-    ("a part that nobody looked into is an error", LAYOUT,
-     "                Reason::Unreadable | Reason::TooMany => true,", "                Reason::Unreadable => true,",
+    ("a part that nobody looked into is an error", "src/checkpoint/tree.rs",
+     "        if may_have_tensors {\n            self.unseen", "        if false && may_have_tensors {\n            self.unseen",
      CHECKPOINTS),
     ("inputs are looked at again at the end", "src/checkpoint/checkpoint.rs",
      "    fn check_unchanged(&self) -> Result<()> {\n        for file",
@@ -154,10 +151,11 @@ def run(copy, tests):
     return sorted(set(failed)) or (["no name"] if done.returncode else None)
 
 def changed(copy, file, old, new):
-    source = (ROOT / file).read_text()
+    source = (copy / file).read_text()
     if source.count(old) != 1:
         sys.exit(f"mutants.py: {source.count(old)} times in {file}, not once:\n{old}")
     (copy / file).write_text(source.replace(old, new))
+    return source
 
 def chosen(arguments):
     if arguments.take:
@@ -177,10 +175,10 @@ def main():
     survived = 0
     print("| rule that is broken | in | noticed by | seconds |\n|---|---|---|---|", flush=True)
     for rule, file, old, new, tests in mutants:
-        changed(copy, file, old, new)
+        source = changed(copy, file, old, new)
         begin = time.monotonic()
         failed = run(copy, tests)
-        (copy / file).write_text((ROOT / file).read_text())
+        (copy / file).write_text(source)
         survived += failed is None
         by = "**nobody**" if failed is None else ", ".join(f"`{name.split('::')[-1]}`" for name in failed[:2])
         more = f" and {len(failed) - 2} more" if failed and len(failed) > 2 else ""

@@ -80,18 +80,19 @@ struct Beside {
     /// Leave out files; may be given several times, and goes before --include.
     #[arg(long, value_name = "NAMES")]
     exclude: Vec<Glob>,
-    /// Leave out all files but those with tensors.
+    /// Leave out all files but those with tensors, and those without which they would not be found.
     #[arg(long, conflicts_with_all = ["include", "exclude"])]
     weights_only: bool,
 }
 
 impl Beside {
     fn select(&self, checkpoint: &mut Checkpoint) {
+        if self.weights_only {
+            return checkpoint.select_weights();
+        }
         let any = |globs: &[Glob], name: &str| globs.iter().any(|glob| glob.matches(name));
         checkpoint.select(|name, reason| {
-            !self.weights_only
-                && !any(&self.exclude, name)
-                && (reason.is_none() || any(&self.include, name))
+            !any(&self.exclude, name) && (reason.is_none() || any(&self.include, name))
         });
     }
 }

@@ -1,15 +1,17 @@
 //! A base and a patch to the target: planned first, then written in parallel, then verified.
 
+use std::fs;
 use std::path::Path;
 
+use crate::checkpoint::index::{MODULES, PIPELINE};
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
 use crate::disk::lock::Access;
 use crate::disk::place::{Existing, Shape};
-use crate::disk::staged::Staged;
+use crate::disk::staged::{parent, Staged};
 use crate::disk::system::is_crowded;
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileFault, Result};
 use crate::patch::Patch;
 use crate::tensors::diagnose::explain;
 use crate::tensors::target::{build, Output};
@@ -81,6 +83,23 @@ impl Patch {
     }
 }
 
+/// Refuses an output that would be a part of its own base.
+fn check_outside(base: &Checkpoint, out: &Path) -> Result<()> {
+    let lists_parts = |name| base.companion(name).is_some();
+    if !base.is_directory || ![PIPELINE, MODULES].into_iter().any(lists_parts) {
+        return Ok(());
+    }
+    let io = |error| Error::io_at("looking at", out, error);
+    let home = fs::canonicalize(base.path()).map_err(io)?;
+    match fs::canonicalize(parent(out)) {
+        Ok(place) if place.starts_with(home) => {
+            let what = "it would be a part of its own base; choose a place outside";
+            Err(Error::bad_file(out, FileFault::Refused(what.into())))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn apply_on(
     disk: &Disk,
     base: Option<&Checkpoint>,
@@ -92,6 +111,9 @@ pub(crate) fn apply_on(
     let base = base_of(base, patch)?;
     let plan = explain(source(base), patch, control, Plan::new(base, patch, options.files))?;
     let shape = Shape::of(plan.is_directory);
+    if let Some(base) = base {
+        check_outside(base, out)?;
+    }
     let inputs = [base.map(Checkpoint::path), patch.path()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
     let staged = Staged::begin(out, shape, options.existing, &inputs, disk)?;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::layout::{Found, Layout, LeftOut, Reason};
+use crate::checkpoint::index::leads_to_tensors;
+use crate::checkpoint::layout::{is_tensors, Found, Layout, LeftOut, Reason};
 use crate::checkpoint::names::{name_tensors, SameTensor};
-use crate::checkpoint::safetensors::TensorFile;
-use crate::checkpoint::tree::is_below;
+use crate::checkpoint::safetensors::{FileTensor, TensorFile};
+use crate::checkpoint::tree::{base, is_below};
 use crate::digest::Digest;
 use crate::disk::lock::{Access, LockFile, Locked};
 use crate::disk::old_journal;
@@ -252,7 +253,7 @@ impl Checkpoint {
     /// ```no_run
     /// # let mut checkpoint = pulse::Checkpoint::open("run/step_41")?;
     /// // The weights alone.
-    /// checkpoint.select(|_, _| false);
+    /// checkpoint.select_weights();
     /// // What usually travels, without a large log.
     /// checkpoint.select(|name, reason| reason.is_none() && name != "train.log");
     /// # Ok::<(), pulse::Error>(())
@@ -272,6 +273,20 @@ impl Checkpoint {
             }
         }
         self.left_out.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+
+    /// Leaves out all files but those with tensors, and those that say which tensors are where, if
+    /// readers would not find the same tensors without them.
+    pub fn select_weights(&mut self) {
+        let has_parts = self.files.iter().any(|file| file.name.contains('/'));
+        let by_suffix = |file: &TensorFile| {
+            let is_qualified = |tensor: &FileTensor| tensor.prefix_bytes > file.name.len();
+            is_tensors(base(&file.name)) && !file.header.tensors.iter().any(is_qualified)
+        };
+        let needs_index = has_parts || !self.files.iter().all(by_suffix);
+        self.select(|name, reason| {
+            reason.is_none() && needs_index && leads_to_tensors(name, has_parts)
+        });
     }
 
     /// Tensors that the index lists although no file has them, in the order of names.

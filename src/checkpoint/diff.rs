@@ -1,29 +1,27 @@
 //! Two checkpoints to a patch.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
 
 use crate::checkpoint::files::write_files;
-use crate::checkpoint::layout::Layout;
+use crate::checkpoint::layout::{read_index, Layout, Reason};
 use crate::checkpoint::names::{name_tensors, SameTensor};
-use crate::checkpoint::portable::{folded, is_portable};
+use crate::checkpoint::portable::{is_portable, Taken};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, FileFault, Result};
+use crate::error::{Error, FileFault, Result, Visible};
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::{Control, DiffOptions, DiffReport, TensorSource};
 
 /// Refuses tensor files that not every receiver could hold; companions are left out by themselves.
 fn check_names(target: &Checkpoint) -> Result<()> {
-    let mut seen = BTreeMap::new();
+    let mut taken = Taken::default();
     for file in &target.files {
         if !is_portable(&file.name) {
             return Err(Error::bad_file(file.path(), FileFault::Name(file.name.clone())));
         }
-        if let Some(other) = seen.insert(folded(&file.name), &file.name) {
-            let fault = FileFault::SameName { name: file.name.clone(), other: other.clone() };
-            return Err(Error::bad_file(file.path(), fault));
-        }
+        taken.take(&file.name).map_err(|other| {
+            let fault = FileFault::SameName { name: file.name.clone(), other };
+            Error::bad_file(file.path(), fault)
+        })?;
     }
     Ok(())
 }
@@ -38,16 +36,20 @@ fn check_roles(target: &Checkpoint) -> Result<()> {
     let companions = target.companions.iter().map(|companion| companion.name.clone());
     let listed = tensors.chain(companions).map(|name| (name, ())).collect();
     let refused = |what: String| Err(Error::bad_file(target.path(), FileFault::Refused(what)));
-    let layout = Layout::of(target.path(), listed, |index| {
-        let path = target.path().join(index);
-        fs::read(&path).map_err(|error| Error::io_at("reading", &path, error))
-    });
+    let layout = Layout::of(target.path(), listed, |index| read_index(target.path(), index));
+    let due = "include index, model_index.json and modules.json";
     let layout = match layout {
         Err(Error::BadFile { fault, .. }) => {
-            return refused(format!("without what is left out it is no checkpoint: {fault}"));
+            return refused(format!(
+                "without what is left out it is no checkpoint: {fault}; {due}"
+            ));
         }
         layout => layout?,
     };
+    if let Some(part) = layout.left_out.iter().find(|out| out.reason == Reason::Below) {
+        let part = Visible(&part.name);
+        return refused(format!("that '{part}' is a part of the model is said by no file; {due}"));
+    }
     let same = layout.tensors.iter().map(|(name, ())| name);
     if !same.eq(target.files.iter().map(|file| &file.name)) || !layout.left_out.is_empty() {
         let what = "an index that did not count does, without those that are left out; \

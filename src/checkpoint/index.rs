@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::checkpoint::json::{self, Object};
 use crate::checkpoint::layout::is_hidden;
+use crate::checkpoint::tree::{base, is_below};
 use crate::error::FileFault;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -91,15 +92,54 @@ impl<'de> Deserialize<'de> for Module {
     }
 }
 
+/// What the root of a model says of its parts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lists {
+    /// Each subdirectory of tensors is one.
+    pub is_pipeline: bool,
+    /// Directories that are.
+    pub modules: BTreeSet<String>,
+}
+
+impl Lists {
+    /// Whether a subdirectory of tensors is a part.
+    pub fn has(&self, directory: &str) -> bool {
+        self.is_pipeline || self.modules.contains(directory)
+    }
+
+    /// The file by which something in a subdirectory, or a subdirectory, may be of a part.
+    pub fn may_list(&self, name: &str) -> Option<&'static str> {
+        let is_near = |module: &String| is_below(module, name) || is_below(name, module);
+        if self.is_pipeline {
+            Some(PIPELINE)
+        } else {
+            let mut modules = self.modules.iter().filter(|module| !module.is_empty());
+            modules.any(is_near).then_some(MODULES)
+        }
+    }
+}
+
 /// The directories that a list of modules names; none if it is something else.
 pub(crate) fn modules_of(list: &[u8]) -> BTreeSet<String> {
     let modules: Vec<Module> = json::parse(list).unwrap_or_default();
     modules.into_iter().filter_map(|module| module.path).collect()
 }
 
+/// Whether a companion says which tensors are where: an index, or in a model of several parts what
+/// lists them.
+pub(crate) fn leads_to_tensors(name: &str, has_parts: bool) -> bool {
+    name.ends_with(INDEX_SUFFIX) || has_parts && (name == PIPELINE || name == MODULES)
+}
+
+/// Whether a file is an index, by its name or path.
+pub(crate) fn is_index(name: &str) -> bool {
+    let name = base(name);
+    name.ends_with(INDEX_SUFFIX) && !is_hidden(name)
+}
+
 /// The index file among the names of a directory: the usual one, or the only one.
 pub(crate) fn index_of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    let mut indexes = names.filter(|name| name.ends_with(INDEX_SUFFIX) && !is_hidden(name));
+    let mut indexes = names.filter(|name| is_index(name));
     indexes.clone().find(|name| *name == INDEX).or_else(|| {
         let first = indexes.next();
         first.filter(|_| indexes.next().is_none())

@@ -1,15 +1,16 @@
 //! Which files of a directory belong to a checkpoint, and as what (SPEC.md §9).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::{fs, io};
 
 use crate::checkpoint::index::{
-    check_index_bytes, index_of, modules_of, weight_map, INDEX_SUFFIX, MODULES, PIPELINE,
+    check_index_bytes, index_of, is_index, modules_of, weight_map, Lists, INDEX_SUFFIX, MODULES,
+    PIPELINE,
 };
 use crate::checkpoint::names::Names;
-use crate::checkpoint::portable::{folded, is_portable};
+use crate::checkpoint::portable::{is_portable, Taken};
 use crate::checkpoint::tree::{base, directory_reason, is_below, join, parent, Tree};
 use crate::disk::content;
 use crate::disk::stamp::Stamp;
@@ -124,6 +125,15 @@ pub(crate) struct Found {
     pub bytes: u64,
 }
 
+/// An index of this name in a directory, or a list of modules.
+pub(crate) fn read_index(directory: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = directory.join(name);
+    let io = |error| Error::io_at("reading", &path, error);
+    check_index_bytes(fs::metadata(&path).map_err(io)?.len())
+        .map_err(|fault| Error::bad_file(&path, fault))?;
+    fs::read(&path).map_err(io)
+}
+
 /// The files of a directory by what they are to its checkpoint, each list in the order of names.
 /// With each name goes what is known of the file.
 #[derive(Debug)]
@@ -134,19 +144,16 @@ pub(crate) struct Layout<T> {
     pub spare: Vec<(String, T, Reason)>,
     pub left_out: Vec<LeftOut>,
     pub names: Names,
+    pub lists: Lists,
 }
 
 impl Layout<Found> {
     /// Looks at a directory and reads its indexes.
     pub fn read(directory: &Path) -> Result<Self> {
-        let Tree { files, left_out } = Tree::walk(directory)?;
-        let layout = Layout::of(directory, files, |name| {
-            let path = directory.join(name);
-            let io = |error| Error::io_at("reading", &path, error);
-            check_index_bytes(fs::metadata(&path).map_err(io)?.len())
-                .map_err(|fault| Error::bad_file(&path, fault))?;
-            fs::read(&path).map_err(io)
-        });
+        let mut tree = Tree::walk(directory)?;
+        let files = std::mem::take(&mut tree.files);
+        let left_out = std::mem::take(&mut tree.left_out);
+        let layout = Layout::of(directory, files, |name| read_index(directory, name));
         let layout = layout.map_err(|error| match error {
             Error::BadFile { fault: FileFault::NoTensors, .. } => match content::look(directory) {
                 Some(content) => Error::bad_file(directory, FileFault::NoCheckpoint(content)),
@@ -164,17 +171,7 @@ impl Layout<Found> {
             other => other,
         })?;
         let mut layout = layout.readable(directory)?;
-        if layout.companions.iter().any(|(name, _)| name == PIPELINE || name == MODULES) {
-            // What nobody looked into may be a part of the model.
-            let is_unseen = |out: &&LeftOut| match out.reason {
-                Reason::Unreadable | Reason::TooMany => true,
-                Reason::NotAFile | Reason::Name => directory.join(&out.name).is_dir(),
-                _ => false,
-            };
-            if let Some(out) = left_out.iter().find(is_unseen) {
-                return Err(Error::bad_file(directory, FileFault::Refused(out.to_string())));
-            }
-        }
+        tree.check_parts(&layout.lists).map_err(|fault| Error::bad_file(directory, fault))?;
         layout.left_out.extend(left_out);
         Ok(layout)
     }
@@ -203,7 +200,7 @@ impl Layout<io::Result<Found>> {
             readable(name, found).map(|(name, found)| (name, found, reason))
         });
         let spare = spare.collect();
-        Ok(Layout { tensors, companions, spare, left_out, names: self.names })
+        Ok(Layout { tensors, companions, spare, left_out, names: self.names, lists: self.lists })
     }
 }
 
@@ -220,8 +217,9 @@ struct Parts {
     /// By their directories; the root is the empty one.
     parts: BTreeMap<String, Part>,
     /// Directories of tensors that nothing in the root speaks of.
-    excluded: BTreeSet<String>,
+    foreign: BTreeSet<String>,
     names: Names,
+    lists: Lists,
 }
 
 impl Parts {
@@ -230,44 +228,51 @@ impl Parts {
         files: &BTreeMap<String, T>,
         mut read: impl FnMut(&str) -> Result<Vec<u8>>,
     ) -> Result<Self> {
-        let (parts, excluded) = (BTreeMap::new(), BTreeSet::new());
-        let mut found = Parts { parts, excluded, names: Names::default() };
-        found.add("", directory, files, &mut read)?;
-        let below = files.keys().filter(|name| !parent(name).is_empty() && is_tensors(base(name)));
-        let below: Vec<&String> = below.collect();
-        let homes: BTreeSet<&str> = below.iter().map(|name| parent(name)).collect();
-        let mut modules = None;
-        for home in homes {
-            let mut own = below.iter().filter(|name| parent(name) == home);
-            let is_excluded = found.excluded.iter().any(|out| is_below(home, out));
-            if is_excluded || own.all(|name| found.names.homes.contains_key(*name)) {
-                continue;
-            }
-            let modules = match &mut modules {
-                Some(modules) => modules,
-                none if files.contains_key(MODULES) => none.insert(modules_of(&read(MODULES)?)),
-                none => none.insert(BTreeSet::new()),
-            };
-            if files.contains_key(PIPELINE) || modules.contains(home) {
-                found.add(home, directory, files, &mut read)?;
-            } else {
-                found.excluded.insert(home.into());
+        let lists = Lists {
+            is_pipeline: files.contains_key(PIPELINE),
+            modules: match files.contains_key(MODULES) {
+                true => modules_of(&read(MODULES)?),
+                false => BTreeSet::new(),
+            },
+        };
+        let (parts, foreign) = (BTreeMap::new(), BTreeSet::new());
+        let mut found = Parts { parts, foreign, names: Names::default(), lists };
+        let mut homes: BTreeMap<&str, Vec<&String>> = BTreeMap::from([("", Vec::new())]);
+        for name in files.keys() {
+            homes.entry(parent(name)).or_default().push(name);
+        }
+        for (home, own) in homes {
+            let is_homed = |name: &String| found.names.homes.contains_key(name);
+            let mut of_tensors = own.iter().filter(|name| is_tensors(base(name)) || is_index(name));
+            let has_tensors = of_tensors.any(|name| !is_homed(name));
+            if home.is_empty() || has_tensors && !found.is_foreign(home) {
+                if home.is_empty() || found.lists.has(home) {
+                    found.add(home, &own, directory, files, &mut read)?;
+                } else {
+                    found.foreign.insert(home.into());
+                }
             }
         }
         Ok(found)
     }
 
+    /// Whether a file or directory is in a directory that is no part of the model.
+    fn is_foreign(&self, name: &str) -> bool {
+        self.foreign.contains(name)
+            || name.match_indices('/').any(|(end, _)| self.foreign.contains(&name[..end]))
+    }
+
     fn add<T>(
         &mut self,
         home: &str,
+        own: &[&String],
         directory: &Path,
         files: &BTreeMap<String, T>,
         read: &mut impl FnMut(&str) -> Result<Vec<u8>>,
     ) -> Result<()> {
-        let own = || files.keys().filter(|name| parent(name) == home);
-        let plain = || own().filter(|name| is_tensors(base(name)));
+        let plain = || own.iter().copied().filter(|name| is_tensors(base(name)));
         let mut part = Part { shards: None, stale: None };
-        let index = index_of(own().map(|name| base(name))).map(|name| join(home, name));
+        let index = index_of(own.iter().map(|name| base(name))).map(|name| join(home, name));
         if let Some(name) = index {
             let mut map = weight_map(&read(&name)?)
                 .map_err(|fault| Error::bad_file(&directory.join(&name), fault))?;
@@ -308,7 +313,7 @@ impl Parts {
         if self.names.homes.contains_key(name) {
             return Some(Role::Tensors);
         }
-        if self.excluded.iter().any(|out| is_below(name, out)) {
+        if self.is_foreign(name) {
             return None;
         }
         let part = self.parts.get(parent(name));
@@ -324,6 +329,19 @@ impl Parts {
     }
 }
 
+impl<T> Default for Layout<T> {
+    fn default() -> Self {
+        Layout {
+            tensors: Vec::new(),
+            companions: Vec::new(),
+            spare: Vec::new(),
+            left_out: Vec::new(),
+            names: Names::default(),
+            lists: Lists::default(),
+        }
+    }
+}
+
 impl<T> Layout<T> {
     /// Tells what each of these files is in a directory that has no others.
     pub fn of(
@@ -331,13 +349,7 @@ impl<T> Layout<T> {
         mut files: BTreeMap<String, T>,
         read: impl FnMut(&str) -> Result<Vec<u8>>,
     ) -> Result<Self> {
-        let mut layout = Layout {
-            tensors: Vec::new(),
-            companions: Vec::new(),
-            spare: Vec::new(),
-            left_out: Vec::new(),
-            names: Names::default(),
-        };
+        let mut layout = Layout::default();
         let unseen: Vec<_> = files
             .keys()
             .filter_map(|name| Some((name.clone(), directory_reason(parent(name))?)))
@@ -346,15 +358,16 @@ impl<T> Layout<T> {
             layout.spare.extend(files.remove(&name).map(|found| (name, found, reason)));
         }
         let parts = Parts::find(directory, &files, read)?;
-        let excluded = parts.excluded.iter();
+        let foreign = parts.foreign.iter();
         layout.left_out =
-            excluded.map(|name| LeftOut { name: name.clone(), reason: Reason::Below }).collect();
+            foreign.map(|name| LeftOut { name: name.clone(), reason: Reason::Below }).collect();
         // Tensor files are there first: a companion that is one with them elsewhere gives way.
-        let mut seen: HashSet<String> = parts.names.homes.keys().map(|name| folded(name)).collect();
+        let mut taken = Taken::default();
+        parts.names.homes.keys().for_each(|name| _ = taken.take(name));
         for (name, found) in files {
             let Some(role) = parts.role(&name) else { continue };
             let role = match role {
-                Role::Companion if !is_portable(&name) || !seen.insert(folded(&name)) => {
+                Role::Companion if !is_portable(&name) || taken.take(&name).is_err() => {
                     Role::LeftOut(Reason::NotPortable)
                 }
                 role => role,
@@ -372,6 +385,7 @@ impl<T> Layout<T> {
             return Err(Error::bad_file(directory, FileFault::NoTensors));
         }
         layout.names = parts.names;
+        layout.lists = parts.lists;
         Ok(layout)
     }
 }

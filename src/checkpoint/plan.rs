@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::checkpoint::apply::{source, FilePolicy};
 use crate::checkpoint::checkpoint::Companion;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
-use crate::checkpoint::index::{check_index_bytes, INDEX_SUFFIX};
-use crate::checkpoint::layout::Layout;
+use crate::checkpoint::index::{check_index_bytes, leads_to_tensors, PIPELINE};
+use crate::checkpoint::layout::{read_index, Layout};
 use crate::checkpoint::names::{name_tensors, Names, SameTensor};
 use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
 use crate::checkpoint::tree::{check_entries, is_below};
@@ -44,6 +44,8 @@ pub(crate) struct Plan<'a> {
     pub notes: Vec<FileNote>,
     /// The tensor file was made here.
     is_made: bool,
+    /// Tensor files of base or patch lie in subdirectories.
+    has_parts: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -56,6 +58,7 @@ impl<'a> Plan<'a> {
             removed: Vec::new(),
             notes: Vec::new(),
             is_made: false,
+            has_parts: has_parts(base, patch),
         };
         let target = target_tensors(source(base), patch)?;
         let is_nameless = |file: &FileEntry| file.record.name.is_empty();
@@ -163,8 +166,9 @@ impl<'a> Plan<'a> {
         match record.state {
             FileState::Removed => self.removed_companion(found, file)?,
             FileState::Kept => self.companions.push(kept(Some(content))),
-            // The index leads to the files of the patch, which are those that are made.
-            _ if is_index(name) => {
+            // It leads to the files of the patch, which are those that are made. That a model has parts
+            // is said by that file whatever is in it.
+            _ if self.leads_to_tensors(name) && name != PIPELINE => {
                 let replaces = record.base();
                 self.companions.push(OutCompanion::Carried { file, replaces });
             }
@@ -214,7 +218,7 @@ impl<'a> Plan<'a> {
                         self.note(name, Deviation::Missing);
                     }
                 }
-                None if is_index(name) => self.own_index(base, file)?,
+                None if self.leads_to_tensors(name) => self.own_index(base, file)?,
                 None => self.follow_companion(Some(base), file)?,
             }
         }
@@ -223,8 +227,11 @@ impl<'a> Plan<'a> {
             self.note(name, extra);
         }
         if !is_made {
-            let indexes = base.companions.iter().filter(|found| is_index(&found.name));
-            for Companion { name, path, .. } in indexes {
+            let own = base.companions.iter();
+            for Companion { name, path, .. } in own {
+                if !self.leads_to_tensors(name) {
+                    continue;
+                }
                 if !listed.contains_key(name.as_str()) {
                     self.note(name, Deviation::OwnTensors);
                 }
@@ -234,7 +241,8 @@ impl<'a> Plan<'a> {
         }
         // A patch to a single file says nothing of what is beside it.
         if listed.contains_key("") {
-            self.own_companions(base, |found| !is_index(&found.name));
+            let has_parts = self.has_parts;
+            self.own_companions(base, |found| !leads_to_tensors(&found.name, has_parts));
         }
         Ok(())
     }
@@ -252,6 +260,10 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    pub fn leads_to_tensors(&self, name: &str) -> bool {
+        leads_to_tensors(name, self.has_parts)
+    }
+
     fn note(&mut self, name: &str, deviation: Deviation) {
         self.notes.push(FileNote::new(name, deviation));
     }
@@ -260,9 +272,10 @@ impl<'a> Plan<'a> {
     fn own_files(&mut self, base: Option<&'a Checkpoint>, target: &[OutTensor<'_>]) -> Result<()> {
         self.own_tensor_files(base, target)?;
         // An index leads to the files of before.
-        let is_made = self.is_made;
+        let (is_made, has_parts) = (self.is_made, self.has_parts);
         if let Some(base) = base {
-            self.own_companions(base, |found| !is_made || !is_index(&found.name));
+            let leads = |found: &Companion| leads_to_tensors(&found.name, has_parts);
+            self.own_companions(base, |found| !is_made || !leads(found));
         }
         Ok(())
     }
@@ -399,13 +412,18 @@ impl<'a> Plan<'a> {
     /// Refuses files that readers of the directory would take for others than they are (R95); gives
     /// back what the names of its tensors depend on.
     fn check_roles(&self, patch: &Patch) -> Result<Names> {
-        self.check_roles_beside(patch, &[])
+        self.check_roles_beside(patch, Path::new(""), &[]).map(|layout| layout.names)
     }
 
     /// As `check_roles`, in a directory in which other files stay.
-    pub fn check_roles_beside(&self, patch: &Patch, others: &[String]) -> Result<Names> {
+    pub fn check_roles_beside(
+        &self,
+        patch: &Patch,
+        directory: &Path,
+        others: &[String],
+    ) -> Result<Layout<()>> {
         if !self.is_directory {
-            return Ok(Names::default());
+            return Ok(Layout::default());
         }
         let tensors = self.files.iter().map(|file| (file.name.clone(), ()));
         let companions = self.companions.iter().map(|file| (file.name().to_string(), ()));
@@ -420,7 +438,11 @@ impl<'a> Plan<'a> {
         let layout = Layout::of(Path::new(""), all.collect(), |index| {
             let mut bytes = Vec::new();
             let found = self.companions.iter().find(|companion| companion.name() == index);
-            let Some(found) = found else { return Ok(bytes) };
+            let Some(found) = found else {
+                // A tensor file of that name is no list.
+                let is_tensors = self.files.iter().any(|file| file.name == index);
+                return if is_tensors { Ok(bytes) } else { read_index(directory, index) };
+            };
             found.for_each_chunk(patch, |chunk| {
                 check_index_bytes((bytes.len() + chunk.len()) as u64)
                     .map_err(|fault| Error::bad_file(Path::new(index), fault))?;
@@ -447,7 +469,7 @@ impl<'a> Plan<'a> {
         let is_planned = |name: &str| planned.iter().any(|planned| is_below(planned, name));
         match layout.left_out.iter().find(|out| is_planned(&out.name)) {
             Some(out) => Err(wrong_files(patch, format!("readers leave out {out}"))),
-            None => Ok(layout.names),
+            None => Ok(layout),
         }
     }
 
@@ -502,16 +524,27 @@ fn base_header<'a>(base: &'a Checkpoint, record: &FileRecord) -> Option<&'a [u8]
     (FileContent::of(header) == record.content()).then_some(header)
 }
 
-/// Whether the base has all that the files of the patch need of it: headers, and the index.
+/// Whether tensor files of a checkpoint, or of the target of a patch, lie in subdirectories.
+pub(crate) fn has_parts(base: Option<&Checkpoint>, patch: &Patch) -> bool {
+    let own = base.iter().flat_map(|base| &base.files).map(|file| file.name.as_str());
+    let files = patch.files().iter().map(|file| &file.record);
+    let of_patch = files.filter(|record| record.kind == FileKind::Tensors);
+    own.chain(of_patch.map(|record| record.name.as_str())).any(|name| name.contains('/'))
+}
+
+/// Whether the base has all that the files of the patch need of it: headers, and what leads to them.
 fn has_files_of(base: &Checkpoint, patch: &Patch) -> Result<bool> {
+    let has_parts = has_parts(Some(base), patch);
     for FileEntry { record, .. } in patch.files() {
         let is_there = match record.kind {
             _ if record.state != FileState::Kept => true,
             FileKind::Tensors => base_header(base, record).is_some(),
-            FileKind::Companion if is_index(&record.name) => match base.companion(&record.name) {
-                Some(found) => found.has(record.content())?,
-                None => false,
-            },
+            FileKind::Companion if leads_to_tensors(&record.name, has_parts) => {
+                match base.companion(&record.name) {
+                    Some(found) => record.name == PIPELINE || found.has(record.content())?,
+                    None => false,
+                }
+            }
             FileKind::Companion => true,
         };
         if !is_there {
@@ -519,9 +552,4 @@ fn has_files_of(base: &Checkpoint, patch: &Patch) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// Whether a companion says which tensor is in which file.
-pub(crate) fn is_index(name: &str) -> bool {
-    name.ends_with(INDEX_SUFFIX)
 }

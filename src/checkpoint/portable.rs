@@ -1,5 +1,7 @@
 //! Which file names every system can hold, and which two are one (SPEC.md §9).
 
+use std::collections::HashMap;
+
 use unicode_normalization::UnicodeNormalization;
 
 use crate::patch::Patch;
@@ -31,10 +33,40 @@ pub(crate) fn folded(name: &str) -> String {
     name.nfd().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfd().collect()
 }
 
+/// Names that are taken, on a system where neither case nor the form of accents counts.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// Of files and directories, as they are written, and whether it is a directory.
+    names: HashMap<String, (String, bool)>,
+}
+
+impl Taken {
+    /// Takes a name, or tells with which other it is one: of the file, or of a directory on the way.
+    pub fn take(&mut self, name: &str) -> Result<(), String> {
+        let directories = || name.match_indices('/').map(|(end, _)| &name[..end]);
+        for directory in directories() {
+            match self.names.get(&folded(directory)) {
+                Some((found, is_directory)) if !is_directory || found != directory => {
+                    return Err(found.clone());
+                }
+                _ => {}
+            }
+        }
+        if let Some((found, _)) = self.names.get(&folded(name)) {
+            return Err(found.clone());
+        }
+        for directory in directories() {
+            self.names.insert(folded(directory), (directory.into(), true));
+        }
+        self.names.insert(folded(name), (name.into(), false));
+        Ok(())
+    }
+}
+
 impl Patch {
-    /// Files of the target that not every system can hold: their names are reserved somewhere, or
-    /// those of two files are one where neither case nor the form of accents counts. In the order of
-    /// the patch. Applying it works where the system holds them all.
+    /// Files of the target that not every system can hold: their names are reserved somewhere, or those
+    /// of two files, or of their directories, are one where neither case nor the form of accents
+    /// counts. In the order of the patch. Applying it works where the system holds them all.
     ///
     /// ```
     /// # use pulse::stream::EncoderOptions;
@@ -49,10 +81,10 @@ impl Patch {
     /// ```
     #[must_use]
     pub fn unportable_files(&self) -> Vec<&str> {
-        let mut seen = std::collections::HashSet::new();
+        let mut taken = Taken::default();
         let names = self.files().iter().map(|file| file.record.name.as_str());
-        // No short circuit: the key counts, portable or not.
-        names.filter(|name| !seen.insert(folded(name)) | !is_portable(name)).collect()
+        // No short circuit: the name is taken, portable or not.
+        names.filter(|name| taken.take(name).is_err() | !is_portable(name)).collect()
     }
 }
 
@@ -101,6 +133,23 @@ mod tests {
             "",
         ] {
             assert!(is_portable(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_written_in_one_way_and_is_no_file() {
+        for (names, last_is_free) in [
+            (["unet/a", "unet/b"], true),
+            (["unet/a", "Unet/b"], false),
+            (["a", "A/x"], false),
+            (["A/x", "a"], false),
+            (["a/b/c", "a/B"], false),
+            (["a/b/c", "a/b"], false),
+            (["a/b/c", "b/a"], true),
+        ] {
+            let mut taken = Taken::default();
+            taken.take(names[0]).unwrap();
+            assert_eq!(taken.take(names[1]).is_ok(), last_is_free, "{names:?}");
         }
     }
 

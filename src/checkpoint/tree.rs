@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, io};
 
+use crate::checkpoint::index::Lists;
 use crate::checkpoint::layout::{is_hidden, is_tensors, Found, LeftOut, Reason};
 use crate::disk::stamp::Stamp;
 use crate::error::{Error, FileFault, Result};
 use crate::wire::{is_component, is_file_name};
 
-/// Most entries of subdirectories that are looked at: models have some dozens.
+/// Most entries of one subdirectory that are looked at: models have some dozens.
 const ENTRIES_MAX: usize = 10_000;
+/// Most entries of all of them.
+const ALL_MAX: usize = 100_000;
 /// What a trainer calls a directory with its state, before the number of a step.
 const TRAINER_DIRECTORIES: [&str; 2] = ["checkpoint-", "global_step"];
 
@@ -52,20 +55,21 @@ pub(crate) fn directory_reason(directory: &str) -> Option<Reason> {
 
 /// Refuses more files in subdirectories than are looked at.
 pub(crate) fn check_entries<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    let mut entries = BTreeSet::new();
+    let (mut entries, mut counts) = (BTreeSet::new(), BTreeMap::<&str, usize>::new());
     for name in names {
         let mut entry = name;
         while !parent(entry).is_empty() && entries.insert(entry) {
+            *counts.entry(parent(entry)).or_default() += 1;
             entry = parent(entry);
         }
     }
-    if entries.len() > ENTRIES_MAX {
-        return Err(format!(
-            "{} files in subdirectories; {ENTRIES_MAX} are looked at",
-            entries.len()
-        ));
+    let too_many =
+        |count, most, of: &str| Err(format!("{count} files in {of}; at most {most} are looked at"));
+    match counts.into_iter().find(|(_, count)| *count > ENTRIES_MAX) {
+        Some((directory, count)) => too_many(count, ENTRIES_MAX, directory),
+        None if entries.len() > ALL_MAX => too_many(entries.len(), ALL_MAX, "subdirectories"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What is found in a directory and below it.
@@ -74,32 +78,36 @@ pub(crate) struct Tree {
     /// By their names, which are paths; with an error, what nobody can look at.
     pub files: BTreeMap<String, io::Result<Found>>,
     pub left_out: Vec<LeftOut>,
+    /// Of what is left out: directories that nobody looked into, and names that stand for tensors.
+    unseen: Vec<LeftOut>,
+    entries: usize,
 }
 
 impl Tree {
     /// Follows links to files, as model caches are directories of them, but none to a directory.
     pub fn walk(directory: &Path) -> Result<Self> {
-        let (mut tree, mut entries) = (Tree::default(), 0);
+        let mut tree = Tree::default();
         let mut open = BTreeSet::from([String::new()]);
         while let Some(below) = open.pop_first() {
             let path = directory.join(&below);
             let io = |error| Error::io_at("listing", &path, error);
             let listed = match fs::read_dir(&path) {
                 Err(_) if !below.is_empty() => {
-                    tree.leave_out(below, Reason::Unreadable);
+                    tree.leave_out(below, Reason::Unreadable, true);
                     continue;
                 }
                 listed => listed.map_err(io)?,
             };
-            let most = if below.is_empty() { usize::MAX } else { ENTRIES_MAX - entries };
+            let most = ENTRIES_MAX.min(ALL_MAX - tree.entries);
+            let most = if below.is_empty() { usize::MAX } else { most };
             let listed: Vec<_> =
                 listed.take(most.saturating_add(1)).collect::<Result<_, _>>().map_err(io)?;
             if listed.len() > most {
-                tree.leave_out(below, Reason::TooMany);
+                tree.leave_out(below, Reason::TooMany, true);
                 continue;
             }
             if !below.is_empty() {
-                entries += listed.len();
+                tree.entries += listed.len();
             }
             for entry in listed {
                 tree.add(directory, &below, &entry, &mut open)?;
@@ -108,8 +116,12 @@ impl Tree {
         Ok(tree)
     }
 
-    fn leave_out(&mut self, name: String, reason: Reason) {
-        self.left_out.push(LeftOut { name, reason });
+    fn leave_out(&mut self, name: String, reason: Reason, may_have_tensors: bool) {
+        let out = LeftOut { name, reason };
+        if may_have_tensors {
+            self.unseen.push(out.clone());
+        }
+        self.left_out.push(out);
     }
 
     fn add(
@@ -122,34 +134,56 @@ impl Tree {
         let own = entry.file_name().to_string_lossy().into_owned();
         let name = join(below, &own);
         let is_plain = entry.file_name().to_str().is_some_and(is_component);
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_directory {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             match directory_reason(&own) {
-                Some(reason) => self.leave_out(name, reason),
+                Some(reason) => self.leave_out(name, reason, false),
                 // Nothing could be named that is in it.
                 None if !is_plain || !is_file_name(&join(&name, "x")) => {
-                    self.leave_out(name, Reason::Name)
+                    self.leave_out(name, Reason::Name, true)
                 }
                 None => _ = open.insert(name),
             }
             return Ok(());
         }
+        let found = fs::metadata(entry.path());
+        let may_be_directory = found.as_ref().map_or(true, fs::Metadata::is_dir);
+        let may_have_tensors =
+            is_tensors(&own) || may_be_directory && directory_reason(&own).is_none();
         if !is_plain || !is_file_name(&name) {
             // What is not at the top may be of another model.
             if is_tensors(&own) && below.is_empty() {
                 return Err(Error::bad_file(directory, FileFault::Name(name)));
             }
-            self.leave_out(name, Reason::Name);
+            self.leave_out(name, Reason::Name, may_have_tensors);
             return Ok(());
         }
-        match fs::metadata(entry.path()) {
-            Ok(metadata) if !metadata.is_file() => self.leave_out(name, Reason::NotAFile),
+        match found {
+            Ok(metadata) if !metadata.is_file() => {
+                self.leave_out(name, Reason::NotAFile, may_have_tensors)
+            }
             found => {
-                let found = found
-                    .map(|metadata| Found { stamp: Stamp::of(&metadata), bytes: metadata.len() });
+                if found.is_err() && may_have_tensors {
+                    let (name, reason) = (name.clone(), Reason::Unreadable);
+                    self.unseen.push(LeftOut { name, reason });
+                }
+                let found = found.map(|metadata| {
+                    let bytes = metadata.len();
+                    Found { stamp: Stamp::of(&metadata), bytes }
+                });
                 self.files.insert(name, found);
             }
         }
         Ok(())
+    }
+
+    /// Refuses what nobody looked into, and what nobody can name, where it may be of a part of the model.
+    pub fn check_parts(&self, lists: &Lists) -> Result<(), FileFault> {
+        match self.unseen.iter().find_map(|out| Some((out, lists.may_list(&out.name)?))) {
+            Some((out, list)) => {
+                let what = format!("{out} may be of a part of the model, by {list}");
+                Err(FileFault::Refused(what))
+            }
+            None => Ok(()),
+        }
     }
 }

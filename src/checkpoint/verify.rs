@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::checkpoint::apply::{source, FilePolicy};
-use crate::checkpoint::plan::{is_index, Plan};
+use crate::checkpoint::index::leads_to_tensors;
+use crate::checkpoint::plan::{has_parts, Plan};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result};
 use crate::patch::Patch;
@@ -166,8 +167,10 @@ fn differing_files(patch: &Patch, target: &Checkpoint) -> Result<Vec<FileNote>> 
         // An index goes with the tensor files that it leads to.
         let is_own = !own.is_empty() || notes.iter().any(|note| target.file(&note.name).is_some());
         let indexes = target.companions.iter().map(|found| &found.name);
-        let indexes =
-            indexes.filter(|name| is_own && is_index(name) && !listed.contains(name.as_str()));
+        let has_parts = has_parts(Some(target), patch);
+        let indexes = indexes.filter(|name| {
+            is_own && leads_to_tensors(name, has_parts) && !listed.contains(name.as_str())
+        });
         let extra = own.iter().copied().chain(indexes);
         notes.extend(extra.map(|name| FileNote::new(name, Deviation::OwnTensors)));
     }

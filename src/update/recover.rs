@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::safetensors::open_locked;
+use crate::checkpoint::tree::Tree;
 use crate::digest::Digest;
 use crate::disk::lock::{try_lock, Access, LockFile, Locked};
 use crate::disk::mark::Mark;
@@ -288,7 +289,7 @@ fn remove_leftovers<'a>(
 fn check_marks(room: &Room) -> Result<()> {
     let check = |path: &Path| match mark_of(path) {
         Some(mark) => {
-            let journal = room.directory.join(mark.journal());
+            let journal = parent(path).join(mark.journal());
             let is_there = journal.exists();
             Err(Error::Interrupted { path: path.into(), journal, is_there })
         }
@@ -305,7 +306,11 @@ fn check_marks(room: &Room) -> Result<()> {
             check(&entry.path())?;
         }
     }
-    Ok(())
+    // A part may have been updated as a checkpoint of its own.
+    // Where that cannot be looked at, whoever opens it is told why.
+    let Ok(tree) = Tree::walk(&room.directory) else { return Ok(()) };
+    let below = tree.files.into_keys();
+    below.filter(|name| name.contains('/')).try_for_each(|name| check(&room.directory.join(name)))
 }
 
 impl Pending {

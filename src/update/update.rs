@@ -1,12 +1,12 @@
 //! What an update in place will do, and all that can stand against it, known before a byte changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::checkpoint::apply::FilePolicy;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
-use crate::checkpoint::plan::{is_index, OutFile, Plan};
+use crate::checkpoint::plan::{OutFile, Plan};
 use crate::checkpoint::tree::Tree;
 use crate::checkpoint::verify::check_files;
 use crate::checkpoint::Checkpoint;
@@ -382,11 +382,16 @@ impl<'a> Update<'a> {
                 stays.push(name);
             }
         }
-        let below = Tree::walk(directory)?.files.into_keys();
-        stays.extend(below.filter(|name| name.contains('/') && !is_listed(name)));
-        match self.plan.check_roles_beside(self.patch, &stays) {
+        let tree = Tree::walk(directory)?;
+        let below = tree.files.keys().filter(|name| name.contains('/') && !is_listed(name));
+        stays.extend(below.cloned());
+        match self.plan.check_roles_beside(self.patch, directory, &stays) {
             Err(Error::Unfit { what, .. }) => refuse(what),
-            checked => checked.map(|_| ()),
+            Err(error) => Err(error),
+            Ok(layout) => match tree.check_parts(&layout.lists) {
+                Err(fault) => refuse(fault.to_string()),
+                Ok(()) => Ok(()),
+            },
         }
     }
 
@@ -397,12 +402,12 @@ impl<'a> Update<'a> {
             let OutCompanion::Carried { file, replaces } = companion else { continue };
             let name = companion.name();
             let target = Found::File(file.record.content().into());
-            match content_of(&self.room.directory.join(name))? {
+            match self.content_of(name)? {
                 found if found == target => continue,
                 _ if name.contains('/') => return self.refuse_below(name),
                 found if found == Found::of(replaces.map(Into::into)) => {}
                 // An index that leads elsewhere cannot stay.
-                _ if policy == FilePolicy::Exact || is_index(name) => {
+                _ if policy == FilePolicy::Exact || self.plan.leads_to_tensors(name) => {
                     let what = format!("'{name}' is neither as in the base nor as in the target");
                     return Err(self.refused(what));
                 }
@@ -434,6 +439,20 @@ impl<'a> Update<'a> {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// What is at the name of a companion; nothing is looked for behind a link.
+    fn content_of(&self, name: &str) -> Result<Found> {
+        for (end, _) in name.match_indices('/') {
+            let directory = self.room.directory.join(&name[..end]);
+            match fs::symlink_metadata(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+                Err(error) => return Err(failed("looking at", &directory)(error)),
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Ok(Found::Other),
+            }
+        }
+        content_of(&self.room.directory.join(name))
     }
 
     /// The journal is of the files of one directory.
@@ -511,11 +530,9 @@ impl<'a> Update<'a> {
             (Some(Way::Undo), _, Some(what)) => refuse(what),
             (Some(Way::Undo), ..) => Ok((Way::Undo, None)),
             (None, Some(room), None) => Ok((Way::Undo, Some(room))),
-            (_, Some(room), _) => Err(Error::io_at(
-                room,
-                &self.room.directory,
-                std::io::ErrorKind::StorageFull.into(),
-            )),
+            (_, Some(room), _) => {
+                Err(Error::io_at(room, &self.room.directory, io::ErrorKind::StorageFull.into()))
+            }
             (_, None, _) => Ok((Way::Redo, None)),
         }
     }

@@ -1,15 +1,18 @@
 //! Files in subdirectories: shards to which an index leads, parts of a model, and what is beside them.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
-use pulse::checkpoint::ApplyOptions;
+use pulse::checkpoint::{ApplyOptions, FilePolicy};
 use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
-use pulse::update::UpdateOptions;
-use pulse::Checkpoint;
+use pulse::update::{recover, UpdateOptions};
+use pulse::{Checkpoint, Error};
 use testkit::files::{noise, safetensors, tensor, Files, Place};
 use testkit::forge;
-use testkit::library::{diff, open, open_patch};
+use testkit::library::{apply, diff, open, open_patch};
 
 use crate::rebuilds;
 
@@ -181,30 +184,56 @@ fn a_patch_of_too_many_files_in_subdirectories_is_refused() {
         open_patch(&path).apply(None, &out, ApplyOptions::default(), Control::default())
     });
     let error = error.unwrap_err();
-    assert!(error.to_string().contains("10001 files in subdirectories"), "{error}");
+    assert!(error.to_string().contains("10001 files in model"), "{error}");
 }
 
-/// A part of a model that cannot be read is missing, whatever the reason; elsewhere it is nobody's.
+fn left_out(path: &Path) -> Vec<String> {
+    open(path).left_out().iter().map(ToString::to_string).collect()
+}
+
+/// What may be of a part of a model, and cannot be read or named, is an error: a model without it would be
+/// another one. Elsewhere it is nobody's.
 #[cfg(unix)]
 #[test]
-fn a_part_that_cannot_be_read_is_an_error() {
+fn a_part_that_nobody_can_look_into_is_an_error() {
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
-    for (name, files, is_error) in [
-        ("pipeline", pipeline(1), true),
-        ("sentences", sentences(1), false),
-        ("plain", Files::many([("model.safetensors", x("w", 1))]), false),
-    ] {
-        let place = Place::new();
-        let path = place.put(name, &files);
-        fs::create_dir(path.join("more")).unwrap();
-        symlink("nowhere", path.join("more/model.safetensors")).unwrap();
-        let opened = Checkpoint::open(&path);
-        assert_eq!(opened.is_err(), is_error, "{name}: {opened:?}");
-        if let Ok(opened) = opened {
-            assert_eq!(
-                opened.left_out()[0].to_string(),
-                "more (a subdirectory with tensors of its own)"
-            );
+    let not_utf8 = |path: &Path| path.join(OsStr::from_bytes(b"un\xff"));
+    let acts: [(&str, &dyn Fn(&Path)); 7] = [
+        ("broken link to tensors", &|path| {
+            fs::create_dir(path.join("more")).unwrap();
+            symlink("nowhere", path.join("more/model.safetensors")).unwrap();
+        }),
+        ("broken link", &|path| symlink("nowhere", path.join("more")).unwrap()),
+        ("link to a directory", &|path| symlink("..", path.join("more")).unwrap()),
+        ("tensors with a bad name", &|path| {
+            fs::create_dir(path.join("more")).unwrap();
+            fs::write(path.join("more/a:b.safetensors"), x("w", 1)).unwrap();
+        }),
+        ("directory with a bad name", &|path| fs::create_dir(path.join("mo:re")).unwrap()),
+        ("directory with a name of other bytes", &|path| fs::create_dir(not_utf8(path)).unwrap()),
+        ("a pipe for tensors", &|path| {
+            fs::create_dir(path.join("more")).unwrap();
+            let pipe = path.join("more/model.safetensors");
+            assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        }),
+    ];
+    for (what, act) in acts {
+        for (name, files) in [("pipeline", pipeline(1)), ("sentences", sentences(1))] {
+            let place = Place::new();
+            let path = place.put(name, &files);
+            act(&path);
+            match Checkpoint::open(&path) {
+                // The list of modules names others.
+                Ok(_) => assert!(name == "sentences" && left_out(&path).len() == 1, "{what}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(name == "pipeline", "{what}: {text}");
+                    let is_told = text.contains("a part of the model, by model_index.json")
+                        || text.contains("opening");
+                    assert!(is_told, "{what}: {text}");
+                }
+            }
         }
     }
     for (files, part) in [(sentences(1), "2_Dense"), (pipeline(1), "unet")] {
@@ -215,6 +244,163 @@ fn a_part_that_cannot_be_read_is_an_error() {
         let error = Checkpoint::open(&path).unwrap_err();
         assert!(error.to_string().contains(&format!("{part} (not a regular file)")), "{error}");
     }
+}
+
+/// A part whose index is there and whose shards are not is a part that is not whole.
+#[test]
+fn a_part_with_an_index_alone_is_not_whole() {
+    for shards in [1, 2] {
+        let place = Place::new();
+        let path = place.put("pipeline", &pipeline(1));
+        for shard in ["one", "two"].into_iter().take(shards) {
+            fs::remove_file(path.join(format!("unet/{shard}.safetensors"))).unwrap();
+        }
+        let error = Checkpoint::open(&path).unwrap_err();
+        assert!(error.to_string().contains("names unet/one.safetensors"), "{error}");
+        // Where nothing makes it a part, the directory is another model's.
+        fs::rename(path.join("vae/model.safetensors"), path.join("model.safetensors")).unwrap();
+        fs::remove_file(path.join("model_index.json")).unwrap();
+        assert_eq!(left_out(&path), ["unet (a subdirectory with tensors of its own)"]);
+    }
+}
+
+/// An update after which a directory that nobody looked into would be a part is refused, as no reader would
+/// open the result.
+#[cfg(unix)]
+#[test]
+fn no_update_makes_a_part_of_what_nobody_looked_into() {
+    for list in ["model_index.json", "modules.json"] {
+        let place = Place::new();
+        let plain = |seed| [("model.safetensors", x("w", seed))];
+        let base = place.put("base", &Files::many(plain(1)));
+        let listed = br#"[{"path":"logs"}]"#.to_vec();
+        let target = Files::many([plain(2)[0].clone(), (list, listed)]);
+        let target = place.put("target", &target);
+        diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
+        fs::create_dir(place.path("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(place.path("elsewhere"), base.join("logs")).unwrap();
+        let patch = open_patch(&place.path("patch"));
+        let update = || patch.update(&base, UpdateOptions::default(), Control::default());
+        let error = place.untouched(|| update().unwrap_err());
+        assert_eq!(error.kind(), "not-in-place", "{error}");
+        assert!(error.to_string().contains("logs (not a regular file)"), "{error}");
+    }
+}
+
+/// An update looks for nothing behind a link, even what is as in the target already.
+#[cfg(unix)]
+#[test]
+fn no_update_finds_a_companion_behind_a_link() {
+    let place = Place::new();
+    let plain = |seed| [("model.safetensors", x("w", seed))];
+    let base = place.put("base", &Files::many(plain(1)));
+    let more = [plain(2)[0].clone(), ("more/x.json", b"{}".to_vec())];
+    let target = place.put("target", &Files::many(more));
+    diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
+    fs::create_dir(place.path("outside")).unwrap();
+    place.put_bytes("outside/x.json", b"{}");
+    let patch = open_patch(&place.path("patch"));
+    for (what, link) in [("a link", true), ("a file", false)] {
+        if link {
+            std::os::unix::fs::symlink(place.path("outside"), base.join("more")).unwrap();
+        } else {
+            fs::remove_file(base.join("more")).unwrap();
+            place.put_bytes("base/more", b"mine");
+        }
+        for files in [FilePolicy::Exact, FilePolicy::Follow] {
+            let options = UpdateOptions::default().with_files(files);
+            let update = || patch.update(&base, options, Control::default());
+            let error = place.untouched(|| update().unwrap_err());
+            assert_eq!(error.kind(), "not-in-place", "{what}: {error}");
+        }
+    }
+}
+
+/// R98: what lists the parts goes with the tensor files, as an index does.
+#[test]
+fn r98_lists_of_parts_go_with_the_tensor_files() {
+    let Files::Many(mut other) = sentences(1) else { panic!("not a directory") };
+    let spaced = br#"[ {"path":""}, {"path":"1_Pooling"}, {"path":"2_Dense"} ]"#.to_vec();
+    other.insert("modules.json".into(), spaced);
+    let Files::Many(mut third) = sentences(11) else { panic!("not a directory") };
+    let listed = br#"[{"path":""},{"path":"2_Dense"},{"path":"3_Dense"}]"#.to_vec();
+    third.insert("modules.json".into(), listed);
+    third.insert("3_Dense/model.safetensors".into(), x("w", 14));
+    let flat = |seed: u64| {
+        let tensors = [("unet/a", 0), ("unet/b", 1), ("vae/a", 2)];
+        let tensors = tensors.map(|(name, at)| tensor(name, "U8", &[1000], noise(seed + at, 1000)));
+        Files::many([("model.safetensors", safetensors(&tensors))])
+    };
+    for (what, base, target, receiver) in [
+        ("another list of the same", sentences(1), Files::Many(third), Files::Many(other)),
+        ("parts of what is flat", flat(1), flat(11), pipeline(1)),
+        ("flat of what has parts", pipeline(1), pipeline(11), flat(1)),
+        ("parts that become flat", pipeline(1), flat(11), pipeline(1)),
+        ("flat that gets parts", flat(1), pipeline(11), flat(1)),
+    ] {
+        let place = Place::new();
+        let [base, target, receiver] = [("base", base), ("target", target), ("receiver", receiver)]
+            .map(|(name, files)| place.put(name, &files));
+        diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
+        let (options, control) = (ApplyOptions::default(), Control::default());
+        open_patch(&place.path("patch"))
+            .apply(Some(&open(&receiver)), place.path("out"), options, control)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let digest = |path: &Path| open(path).digest(Control::default()).unwrap();
+        assert_eq!(digest(&place.path("out")), digest(&target), "{what}");
+    }
+}
+
+/// The weights of a model with parts are the tensor files, and what says that they are parts.
+#[test]
+fn the_weights_alone_open_as_the_same_tensors() {
+    for (files, kept) in [
+        (sentences(1), ["2_Dense/model.safetensors", "model.safetensors", "modules.json"].to_vec()),
+        (tree(1), ["a.safetensors", INDEX, "shards/b", "shards/of/c"].to_vec()),
+        (Files::many([("model.safetensors", x("w", 1)), ("config.json", b"{}".to_vec())]), {
+            ["model.safetensors"].to_vec()
+        }),
+    ] {
+        let place = Place::new();
+        let mut target = open(&place.put("target", &files));
+        target.select_weights();
+        let options = EncoderOptions::default();
+        let patch = testkit::library::diff_bytes(None, &target, options, Control::default());
+        let path = place.put_bytes("patch", &patch.unwrap());
+        apply(None, &path, &place.path("out")).unwrap();
+        let Files::Many(made) = Files::read(&place.path("out")) else { panic!("not a directory") };
+        assert_eq!(made.into_keys().collect::<Vec<_>>(), kept);
+    }
+}
+
+/// An output inside of a model of several parts would be one more.
+#[test]
+fn no_output_becomes_a_part_of_its_base() {
+    let place = Place::new();
+    let (base, target) = (place.put("base", &pipeline(1)), place.put("target", &pipeline(11)));
+    diff(Some(&base), &target, &place.path("patch"), EncoderOptions::default(), 1);
+    let error = place
+        .untouched(|| apply(Some(&base), &place.path("patch"), &base.join("new")).unwrap_err());
+    assert!(error.to_string().contains("a part of its own base"), "{error}");
+}
+
+/// Directories that are one elsewhere are no place for tensors; companions there are left out.
+#[test]
+fn directories_that_are_one_elsewhere_are_not_portable() {
+    let place = Place::new();
+    let more = [("Vae/x.json", b"{}".to_vec()), ("UNET", b"".to_vec())];
+    let Files::Many(mut files) = pipeline(1) else { panic!("not a directory") };
+    files.extend(more.map(|(name, bytes)| (name.to_string(), bytes)));
+    let path = place.put("companions", &Files::Many(files.clone()));
+    let not_portable = "a name that not every system can hold";
+    let expected = ["UNET", "Vae/x.json"].map(|name| format!("{name} ({not_portable})"));
+    assert_eq!(left_out(&path), expected);
+    files.insert("Vae/model.safetensors".into(), x("a", 3));
+    let target = open(&place.put("tensors", &Files::Many(files)));
+    let options = EncoderOptions::default();
+    let refused = testkit::library::diff_bytes(None, &target, options, Control::default());
+    let error = refused.unwrap_err();
+    assert!(error.to_string().contains("are one on other systems"), "{error}");
 }
 
 /// In place, small files of subdirectories stay as they are, and those that change are refused.
@@ -276,6 +462,23 @@ fn r79_no_link_is_followed_into_a_subdirectory() {
     fs::remove_file(path.join(INDEX)).unwrap();
     let found = open(&path);
     assert_eq!(found.left_out().iter().map(|out| &*out.name).collect::<Vec<_>>(), ["shards"]);
+}
+
+/// A part that was updated by itself is recovered by itself, and nobody says that all is well before.
+#[test]
+fn a_recovery_of_the_whole_names_the_part_that_was_interrupted() {
+    let place = Place::new();
+    let path = place.put("pipeline", &pipeline(1));
+    let shard = path.join("unet/two.safetensors");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[..8].copy_from_slice(&[1, 2, 3, 0x84, 5, b'u', b'p', 0xff]);
+    fs::write(&shard, bytes).unwrap();
+    let error = place.untouched(|| recover(&path, Control::default()).unwrap_err());
+    let Error::Interrupted { path: found, journal, is_there: false } = &error else {
+        panic!("{error}")
+    };
+    assert!(found.ends_with("unet/two.safetensors"), "{error}");
+    assert!(journal.ends_with("unet/pulse-update-0102038405.undo"), "{error}");
 }
 
 /// An update in place has its journal in one directory, and changes files there only.

@@ -255,6 +255,21 @@ fn folded(name: &str) -> String {
     name.replace(['é', 'É'], "e\u{301}").to_lowercase()
 }
 
+/// The directories that a path leads through, and itself.
+fn ways(path: &str) -> impl Iterator<Item = (&str, bool)> {
+    let directories = path.match_indices('/').map(|(end, _)| (&path[..end], true));
+    directories.chain([(path, false)])
+}
+
+/// Whether a path can be beside others on a system where neither case nor accents count.
+fn is_free(path: &str, others: &BTreeSet<String>) -> bool {
+    ways(path).all(|(one, is_directory)| {
+        others.iter().flat_map(|other| ways(other)).all(|(other, is_other_directory)| {
+            folded(one) != folded(other) || is_directory && is_other_directory && one == other
+        })
+    })
+}
+
 fn why_not_a_companion(name: &str) -> Option<&'static str> {
     let starts = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
@@ -293,6 +308,11 @@ fn ends_in_tensors(path: &str) -> bool {
     own.ends_with(".safetensors") && !own.starts_with('.')
 }
 
+fn is_index(path: &str) -> bool {
+    let own = split(path).1;
+    own.ends_with(".safetensors.index.json") && !own.starts_with('.')
+}
+
 fn is_in(path: &str, directory: &str) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -309,10 +329,6 @@ fn part(home: &str, files: &BTreeMap<&String, &Found>) -> Option<Part> {
     let own = files.keys().filter(|path| split(path).0 == home);
     let plain: BTreeSet<String> =
         own.clone().filter(|path| ends_in_tensors(path)).map(|path| path.to_string()).collect();
-    let is_index = |path: &str| {
-        let name = split(path).1;
-        name.ends_with(".safetensors.index.json") && !name.starts_with('.')
-    };
     let indexes: Vec<&String> = own.copied().filter(|path| is_index(path)).collect();
     let usual = join(home, INDEX);
     let index = match indexes[..] {
@@ -340,7 +356,11 @@ fn parts<'a>(
     let mut foreign: BTreeSet<&str> = BTreeSet::new();
     let modules = files.iter().find(|(path, _)| path.as_str() == MODULES).map(|(_, found)| *found);
     let is_pipeline = files.keys().any(|path| path.as_str() == PIPELINE);
-    let plain = files.keys().copied().filter(|path| ends_in_tensors(path));
+    if let Some(Found::Odd("unreadable")) = modules {
+        // It says which are, but not to us.
+        return None;
+    }
+    let plain = files.keys().copied().filter(|path| ends_in_tensors(path) || is_index(path));
     for home in plain.clone().map(|path| split(path).0).collect::<BTreeSet<_>>() {
         let is_homed = |path: &String| parts.values().any(|part| part.shards.contains(path));
         let mut own = plain.clone().filter(|path| split(path).0 == home);
@@ -349,8 +369,6 @@ fn parts<'a>(
         }
         let is_module = match modules {
             Some(Found::Modules(list)) => list.contains(&home),
-            // It says which are, but not to us.
-            Some(Found::Odd("unreadable")) => return None,
             _ => false,
         };
         if is_pipeline || is_module {
@@ -429,7 +447,12 @@ fn model(files: &BTreeMap<String, Found>) -> Option<Model> {
     }
     let (parts, foreign) = parts(&looked_at)?;
     let tensors: BTreeSet<&String> = parts.values().flat_map(|part| &part.shards).collect();
-    let mut taken: BTreeSet<String> = tensors.iter().map(|path| folded(path)).collect();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    for path in &tensors {
+        if is_free(path, &taken) {
+            taken.insert(path.to_string());
+        }
+    }
     for (path, found) in &looked_at {
         if tensors.contains(path) {
             made.tensors.insert(path.to_string());
@@ -452,7 +475,10 @@ fn model(files: &BTreeMap<String, Found>) -> Option<Model> {
             Some("name")
         } else {
             why_not_a_companion(own).or_else(|| {
-                let portable = is_portable(path) && taken.insert(folded(path));
+                let portable = is_portable(path) && is_free(path, &taken);
+                if portable {
+                    taken.insert(path.to_string());
+                }
                 (!portable).then_some("not-portable")
             })
         };
@@ -469,14 +495,29 @@ fn model(files: &BTreeMap<String, Found>) -> Option<Model> {
             made.companions.insert(path.to_string());
         }
     }
-    // In a directory that nobody looked into may be a part of the model.
+    // What nobody looked into may be of a part of the model.
+    let modules = match files.get(MODULES) {
+        Some(Found::Modules(list)) => list.clone(),
+        _ => Vec::new(),
+    };
+    let is_pipeline = looked_at.keys().any(|path| *path == PIPELINE);
+    let is_near =
+        |path: &str| modules.iter().any(|module| is_in(path, module) || is_in(module, path));
+    let is_skipped =
+        |path: &str| matches!(why_not_looked_into(path), Some("hidden" | "trainer-state"));
     let is_unseen = |(path, why): (&String, &&str)| match files.get(path) {
+        _ if ends_in_tensors(path) => ["name", "not-a-file"].contains(why),
         Some(Found::Directory) => **why == *"name",
-        Some(Found::Odd("directory")) => true,
+        Some(Found::Odd("directory")) => !is_skipped(path),
         _ => false,
     };
-    let lists_parts = |path: &String| path == PIPELINE || path == MODULES;
-    if made.left_out.iter().any(is_unseen) && made.companions.iter().any(lists_parts) {
+    let is_broken = |(path, found): (&String, &Found)| {
+        let is_looked_at = looked_at.contains_key(path) || made.left_out.contains_key(path);
+        matches!(found, Found::Odd("unreadable")) && is_looked_at && !is_skipped(path)
+    };
+    let unseen = made.left_out.iter().filter(|out| is_unseen(*out)).map(|(path, _)| path);
+    let broken = files.iter().filter(|file| is_broken(*file)).map(|(path, _)| path);
+    if unseen.chain(broken).any(|path| is_pipeline || is_near(path)) {
         return None;
     }
     made.names = names(&parts, &looked_at)?;
@@ -650,8 +691,12 @@ fn comes_back(
     let (mut patch, control) = (Vec::new(), Control::threads(1));
     let made = diff(None, checkpoint, &mut patch, DiffOptions::default(), control);
     let tensors = &expected.tensors;
-    let one = tensors.iter().map(|path| folded(path)).collect::<BTreeSet<_>>();
-    let is_portable = one.len() == tensors.len() && tensors.iter().all(|path| is_portable(path));
+    let is_alone = |path: &String| {
+        let mut others = tensors.clone();
+        others.remove(path);
+        is_free(path, &others)
+    };
+    let is_portable = tensors.iter().all(|path| is_portable(path) && is_alone(path));
     if !is_portable || !reads_the_same(files, expected) {
         let error = made.expect_err("a patch that gives other tensors, or not everywhere");
         return assert_eq!(error.kind(), "checkpoint", "{error}");

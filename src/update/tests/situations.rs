@@ -8,16 +8,19 @@ use std::sync::{Arc, Mutex};
 
 use super::disk::{Fault, Faulty};
 use super::scene::{restore, snapshot, Contents, Scene};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{diff, Checkpoint};
+use crate::coding::Coding;
 use crate::disk::mark::Mark;
 use crate::disk::{Call, Disk, Watch};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::patch::Patch;
+use crate::stream::EncoderOptions;
 use crate::tensors::Control;
 use crate::update::recover::recover_on;
 use crate::update::update::update_on;
 use crate::update::{recover, Note, Recovered, Recovery, UpdateOptions, Way};
+use crate::word::ValueForm;
 
 const WAYS: [Way; 2] = [Way::Redo, Way::Undo];
 const ONE: &str = "one.safetensors";
@@ -128,7 +131,28 @@ fn other(scene: &Scene, name: &str) -> Vec<u8> {
     bytes
 }
 
-const ACTS: [Act; 16] = [
+/// A patch that leads back from the target, but to another checkpoint than the base.
+fn elsewhere(scene: &Scene) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |name: &str, files: &Contents| {
+        let path = dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        restore(&path, files);
+        Checkpoint::open(path).unwrap()
+    };
+    let mut third = scene.base.clone();
+    for name in [ONE, TWO] {
+        third.insert(name.into(), other(scene, name));
+    }
+    let (target, third) = (open("target", &scene.target), open("third", &third));
+    let options =
+        EncoderOptions::default().with_coding(Coding::Flat).with_values(ValueForm::Overwrite);
+    let mut patch = Vec::new();
+    diff(Some(&target), &third, &mut patch, options.into(), Control::threads(1)).unwrap();
+    patch
+}
+
+const ACTS: [Act; 17] = [
     ("nothing", |_| {}),
     ("both fetched again", |scene| {
         [ONE, TWO].iter().for_each(|name| put(scene, name, &of(&scene.base, name)))
@@ -162,6 +186,13 @@ const ACTS: [Act; 16] = [
         let mut bytes = fs::read(&journal).unwrap();
         bytes[100] ^= 1;
         fs::write(journal, bytes).unwrap();
+    }),
+    ("the patch that leads back leads elsewhere", |scene| {
+        let files = snapshot(&scene.room).into_keys();
+        let is_back = |name: &PathBuf| name.extension().is_some_and(|end| end == "back");
+        if let Some(name) = files.into_iter().find(is_back) {
+            fs::write(scene.room.join(name), elsewhere(scene)).unwrap();
+        }
     }),
     ("the journal removed", |scene| fs::remove_file(journal(scene)).unwrap()),
     ("a byte of a marked file changed", |scene| {
@@ -205,6 +236,10 @@ fn a_recovery_is_right_or_touches_nothing_whatever_was_done_in_between() {
                         let kinds = ["unrecovered", "interrupted"];
                         assert!(kinds.contains(&error.kind()), "{}", about());
                     }
+                }
+                // What bears no mark is not written to, and no file takes its place.
+                for (name, bytes) in tensors(&before) {
+                    assert!(is_marked(bytes) || after[name] == *bytes, "{}", about());
                 }
                 if what.starts_with("config") {
                     assert!(after[Path::new("state.json")] == *b"mine", "{}", about());
