@@ -230,9 +230,10 @@ impl Parts {
     ) -> Result<Self> {
         let lists = Lists {
             is_pipeline: files.contains_key(PIPELINE),
-            modules: match files.contains_key(MODULES) {
-                true => modules_of(&read(MODULES)?),
-                false => BTreeSet::new(),
+            modules: if files.contains_key(MODULES) {
+                modules_of(&read(MODULES)?)
+            } else {
+                BTreeSet::new()
             },
         };
         let (parts, foreign) = (BTreeMap::new(), BTreeSet::new());

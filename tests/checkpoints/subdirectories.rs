@@ -191,6 +191,9 @@ fn left_out(path: &Path) -> Vec<String> {
     open(path).left_out().iter().map(ToString::to_string).collect()
 }
 
+/// What somebody does in a directory.
+type Act<'a> = &'a dyn Fn(&Path);
+
 /// What may be of a part of a model, and cannot be read or named, is an error: a model without it would be
 /// another one. Elsewhere it is nobody's.
 #[cfg(unix)]
@@ -199,7 +202,7 @@ fn a_part_that_nobody_can_look_into_is_an_error() {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
     let not_utf8 = |path: &Path| path.join(OsStr::from_bytes(b"un\xff"));
-    let acts: [(&str, &dyn Fn(&Path)); 7] = [
+    let acts: [(&str, Act); 7] = [
         ("broken link to tensors", &|path| {
             fs::create_dir(path.join("more")).unwrap();
             symlink("nowhere", path.join("more/model.safetensors")).unwrap();

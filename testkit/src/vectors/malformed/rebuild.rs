@@ -19,6 +19,9 @@ const KEPT_COMPANION: u8 = 1;
 const REMOVED: u8 = 7;
 const INDEX: &str = "model.safetensors.index.json";
 
+/// An index to a file that is not there.
+const INDEX_OF_NOTHING: &[u8] = br#"{"weight_map":{"x":"x.safetensors"}}"#;
+
 fn file(flags: u8, name: &str, described: &[u8]) -> Fields {
     fields().u8(flags).string(name).varint(described.len() as u64).digest(sha256(described))
 }
@@ -362,6 +365,28 @@ pub fn rebuild() -> Vec<Malformed> {
                 (CARRIED, "a/a.safetensors", right),
                 (CARRIED, "b.safetensors", &header("{}")),
                 (CARRIED_COMPANION, "modules.json", br#"[{"path":"b"},{"path":"a/b"}]"#),
+            ]),
+        ),
+        row(
+            "rebuild-part-without-its-shards",
+            "checkpoint",
+            "R95",
+            "A subdirectory of a pipeline has an index, and no file that it leads to.",
+            with_files(&[
+                (CARRIED, "a.safetensors", right),
+                (CARRIED_COMPANION, "b/model.safetensors.index.json", INDEX_OF_NOTHING),
+                (CARRIED_COMPANION, "model_index.json", b"{}"),
+            ]),
+        ),
+        row(
+            "rebuild-index-of-no-module",
+            "checkpoint",
+            "R95",
+            "An index lies in a subdirectory that modules.json, which has a key twice, does not name.",
+            with_files(&[
+                (CARRIED, "a.safetensors", right),
+                (CARRIED_COMPANION, "b/model.safetensors.index.json", INDEX_OF_NOTHING),
+                (CARRIED_COMPANION, "modules.json", br#"[{"path":"b","path":"c"}]"#),
             ]),
         ),
         row(
