@@ -465,3 +465,46 @@ fn what_takes_a_name_while_an_update_runs_stays_as_it_is() {
         }
     }
 }
+
+/// A staged file that is changed before it takes its name is found when it is opened, and keeps its mark: nobody reads
+/// it as base or target.
+#[test]
+fn what_opens_otherwise_than_planned_keeps_its_mark() {
+    let scene = Scene::of_two(Way::Redo);
+    let (mut at, mut found) = (0, 0);
+    loop {
+        scene.reset();
+        let came = Arc::new(AtomicU64::new(0));
+        let (told, room) = (came.clone(), scene.room.clone());
+        let act = move || {
+            told.fetch_or(1, Relaxed);
+            for (name, mut bytes) in snapshot(&room) {
+                // The step in the metadata of the header, which no digest of tensors is of.
+                let step = bytes.windows(4).take(300).position(|bytes| bytes == b"\"41\"");
+                let staged = Mark::of_name(name.to_str().unwrap());
+                if let (Some(step), Some((_, "new-0"))) = (step, staged) {
+                    bytes[step + 2] = b'2';
+                    fs::write(room.join(name), bytes).unwrap();
+                    told.fetch_or(2, Relaxed);
+                }
+            }
+        };
+        let disk = Meanwhile::disk(at, false, act);
+        let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
+        let options = UpdateOptions::default().with_way(Way::Redo);
+        let done = update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+        if came.load(Relaxed) == 0 {
+            break;
+        }
+        let was_changed = came.load(Relaxed) & 2 != 0;
+        assert_eq!(done.is_err(), was_changed, "{at}: {done:?}");
+        let after = snapshot(&scene.room);
+        for (name, bytes) in tensors(&after) {
+            let is_right = [&scene.base, &scene.target].iter().any(|side| side[name] == *bytes);
+            assert!(is_right || is_marked(bytes), "{at}: {}", name.display());
+        }
+        found += u64::from(was_changed);
+        at += 1;
+    }
+    assert!(found > 3, "{found} of {at}");
+}
