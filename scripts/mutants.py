@@ -26,7 +26,7 @@ UPDATES = ["--lib", "--", "update::", "disk::"]
 CHECKPOINTS = ["--test", "checkpoints", "--"]
 COMMIT, PENDING, JUDGE = "src/update/commit.rs", "src/update/pending.rs", "src/update/judge.rs"
 RECOVER, REDO, UNDO = "src/update/recover.rs", "src/update/redo.rs", "src/update/undo.rs"
-LAYOUT, PLAN, APPLY = "src/checkpoint/layout.rs", "src/checkpoint/plan.rs", "src/checkpoint/apply.rs"
+LAYOUT, PLAN = "src/checkpoint/layout.rs", "src/checkpoint/plan.rs"
 
 # Rule, file, lines, what they become, tests.
 MUTANTS = [
@@ -92,6 +92,19 @@ MUTANTS = [
     ("a marked file is refused as such", "src/checkpoint/safetensors.rs",
      "        if let Some(mark) = Mark::of(length) {",
      "        if let Some(mark) = Mark::of(length).filter(|_| false) {", UPDATES),
+    ("what was made is opened and compared", PLAN,
+     "        let expected = self.files.iter().map(|file| (&file.name, &file.header.bytes));\n",
+     "        if self.files.len() < usize::MAX {\n            return Ok(());\n        }\n"
+     "        let expected = self.files.iter().map(|file| (&file.name, &file.header.bytes));\n", UPDATES),
+    ("an output replaces no input", "src/disk/place.rs",
+     "                if is_input(&found, path, inputs) {", "                if false && is_input(&found, path, inputs) {",
+     CHECKPOINTS),
+    ("what takes a place is looked at again", "src/disk/place.rs",
+     "            (Some(then), Some(now)) => cfg!(not(unix)) || Identity::of(then).is(&Identity::of(now)),",
+     "            (Some(_), Some(_)) => true,", CHECKPOINTS),
+    ("an output is synced before it has its name", "src/disk/staged.rs",
+     "        for file in files {\n            file.sync().map_err(failed(\"syncing\", path))?;\n        }\n        match self.stage",
+     "        match self.stage", UPDATES),
     ("readers take what is listed for what it is", PLAN,
      "        if let Some(name) = read.difference(&tensors).next() {",
      "        if let Some(name) = read.difference(&tensors).next().filter(|_| false) {",
@@ -126,8 +139,8 @@ def tree():
 def run(copy, tests):
     """Names of the tests that fail; None if all pass."""
     command = ["cargo", "test", "--quiet", "--package", "pulse-codec", "--no-fail-fast", *tests]
-    # What the tests of the tree itself have built of others is used again.
-    environment = dict(os.environ, CARGO_TARGET_DIR=str(ROOT / "target"), RUST_BACKTRACE="0")
+    # A place of its own: cargo would take what is built of the copy for what is built of the tree.
+    environment = dict(os.environ, CARGO_TARGET_DIR=str(WORK / "target"), RUST_BACKTRACE="0")
     try:
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:

@@ -8,7 +8,7 @@ use crate::checkpoint::index::leads_to_tensors;
 use crate::checkpoint::layout::{is_tensors, Found, Layout, LeftOut, Reason};
 use crate::checkpoint::names::{name_tensors, SameTensor};
 use crate::checkpoint::safetensors::{FileTensor, TensorFile};
-use crate::checkpoint::tree::{base, is_below};
+use crate::checkpoint::tree::base;
 use crate::digest::Digest;
 use crate::disk::lock::{Access, LockFile, Locked};
 use crate::disk::old_journal;
@@ -328,7 +328,12 @@ impl Checkpoint {
     pub(crate) fn has_file(&self, name: &str) -> bool {
         self.file(name).is_some()
             || self.companion(name).is_some()
-            || self.left_out.iter().any(|out| is_below(name, &out.name))
+            || self.is_left_out(name)
+            || name.match_indices('/').any(|(end, _)| self.is_left_out(&name[..end]))
+    }
+
+    fn is_left_out(&self, name: &str) -> bool {
+        self.left_out.binary_search_by(|out| out.name.as_str().cmp(name)).is_ok()
     }
 
     /// The companion of this name, also if it is left out here: the patch may mean it.

@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use crate::checkpoint::files::write_files;
-use crate::checkpoint::layout::{read_index, Layout, Reason};
+use crate::checkpoint::index::leads_to_tensors;
+use crate::checkpoint::layout::{read_index, Layout, LeftOut, Reason};
 use crate::checkpoint::names::{name_tensors, SameTensor};
 use crate::checkpoint::portable::{is_portable, Taken};
 use crate::checkpoint::Checkpoint;
@@ -29,7 +30,9 @@ fn check_names(target: &Checkpoint) -> Result<()> {
 /// Refuses a choice of companions with which readers would not take the same files for tensors: where one
 /// of two indexes is left out, the other counts. The names of the tensors stay, too.
 fn check_roles(target: &Checkpoint) -> Result<()> {
-    if !target.is_directory {
+    let leads = |out: &LeftOut| leads_to_tensors(&out.name, true);
+    // Otherwise it was read as others will read it.
+    if !target.is_directory || !target.left_out().iter().any(leads) {
         return Ok(());
     }
     let tensors = target.files.iter().map(|file| file.name.clone());

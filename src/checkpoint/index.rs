@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::MapAccess;
-use serde::{Deserialize, Deserializer};
 
 use crate::checkpoint::json::{self, Object};
 use crate::checkpoint::layout::is_hidden;
@@ -36,12 +35,6 @@ impl<'de> Object<'de> for Index {
     }
 }
 
-impl<'de> Deserialize<'de> for Index {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        json::object(deserializer)
-    }
-}
-
 #[derive(Debug, Default)]
 struct WeightMap(BTreeMap<String, String>);
 
@@ -51,12 +44,6 @@ impl<'de> Object<'de> for WeightMap {
     fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
         self.0.insert(key, map.next_value()?);
         Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for WeightMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        json::object(deserializer)
     }
 }
 
@@ -86,11 +73,7 @@ impl<'de> Object<'de> for Module {
     }
 }
 
-impl<'de> Deserialize<'de> for Module {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        json::object(deserializer)
-    }
-}
+json::objects!(Index, WeightMap, Module);
 
 /// What the root of a model says of its parts.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -128,7 +111,7 @@ pub(crate) fn modules_of(list: &[u8]) -> BTreeSet<String> {
 /// Whether a companion says which tensors are where: an index, or in a model of several parts what
 /// lists them.
 pub(crate) fn leads_to_tensors(name: &str, has_parts: bool) -> bool {
-    name.ends_with(INDEX_SUFFIX) || has_parts && (name == PIPELINE || name == MODULES)
+    is_index(name) || has_parts && (name == PIPELINE || name == MODULES)
 }
 
 /// Whether a file is an index, by its name or path.

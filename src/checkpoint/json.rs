@@ -26,6 +26,18 @@ pub(crate) trait Object<'de>: Default {
     fn entry<A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error>;
 }
 
+/// Has serde read these types as the objects that they are.
+macro_rules! objects {
+    ($($object:ident),+) => {$(
+        impl<'de> serde::Deserialize<'de> for $object {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                $crate::checkpoint::json::object(from)
+            }
+        }
+    )+};
+}
+pub(crate) use objects;
+
 /// Reads an object, and refuses keys that occur twice.
 pub(crate) fn object<'de, T: Object<'de>, D: Deserializer<'de>>(
     deserializer: D,

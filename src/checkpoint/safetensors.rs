@@ -92,12 +92,6 @@ impl<'de> Object<'de> for RawTensor {
     }
 }
 
-impl<'de> Deserialize<'de> for RawTensor {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        json::object(deserializer)
-    }
-}
-
 /// Dimensions, at most as many as any digest can take in: two bytes of JSON stand for eight in memory.
 struct Shape(Vec<u64>);
 
@@ -138,12 +132,6 @@ impl<'de> Object<'de> for Strings {
     }
 }
 
-impl<'de> Deserialize<'de> for Strings {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        json::object(deserializer)
-    }
-}
-
 /// The tensors of the JSON object in order.
 #[derive(Default)]
 struct RawHeader(Vec<(String, RawTensor)>);
@@ -161,11 +149,7 @@ impl<'de> Object<'de> for RawHeader {
     }
 }
 
-impl<'de> Deserialize<'de> for RawHeader {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        json::object(deserializer)
-    }
-}
+json::objects!(RawTensor, Strings, RawHeader);
 
 impl FileHeader {
     /// Reads the header at the start of a file of `file_bytes` bytes.

@@ -369,22 +369,16 @@ impl<'a> Update<'a> {
         let companions: BTreeSet<&str> =
             self.plan.companions.iter().map(|companion| companion.name()).collect();
         let is_listed = |name: &str| self.base.file(name).is_some() || companions.contains(name);
-        let mut stays = Vec::new();
         let directory = &self.room.directory;
-        for entry in fs::read_dir(directory).map_err(failed("listing", directory))? {
-            let entry = entry.map_err(failed("listing", directory))?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let is_file = fs::metadata(entry.path()).is_ok_and(|found| found.is_file());
-            if self.base.file(&name).is_none() && self.numbers.contains_key(&name) {
-                return refuse(format!("'{name}' is there already, and is no file of the base"));
-            }
-            if is_file && !is_listed(&name) && Mark::of_name(&name).is_none() {
-                stays.push(name);
-            }
+        let is_taken = |name: &&String| {
+            self.base.file(name).is_none() && fs::symlink_metadata(directory.join(name)).is_ok()
+        };
+        if let Some(name) = self.numbers.keys().find(is_taken) {
+            return refuse(format!("'{name}' is there already, and is no file of the base"));
         }
         let tree = Tree::walk(directory)?;
-        let below = tree.files.keys().filter(|name| name.contains('/') && !is_listed(name));
-        stays.extend(below.cloned());
+        let stays = |name: &&String| !is_listed(name) && Mark::of_name(name).is_none();
+        let stays: Vec<String> = tree.files.keys().filter(stays).cloned().collect();
         match self.plan.check_roles_beside(self.patch, directory, &stays) {
             Err(Error::Unfit { what, .. }) => refuse(what),
             Err(error) => Err(error),
@@ -404,7 +398,7 @@ impl<'a> Update<'a> {
             let target = Found::File(file.record.content().into());
             match self.content_of(name)? {
                 found if found == target => continue,
-                _ if name.contains('/') => return self.refuse_below(name),
+                _ if name.contains('/') => return Err(self.refused_below(name)),
                 found if found == Found::of(replaces.map(Into::into)) => {}
                 // An index that leads elsewhere cannot stay.
                 _ if policy == FilePolicy::Exact || self.plan.leads_to_tensors(name) => {
@@ -424,7 +418,7 @@ impl<'a> Update<'a> {
         }
         for RemovedCompanion { name, content } in &self.plan.removed {
             if name.contains('/') {
-                return self.refuse_below(name);
+                return Err(self.refused_below(name));
             }
             let number = first + number_of(self.companions.len());
             let (name, base) = (name.to_string(), Some((*content).into()));
@@ -456,9 +450,8 @@ impl<'a> Update<'a> {
     }
 
     /// The journal is of the files of one directory.
-    fn refuse_below(&self, name: &str) -> Result<()> {
-        let what = format!("'{name}' changes, and lies in a subdirectory");
-        Err(Error::NotInPlace { path: Some(self.base.path().into()), what })
+    fn refused_below(&self, name: &str) -> Error {
+        self.refused(format!("'{name}' changes, and lies in a subdirectory"))
     }
 
     /// Whether a file of the target differs from that of the base.

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use super::disk::{Fault, Faulty};
 use super::scene::{restore, snapshot, Contents, Scene};
-use crate::checkpoint::{diff, Checkpoint};
+use crate::checkpoint::apply::apply_on;
+use crate::checkpoint::{diff, ApplyOptions, Checkpoint};
 use crate::coding::Coding;
 use crate::disk::mark::Mark;
 use crate::disk::{Call, Disk, Watch};
@@ -466,6 +467,20 @@ fn what_takes_a_name_while_an_update_runs_stays_as_it_is() {
     }
 }
 
+/// Changes the step in the header of a staged file, which no digest of tensors is of; whether it was there.
+fn damage(directory: &Path, is_staged: impl Fn(&str) -> bool) -> bool {
+    let mut found = false;
+    for (name, mut bytes) in snapshot(directory) {
+        let step = bytes.windows(4).take(300).position(|bytes| bytes == b"\"41\"");
+        if let (Some(step), true) = (step, is_staged(name.to_str().unwrap())) {
+            bytes[step + 2] = b'2';
+            fs::write(directory.join(name), bytes).unwrap();
+            found = true;
+        }
+    }
+    found
+}
+
 /// A staged file that is changed before it takes its name is found when it is opened, and keeps its mark: nobody reads
 /// it as base or target.
 #[test]
@@ -474,29 +489,15 @@ fn what_opens_otherwise_than_planned_keeps_its_mark() {
     let (mut at, mut found) = (0, 0);
     loop {
         scene.reset();
-        let came = Arc::new(AtomicU64::new(0));
+        let came = Arc::new(Mutex::new(None));
         let (told, room) = (came.clone(), scene.room.clone());
-        let act = move || {
-            told.fetch_or(1, Relaxed);
-            for (name, mut bytes) in snapshot(&room) {
-                // The step in the metadata of the header, which no digest of tensors is of.
-                let step = bytes.windows(4).take(300).position(|bytes| bytes == b"\"41\"");
-                let staged = Mark::of_name(name.to_str().unwrap());
-                if let (Some(step), Some((_, "new-0"))) = (step, staged) {
-                    bytes[step + 2] = b'2';
-                    fs::write(room.join(name), bytes).unwrap();
-                    told.fetch_or(2, Relaxed);
-                }
-            }
-        };
+        let is_staged = |name: &str| Mark::of_name(name).is_some_and(|(_, what)| what == "new-0");
+        let act = move || *told.lock().unwrap() = Some(damage(&room, is_staged));
         let disk = Meanwhile::disk(at, false, act);
         let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
         let options = UpdateOptions::default().with_way(Way::Redo);
         let done = update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
-        if came.load(Relaxed) == 0 {
-            break;
-        }
-        let was_changed = came.load(Relaxed) & 2 != 0;
+        let Some(was_changed) = *came.lock().unwrap() else { break };
         assert_eq!(done.is_err(), was_changed, "{at}: {done:?}");
         let after = snapshot(&scene.room);
         for (name, bytes) in tensors(&after) {
@@ -507,4 +508,33 @@ fn what_opens_otherwise_than_planned_keeps_its_mark() {
         at += 1;
     }
     assert!(found > 3, "{found} of {at}");
+}
+
+/// A new checkpoint is opened before it has its name, by the reader of any checkpoint: what was changed since it was
+/// written does not appear.
+#[test]
+fn what_opens_otherwise_than_planned_does_not_appear() {
+    let scene = Scene::of_two(Way::Redo);
+    scene.reset();
+    let place = scene.room.parent().unwrap().to_path_buf();
+    let out = place.join("out");
+    let (mut at, mut refused) = (0, 0);
+    loop {
+        let _ = fs::remove_dir_all(&out);
+        let came = Arc::new(Mutex::new(None));
+        let (told, place) = (came.clone(), place.clone());
+        let is_staged = |name: &str| name.starts_with(".pulse-partial-") && name.contains(ONE);
+        let act = move || *told.lock().unwrap() = Some(damage(&place, is_staged));
+        let disk = Meanwhile::disk(at, false, act);
+        let base = Checkpoint::open(&scene.checkpoint).unwrap();
+        let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
+        let options = ApplyOptions::default();
+        let done = apply_on(&disk, Some(&base), &patch, &out, options, Control::threads(1));
+        let Some(was_changed) = *came.lock().unwrap() else { break };
+        assert_eq!(done.is_ok(), out.exists(), "{at}: {done:?}");
+        assert!(done.is_ok() || was_changed, "{at}: {done:?}");
+        refused += u64::from(done.is_err());
+        at += 1;
+    }
+    assert!(refused > 3, "{refused} of {at}");
 }
