@@ -123,7 +123,11 @@ def modules_of(data):
         paths = [module.get("path", "") for module in found] if isinstance(found, list) else []
     except (PulseError, AttributeError):
         return set()
-    return set(paths) if all(isinstance(path, str) for path in paths) else set()
+    return {plain(path) for path in paths} if all(isinstance(path, str) for path in paths) else set()
+
+def plain(path):
+    """A path without what leads nowhere."""
+    return path if path.startswith("/") else "/".join(name for name in path.split("/") if name not in ("", "."))
 
 def disguised(name):
     """R95: a name that is one of these in other letters."""

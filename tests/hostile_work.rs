@@ -120,7 +120,9 @@ mod patches {
     use pulse::patch::Inventory;
     use pulse::tensors::Control;
     use pulse::{Checkpoint, Limits, Patch, Result};
-    use testkit::hostile::{all_steps, all_zeros, far_apart, huge_tensor, zero_file};
+    use testkit::hostile::{
+        all_steps, all_zeros, far_apart, huge_tensor, steps_in_a_row, zero_file,
+    };
 
     use super::{allocated, alone, assert_linear};
 
@@ -203,6 +205,19 @@ mod patches {
         let limits = Limits::default().with_expansion(u64::MAX);
         Patch::from_bytes(all_steps(2), limits).unwrap().verify(Control::threads(1)).unwrap();
         open(all_steps(1)).verify(Control::threads(1)).unwrap();
+    }
+
+    /// What unpacks for nothing does so once, however many patches are given.
+    #[test]
+    fn patches_that_are_composed_unpack_no_more_together_than_one() {
+        let _alone = alone();
+        let patches: Vec<Patch> = steps_in_a_row(40).into_iter().map(open).collect();
+        let (bytes, result) = allocated(|| {
+            let (options, control) = (ComposeOptions::default(), Control::threads(1));
+            Patch::compose(&patches, None, std::io::sink(), options, control).map(|_| ())
+        });
+        assert_eq!(kind(result), Some("limit"));
+        assert!(bytes < 2 * MIB, "{bytes} bytes");
     }
 
     #[test]

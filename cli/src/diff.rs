@@ -1,5 +1,6 @@
 //! `pulse diff`: two checkpoints to a patch.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,11 +75,14 @@ pub struct Diff {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Files beside the tensors")]
 struct Beside {
-    /// Carry files that are left out otherwise, such as hidden ones; `*` and `?` as in a shell.
-    #[arg(long, value_name = "NAMES")]
+    /// Carry files that are left out otherwise, such as hidden ones.
+    ///
+    /// The pattern is of the whole name, from the directory of the checkpoint: `*` stands for any characters, `/` among
+    /// them, `?` for one.
+    #[arg(long, value_name = "NAMES", value_parser = Glob::whole)]
     include: Vec<Glob>,
     /// Leave out files; may be given several times, and goes before --include.
-    #[arg(long, value_name = "NAMES")]
+    #[arg(long, value_name = "NAMES", value_parser = Glob::whole)]
     exclude: Vec<Glob>,
     /// Leave out all files but those with tensors, and those without which they would not be found.
     #[arg(long, conflicts_with_all = ["include", "exclude"])]
@@ -86,14 +90,29 @@ struct Beside {
 }
 
 impl Beside {
-    fn select(&self, checkpoint: &mut Checkpoint) {
+    /// Files with tensors that were to be left out.
+    fn kept(&self, checkpoint: &Checkpoint) -> Vec<String> {
+        let files = checkpoint.tensor_files().map(String::from);
+        files.filter(|name| self.exclude.iter().any(|glob| glob.matches(name))).collect()
+    }
+
+    /// Chooses; gives back what travels only because it is to be included.
+    fn select(&self, checkpoint: &mut Checkpoint) -> Vec<String> {
         if self.weights_only {
-            return checkpoint.select_weights();
+            checkpoint.select_weights();
+            return Vec::new();
         }
         let any = |globs: &[Glob], name: &str| globs.iter().any(|glob| glob.matches(name));
+        let included = RefCell::new(Vec::new());
         checkpoint.select(|name, reason| {
-            !any(&self.exclude, name) && (reason.is_none() || any(&self.include, name))
+            let is_wanted =
+                !any(&self.exclude, name) && (reason.is_none() || any(&self.include, name));
+            if is_wanted && reason.is_some() {
+                included.borrow_mut().push(name.to_string());
+            }
+            is_wanted
         });
+        included.into_inner()
     }
 }
 
@@ -178,7 +197,10 @@ impl Diff {
             trusted.check_sample(base, control(common.threads))
         };
         checked.map_err(|error| match error {
-            Error::BaseMismatch(_) => Failure::hinted(error, USE_ITS_PRODUCER),
+            Error::BaseMismatch(mut mismatch) => {
+                mismatch.file = Some(previous.clone());
+                Failure::hinted(Error::BaseMismatch(mismatch), USE_ITS_PRODUCER)
+            }
             other => other.into(),
         })?;
         Ok(options.with_trusted_base(trusted))
@@ -204,13 +226,21 @@ impl Diff {
         let mut base = base.map(|path| streams::checkpoint(path)).transpose()?;
         let mut target = streams::checkpoint(target)?;
         // What does not travel is no companion of the base either: it is not removed.
-        base.as_mut().into_iter().for_each(|base| self.beside.select(base));
-        self.beside.select(&mut target);
+        base.as_mut().into_iter().for_each(|base| _ = self.beside.select(base));
+        let included = self.beside.select(&mut target);
         let options = self.options(common, base.as_ref())?;
         let nothing_in_common = base.as_ref().is_some_and(|base| nothing_in_common(base, &target));
         // With --json, standard error is for a failure alone.
         if !common.quiet && !common.json {
             notes(&target).iter().for_each(|note| text::note(note));
+            if !included.is_empty() {
+                text::note(&format!("included, and left out otherwise: {}", text::list(&included)));
+            }
+            let kept = self.beside.kept(&target);
+            if !kept.is_empty() {
+                let names = text::list(&kept);
+                text::note(&format!("--exclude leaves out no files with tensors: {names}"));
+            }
             if nothing_in_common {
                 text::note(
                     "BASE and TARGET have no tensor in common: the patch carries all of TARGET",
@@ -226,9 +256,19 @@ impl Diff {
         outcome.is_aside = streams::is_stream(&self.output);
         let left_out = |out: &LeftOut| json!({ "name": out.name, "reason": out.reason.name() });
         outcome.json["left_out"] = target.left_out().iter().map(left_out).collect();
+        outcome.json["included"] = json!(included);
         outcome.json["absent"] = json!(target.absent());
         outcome.json["nothing_in_common"] = json!(nothing_in_common);
         Ok(outcome)
+    }
+
+    /// The patch as the command that applies it names it.
+    fn written(&self) -> String {
+        if streams::is_stream(&self.output) {
+            "-".into()
+        } else {
+            text::shell(&self.output)
+        }
     }
 
     fn outcome(&self, report: &DiffReport, seconds: f64) -> Outcome {
@@ -254,8 +294,11 @@ impl Diff {
             ),
             ("time", format!("{}, {}/s", text::seconds(seconds), text::bytes(throughput as u64))),
             ("target", footer.target.to_string()),
-            ("to apply", format!("pulse apply {base}{} -o OUT", text::shell(&self.output))),
+            ("to apply", format!("pulse apply {base}{} -o OUT", self.written())),
         ];
+        if !report.removed.is_empty() {
+            facts.insert(3, ("removed", text::list(&report.removed)));
+        }
         if !report.carried.is_empty() {
             // After the tensors and changes: what else is in the patch.
             facts.insert(3, ("carried", carried(report)));
@@ -274,6 +317,7 @@ impl Diff {
             "carried": report.carried.iter()
                 .map(|file| json!({ "name": file.name, "bytes": file.bytes }))
                 .collect::<Vec<_>>(),
+            "removed": report.removed,
             "base_digest": footer.base.map(|digest| digest.to_string()),
             "target_digest": footer.target.to_string(),
             "seconds_100_mbit": text::transfers(full, patch_bytes, 100.0),

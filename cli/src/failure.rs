@@ -61,7 +61,8 @@ impl Failure {
 
 /// What there was to say could not be said.
 pub(crate) fn unprinted(source: std::io::Error) -> Failure {
-    Failure::from(Error::Io { doing: "writing to standard output".into(), path: None, source })
+    let error = Error::Io { doing: "writing to standard output".into(), path: None, source };
+    Failure::hinted(error, "the work itself is done: only its report is lost")
 }
 
 /// Arguments that do not fit together.

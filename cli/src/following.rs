@@ -1,13 +1,12 @@
 //! What becomes of the files of a target where the receiver has others: shared by commands that receive.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, ValueEnum};
-use pulse::checkpoint::{FileNote, FilePolicy};
+use pulse::checkpoint::{Deviation, FileNote, FilePolicy};
 use serde_json::{json, Value};
 
 use crate::{text, Common};
-
-/// Notes that are written out; the others are counted.
-const NOTES: usize = 10;
 
 /// How far the files beside the tensors follow the publisher's.
 #[derive(Debug, Args)]
@@ -43,10 +42,14 @@ pub(crate) fn tell(common: &Common, notes: &[FileNote]) {
     if common.json {
         return;
     }
-    notes.iter().take(NOTES).for_each(|note| text::note(&note.to_string()));
-    let more = notes.len().saturating_sub(NOTES) as u64;
-    if more > 0 {
-        text::note(&format!("{} more are not as the patch says", text::number(more, "file")));
+    let mut alike = BTreeMap::<Deviation, Vec<String>>::new();
+    for FileNote { name, deviation, .. } in notes {
+        let name = if name.is_empty() { "the header" } else { name };
+        alike.entry(*deviation).or_default().push(name.into());
+    }
+    for (deviation, names) in &alike {
+        let each = if names.len() > 1 { "each " } else { "" };
+        text::note(&format!("{}: {each}{deviation}", text::list(names)));
     }
     if !notes.is_empty() {
         text::note("the tensors are those of the target; only files beside them differ");
@@ -55,5 +58,6 @@ pub(crate) fn tell(common: &Common, notes: &[FileNote]) {
 
 /// The same for programs.
 pub(crate) fn json(notes: &[FileNote]) -> Value {
-    notes.iter().map(|note| json!({ "name": note.name, "what": note.deviation.name() })).collect()
+    let entry = |note: &FileNote| json!({ "name": note.name, "what": note.deviation.name(), "text": note.deviation.to_string() });
+    notes.iter().map(entry).collect()
 }

@@ -53,6 +53,12 @@ pub(crate) fn defer() -> Deferred {
     Deferred(())
 }
 
+/// From now on the next signal ends the process: what it writes to, a pipe that nobody reads, may let it wait for ever,
+/// and nothing is half written on a disk.
+pub(crate) fn end_at_once() {
+    SIGNALS.at_once.store(true, SeqCst);
+}
+
 impl Drop for Deferred {
     fn drop(&mut self) {
         SIGNALS.at_once.store(true, SeqCst);

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use pulse::checkpoint::{write_whole, Existing};
+use pulse::error::Occupant;
 use pulse::{Checkpoint, Error};
 
 use crate::failure::{usage, Result};
 use crate::outcome::Common;
+use crate::signals;
 
 /// Whether an argument stands for standard input or output.
 pub(crate) fn is_stream(path: &Path) -> bool {
@@ -35,20 +37,42 @@ pub(crate) fn refuse_checkpoint(path: &Path) -> Result<()> {
     refuse(path, "a checkpoint", "it is not read from front to back")
 }
 
-/// Refuses a page to a stream.
+/// Refuses a page to a stream, or in the place of what is read.
 pub(crate) fn refuse_page(path: &Path) -> Result<()> {
-    refuse(path, "the page", "the summary goes to standard output")
+    refuse(path, "the page", "the summary goes to standard output")?;
+    keep_stdin(path)
+}
+
+/// Refuses to replace the file that is standard input.
+#[cfg(unix)]
+fn keep_stdin(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| {
+        let found = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+        Some((found.dev(), found.ino()))
+    };
+    let found = identity(path);
+    if found.is_some() && found == identity(Path::new("/dev/stdin")) {
+        return Err(Error::Exists { path: path.into(), found: Occupant::Input }.into());
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn keep_stdin(_: &Path) -> Result<()> {
+    Ok(())
 }
 
 /// Refuses a checkpoint as output to a stream.
 pub(crate) fn refuse_output(path: &Path) -> Result<()> {
-    refuse(path, "OUT", "a checkpoint appears when all of it is verified, and not before")
+    refuse(path, "OUT", "a checkpoint appears when all of it is verified, and not before")?;
+    keep_stdin(path)
 }
 
 /// Refuses what else would be written to standard output, where the patch is.
 pub(crate) fn check_output(path: &Path, common: &Common) -> Result<()> {
     if !is_stream(path) {
-        return Ok(());
+        return keep_stdin(path);
     }
     if common.json {
         return usage("--json and the patch cannot both be written to standard output");
@@ -67,8 +91,12 @@ pub(crate) fn write_patch<T>(
     write: impl FnOnce(&mut dyn Write) -> pulse::Result<T>,
 ) -> Result<T> {
     if !is_stream(path) {
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            signals::end_at_once();
+        }
         return Ok(write_whole(path, existing, inputs, write)?);
     }
+    signals::end_at_once();
     let mut out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
     let value = write(&mut out)?;
     out.flush().map_err(|source| failed("writing to standard output", source))?;

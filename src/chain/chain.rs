@@ -129,8 +129,8 @@ fn digests(link: Link<'_>) -> Result<(Option<Digest>, Option<Digest>)> {
 }
 
 pub(crate) fn broken(before: &Patch, patch: &Patch, what: String) -> Error {
-    let path = |patch: &Patch| patch.label();
-    Error::Chain { before: path(before), patch: path(patch), what }
+    let file = patch.path().map(Into::into);
+    Error::Chain { file, before: before.label(), patch: patch.label(), what, digests: None }
 }
 
 /// Blocks that have bytes of the range.
@@ -164,17 +164,22 @@ impl<'a> Chain<'a> {
             return Err(Error::misuse("no patch to compose"));
         };
         for (before, patch) in patches.iter().zip(&patches[1..]) {
-            let what = match patch.footer().base {
-                None => "it is a snapshot, which can only come first".into(),
-                Some(base) if base != before.footer().target => {
-                    format!(
-                        "its base has digest {base}, but the target of the other is {}",
-                        before.footer().target
-                    )
+            let found = before.footer().target;
+            let (what, both) = match patch.footer().base {
+                None => ("it is a snapshot, which can only come first".into(), None),
+                Some(base) if base != found => {
+                    let what = format!(
+                        "its base has digest {base}, but the target of the other is {found}"
+                    );
+                    (what, Some(Box::new((base, found))))
                 }
                 Some(_) => continue,
             };
-            return Err(broken(before, patch, what));
+            let mut error = broken(before, patch, what);
+            if let Error::Chain { digests, .. } = &mut error {
+                *digests = both;
+            }
+            return Err(error);
         }
         let mut chain = Chain { patches, first, last, base: None, histories: BTreeMap::new() };
         let mut before = first;

@@ -234,7 +234,7 @@ fn combine<W: Write>(
     files: &ChainFiles<'_>,
     control: Control<'_>,
 ) -> Result<Written> {
-    chain.patches().iter().try_for_each(Patch::check_expansion)?;
+    Patch::check_expansion(chain.patches())?;
     write_files(&mut session, chain, files, None)?;
     let actions = combine_tensors(&mut session, chain, Direction::Forward, control)?;
     let (first, last) = (chain.first().footer(), chain.last().footer());

@@ -118,7 +118,7 @@ impl Patch {
         options: InvertOptions,
         control: Control<'_>,
     ) -> Result<Summary> {
-        self.check_expansion()?;
+        Patch::check_expansion(std::slice::from_ref(self))?;
         invert(self, out, options, control)
     }
 

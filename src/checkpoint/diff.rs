@@ -119,10 +119,11 @@ pub fn diff(
         Error::Misuse(what) => Error::bad_file(target.path(), FileFault::Refused(what)),
         other => other,
     };
-    let carried = write_files(&mut session, base, target).map_err(refuse)?;
+    let (carried, removed) = write_files(&mut session, base, target).map_err(refuse)?;
 
     let base = base.map(|base| base as &dyn TensorSource);
     let actions = encode_tensors(&mut session, base, target, control).map_err(refuse)?;
     let (_, summary) = session.finish()?;
-    Ok(DiffReport { summary, actions, target_file_bytes: target.file_bytes(), carried })
+    let target_file_bytes = target.file_bytes();
+    Ok(DiffReport { summary, actions, target_file_bytes, carried, removed })
 }

@@ -19,7 +19,7 @@ pub(crate) fn write_files<W: Write>(
     session: &mut Session<W>,
     base: Option<&Checkpoint>,
     target: &Checkpoint,
-) -> Result<Vec<Carried>> {
+) -> Result<(Vec<Carried>, Vec<String>)> {
     let mut headers = CarriedHeaders::default();
     for file in &target.files {
         let header = &file.header.bytes;
@@ -34,6 +34,7 @@ pub(crate) fn write_files<W: Write>(
         write_header(session, &file.name, header, same)?;
     }
     let mut carried = Vec::new();
+    let removed_names = removed(base, target).map(|gone| gone.name.clone()).collect();
     let mut removed = removed(base, target).peekable();
     for companion in &target.companions {
         while let Some(gone) = removed.next_if(|gone| gone.name < companion.name) {
@@ -68,7 +69,7 @@ pub(crate) fn write_files<W: Write>(
         }
     }
     removed.try_for_each(|gone| write_removed(session, gone))?;
-    Ok(carried)
+    Ok((carried, removed_names))
 }
 
 /// The companions of the base that a target does not have. One that is there and only left out says

@@ -105,7 +105,16 @@ impl Lists {
 /// The directories that a list of modules names; none if it is something else.
 pub(crate) fn modules_of(list: &[u8]) -> BTreeSet<String> {
     let modules: Vec<Module> = json::parse(list).unwrap_or_default();
-    modules.into_iter().filter_map(|module| module.path).collect()
+    let paths = modules.into_iter().filter_map(|module| module.path);
+    paths.map(|path| plain(&path)).collect()
+}
+
+/// A path as loaders follow it: neither `.` nor a second `/` leads anywhere. One from the root of a file system stays.
+fn plain(path: &str) -> String {
+    if path.starts_with('/') {
+        return path.into();
+    }
+    path.split('/').filter(|name| !matches!(*name, "" | ".")).collect::<Vec<_>>().join("/")
 }
 
 /// Whether a companion says which tensors are where: an index, or in a model of several parts what

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::{fs, io};
 
 use crate::checkpoint::index::{
-    check_index_bytes, index_of, is_index, modules_of, weight_map, Lists, INDEX_SUFFIX, MODULES,
-    PIPELINE,
+    check_index_bytes, index_of, is_index, leads_to_tensors, modules_of, weight_map, Lists,
+    INDEX_SUFFIX, MODULES, PIPELINE,
 };
 use crate::checkpoint::names::Names;
 use crate::checkpoint::portable::{is_portable, Taken};
@@ -19,8 +19,21 @@ use crate::error::{Error, FileFault, Result, Visible};
 const TENSORS_SUFFIX: &str = ".safetensors";
 
 /// State of a trainer: names that start with one of these, and end as a pickle does.
-const TRAINER_STATE: [&str; 6] =
-    ["optimizer", "scheduler", "rng_state", "random_states", "scaler", "training_args"];
+const TRAINER_STATE: [&str; 10] = [
+    "optim",
+    "scheduler",
+    "rng_state",
+    "random_states",
+    "scaler",
+    "training_args",
+    "dataloader",
+    "mp_rank_",
+    "zero_pp_rank_",
+    "bf16_zero_pp_rank_",
+];
+/// What is nobody's business: names, and ends of names.
+const KEYS: [&str; 4] = ["id_rsa", "id_ecdsa", "id_ed25519", "credentials.json"];
+const KEY_ENDS: [&str; 3] = [".pem", ".key", ".env"];
 const PICKLES: [&str; 5] = [".pt", ".pth", ".bin", ".pkl", ".ckpt"];
 
 /// Something in a directory that does not belong to its checkpoint.
@@ -49,6 +62,8 @@ pub enum Reason {
     Hidden,
     /// Optimizer, scheduler or random state of a trainer, or its logs.
     TrainerState,
+    /// By its name a private key, or other credentials.
+    Key,
     /// A patch, or a file that an update keeps beside a checkpoint.
     OfPulse,
     /// A subdirectory with tensor files that nothing in the directory speaks of.
@@ -77,6 +92,7 @@ impl Reason {
             Reason::NotAFile => "not-a-file",
             Reason::Hidden => "hidden",
             Reason::TrainerState => "trainer-state",
+            Reason::Key => "key",
             Reason::OfPulse => "of-pulse",
             Reason::Below => "below",
             Reason::TooMany => "too-many",
@@ -94,7 +110,11 @@ impl Reason {
     fn is_choice(self) -> bool {
         matches!(
             self,
-            Reason::Hidden | Reason::TrainerState | Reason::OfPulse | Reason::NotPortable
+            Reason::Hidden
+                | Reason::TrainerState
+                | Reason::Key
+                | Reason::OfPulse
+                | Reason::NotPortable
         )
     }
 }
@@ -105,6 +125,7 @@ impl fmt::Display for Reason {
             Reason::NotAFile => "not a regular file",
             Reason::Hidden => "hidden",
             Reason::TrainerState => "trainer state",
+            Reason::Key => "a key",
             Reason::OfPulse => "a file of pulse",
             Reason::Below => "a subdirectory with tensors of its own",
             Reason::TooMany => "a subdirectory of too many files",
@@ -194,13 +215,34 @@ impl Layout<io::Result<Found>> {
                 None
             }
         };
-        let companions = self.companions.into_iter();
-        let companions = companions.filter_map(|(name, found)| readable(name, found)).collect();
-        let spare = self.spare.into_iter().filter_map(|(name, found, reason)| {
-            readable(name, found).map(|(name, found)| (name, found, reason))
-        });
-        let spare = spare.collect();
+        let readable_companions = self.companions.into_iter();
+        let mut companions = Vec::new();
+        let mut spare: Vec<_> = self
+            .spare
+            .into_iter()
+            .filter_map(|(name, found, reason)| {
+                readable(name, found).map(|(name, found)| (name, found, reason))
+            })
+            .collect();
+        for (name, found) in readable_companions.filter_map(|(name, found)| readable(name, found)) {
+            let target = || reason_of_target(&directory.join(&name));
+            let reason = if leads_to_tensors(&name, true) { None } else { target() };
+            match reason {
+                None => companions.push((name, found)),
+                Some(reason) => spare.push((name, found, reason)),
+            }
+        }
         Ok(Layout { tensors, companions, spare, left_out, names: self.names, lists: self.lists })
+    }
+}
+
+/// Why what a link leads to would be left out under its own name.
+fn reason_of_target(path: &Path) -> Option<Reason> {
+    fs::symlink_metadata(path).ok().filter(fs::Metadata::is_symlink)?;
+    let target = fs::canonicalize(path).ok()?;
+    match role(target.file_name()?.to_str()?) {
+        Role::LeftOut(reason) => Some(reason),
+        _ => None,
     }
 }
 
@@ -411,8 +453,12 @@ fn role(name: &str) -> Role {
     }
     let is_state = TRAINER_STATE.iter().any(|start| name.starts_with(start))
         && PICKLES.iter().any(|end| name.ends_with(end));
-    if is_state || name == "trainer_state.json" || name.starts_with("events.out.tfevents") {
+    let is_log = name == "trainer_state.json" || name.starts_with("events.out.tfevents");
+    if is_state || is_log || name.ends_with(".distcp") {
         return Role::LeftOut(Reason::TrainerState);
+    }
+    if KEYS.contains(&name) || KEY_ENDS.iter().any(|end| name.ends_with(end)) {
+        return Role::LeftOut(Reason::Key);
     }
     Role::Companion
 }
@@ -462,6 +508,15 @@ mod tests {
             ("scheduler.pt", Reason::TrainerState),
             ("training_args.bin", Reason::TrainerState),
             ("trainer_state.json", Reason::TrainerState),
+            ("optim_states.pt", Reason::TrainerState),
+            ("dataloader_state.pt", Reason::TrainerState),
+            ("mp_rank_00_model_states.pt", Reason::TrainerState),
+            ("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", Reason::TrainerState),
+            ("__0_0.distcp", Reason::TrainerState),
+            ("id_rsa", Reason::Key),
+            ("server.pem", Reason::Key),
+            ("production.env", Reason::Key),
+            ("credentials.json", Reason::Key),
             ("41.pulse", Reason::OfPulse),
             ("pulse-update-1a2b.undo", Reason::OfPulse),
         ] {

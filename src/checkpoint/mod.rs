@@ -7,7 +7,7 @@ mod diff;
 pub(crate) mod files;
 mod index;
 mod json;
-mod layout;
+pub(crate) mod layout;
 pub(crate) mod names;
 pub(crate) mod plan;
 mod portable;

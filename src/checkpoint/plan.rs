@@ -77,6 +77,9 @@ impl<'a> Plan<'a> {
                 policy => plan.files_of_patch(Some(base), patch, policy)?,
             },
         }
+        if let Some(base) = base {
+            plan.note_left_behind(base, patch);
+        }
         plan.name_tensors(patch)?;
         plan.assign(target, patch)?;
         Ok(plan)
@@ -258,6 +261,18 @@ impl<'a> Plan<'a> {
             (Some(_), _) => self.note(&record.name, Deviation::Own),
         }
         Ok(())
+    }
+
+    /// Companions of the receiver that the patch does not know of are in no new output.
+    fn note_left_behind(&mut self, base: &Checkpoint, patch: &Patch) {
+        let listed = patch.files().iter().map(|file| file.record.name.as_str());
+        let kept = self.companions.iter().map(OutCompanion::name);
+        let known: BTreeSet<String> = listed.chain(kept).map(String::from).collect();
+        for Companion { name, .. } in
+            base.companions.iter().filter(|own| !known.contains(&own.name))
+        {
+            self.note(name, Deviation::LeftBehind);
+        }
     }
 
     pub fn leads_to_tensors(&self, name: &str) -> bool {
@@ -499,7 +514,7 @@ fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
         return Error::bad_file(base.path(), fault);
     }
     let FileRecord { name, bytes, sha256, .. } = record.clone();
-    Error::BaseFile { path: base.map(|base| base.path().to_path_buf()), name, bytes, sha256 }
+    Error::BaseFile { path: base.map(|base| base.file_path(&name)), name, bytes, sha256 }
 }
 
 fn wrong_files(patch: &Patch, what: impl AsRef<str>) -> Error {

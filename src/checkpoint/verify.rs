@@ -34,7 +34,7 @@ impl Patch {
             let plan = Plan::new(None, self, FilePolicy::Exact)?;
             return build(&plan.tensors, None, self, None, control);
         }
-        self.check_expansion()?;
+        Patch::check_expansion(std::slice::from_ref(self))?;
         let mut payload = Vec::new();
         for tensor in self.tensors() {
             for (number, block) in tensor.blocks.iter().enumerate() {
@@ -129,10 +129,9 @@ pub(crate) fn check_files(
         FilePolicy::Keep => Vec::new(),
         _ => differing_files(patch, target)?,
     };
-    match notes.first() {
+    match notes.iter().find(|note| note.deviation != Deviation::Extra) {
         Some(FileNote { name, .. }) if files == FilePolicy::Exact => {
-            let name = if name.is_empty() { "the header" } else { name };
-            Err(Error::bad_file(target.path(), FileFault::OtherFile(name.into())))
+            Err(Error::bad_file(&target.file_path(name), FileFault::OtherFile))
         }
         _ => Ok(notes),
     }
@@ -157,7 +156,7 @@ fn differing_files(patch: &Patch, target: &Checkpoint) -> Result<Vec<FileNote>> 
             (true, Some(true)) | (false, None) => continue,
             (true, Some(false)) => Deviation::Own,
             (true, None) => Deviation::Missing,
-            (false, Some(_)) => Deviation::Removed,
+            (false, Some(_)) => Deviation::Stays,
         };
         notes.push(FileNote::new(name, deviation));
     }
@@ -166,13 +165,17 @@ fn differing_files(patch: &Patch, target: &Checkpoint) -> Result<Vec<FileNote>> 
         let own: Vec<&String> = own.filter(|name| !listed.contains(name.as_str())).collect();
         // An index goes with the tensor files that it leads to.
         let is_own = !own.is_empty() || notes.iter().any(|note| target.file(&note.name).is_some());
-        let indexes = target.companions.iter().map(|found| &found.name);
         let has_parts = has_parts(Some(target), patch);
-        let indexes = indexes.filter(|name| {
-            is_own && leads_to_tensors(name, has_parts) && !listed.contains(name.as_str())
-        });
-        let extra = own.iter().copied().chain(indexes);
-        notes.extend(extra.map(|name| FileNote::new(name, Deviation::OwnTensors)));
+        notes.extend(own.iter().map(|name| FileNote::new(*name, Deviation::OwnTensors)));
+        let companions = target.companions.iter().map(|found| &found.name);
+        for name in companions.filter(|name| !listed.contains(name.as_str())) {
+            let is_own = is_own && leads_to_tensors(name, has_parts);
+            // A patch to a single file says nothing of what is beside it.
+            if is_own || !listed.contains("") {
+                let deviation = if is_own { Deviation::OwnTensors } else { Deviation::Extra };
+                notes.push(FileNote::new(name, deviation));
+            }
+        }
     }
     notes.sort_unstable();
     Ok(notes)

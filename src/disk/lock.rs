@@ -2,11 +2,12 @@
 //! their names, or, on a file system without locks, a file beside them.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::mark::PREFIX;
 use crate::disk::staged::failed;
+use crate::disk::system::rename_new;
 use crate::disk::{Call, Disk};
 use crate::error::{Error, Result};
 
@@ -66,15 +67,15 @@ impl LockFile {
         let holder = Holder::own();
         for _ in 0..2 {
             disk.before(Call::Create(&path)).map_err(failed("creating", &path))?;
-            match File::options().write(true).create_new(true).open(&path) {
-                Ok(mut file) => {
-                    let written = file.write_all(holder.to_text().as_bytes());
-                    let lock = LockFile { path };
-                    return match written {
-                        Ok(()) => Ok(lock),
-                        Err(error) => Err(failed("writing", &lock.path)(error)),
-                    };
-                }
+            // It has its name when it says whose it is: of an empty one nobody could tell.
+            let own = directory.join(format!("{PREFIX}lock-by-{}", holder.process));
+            fs::write(&own, holder.to_text()).map_err(failed("writing", &own))?;
+            let taken = rename_new(&own, &path);
+            if taken.is_err() {
+                let _ = fs::remove_file(&own);
+            }
+            match taken {
+                Ok(()) => return Ok(LockFile { path }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(failed("creating", &path)(error)),
             }
@@ -88,7 +89,7 @@ impl LockFile {
             if fs::rename(&path, &away).is_ok() {
                 let moved = Holder::read(&away);
                 if moved.as_ref() != Some(&found) {
-                    let _ = super::system::rename_new(&away, &path);
+                    let _ = rename_new(&away, &path);
                     return busy();
                 }
                 let _ = fs::remove_file(&away);
@@ -130,6 +131,8 @@ impl Holder {
     }
 
     fn read(path: &Path) -> Option<Self> {
+        // Opening a pipe would wait for a writer.
+        fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
         let text = fs::read_to_string(path).ok()?;
         let mut lines = text.lines().map(str::to_string);
         let mut next = || lines.next();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::staged::{failed, parent};
 use crate::disk::stamp::Identity;
-use crate::error::{Error, Occupant, Result};
+use crate::error::{Error, FileFault, Occupant, Result};
 
 /// What may happen to a file that is at the place of the output already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,6 +53,11 @@ impl Place {
     pub fn find(path: &Path, shape: Shape, existing: Existing, inputs: &[&Path]) -> Result<Self> {
         let refuse = |found| Err(Error::Exists { path: path.into(), found });
         let owned = || inputs.iter().map(|input| input.to_path_buf()).collect();
+        let is_of_a_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if shape == Shape::File && is_of_a_directory && !path.is_dir() {
+            let what = "a file is to be written, and this is the name of a directory".into();
+            return Err(Error::bad_file(path, FileFault::Refused(what)));
+        }
         let named = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Place { path: path.into(), existing, inputs: owned(), taken: None })
@@ -64,11 +69,16 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return refuse(Occupant::Link),
             found => found.map_err(failed("looking at", path))?,
         };
+        let is_in_the_way = match shape {
+            Shape::File => !found.is_dir(),
+            Shape::Directory => found.is_file(),
+        };
+        // First of all, so that nobody is told to remove it.
+        if is_one_of(&found, path, inputs) || is_in_the_way && is_input(&found, path, inputs) {
+            return refuse(Occupant::Input);
+        }
         match shape {
             Shape::File if found.is_file() => {
-                if is_input(&found, path, inputs) {
-                    return refuse(Occupant::Input);
-                }
                 if existing == Existing::Refuse {
                     return refuse(Occupant::File);
                 }
@@ -83,7 +93,8 @@ impl Place {
             _ if found.is_file() => return refuse(Occupant::File),
             _ => return refuse(Occupant::Special),
         }
-        let path = if named.is_symlink() {
+        // Of `.` nothing could be beside.
+        let path = if named.is_symlink() || path.file_name().is_none() {
             fs::canonicalize(path).map_err(failed("following", path))?
         } else {
             path.into()
@@ -130,9 +141,8 @@ impl Place {
     /// mode must have for now.
     pub fn keep_access(&self, staged: &File, needs: u32) -> Result<()> {
         match &self.taken {
-            Some(taken) => {
-                keep_access(taken, staged, needs).map_err(failed("setting the mode of", &self.path))
-            }
+            Some(taken) => keep_access(&self.path, taken, staged, needs)
+                .map_err(failed("setting the mode of", &self.path)),
             None => Ok(()),
         }
     }
@@ -148,19 +158,40 @@ pub(crate) fn stream(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Whether a file is one of the inputs, or in a directory that is.
+/// Whether a file is one of the inputs, or in a directory that is, at whatever depth.
 fn is_input(found: &Metadata, path: &Path, inputs: &[&Path]) -> bool {
+    let same = is_at(found, path);
+    let mut waiting: Vec<PathBuf> = inputs.iter().map(|input| input.to_path_buf()).collect();
+    let mut is_first = inputs.len();
+    while let Some(input) = waiting.pop() {
+        if same(&input) {
+            return true;
+        }
+        // An input may be a link to a directory; what a link leads to from within is a file at most.
+        let is_given = is_first > waiting.len();
+        is_first = is_first.min(waiting.len());
+        let kind = if is_given { fs::metadata(&input) } else { fs::symlink_metadata(&input) };
+        if kind.is_ok_and(|found| found.is_dir()) {
+            let entries = fs::read_dir(&input).into_iter().flatten().flatten();
+            waiting.extend(entries.map(|entry| entry.path()));
+        }
+    }
+    false
+}
+
+fn is_one_of(found: &Metadata, path: &Path, inputs: &[&Path]) -> bool {
+    inputs.iter().any(|input| is_at(found, path)(input))
+}
+
+/// Whether another path leads to what was found at this one.
+fn is_at(found: &Metadata, path: &Path) -> impl Fn(&Path) -> bool {
     let identity = Identity::of(found);
     let canonical = fs::canonicalize(path).ok();
-    let same = |other: &Path| {
+    move |other| {
         let metadata = fs::metadata(other);
         metadata.is_ok_and(|metadata| Identity::of(&metadata).is(&identity))
             || canonical.is_some() && fs::canonicalize(other).ok() == canonical
-    };
-    inputs.iter().any(|input| {
-        let entries = fs::read_dir(input).into_iter().flatten();
-        same(input) || entries.flatten().any(|entry| same(&entry.path()))
-    })
+    }
 }
 
 #[cfg(unix)]
@@ -174,10 +205,15 @@ fn is_stream(_: &Metadata) -> bool {
     false
 }
 
-/// Gives a new file the mode and the owner of another. By the open file, not by its name, which may
-/// lead elsewhere by now.
+/// Gives a new file the mode, the owner and the access list of another. By the open file, not by its name, which
+/// may lead elsewhere by now.
 #[cfg(unix)]
-pub(crate) fn keep_access(taken: &Metadata, staged: &File, needs: u32) -> io::Result<()> {
+pub(crate) fn keep_access(
+    path: &Path,
+    taken: &Metadata,
+    staged: &File,
+    needs: u32,
+) -> io::Result<()> {
     use std::os::unix::fs::{fchown, MetadataExt, PermissionsExt};
     // Bits that give rights to whoever runs a file are not for bytes that came from elsewhere.
     let mut mode = taken.mode() & if taken.is_dir() { 0o3777 } else { 0o777 };
@@ -195,11 +231,52 @@ pub(crate) fn keep_access(taken: &Metadata, staged: &File, needs: u32) -> io::Re
         // Another group may do no more than everyone.
         mode &= 0o3707 | (mode & 0o7) << 3;
     }
-    staged.set_permissions(fs::Permissions::from_mode(mode | needs))
+    staged.set_permissions(fs::Permissions::from_mode(mode | needs))?;
+    match access_list(path) {
+        None => Ok(()),
+        Some(list) if now == owners(taken.clone()) && set_access_list(staged, &list, mode) => {
+            Ok(())
+        }
+        // Beside a list the group's bits say what the list allows at most, not what the group may.
+        Some(_) => staged.set_permissions(fs::Permissions::from_mode(mode & !0o070 | needs)),
+    }
+}
+
+/// The access list of a file, where it has one.
+#[cfg(target_os = "linux")]
+fn access_list(path: &Path) -> Option<Vec<u8>> {
+    /// As large as the system allows for any attribute.
+    const BYTES_MAX: usize = 1 << 16;
+    let mut list = vec![0; BYTES_MAX];
+    let bytes = rustix::fs::getxattr(path, ACCESS_LIST, &mut list).ok()?;
+    list.truncate(bytes);
+    Some(list)
+}
+
+#[cfg(target_os = "linux")]
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// Whether the list is the file's now, with a mask that allows what the mode allows the group.
+#[cfg(target_os = "linux")]
+fn set_access_list(file: &File, list: &[u8], mode: u32) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::fsetxattr(file, ACCESS_LIST, list, flags).is_ok()
+        && file.set_permissions(fs::Permissions::from_mode(mode)).is_ok()
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn access_list(_: &Path) -> Option<Vec<u8>> {
+    None
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn set_access_list(_: &File, _: &[u8], _: u32) -> bool {
+    false
 }
 
 #[cfg(not(unix))]
-pub(crate) fn keep_access(taken: &Metadata, staged: &File, _: u32) -> io::Result<()> {
+pub(crate) fn keep_access(_: &Path, taken: &Metadata, staged: &File, _: u32) -> io::Result<()> {
     if taken.is_dir() {
         return Ok(());
     }
@@ -209,16 +286,70 @@ pub(crate) fn keep_access(taken: &Metadata, staged: &File, _: u32) -> io::Result
 /// Gives a new file, which nobody but its owner may read so far, the owner of another, and takes from it
 /// what the mode of that does not allow.
 #[cfg(unix)]
-pub(crate) fn lessen_access(taken: &Metadata, file: &File) -> io::Result<()> {
+pub(crate) fn lessen_access(path: &Path, taken: &Metadata, file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let before = file.metadata()?.permissions().mode() & 0o777;
     let allowed = if before == 0o600 { 0o666 } else { before };
-    keep_access(taken, file, 0)?;
+    // Of two lists nobody can tell the lesser: then it is for the owner alone.
+    let allowed = if access_list(path).is_some() { 0o600 } else { allowed };
+    keep_access(path, taken, file, 0)?;
     let now = file.metadata()?.permissions().mode() & 0o777;
     file.set_permissions(fs::Permissions::from_mode(now & allowed))
 }
 
 #[cfg(not(unix))]
-pub(crate) fn lessen_access(_: &Metadata, _: &File) -> io::Result<()> {
+pub(crate) fn lessen_access(_: &Path, _: &Metadata, _: &File) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use rustix::fs::{setxattr, XattrFlags};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Version 2; for each entry what it is, what it allows, whose it is.
+    fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let entry = |&(tag, allows, id): &(u16, u16, u32)| {
+            [&tag.to_le_bytes()[..], &allows.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        [2u32.to_le_bytes().to_vec(), entries.iter().flat_map(entry).collect()].concat()
+    }
+
+    /// Beside an access list the bits of the group are its mask: alone they would give the group what the list
+    /// does not.
+    #[test]
+    fn what_replaces_a_file_with_an_access_list_may_be_read_by_nobody_else() {
+        const NOBODY: u32 = u32::MAX;
+        // Owner rw, user 1234 r, group nothing, mask r, others nothing.
+        let acl = list(&[
+            (0x01, 6, NOBODY),
+            (0x02, 4, 1234),
+            (0x04, 0, NOBODY),
+            (0x10, 4, NOBODY),
+            (0x20, 0, NOBODY),
+        ]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let has_lists = setxattr(&path, ACCESS_LIST, &acl, XattrFlags::empty()).is_ok();
+        let before = access_list(&path);
+        assert_eq!(before.is_some(), has_lists);
+        crate::disk::staged::write_whole(&path, Existing::Replace, &[], |file| {
+            file.write_all(b"new").map_err(|error| Error::io_at("writing", Path::new("out"), error))
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(access_list(&path), before);
+
+        // A journal beside it is for the owner alone.
+        let journal = dir.path().join("journal");
+        let file = File::create(&journal).unwrap();
+        fs::set_permissions(&journal, fs::Permissions::from_mode(0o600)).unwrap();
+        lessen_access(&path, &fs::metadata(&path).unwrap(), &file).unwrap();
+        let mode = fs::metadata(&journal).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, if has_lists { 0o600 } else { 0o640 });
+    }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile, TempDir};
 
 use crate::disk::lock::{try_lock, Access, Locked};
+use crate::disk::old_journal;
 use crate::disk::place::{stream, Existing, Place, Shape};
 use crate::disk::{Call, Disk, DiskFile};
 use crate::error::{Error, Result};
@@ -223,6 +224,12 @@ impl Staged {
         disk: &Disk,
     ) -> Result<Self> {
         let place = Place::find(path, shape, existing, inputs)?;
+        let named = place.path.file_name().unwrap_or_default();
+        let home = fs::canonicalize(place.parent()).ok();
+        if let Some(journal) = home.and_then(|home| old_journal::find(&home.join(named))) {
+            // Whoever opens it would take it for the checkpoint of that journal.
+            return Err(Error::Interrupted { path: path.into(), journal, is_there: true });
+        }
         let stage = match shape {
             Shape::File => Stage::File(temporary_file(&place, disk)?),
             Shape::Directory => {

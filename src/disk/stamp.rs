@@ -12,16 +12,8 @@ pub(crate) struct Stamp {
     bytes: u64,
     modified: Option<SystemTime>,
     identity: Identity,
-    inode: Inode,
-}
-
-/// What the system changes of a file by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Inode {
-    /// Time of the last change of the bytes or of what follows; no program can set it back.
-    changed: (i64, i64),
-    /// Number of names, mode, owners.
-    access: (u64, u32, u32, u32),
+    /// Time of the last change of bytes, names, mode or owner, where the system has it; no program can set it back.
+    changed: Option<(i64, i64)>,
 }
 
 /// Device and number of a file, where the system has them.
@@ -52,20 +44,15 @@ impl Identity {
     }
 }
 
-impl Inode {
-    #[cfg(unix)]
-    fn of(metadata: &Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        Inode {
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            access: (metadata.nlink(), metadata.mode(), metadata.uid(), metadata.gid()),
-        }
-    }
+#[cfg(unix)]
+fn changed(metadata: &Metadata) -> Option<(i64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    Some((metadata.ctime(), metadata.ctime_nsec()))
+}
 
-    #[cfg(not(unix))]
-    fn of(_: &Metadata) -> Self {
-        Inode { changed: (0, 0), access: (0, 0, 0, 0) }
-    }
+#[cfg(not(unix))]
+fn changed(_: &Metadata) -> Option<(i64, i64)> {
+    None
 }
 
 impl Stamp {
@@ -74,7 +61,7 @@ impl Stamp {
             bytes: metadata.len(),
             modified: metadata.modified().ok(),
             identity: Identity::of(metadata),
-            inode: Inode::of(metadata),
+            changed: changed(metadata),
         }
     }
 
@@ -105,8 +92,7 @@ impl Stamp {
         if now.bytes != self.bytes {
             return Some(Change::Resized { expected: self.bytes, found: now.bytes });
         }
-        // A new name, mode or owner is no other content, but moves the time of the change as well.
-        let same_inode = now.inode == self.inode || now.inode.access != self.inode.access;
-        (now.modified != self.modified || !same_inode).then_some(Change::Written)
+        // A new name, mode or owner moves the time of the change as well: what else came with it nobody can tell.
+        (now.modified != self.modified || now.changed != self.changed).then_some(Change::Written)
     }
 }

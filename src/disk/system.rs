@@ -18,6 +18,28 @@ pub(crate) fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 
+/// Whether this process may remove a file, or rename another over it, as far as modes tell: in a sticky directory
+/// that is for the owners alone.
+#[cfg(unix)]
+pub(crate) fn may_replace(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let home = fs::metadata(crate::disk::staged::parent(path));
+    let (Ok(file), Ok(home)) = (fs::symlink_metadata(path), home) else { return true };
+    is_free(home.mode(), home.uid(), file.uid(), rustix::process::geteuid().as_raw())
+}
+
+/// By the mode and owner of the directory, and the owners of the file and of this process.
+#[cfg(unix)]
+fn is_free(mode: u32, home: u32, file: u32, own: u32) -> bool {
+    const STICKY: u32 = 0o1000;
+    mode & STICKY == 0 || [0, home, file].contains(&own)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn may_replace(_: &Path) -> bool {
+    true
+}
+
 /// Whether so many files of a checkpoint are too many to be kept open: those of base, target and output
 /// together would need more than the process may have.
 pub(crate) fn is_crowded(files: usize) -> bool {
@@ -80,6 +102,20 @@ pub(crate) fn drop_clean_pages(file: &File) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn in_a_sticky_directory_owners_alone_may_replace() {
+        for (mode, home, file, own, is_allowed) in [
+            (0o41777, 0, 1000, 1000, true),
+            (0o41777, 0, 1001, 1000, false),
+            (0o41777, 1000, 1001, 1000, true),
+            (0o41777, 1001, 1001, 0, true),
+            (0o40777, 0, 1001, 1000, true),
+        ] {
+            assert_eq!(is_free(mode, home, file, own), is_allowed, "{mode:o} {home} {file} {own}");
+        }
+    }
 
     #[test]
     fn a_new_name_replaces_nothing() {

@@ -46,12 +46,14 @@ pub enum Advice {
     Wait,
     Recover,
     CheckDisk,
+    AllowAndRecover,
     CopyJournal,
     FetchCheckpointAgain,
     Report,
     CheckPath,
     CheckPermissions,
     MakeRoom,
+    RaiseOpenFiles,
     ChooseWritablePlace,
     TryAgain,
 }
@@ -63,6 +65,10 @@ impl Advice {
             io::ErrorKind::NotFound => Advice::CheckPath,
             io::ErrorKind::PermissionDenied => Advice::CheckPermissions,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Advice::MakeRoom,
+            // ENFILE and EMFILE on all systems that have them.
+            _ if cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24)) => {
+                Advice::RaiseOpenFiles
+            }
             io::ErrorKind::ReadOnlyFilesystem => Advice::ChooseWritablePlace,
             io::ErrorKind::UnexpectedEof => Advice::TryAgain,
             _ => return None,
@@ -126,6 +132,9 @@ impl Advice {
             Advice::ChooseAnotherPlace => ("choose-another-place", "remove it, or choose another name"),
             Advice::Wait => ("wait", "wait until it is done"),
             Advice::Recover => ("recover", "wait, or recover it"),
+            Advice::AllowAndRecover => {
+                ("allow-and-recover", "let this process replace the files, or recover it as their owner")
+            }
             Advice::CheckDisk => ("check-disk", "check the disk, then recover it"),
             Advice::CopyJournal => {
                 ("copy-journal", "copy its journal back beside it and recover, or fetch the checkpoint again")
@@ -134,6 +143,9 @@ impl Advice {
             Advice::Report => ("report", "report this as a bug"),
             Advice::CheckPath => ("check-path", "check the path"),
             Advice::CheckPermissions => ("check-permissions", "check the permissions"),
+            Advice::RaiseOpenFiles => {
+                ("raise-open-files", "raise the limit of open files, or write the target to a new place, which needs fewer")
+            }
             Advice::MakeRoom => ("make-room", "make room and try again"),
             Advice::ChooseWritablePlace => ("choose-writable-place", "choose a place that can be written to"),
             Advice::TryAgain => ("try-again", "it became shorter while it was read: try again when nothing writes to it"),

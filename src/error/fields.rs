@@ -22,6 +22,7 @@ impl Error {
             | Error::WrongResult { file, .. }
             | Error::NeedsBase { file, .. }
             | Error::NotInvertible { file, .. }
+            | Error::Chain { file, .. }
             | Error::Unfit { file, .. } => file.as_deref(),
             Error::NotInPlace { path, .. }
             | Error::BadFile { path, .. }
@@ -32,7 +33,7 @@ impl Error {
             | Error::Busy { path }
             | Error::Interrupted { path, .. }
             | Error::Unrecovered { path, .. } => Some(path),
-            Error::Chain { .. } | Error::Cancelled | Error::Misuse(_) | Error::Internal(_) => None,
+            Error::Cancelled | Error::Misuse(_) | Error::Internal(_) => None,
         }
     }
 
@@ -92,7 +93,12 @@ impl Error {
     /// ```
     #[must_use]
     pub fn expected(&self) -> Option<String> {
-        self.compared().map(|(expected, _)| expected)
+        match self {
+            Error::BaseFile { bytes, sha256, .. } => {
+                Some(format!("{bytes} bytes with SHA-256 {sha256}"))
+            }
+            _ => self.compared().map(|(expected, _)| expected),
+        }
     }
 
     /// What was found instead, as text.
@@ -110,6 +116,9 @@ impl Error {
             Error::Version { major, known, .. } => both(known, major),
             Error::Limit { asked, allowed, .. } => {
                 Some((format!("at most {allowed}"), asked.to_string()))
+            }
+            Error::Chain { digests, .. } => {
+                digests.as_ref().and_then(|digests| both(&digests.0, &digests.1))
             }
             Error::BaseMismatch(mismatch) => both(&mismatch.expected, &mismatch.found),
             Error::TargetMismatch { expected, found, .. }

@@ -96,9 +96,9 @@ pub enum FileFault {
     /// A link, or a file with several names: others would see an update.
     #[error("{}", Visible(_0))]
     Linked(String),
-    /// The tensors are those of the target, but a file is not.
-    #[error("its tensors are those of the target, but {} differs", Visible(_0))]
-    OtherFile(String),
+    /// The tensors of a checkpoint are those of the target, but this file of it is not.
+    #[error("missing, or not the publisher's; the tensors are those of the target")]
+    OtherFile,
     /// A companion is not the one that the patch was made with.
     #[error("not the file that the patch was made with")]
     OtherCompanion,
@@ -114,16 +114,15 @@ impl FileFault {
                 Advice::GiveCheckpoint
             }
             FileFault::Header(_) | FileFault::Index(_) => Advice::SaveAgain,
-            FileFault::MissingShard(_) => Advice::CopyAgain,
+            FileFault::MissingShard(_) | FileFault::OtherFile => Advice::CopyAgain,
             FileFault::DuplicateTensor { .. } => Advice::ChooseOne,
             FileFault::Name(_) | FileFault::SameName { .. } => Advice::Rename,
             FileFault::NotRegular => Advice::GiveRegularFile,
             FileFault::HeadersTooLarge { .. } | FileFault::Refused(_) => return None,
             FileFault::Linked(_) => Advice::CopyLinked,
-            FileFault::OtherFile(_)
-            | FileFault::OtherCompanion
-            | FileFault::WantsDirectory
-            | FileFault::WantsFile => Advice::UseItsBaseFiles,
+            FileFault::OtherCompanion | FileFault::WantsDirectory | FileFault::WantsFile => {
+                Advice::UseItsBaseFiles
+            }
         })
     }
 }

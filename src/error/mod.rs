@@ -124,12 +124,16 @@ pub enum Error {
     /// target of the other.
     #[error("{}", Visible(format_args!("{patch} does not follow {before}: {what}")))]
     Chain {
+        /// The file of the patch that does not follow; `None` in memory.
+        file: Option<PathBuf>,
         /// The patch that should come before.
         before: String,
         /// The patch that does not follow it.
         patch: String,
         /// What does not fit, expected and found.
         what: String,
+        /// If it is their digests: that of the base of the patch, and that of the target of the one before.
+        digests: Option<Box<(Digest, Digest)>>,
     },
     /// The patch says too little without the checkpoint that it was made from.
     #[error("{}{}", in_file(file), Visible(what))]
@@ -165,12 +169,11 @@ pub enum Error {
     },
     /// A file of the base is not the one that the patch was made with.
     #[error(
-        "{}'{}' is missing or differs: expected {bytes} bytes with SHA-256 {sha256}",
-        at_path(path),
-        Visible(name)
+        "{}missing, or not the file that the patch was made with, of {bytes} bytes with SHA-256 {sha256}",
+        at_path(&Some(path.clone().unwrap_or_else(|| name.into())))
     )]
     BaseFile {
-        /// The base; `None` if there is none.
+        /// The file; `None` if there is no base.
         path: Option<PathBuf>,
         /// Name of the file in the checkpoint.
         name: String,
@@ -203,8 +206,9 @@ pub enum Error {
         /// How.
         how: Change,
     },
-    /// Another process is changing the checkpoint, or reads what is to be changed.
-    #[error("{}: another process is updating it, or reads it", Visible(path.display()))]
+    /// Another process is changing the checkpoint, or has locked what is to be changed, as every [`Checkpoint`](crate::Checkpoint) does
+    /// that is open. Processes that read or map a file without a lock are not noticed.
+    #[error("{}: another process is updating it, or has locked it to read it", Visible(path.display()))]
     Busy {
         /// The file; a lock file where the file system has no locks.
         path: PathBuf,
@@ -428,6 +432,11 @@ impl Error {
             Error::Interrupted { is_there: true, .. } => Advice::Recover,
             Error::Interrupted { is_there: false, .. } => Advice::CopyJournal,
             Error::Unrecovered { source, .. } => match **source {
+                Error::Io { ref source, .. }
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    Advice::AllowAndRecover
+                }
                 Error::Io { .. } => Advice::CheckDisk,
                 _ => Advice::FetchCheckpointAgain,
             },

@@ -21,16 +21,54 @@ pub struct Visible<T>(pub T);
 ///
 /// ```
 /// use pulse::error::is_visible;
-/// assert!(is_visible('é') && is_visible(' ') && !is_visible('\n') && !is_visible('\u{feff}'));
+/// assert!(is_visible('é') && is_visible(' ') && is_visible('字') && is_visible('\u{301}'));
+/// // A line, no width, a variant that looks the same, a filler, another space.
+/// for c in ['\n', '\u{feff}', '\u{fe0f}', '\u{e0100}', '\u{3164}', '\u{2800}', '\u{a0}'] {
+///     assert!(!is_visible(c));
+/// }
 /// ```
 #[must_use]
 pub fn is_visible(c: char) -> bool {
-    !(c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}'))
+    let is_space = c.is_whitespace() && c != ' ';
+    !(c.is_control() || is_space || SHOWN_AS_NOTHING.iter().any(|range| range.contains(&c)))
 }
+
+/// What Unicode calls default ignorable, and its other format characters and fillers.
+const SHOWN_AS_NOTHING: [std::ops::RangeInclusive<char>; 32] = [
+    '\u{ad}'..='\u{ad}',
+    '\u{34f}'..='\u{34f}',
+    '\u{600}'..='\u{605}',
+    '\u{61c}'..='\u{61c}',
+    '\u{6dd}'..='\u{6dd}',
+    '\u{70f}'..='\u{70f}',
+    '\u{890}'..='\u{891}',
+    '\u{8e2}'..='\u{8e2}',
+    '\u{115f}'..='\u{1160}',
+    '\u{17b4}'..='\u{17b5}',
+    '\u{180b}'..='\u{180f}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{2800}'..='\u{2800}',
+    '\u{3164}'..='\u{3164}',
+    '\u{fe00}'..='\u{fe0f}',
+    '\u{feff}'..='\u{feff}',
+    '\u{ffa0}'..='\u{ffa0}',
+    '\u{fff0}'..='\u{fffb}',
+    '\u{110bd}'..='\u{110bd}',
+    '\u{110cd}'..='\u{110cd}',
+    '\u{13430}'..='\u{1343f}',
+    '\u{1bca0}'..='\u{1bca3}',
+    '\u{1d173}'..='\u{1d17a}',
+    '\u{e0000}'..='\u{e0fff}',
+    // Not characters, or nobody's.
+    '\u{fdd0}'..='\u{fdef}',
+    '\u{fffe}'..='\u{ffff}',
+    '\u{e000}'..='\u{f8ff}',
+    '\u{f0000}'..='\u{ffffd}',
+    '\u{100000}'..='\u{10fffd}',
+    '\u{10fffe}'..='\u{10ffff}',
+];
 
 impl<T: fmt::Display> fmt::Display for Visible<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -283,22 +283,26 @@ impl Patch {
         self.block(tensor, number, payload)?.decode().map_err(|error| error.in_file(self.path()))
     }
 
-    /// Checks that the patch can be unpacked without its base within [`Limits::expansion`].
+    /// Checks that patches can be unpacked without their base within [`Limits::expansion`], all together.
     #[cfg(feature = "checkpoint")]
-    pub(crate) fn check_expansion(&self) -> Result<()> {
-        let blocks = self.map.tensors.iter().flat_map(|tensor| &tensor.blocks);
-        let changes = blocks
-            .filter(|block| block.coding() != Coding::Whole)
-            .fold(0, |sum: u64, block| sum.saturating_add(block.changes()));
-        let bytes = changes.saturating_mul(CHANGE_BYTES);
-        match check_expansion(bytes, self.bytes(), &self.limits) {
-            Err(Fault::Limit { limit, asked, allowed }) => {
+    pub(crate) fn check_expansion(patches: &[Patch]) -> Result<()> {
+        let (mut unpacked, mut read) = (0u64, 0u64);
+        for patch in patches {
+            let blocks = patch.map.tensors.iter().flat_map(|tensor| &tensor.blocks);
+            let changes = blocks
+                .filter(|block| block.coding() != Coding::Whole)
+                .fold(0, |sum: u64, block| sum.saturating_add(block.changes()));
+            unpacked = unpacked.saturating_add(changes.saturating_mul(CHANGE_BYTES));
+            read = read.saturating_add(patch.bytes());
+            if let Err(Fault::Limit { limit, asked, allowed }) =
+                check_expansion(unpacked, read, &patch.limits)
+            {
                 // Of all blocks together, which end with the index.
-                let (file, offset) = (self.path.clone(), self.footer.index_offset);
-                Err(Error::Limit { file, limit, asked, allowed, offset })
+                let (file, offset) = (patch.path.clone(), patch.footer.index_offset);
+                return Err(Error::Limit { file, limit, asked, allowed, offset });
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Passes the data of a carried file to `found`, chunk by chunk.

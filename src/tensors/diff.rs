@@ -24,6 +24,8 @@ pub struct DiffReport {
     pub target_file_bytes: u64,
     /// Companions that the base does not have: the patch carries them whole.
     pub carried: Vec<Carried>,
+    /// Names of companions of the base that the target does not have: receivers lose them.
+    pub removed: Vec<String>,
 }
 
 /// A file that a patch carries whole.
@@ -116,7 +118,7 @@ pub fn diff(
     let actions = encode_tensors(&mut session, base, target, control)?;
     let (_, summary) = session.finish()?;
     let target_file_bytes = summary.footer.target_bytes;
-    Ok(DiffReport { summary, actions, target_file_bytes, carried: Vec::new() })
+    Ok(DiffReport { summary, actions, target_file_bytes, carried: Vec::new(), removed: Vec::new() })
 }
 
 /// Encodes all tensors in parallel and tells the session of them in the order of their names.

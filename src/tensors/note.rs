@@ -26,11 +26,27 @@ pub enum Deviation {
     /// The patch does not list it: the tensors did not fit the files of publisher or receiver.
     Made,
     /// The target of the patch does not have it, and the receiver's is not the one that the base
-    /// had: it is in no output, and stays where a checkpoint is updated in place.
+    /// had: a new output is without it.
     Removed,
+    /// As [`Removed`](Self::Removed), of a checkpoint that is updated in place or was looked at: it stays.
+    Stays,
+    /// The receiver has it, and the patch says nothing of it: a new output is without it.
+    LeftBehind,
+    /// As [`LeftBehind`](Self::LeftBehind), of a checkpoint that is updated in place or was looked at: it stays.
+    Extra,
 }
 
 impl Deviation {
+    /// What becomes of it where files stay unless they are changed.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn in_place(self) -> Self {
+        match self {
+            Deviation::Removed => Deviation::Stays,
+            Deviation::LeftBehind => Deviation::Extra,
+            other => other,
+        }
+    }
+
     /// The deviation as a word, for programs.
     ///
     /// ```
@@ -45,6 +61,9 @@ impl Deviation {
             Deviation::OwnTensors => "own-tensors",
             Deviation::Made => "made",
             Deviation::Removed => "removed",
+            Deviation::Stays => "stays",
+            Deviation::LeftBehind => "left-behind",
+            Deviation::Extra => "extra",
         }
     }
 }
@@ -52,11 +71,18 @@ impl Deviation {
 impl fmt::Display for Deviation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Deviation::Missing => "missing here, and not in the patch",
+            Deviation::Missing => "missing here, and not carried by the patch",
             Deviation::Own => "differs from the publisher's; yours is kept",
-            Deviation::OwnTensors => "of your own tensor files, which are kept",
+            Deviation::OwnTensors => {
+                "part of your own tensor files, which stay as they are laid out"
+            }
             Deviation::Made => "made here: the tensors fit neither the publisher's files nor yours",
-            Deviation::Removed => "removed by the publisher, but there is one here",
+            Deviation::Removed => {
+                "removed by the publisher; yours is another one, and not in the output"
+            }
+            Deviation::Stays => "removed by the publisher; yours is another one, and stays",
+            Deviation::LeftBehind => "not in the patch, and so not in the output",
+            Deviation::Extra => "not in the patch; it stays as it is",
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::disk::staged::failed;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::hash::Sha;
-use crate::tensors::Control;
+use crate::tensors::{Control, TensorSource};
 use crate::update::pending::{files_of_updates, Member, Pending, Side};
 use crate::update::record::{Head, Record, State, Tensors, Way};
 use crate::update::recover::{Note, Recovered};
@@ -165,7 +165,7 @@ impl Update<'_> {
             let taken =
                 fs::metadata(tensors.path()).map_err(failed("looking at", tensors.path()))?;
             file.held()
-                .and_then(|file| lessen_access(&taken, file))
+                .and_then(|file| lessen_access(tensors.path(), &taken, file))
                 .map_err(failed("setting the mode of", file.path()))?;
         }
         Ok(())
@@ -195,6 +195,8 @@ impl Update<'_> {
         let Prepared { mut staging, members } = prepared;
         let record = self.record(&staging);
         let journal = self.write_journal(&staging, &record)?;
+        // Others had all the time that the syncs took.
+        self.base.check_unchanged()?;
         staging.kept = true;
         let mut pending = Pending {
             disk: self.disk.clone(),

@@ -89,18 +89,27 @@ impl Pending {
         if found != self.record.target.digest {
             disproved!("the target has digest {}, found {found}", self.record.target.digest);
         }
+        // Marks go when companions have changed. Where tensors do not tell base from target, companions do.
+        if !self.is_marked()? && found != self.record.base.digest {
+            return Ok(Ok(()));
+        }
         self.prove_companions(Side::Target)
     }
 
     /// The files of the target, with the headers that they should have.
     pub fn target_files(&self) -> Proof<Vec<TensorFile>> {
         let mut files = Vec::new();
+        let is_marked = self.is_marked()?;
         for (record, member) in self.record.tensors.iter().zip(&self.members) {
             let (name, waits) = (&record.name, record.staged.is_some() && !member.replaced);
             if let (true, Some(old)) = (waits || record.target.is_none(), &member.old) {
                 if record.base.is_none() || !self.has_mark(old)? {
                     disproved!("'{name}' is another file than the one that was to be replaced");
                 }
+            }
+            // The marks go last: without any, nothing waits any more.
+            if waits && !is_marked {
+                disproved!("no file is marked, and '{name}' is not in its place");
             }
             let Some(head) = &record.target else { continue };
             let Some(file) = member.of_target(record.staged.is_some()) else {

@@ -130,7 +130,7 @@ impl Conversion<'_> {
         }
         let bad = |fault| Error::bad_file(&path, fault);
         if Sha::of(&[&header]) != entry.record.sha256 {
-            return Err(bad(FileFault::OtherFile("the header".into())));
+            return Err(bad(FileFault::OtherFile));
         }
         let header = FileHeader::parse(header, Some(bytes)).map_err(bad)?;
         let head = |header: Option<&FileHeader>| Head {
@@ -165,7 +165,7 @@ impl Conversion<'_> {
         OutCompanion::Carried { file, replaces: None }.copy_to(&out, undo)?;
         if let Ok(taken) = fs::metadata(&place) {
             out.held()
-                .and_then(|out| keep_access(&taken, out, 0))
+                .and_then(|out| keep_access(&place, &taken, out, 0))
                 .map_err(failed("setting the mode of", staged))?;
         }
         out.sync().map_err(failed("syncing", staged))?;

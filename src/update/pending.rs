@@ -6,12 +6,15 @@
 //! goes last.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::files::hash_file;
+use crate::checkpoint::layout::Layout;
+use crate::checkpoint::names::{name_tensors, SameTensor};
 use crate::disk::mark::{Mark, MARK_BYTES};
 use crate::disk::staged::failed;
 use crate::disk::{Disk, DiskFile};
@@ -179,6 +182,9 @@ impl Pending {
     /// Every file is what it shall be but for its mark: takes the marks away, then the journal.
     pub fn settle(&mut self, side: Side) -> Result<()> {
         self.check_names()?;
+        if side == Side::Target {
+            self.check_directory(side)?;
+        }
         for (record, member) in self.files() {
             let (Some(head), Some(file)) = (record.head(side), member.named()) else { continue };
             let first = read_head(file).map_err(failed("reading", file.path()))?;
@@ -193,6 +199,42 @@ impl Pending {
             .try_for_each(|file| self.sync(file))?;
         self.check_names()?;
         self.forget()
+    }
+
+    /// That readers of the directory find the tensors of this side there, whatever others have put beside
+    /// them while the update ran: an index, another tensor file.
+    pub fn check_directory(&self, side: Side) -> Result<()> {
+        if !self.record.directory {
+            return Ok(());
+        }
+        let files = match side {
+            Side::Base => self.base_files(None)?,
+            Side::Target => self.target_files()?,
+        };
+        let refused = |what: String| {
+            let what = format!(
+                "readers of this directory find other tensors than those of the update: {what}"
+            );
+            Error::bad_file(&self.directory, FileFault::Refused(what))
+        };
+        let files = files.map_err(&refused)?;
+        let layout = Layout::read(&self.directory)?;
+        let found = layout.tensors.iter().map(|(name, _)| name);
+        if let Some(name) = differing(found, files.iter().map(|file| &file.name)) {
+            return Err(refused(format!(
+                "'{name}' is there and not listed, or the other way round"
+            )));
+        }
+        let mut headers: Vec<_> = files.iter().map(|file| file.header.clone()).collect();
+        let names = files.iter().map(|file| file.name.as_str());
+        name_tensors(&mut names.zip(&mut headers).collect::<Vec<_>>(), &layout.names)
+            .map_err(|SameTensor { tensor, .. }| refused(format!("'{tensor}' is in two files")))?;
+        let read = headers.iter().flat_map(|header| &header.tensors).map(|tensor| &tensor.name);
+        let meant = files.iter().flat_map(|file| &file.header.tensors).map(|tensor| &tensor.name);
+        match read.zip(meant).find(|(read, meant)| read != meant) {
+            Some((name, _)) => Err(refused(format!("the index tells otherwise where '{name}' is"))),
+            None => Ok(()),
+        }
     }
 
     /// Removes what the update needed, the journal last.
@@ -226,6 +268,15 @@ impl Pending {
         let what = "another file has taken this name while the checkpoint was updated";
         Err(Error::bad_file(&name, FileFault::Refused(what.into())))
     }
+}
+
+/// The first name that is in one of the two only.
+fn differing<'a>(
+    found: impl Iterator<Item = &'a String>,
+    expected: impl Iterator<Item = &'a String>,
+) -> Option<&'a String> {
+    let [found, expected] = [found.collect::<BTreeSet<_>>(), expected.collect::<BTreeSet<_>>()];
+    found.symmetric_difference(&expected).next().copied()
 }
 
 impl Tensors {

@@ -179,6 +179,9 @@ impl Record {
                 return Err(format!("it lists {name:?} twice"));
             }
         }
+        if !self.directory && (self.tensors.len() != 1 || !self.companions.is_empty()) {
+            return Err("it is of one file, and lists others".into());
+        }
         if self.id != mark.id() {
             return Err(format!("it is that of update {}", self.id));
         }
@@ -253,6 +256,23 @@ mod tests {
         }
         assert!(Record::read(&[&bytes[..], b" "].concat(), mark).is_err());
         assert!(Record::read(&bytes, Mark::random()).unwrap_err().contains("of update"));
+    }
+
+    /// A journal of one file says nothing of its neighbours.
+    #[test]
+    fn a_journal_of_one_file_lists_no_other() {
+        let mark = Mark::random();
+        let mut one = record(mark);
+        one.directory = false;
+        let refused = |record: &Record| Record::read(&record.to_bytes(), mark).unwrap_err();
+        assert!(refused(&one).contains("lists others"));
+        let beside = one.companions.remove(0);
+        Record::read(&one.to_bytes(), mark).unwrap();
+        one.tensors.push(Tensors { name: "b".into(), ..one.tensors[0].clone() });
+        assert!(refused(&one).contains("lists others"));
+        one.tensors.pop();
+        one.companions.push(beside);
+        assert!(refused(&one).contains("lists others"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::checkpoint::apply::source;
 use crate::disk::place::keep_access;
 use crate::disk::staged::failed;
-use crate::disk::system::free_bytes;
+use crate::disk::system::{free_bytes, may_replace};
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::tensors::diagnose::explain;
@@ -28,6 +28,13 @@ impl Update<'_> {
         let needed = changed.fold(SPARE_BYTES, u64::saturating_add);
         let free = free_bytes(&self.room.directory)?;
         (free < needed).then(|| format!("{free} bytes are free and {needed} are needed"))
+    }
+
+    /// Why files that change cannot be replaced by others, if that is known before.
+    pub fn cannot_replace(&self) -> Option<String> {
+        let mut places = self.changed_files().filter_map(|at| self.base_place(at));
+        let held = places.find(|path| !may_replace(path))?;
+        Some(format!("only its owner may replace '{}' in a sticky directory", held.display()))
     }
 
     /// Makes the files of the target that change, with the mark as their first bytes, and proves all
@@ -78,7 +85,7 @@ impl Update<'_> {
         staging.lock(&file)?;
         if let Some(replaced) = replaces {
             let taken = fs::metadata(&replaced).map_err(failed("looking at", &replaced))?;
-            let kept = file.held().and_then(|file| keep_access(&taken, file, 0));
+            let kept = file.held().and_then(|file| keep_access(&replaced, &taken, file, 0));
             kept.map_err(failed("setting the mode of", &path))?;
         }
         Ok(file)

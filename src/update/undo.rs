@@ -64,8 +64,13 @@ impl Update<'_> {
             write_header(&mut session, &base.name, &base.header.bytes, same)?;
         }
         let target = Chain::new(slice::from_ref(self.patch))?.on(self.base)?;
-        encode_tensors(&mut session, Some(&target), self.base, control)?;
-        let (mut out, summary) = session.finish()?;
+        // The encoder does not know what file it writes to.
+        let of_journal = |error| match error {
+            Error::Io { path: None, source, .. } => Error::io_at("writing", &path, source),
+            other => other,
+        };
+        encode_tensors(&mut session, Some(&target), self.base, control).map_err(of_journal)?;
+        let (mut out, summary) = session.finish().map_err(of_journal)?;
         let written = out.flush();
         drop(out);
         written.and_then(|()| file.sync()).map_err(failed("writing", &path))?;

@@ -14,6 +14,7 @@ use crate::disk::lock::Access;
 use crate::disk::mark::Mark;
 use crate::disk::staged::failed;
 use crate::disk::stamp::Identity;
+use crate::disk::system::may_replace;
 use crate::disk::Disk;
 use crate::error::{Error, FileFault, Result};
 use crate::patch::Patch;
@@ -260,6 +261,14 @@ fn hard_links(_: &fs::Metadata) -> u64 {
     1
 }
 
+/// The journal is of the files of one directory.
+fn refused_below(path: &Path) -> Error {
+    Error::NotInPlace {
+        path: Some(path.into()),
+        what: "it changes, and lies in a subdirectory".into(),
+    }
+}
+
 /// Number of the file that is staged for a file of the plan.
 pub(super) fn number_of(file: usize) -> u32 {
     u32::try_from(file).unwrap_or(u32::MAX)
@@ -299,14 +308,15 @@ impl<'a> Update<'a> {
     ) -> Result<Self> {
         let refuse = |what: String| Err(Error::NotInPlace { path: Some(base.path().into()), what });
         let plan = Plan::new(Some(base), patch, files)?;
-        let file_notes = plan.check_companions(patch)?;
+        let mut file_notes = plan.check_companions(patch)?;
+        file_notes.iter_mut().for_each(|note| note.deviation = note.deviation.in_place());
         if plan.is_directory != base.is_directory {
             return refuse("a file becomes a directory, or a directory a file".into());
         }
         let tensors = base.files.iter().map(|file| &file.name);
         let mut tensors = tensors.chain(plan.files.iter().map(|file| &file.name));
         if let Some(name) = tensors.find(|name| name.contains('/')) {
-            return refuse(format!("'{name}' lies in a subdirectory"));
+            return Err(refused_below(&room.directory.join(name)));
         }
         let beside = |name: &str| name == "model.safetensors";
         if let Some(out) = base.left_out().iter().find(|out| beside(&out.name)) {
@@ -398,7 +408,9 @@ impl<'a> Update<'a> {
             let target = Found::File(file.record.content().into());
             match self.content_of(name)? {
                 found if found == target => continue,
-                _ if name.contains('/') => return Err(self.refused_below(name)),
+                _ if name.contains('/') => {
+                    return Err(refused_below(&self.room.directory.join(name)))
+                }
                 found if found == Found::of(replaces.map(Into::into)) => {}
                 // An index that leads elsewhere cannot stay.
                 _ if policy == FilePolicy::Exact || self.plan.leads_to_tensors(name) => {
@@ -410,6 +422,7 @@ impl<'a> Update<'a> {
                     continue;
                 }
             }
+            self.check_replaceable(name)?;
             let number = first + number_of(self.companions.len());
             let base = replaces.map(Into::into);
             let target = Some(file.record.content().into());
@@ -418,14 +431,15 @@ impl<'a> Update<'a> {
         }
         for RemovedCompanion { name, content } in &self.plan.removed {
             if name.contains('/') {
-                return Err(self.refused_below(name));
+                return Err(refused_below(&self.room.directory.join(name)));
             }
+            self.check_replaceable(name)?;
             let number = first + number_of(self.companions.len());
             let (name, base) = (name.to_string(), Some((*content).into()));
             self.companions.push((Beside { name, base, target: None, number }, None));
         }
         self.file_notes.sort_unstable();
-        match self.file_notes.first() {
+        match self.file_notes.iter().find(|note| note.deviation != Deviation::Extra) {
             // In a new place it would be left behind; here it would stay.
             Some(note) if policy == FilePolicy::Exact => Err(Error::bad_file(
                 &self.room.directory.join(&note.name),
@@ -433,6 +447,13 @@ impl<'a> Update<'a> {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn check_replaceable(&self, name: &str) -> Result<()> {
+        if may_replace(&self.room.directory.join(name)) {
+            return Ok(());
+        }
+        Err(self.refused(format!("only its owner may replace '{name}' in a sticky directory")))
     }
 
     /// What is at the name of a companion; nothing is looked for behind a link.
@@ -447,11 +468,6 @@ impl<'a> Update<'a> {
             }
         }
         content_of(&self.room.directory.join(name))
-    }
-
-    /// The journal is of the files of one directory.
-    fn refused_below(&self, name: &str) -> Error {
-        self.refused(format!("'{name}' changes, and lies in a subdirectory"))
     }
 
     /// Whether a file of the target differs from that of the base.
@@ -519,12 +535,22 @@ impl<'a> Update<'a> {
     /// The way to go, and why it is not the usual one.
     fn choose(&self, wanted: Option<Way>) -> Result<(Way, Option<String>)> {
         let refuse = |what: String| Err(self.refused(what));
+        match (wanted, self.cannot_replace(), self.cannot_overwrite()) {
+            (None, Some(why), None) => return Ok((Way::Undo, Some(why))),
+            (Some(Way::Redo) | None, Some(why), _) => return refuse(why),
+            _ => {}
+        }
         match (wanted, self.no_room_to_redo(), self.cannot_overwrite()) {
             (Some(Way::Undo), _, Some(what)) => refuse(what),
             (Some(Way::Undo), ..) => Ok((Way::Undo, None)),
             (None, Some(room), None) => Ok((Way::Undo, Some(room))),
             (_, Some(room), _) => {
-                Err(Error::io_at(room, &self.room.directory, io::ErrorKind::StorageFull.into()))
+                let full = io::Error::new(io::ErrorKind::StorageFull, room);
+                Err(Error::io_at(
+                    "making the changed files beside those in",
+                    &self.room.directory,
+                    full,
+                ))
             }
             (_, None, _) => Ok((Way::Redo, None)),
         }

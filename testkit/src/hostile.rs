@@ -152,6 +152,23 @@ pub fn all_steps(blocks: u64) -> Vec<u8> {
     patch_of_blocks(blocks * BLOCK_BYTES, vec![block; blocks as usize], blocks * BLOCK_BYTES)
 }
 
+/// Patches of one such block each, every one of which follows the one before.
+pub fn steps_in_a_row(patches: u8) -> Vec<Vec<u8>> {
+    let patch = all_steps(1);
+    let one = |number: u8| {
+        let mut sections = forge::sections(&patch);
+        for section in &mut sections {
+            if section.tag == b'E' {
+                let digests = section.payload.len() - 64;
+                section.payload[digests..digests + 32].fill(number);
+                section.payload[digests + 32..].fill(number + 1);
+            }
+        }
+        forge::join(&patch, &sections)
+    };
+    (0..patches).map(one).collect()
+}
+
 /// Blocks of 4 MiB of zeros, stored whole.
 pub fn all_zeros(blocks: u64) -> Vec<u8> {
     let block = [&[0, 0, 64][..], &varint(BLOCK_BYTES), &bomb(0, BLOCK_BYTES as usize)].concat();

@@ -184,3 +184,33 @@ fn a_patch_says_how_much_was_saved() {
     let names: Vec<_> = patch.tensors().iter().map(|tensor| tensor.header.name.as_str()).collect();
     assert_eq!(names, ["layer.0", "layer.1", "layer.2", "layer.3", "layer.4", "layer.5"]);
 }
+
+/// A secret does not travel under another name; what a link leads to in a cache of downloads does.
+#[cfg(unix)]
+#[test]
+fn a_link_carries_nothing_that_would_be_left_out() {
+    use pulse::checkpoint::Reason;
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    let blob = place.put_bytes("blobs-0a1b", b"{}");
+    let model = place.put("model", &with(sharded(&model(), 2), ".env", b"KEY=1".to_vec()));
+    std::fs::write(model.join("optimizer.pt"), "state").unwrap();
+    for (target, link) in
+        [(".env", "environment"), ("optimizer.pt", "o"), (blob.to_str().unwrap(), "config.json")]
+    {
+        symlink(target, model.join(link)).unwrap();
+    }
+    let mut checkpoint = pulse::Checkpoint::open(&model).unwrap();
+    let left_out = |checkpoint: &pulse::Checkpoint| -> Vec<(String, Reason)> {
+        checkpoint.left_out().iter().map(|out| (out.name.clone(), out.reason)).collect()
+    };
+    let expected = [
+        (".env", Reason::Hidden),
+        ("environment", Reason::Hidden),
+        ("o", Reason::TrainerState),
+        ("optimizer.pt", Reason::TrainerState),
+    ];
+    assert_eq!(left_out(&checkpoint), expected.map(|(name, reason)| (name.to_string(), reason)));
+    checkpoint.select(|name, reason| reason.is_none() || name == "environment");
+    assert_eq!(left_out(&checkpoint).len(), 3);
+}

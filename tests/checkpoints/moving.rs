@@ -152,23 +152,37 @@ fn compose_reads_one_base() {
     });
 }
 
-/// A snapshot by hard links, or another mode, changes no byte.
+/// A new name or another mode moves the time of the last change, under which a write can hide: it counts as one.
 #[cfg(unix)]
 #[test]
-fn names_and_modes_may_change() {
+fn a_new_name_or_mode_may_hide_a_write() {
     use std::os::unix::fs::PermissionsExt;
-    let place = scene();
-    let file = place.path("base/1.safetensors");
-    let once = Once::new();
-    let progress = |_: u64| {
-        once.call_once(|| {
-            std::thread::sleep(std::time::Duration::from_millis(15));
-            fs::hard_link(&file, place.path("snapshot")).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        });
-        ControlFlow::Continue(())
+    let rename = |file: &Path, place: &Place| fs::hard_link(file, place.path("snapshot")).unwrap();
+    let restrict = |file: &Path, _: &Place| {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
     };
-    write_diff(&place, Control::threads(1).with_progress(&progress)).unwrap();
+    type Act<'a> = &'a (dyn Fn(&Path, &Place) + Sync);
+    let acts: [Act; 2] = [&rename, &restrict];
+    for (act, writes) in [(acts[0], false), (acts[1], false), (acts[0], true), (acts[1], true)] {
+        let place = scene();
+        let file = place.path("base/1.safetensors");
+        let once = Once::new();
+        let progress = |_: u64| {
+            once.call_once(|| {
+                let before = fs::metadata(&file).unwrap().modified().unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(15));
+                if writes {
+                    overwrite(&file, 1000);
+                    let opened = fs::File::options().write(true).open(&file).unwrap();
+                    opened.set_modified(before).unwrap();
+                }
+                act(&file, &place);
+            });
+            ControlFlow::Continue(())
+        };
+        let error = write_diff(&place, Control::threads(1).with_progress(&progress)).unwrap_err();
+        assert!(matches!(&error, Error::Changed { path, .. } if *path == file), "{error}");
+    }
 }
 
 /// A time that was set back hides nothing.

@@ -50,8 +50,8 @@ fn a_place_that_is_taken_is_refused_and_left_untouched() {
         for (name, shown) in [
             ("file", Occupant::File),
             ("full", Occupant::Directory),
-            ("base", if directory { Occupant::Directory } else { Occupant::Input }),
-            ("patch", if directory { Occupant::File } else { Occupant::Input }),
+            ("base", Occupant::Input),
+            ("patch", Occupant::Input),
         ] {
             let error = place
                 .untouched(|| apply_to(&place, &place.path(name), Existing::Refuse).unwrap_err());
@@ -128,6 +128,61 @@ fn an_input_is_never_replaced_by_whatever_name() {
     let error = place.untouched(|| write().unwrap_err());
     assert!(matches!(error, Error::Exists { found: Occupant::Input, .. }), "{error}");
     write_whole(base.join("new"), Existing::Replace, &[&base], |_| Ok(())).unwrap();
+}
+
+/// At whatever depth, and by whatever name.
+#[cfg(unix)]
+#[test]
+fn no_file_below_an_input_is_replaced() {
+    let (place, _) = patched(true);
+    let base = place.path("base");
+    fs::create_dir_all(base.join("unet/deep")).unwrap();
+    let shard = base.join("unet/deep/model.safetensors");
+    fs::write(&shard, "shard").unwrap();
+    fs::hard_link(&shard, place.path("other name")).unwrap();
+    std::os::unix::fs::symlink(&shard, place.path("link")).unwrap();
+    std::os::unix::fs::symlink(&base, place.path("link to base")).unwrap();
+    for out in ["base/unet/deep/model.safetensors", "other name", "link"] {
+        for input in ["base", "link to base"].map(|name| place.path(name)) {
+            let write = || write_whole(place.path(out), Existing::Replace, &[&input], |_| Ok(()));
+            let error = place.untouched(|| write().unwrap_err());
+            assert!(matches!(error, Error::Exists { found: Occupant::Input, .. }), "{error}");
+        }
+    }
+}
+
+/// Nobody is told to remove an input to make room.
+#[test]
+fn an_output_in_the_place_of_an_input_is_told_so_before_all_else() {
+    let (place, _) = patched(true);
+    for name in ["base", "patch", "base/model.safetensors"] {
+        for existing in [Existing::Refuse, Existing::Replace] {
+            let run = || apply_to(&place, &place.path(name), existing).unwrap_err();
+            let error = place.untouched(run);
+            assert!(matches!(error, Error::Exists { found: Occupant::Input, .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_only_a_directory_can_have_is_refused_before_any_work() {
+    let place = Place::new();
+    let out = format!("{}/", place.path("out").display());
+    let work = |_: &mut dyn std::io::Write| -> pulse::Result<()> { panic!("work was done") };
+    let error = write_whole(&out, Existing::Refuse, &[], work).unwrap_err();
+    assert_eq!(error.kind(), "checkpoint", "{error}");
+    assert_eq!(place.contents().len(), 0);
+}
+
+/// Readers would take it for the checkpoint of that journal.
+#[test]
+fn nothing_is_written_beside_a_journal_of_its_name() {
+    for directory in [false, true] {
+        let (place, _) = patched(directory);
+        place.put_bytes(".out.pulse-undo", b"");
+        let run = || apply_to(&place, &place.path("out"), Existing::Refuse).unwrap_err();
+        assert_eq!(place.untouched(run).kind(), "interrupted");
+    }
 }
 
 #[cfg(unix)]
@@ -221,6 +276,29 @@ fn a_place_that_is_taken_meanwhile_is_left_alone() {
         fs::remove_file(&out).unwrap();
         assert_eq!(place.contents().len(), 0);
     }
+}
+
+/// What was agreed to be replaced is that file, not the one that has its name by now.
+#[cfg(unix)]
+#[test]
+fn a_file_that_takes_the_name_of_the_replaced_one_is_left_alone() {
+    let place = Place::new();
+    let (out, theirs) = (place.put_bytes("out", b"mine"), place.put_bytes("theirs", b"theirs"));
+    let error = write_whole(&out, Existing::Replace, &[], |_| {
+        fs::rename(&theirs, &out).unwrap();
+        Ok(())
+    })
+    .unwrap_err();
+    assert!(matches!(error, Error::Exists { found: Occupant::File, .. }), "{error}");
+    assert_eq!(fs::read_to_string(&out).unwrap(), "theirs");
+    // The name of one that is gone is free.
+    write_whole(&out, Existing::Replace, &[], |_| {
+        fs::remove_file(&out).unwrap();
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(fs::read_to_string(&out).unwrap(), "");
+    assert_eq!(place.contents().len(), 1);
 }
 
 #[test]

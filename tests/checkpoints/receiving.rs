@@ -127,7 +127,9 @@ fn receive(
     assert_eq!(made.digest(Control::default()).unwrap(), patch.footer().target);
     if policy != FilePolicy::Keep {
         let differ = patch.verify_target(&made, FilePolicy::Follow, Control::default()).unwrap();
-        let of_target = notes.iter().filter(|note| note.deviation != Deviation::Removed);
+        let of_target = notes
+            .iter()
+            .filter(|note| ![Deviation::Removed, Deviation::LeftBehind].contains(&note.deviation));
         let names = |note: &pulse::checkpoint::FileNote| note.name.clone();
         assert!(differ.iter().map(names).eq(of_target.map(names)), "{differ:?}, {notes:?}");
         let exact = patch.verify_target(&made, FilePolicy::Exact, Control::default());
@@ -144,7 +146,7 @@ fn notes<const N: usize>(notes: [(&str, Deviation); N]) -> Vec<(String, Deviatio
 /// R98: every state of a companion with every state in which a receiver can have it.
 #[test]
 fn r98_companions_follow_unless_the_receiver_has_its_own() {
-    use Deviation::{Missing, Own, Removed};
+    use Deviation::{LeftBehind, Missing, Own, Removed};
     const BASE: Option<&str> = Some("base");
     const TARGET: Option<&str> = Some("target");
     const OTHER: Option<&str> = Some("other");
@@ -164,7 +166,7 @@ fn r98_companions_follow_unless_the_receiver_has_its_own() {
         (BASE, None, None, None, None),
         (BASE, None, OTHER, None, Some(Removed)),
         // What is not listed is not in the output.
-        (None, None, OTHER, None, None),
+        (None, None, OTHER, None, Some(LeftBehind)),
     ];
     for (base, target, here, out, note) in rows {
         let place = Place::new();

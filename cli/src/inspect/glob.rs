@@ -21,6 +21,11 @@ impl FromStr for Glob {
 }
 
 impl Glob {
+    /// A pattern that matches whole names, without `*` and `?` too.
+    pub fn whole(text: &str) -> Result<Glob, Infallible> {
+        Ok(Glob { text: text.into(), pattern: text.chars().collect() })
+    }
+
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();
         let (mut at, mut next) = (0, 0);

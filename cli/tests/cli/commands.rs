@@ -52,6 +52,8 @@ fn diff_says_what_changed_and_what_it_costs() {
             "seconds_1_gbit",
             "seconds",
             "left_out",
+            "included",
+            "removed",
             "absent",
             "carried",
             "nothing_in_common",
@@ -533,7 +535,7 @@ fn files_beside_the_tensors_travel_as_asked() {
     let travels = |options: &[&str]| {
         let json = [&["diff", "from", "to", "-o", "p", "--force", "--json"], options].concat();
         let json = pulse(&place, &json).json();
-        pulse(&place, &["apply", "from", "p", "-o", "out"]).done();
+        assert_eq!(pulse(&place, &["apply", "from", "p", "-o", "out"]).code, Some(0));
         let Files::Many(found) = Files::read(&place.path("out")) else { panic!("a directory") };
         fs::remove_dir_all(place.path("out")).unwrap();
         (found.into_keys().collect::<Vec<_>>().join(" "), json)
@@ -556,8 +558,28 @@ fn files_beside_the_tensors_travel_as_asked() {
         travels(&["--include", "*", "--exclude", "opt*"]).0,
         ".env README.md config.json model.safetensors"
     );
-    let (fewer, json) = travels(&["--exclude", "README", "--exclude", "*.json"]);
+    let (fewer, json) = travels(&["--exclude", "README.md", "--exclude", "*.json"]);
     assert_eq!(fewer, "model.safetensors");
+    // Patterns are of whole names: no secret travels that was not meant.
+    for (pattern, included) in [("env", json!([])), (".e", json!([])), (".*", json!([".env"]))] {
+        let args = ["diff", "from", "to", "-o", "p", "--force", "--include", pattern, "--json"];
+        assert_eq!(pulse(&place, &args).json()["included"], included, "{pattern}");
+    }
+    // Tensors travel all the same, and that is said.
+    let all = ["diff", "from", "to", "-o", "p", "--force", "--exclude", "*"];
+    let says = "note: --exclude leaves out no files with tensors: model.safetensors\n";
+    assert!(pulse(&place, &all).err.contains(says));
+    // What a new output is without is named; in place it stays.
+    let apply = pulse(&place, &["apply", "from", "p", "-o", "out"]);
+    let says = "note: README.md, config.json: each not in the patch, and so not in the output\n";
+    assert!(apply.err.starts_with(says), "{}", apply.err);
+    let apply = pulse(&place, &["apply", "from", "p", "--in-place"]);
+    let says = "note: README.md, config.json: each not in the patch; it stays as it is\n";
+    assert!(apply.err.starts_with(says), "{}", apply.err);
+    for changed in ["from", "out"] {
+        fs::remove_dir_all(place.path(changed)).unwrap();
+    }
+    place.put("from", &files(&model()));
     assert_eq!(json["left_out"][1], json!({ "name": "README.md", "reason": "excluded" }));
     pulse(&place, &["diff", "from", "to", "-o", "p", "--weights-only", "--include", "x"])
         .misused(&["--weights-only"]);

@@ -122,7 +122,9 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
         (
             &["compose", "41.pulse", "41.pulse", "-o", "out"],
             1,
-            json!({ "kind": "base", "advice": "give-every-patch" }),
+            json!({ "kind": "base", "file": "41.pulse", "advice": "give-every-patch",
+                "expected": digest(place, "base.safetensors"),
+                "found": digest(place, "target.safetensors") }),
         ),
         (
             &["verify", "41.pulse", "--target", "wrong"],

@@ -8,6 +8,7 @@ mod in_place;
 mod inspect;
 mod kill;
 mod messages;
+mod reports;
 mod stat;
 mod streams;
 mod usage;

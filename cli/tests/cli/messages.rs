@@ -201,7 +201,8 @@ fn names_that_not_every_system_can_hold_are_noted() {
     let run = pulse(&place, &["diff", "--snapshot", "model", "-o", "patch"]);
     assert_eq!(run.err, "note: left out: aux.json (a name that not every system can hold)\n");
     let include = ["diff", "--snapshot", "model", "-o", "patch", "--force", "--include", "aux.*"];
-    assert_eq!(pulse(&place, &include).err, "");
+    let says = "note: included, and left out otherwise: aux.json\n";
+    assert_eq!(pulse(&place, &include).err, says);
     let run = pulse(&place, &["apply", "patch", "-o", "out"]);
     assert_eq!(run.err, "note: names that not every system can hold: aux.json\n");
     assert!(run.code == Some(0) && place.path("out/aux.json").is_file());

@@ -203,3 +203,67 @@ fn output_that_cannot_be_written_is_a_failure() {
         assert!(run.err.contains("standard output"), "{args:?}: {}", run.err);
     }
 }
+
+/// A patch that comes through standard input is an input as well, under whatever name it has.
+#[cfg(unix)]
+#[test]
+fn the_file_that_is_standard_input_is_not_replaced() {
+    let place = scene();
+    let before = fs::read(place.path("41.pulse")).unwrap();
+    for args in [
+        &["apply", "base.safetensors", "-", "-o", "41.pulse", "--force"][..],
+        &["revert", "target.safetensors", "-", "-o", "41.pulse", "--force"],
+        &["compose", "-", "-o", "41.pulse", "--force"],
+        &["inspect", "-", "--html", "41.pulse", "--force"],
+    ] {
+        let mut command = command(&place, env!("CARGO_BIN_EXE_pulse"), args);
+        let output =
+            command.stdin(fs::File::open(place.path("41.pulse")).unwrap()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.code() == Some(1) && said.contains("is an input"),
+            "{args:?}: {said}"
+        );
+        assert!(fs::read(place.path("41.pulse")).unwrap() == before, "{args:?}");
+    }
+}
+
+/// A pipe that nobody reads may hold a process for ever: one signal ends it.
+#[cfg(unix)]
+#[test]
+fn one_signal_ends_a_command_that_waits_for_a_reader() {
+    let place = scene();
+    let pipe = place.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let args = ["diff", "base.safetensors", "target.safetensors", "-o", "pipe"];
+    let mut child = command(&place, env!("CARGO_BIN_EXE_pulse"), &args).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let begin = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed().as_secs() > 20 {
+            child.kill().unwrap();
+            panic!("it goes on");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_empty_directory_is_a_place_from_within_too() {
+    let place = scene();
+    let tensors = [tensor("w", "U8", &[3], *b"abc")];
+    let files = [("model.safetensors", testkit::files::safetensors(&tensors))];
+    place.put("model", &Files::many(files.clone()));
+    pulse(&place, &["diff", "--snapshot", "model", "-o", "snapshot"]).done();
+    fs::create_dir(place.path("empty")).unwrap();
+    let line =
+        format!("cd empty && exec {} apply ../snapshot -o . -q", env!("CARGO_BIN_EXE_pulse"));
+    let mut shell = std::process::Command::new("sh");
+    let output = shell.current_dir(place.root()).args(["-c", &line]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Files::read(&place.path("empty")).assert_same(&Files::many(files));
+}

@@ -295,7 +295,7 @@ fn more_shards_than_open_files_are_no_obstacle() {
     }
     // In place each file is locked, and so stays open: what cannot be done is not begun.
     let (done, said) = place.untouched(|| run("-n 64", "apply base patch --in-place"));
-    assert!(!done && said.contains("open files"), "{said}");
+    assert!(!done && said.contains("raise the limit of open files"), "{said}");
     assert!(run("-Sn 64", "apply base patch --in-place").0);
     Files::read(&place.path("base")).assert_same(&shards(2));
 }

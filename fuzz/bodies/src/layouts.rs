@@ -220,7 +220,7 @@ struct Model {
 }
 
 /// Reasons why a file is no companion unless someone wants it.
-const SPARE: [&str; 4] = ["hidden", "trainer-state", "of-pulse", "not-portable"];
+const SPARE: [&str; 5] = ["hidden", "trainer-state", "key", "of-pulse", "not-portable"];
 
 /// A name that a patch can carry (R42).
 fn is_legal(path: &str) -> bool {
@@ -273,8 +273,18 @@ fn is_free(path: &str, others: &BTreeSet<String>) -> bool {
 fn why_not_a_companion(name: &str) -> Option<&'static str> {
     let starts = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-    let states =
-        ["optimizer", "scheduler", "scaler", "rng_state", "random_states", "training_args"];
+    let states = [
+        "optim",
+        "scheduler",
+        "scaler",
+        "rng_state",
+        "random_states",
+        "training_args",
+        "dataloader",
+        "mp_rank_",
+        "zero_pp_rank_",
+        "bf16_zero_pp_rank_",
+    ];
     if name.starts_with('.') {
         Some("hidden")
     } else if name.ends_with(".pulse") || name.starts_with("pulse-update-") {
@@ -282,8 +292,13 @@ fn why_not_a_companion(name: &str) -> Option<&'static str> {
     } else if starts(&states) && ends(&[".pt", ".pth", ".bin", ".pkl", ".ckpt"])
         || name == "trainer_state.json"
         || starts(&["events.out.tfevents"])
+        || ends(&[".distcp"])
     {
         Some("trainer-state")
+    } else if ends(&[".pem", ".key", ".env"])
+        || ["id_rsa", "id_ecdsa", "id_ed25519", "credentials.json"].contains(&name)
+    {
+        Some("key")
     } else {
         None
     }
@@ -419,7 +434,7 @@ fn names(
 }
 
 /// The table of SPEC.md §9. `None`: there is no checkpoint.
-fn model(files: &BTreeMap<String, Found>) -> Option<Model> {
+fn model(files: &BTreeMap<String, Found>, links: &BTreeMap<String, &'static str>) -> Option<Model> {
     let mut made = Model::default();
     let (mut looked_at, mut unseen) = (BTreeMap::new(), BTreeSet::<&String>::new());
     for (path, found) in files {
@@ -479,7 +494,7 @@ fn model(files: &BTreeMap<String, Found>) -> Option<Model> {
                 if portable {
                     taken.insert(path.to_string());
                 }
-                (!portable).then_some("not-portable")
+                (!portable).then_some("not-portable").or_else(|| links.get(*path).copied())
             })
         };
         let may_be_chosen = reason.is_none_or(|reason| SPARE.contains(&reason));
@@ -575,8 +590,12 @@ fn make(root: &Path, path: &str, kind: &Kind, paths: &[String]) -> Option<Found>
     }
 }
 
-/// What the links among these files lead to.
-fn resolve_links(root: &Path, files: &mut BTreeMap<String, Found>) {
+/// What the links among these files lead to; gives back those to what is left out for its own name.
+fn resolve_links(
+    root: &Path,
+    files: &mut BTreeMap<String, Found>,
+) -> BTreeMap<String, &'static str> {
+    let mut left_out = BTreeMap::new();
     let root = fs::canonicalize(root).expect("a directory of ours");
     let links = files.iter().filter(|(_, found)| matches!(found, Found::Odd(_)));
     let links: Vec<String> = links.map(|(path, _)| path.clone()).collect();
@@ -587,8 +606,14 @@ fn resolve_links(root: &Path, files: &mut BTreeMap<String, Found>) {
             Some(end) => files[end].clone(),
             None => Found::Odd("not-a-file"),
         };
+        let leads = [MODULES, PIPELINE].contains(&split(&link).1) || link.ends_with(".index.json");
+        let own = end.file_name().and_then(|name| name.to_str());
+        if let Some(why) = own.and_then(why_not_a_companion).filter(|_| !leads) {
+            left_out.insert(link.clone(), why);
+        }
         files.insert(link, found);
     }
+    left_out
 }
 
 #[cfg(unix)]
@@ -628,13 +653,13 @@ pub fn layouts(data: &[u8]) {
             files.insert(path.clone(), found);
         }
     }
-    resolve_links(&directory, &mut files);
+    let links = resolve_links(&directory, &mut files);
 
     let opened = Checkpoint::open(&directory);
     if files.values().any(|found| matches!(found, Found::Any)) {
         return;
     }
-    let expected = model(&files);
+    let expected = model(&files, &links);
     let mut checkpoint = match (expected, opened) {
         (None, Err(error)) => return assert!(!error.to_string().is_empty()),
         (None, Ok(found)) => panic!("{found:?}, where there is no checkpoint: {files:?}"),
@@ -672,7 +697,7 @@ pub fn layouts(data: &[u8]) {
 fn reads_the_same(files: &BTreeMap<String, Found>, expected: &Model) -> bool {
     let mut files = files.clone();
     files.retain(|path, _| expected.tensors.contains(path) || expected.companions.contains(path));
-    model(&files).is_some_and(|alone| {
+    model(&files, &BTreeMap::new()).is_some_and(|alone| {
         alone.tensors == expected.tensors
             && alone.names == expected.names
             && alone.left_out.values().all(|why| SPARE.contains(why))

@@ -538,3 +538,169 @@ fn what_opens_otherwise_than_planned_does_not_appear() {
     }
     assert!(refused > 3, "{refused} of {at}");
 }
+
+/// Without marks all was done but to remove the journal: what somebody has put there since is theirs.
+#[test]
+fn a_journal_whose_marks_are_gone_changes_nothing() {
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        let mut left = 0;
+        for at in 0.. {
+            scene.reset();
+            if !scene.update(&Faulty::new(at, Fault::Kill)).0 {
+                break;
+            }
+            let files = snapshot(&scene.room);
+            let is_marked = tensors(&files).iter().any(|(_, bytes)| is_marked(bytes));
+            let is_target =
+                tensors(&files).iter().all(|(name, bytes)| **bytes == scene.target[*name]);
+            if is_marked || !is_target || files == scene.target {
+                continue;
+            }
+            left += 1;
+            let old = scene.base[Path::new("state.json")].clone();
+            put(&scene, "state.json", &old);
+            fs::remove_file(scene.room.join("new.json")).unwrap();
+            recovered(&scene).unwrap();
+            let mut expected = scene.target.clone();
+            expected.insert("state.json".into(), old);
+            expected.remove(Path::new("new.json"));
+            assert!(scene.holds(&expected), "{at}: {:?}", snapshot(&scene.room).keys());
+        }
+        assert!(left > 0);
+    }
+}
+
+/// What readers find counts, not what the files of the journal are: an index that somebody writes meanwhile, or
+/// another tensor file, never leads to a digest that the directory does not have.
+#[test]
+fn a_directory_that_readers_would_take_for_another_is_not_called_the_target() {
+    let other_index =
+        r#"{"weight_map":{"a":"one.safetensors","c":"two.safetensors","b":"one.safetensors"}}"#;
+    let acts: [(&str, &[u8]); 2] =
+        [("model.safetensors.index.json", other_index.as_bytes()), ("zextra.safetensors", b"")];
+    for way in WAYS {
+        for (number, (name, bytes)) in acts.into_iter().enumerate() {
+            let scene =
+                if number == 0 { Scene::of_same_names(way, false) } else { Scene::of_two(way) };
+            let extra = scene.base[Path::new(ONE)].clone();
+            let bytes = if bytes.is_empty() { extra } else { bytes.to_vec() };
+            let digest = |files: &Contents| {
+                let dir = tempfile::tempdir().unwrap();
+                restore(dir.path(), files);
+                Checkpoint::open(dir.path()).and_then(|it| it.digest(Control::threads(1)))
+            };
+            let target = digest(&scene.target).unwrap();
+            let mut refused = 0;
+            // Killed, and recovered after somebody has been there.
+            at_every_mark(&scene, |at| {
+                put(&scene, name, &bytes);
+                match recovered(&scene).map(|recovery| recovery.outcome) {
+                    Ok(Recovered::Completed { .. }) => {
+                        let found = Checkpoint::open(&scene.room).unwrap();
+                        assert_eq!(found.digest(Control::threads(1)).unwrap(), target, "{at}");
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        refused += 1;
+                        assert!(error.to_string().contains("readers of this directory"), "{error}");
+                        // What somebody did can be taken back, and then all is well.
+                        match scene.base.get(Path::new(name)) {
+                            Some(old) => put(&scene, name, old),
+                            None => fs::remove_file(scene.room.join(name)).unwrap(),
+                        }
+                        recovered(&scene).unwrap();
+                        assert!(scene.holds(&scene.base) || scene.holds(&scene.target), "{at}");
+                    }
+                }
+            });
+            assert!(refused > 2, "{refused}");
+            // While it runs.
+            for at in 0.. {
+                scene.reset();
+                let came = Arc::new(Mutex::new(false));
+                let (told, place, bytes) = (came.clone(), scene.room.join(name), bytes.clone());
+                let act = move || {
+                    let _ = fs::remove_file(&place);
+                    fs::write(&place, &bytes).unwrap();
+                    *told.lock().unwrap() = true;
+                };
+                let disk = Meanwhile::disk(at, false, act);
+                let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
+                let options = UpdateOptions::default().with_way(way);
+                let done =
+                    update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+                if !*came.lock().unwrap() {
+                    break;
+                }
+                if done.is_ok() {
+                    // After the last look nobody can tell.
+                    let found =
+                        Checkpoint::open(&scene.room).and_then(|it| it.digest(Control::threads(1)));
+                    let is_late = scene.litter().is_empty() || scene.litter() == [Path::new(name)];
+                    assert!(found.is_ok_and(|found| found == target) || is_late, "{at}");
+                }
+            }
+        }
+    }
+}
+
+/// What somebody writes to the base until its files are marked is not lost.
+#[test]
+fn what_is_written_to_the_base_before_the_marks_is_not_replaced() {
+    let scene = Scene::of_two(Way::Redo);
+    let mut kept = 0;
+    for at in 0.. {
+        scene.reset();
+        let came = Arc::new(Mutex::new(None));
+        let (told, room) = (came.clone(), scene.room.clone());
+        let act = move || {
+            let has_journal = snapshot(&room)
+                .keys()
+                .any(|name| name.extension().is_some_and(|end| end == "undo"));
+            let mut file = fs::File::options().append(true).open(room.join(TWO)).unwrap();
+            io::Write::write_all(&mut file, b"my own work").unwrap();
+            *told.lock().unwrap() = Some(has_journal);
+        };
+        let disk = Meanwhile::disk(at, false, act);
+        let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
+        let options = UpdateOptions::default().with_way(Way::Redo);
+        let done = update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+        let Some(has_journal) = *came.lock().unwrap() else { break };
+        if has_journal {
+            break;
+        }
+        let files = snapshot(&scene.room);
+        assert!(files[Path::new(TWO)].ends_with(b"my own work"), "{at}: {done:?}");
+        assert!(done.is_err() && scene.litter().is_empty(), "{at}: {done:?} {:?}", scene.litter());
+        kept += 1;
+    }
+    assert!(kept > 3, "{kept}");
+}
+
+/// A pipe, a directory or a link with a name of ours is nobody's journal, and opening it would wait for ever.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_no_journal() {
+    use rustix::fs::{mknodat, FileType, Mode, CWD};
+    let scene = Scene::of_two(Way::Redo);
+    let mark = Mark::random();
+    for what in ["undo", "back", "new-7"] {
+        for kind in 0..3 {
+            scene.reset();
+            let path = scene.room.join(mark.file(what));
+            match kind {
+                // Not by another program: until it runs, it has what is open here, and the locks.
+                0 => mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap(),
+                1 => fs::create_dir(&path).unwrap(),
+                _ => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+            }
+            assert_eq!(recovered(&scene).unwrap().outcome, Recovered::Nothing);
+            scene.update(&Faulty::new(u64::MAX, Fault::None)).1.unwrap();
+            assert!(fs::symlink_metadata(&path).is_ok());
+            let removed = if kind == 1 { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+            removed.unwrap();
+            assert!(scene.holds(&scene.target));
+        }
+    }
+}

@@ -101,7 +101,7 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
     ]);
     all.extend(contextual::vectors());
     all.extend([files_carried(), files_odd_json(), files_kept(), files_of_a_directory()]);
-    all.extend([tensor_in_two_files(), files_in_subdirectories(), pipeline()]);
+    all.extend([tensor_in_two_files(), files_in_subdirectories(), pipeline(), modules()]);
     for (coding, options) in CODINGS {
         all.extend([dtypes(coding, options()), real_slice(coding, options(), &real)]);
         all.extend([1, 2].map(|leaves| blocks(coding, options().with_block_leaves(leaves))));
@@ -614,6 +614,41 @@ fn pipeline() -> Good {
         name: "files-of-a-pipeline".into(),
         rules: "R95 R99",
         shows: "Tensors of subdirectories are named with them; one directory has an index, and a tensor in two files.",
+        base: Some(base),
+        target,
+        patch,
+    }
+}
+
+fn modules() -> Good {
+    let (part, deep) = ("2_Dense/model.safetensors", "a/b/model.safetensors");
+    let tensor = |value| Tensor::new(Dtype::U8, &[2], &[value, 9]);
+    let file_of = |value| Checkpoint::from([("w", tensor(value))]).to_file();
+    let list = br#"[{"path":""},{"path":"./2_Dense/"},{"path":"a//./b"}]"#.to_vec();
+    let file = |own: &'static str, plain: Checkpoint, value| {
+        let others = [("2_Dense/w", tensor(value)), ("a/b/w", tensor(value + 1))];
+        let others = Checkpoint::from(others);
+        let companions = vec![
+            (part, file_of(value)),
+            (deep, file_of(value + 1)),
+            ("modules.json", list.clone()),
+        ];
+        File { companions, others, ..File::new(own, &plain) }
+    };
+    let base = file("modules-base", sample::base(), 1);
+    let target = file("modules-target", sample::target(), 5);
+    let (before, after) = (base.checkpoint(), target.checkpoint());
+    let patch = encode_with(flat_options(), Some(&before), &after, |encoder| {
+        encoder.keep_file("model.safetensors", FileKind::Tensors, header_of(&target.bytes))?;
+        for name in [part, deep] {
+            encoder.keep_file(name, FileKind::Tensors, header_of(&file_of(0)))?;
+        }
+        encoder.keep_file("modules.json", FileKind::Companion, &list)
+    });
+    Good {
+        name: "files-of-modules".into(),
+        rules: "R95 R99",
+        shows: "A list of modules names their directories in other words for the same.",
         base: Some(base),
         target,
         patch,

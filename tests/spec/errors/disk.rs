@@ -121,7 +121,7 @@ fn of_the_caller() -> Vec<(Error, Error)> {
         (
             dir_patch.apply(Some(&open(&bare)), &out, apply, control).unwrap_err(),
             Error::BaseFile {
-                path: Some(bare),
+                path: Some(bare.join("config")),
                 name: "config".into(),
                 bytes: 2,
                 sha256: sha256(b"{}"),
@@ -137,6 +137,7 @@ fn of_the_caller() -> Vec<(Error, Error)> {
             )
             .unwrap_err(),
             Error::Chain {
+                file: None,
                 before: place.path("patch").display().to_string(),
                 patch: "the patch in memory".into(),
                 what: format!(
@@ -144,6 +145,7 @@ fn of_the_caller() -> Vec<(Error, Error)> {
                     digest_of(b"abcd"),
                     digest_of(b"abce")
                 ),
+                digests: Some(Box::new((digest_of(b"abcd"), digest_of(b"abce")))),
             },
         ),
         (

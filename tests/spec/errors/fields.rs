@@ -107,6 +107,20 @@ fn every_error_answers_for_what_it_holds() {
         },
         (Some("x.pulse"), None, Some("w"), digests.0, digests.1),
     );
+    let follows = |digests| Error::Chain {
+        file: file(),
+        before: "a".into(),
+        patch: "b".into(),
+        what: what(),
+        digests,
+    };
+    answers(&follows(None), (Some("x.pulse"), None, None, None, None));
+    let both = Some(Box::new((ZERO, ONE)));
+    answers(&follows(both), (Some("x.pulse"), None, None, digests.0, digests.1));
+    let (name, bytes) = ("config".to_string(), 2);
+    let of_base = Error::BaseFile { path: file(), name, bytes, sha256: ZERO };
+    let expected = format!("2 bytes with SHA-256 {zero}");
+    answers(&of_base, (Some("x.pulse"), None, None, Some(&expected), None));
     for (made, tensor) in [
         (Made::Tensor("w".into()), Some("w")),
         (Made::Checkpoint, None),
@@ -123,7 +137,6 @@ fn every_error_answers_for_what_it_holds() {
         Error::Unfit { file: file(), what: what() },
         Error::NotInPlace { path: file(), what: what() },
         Error::BadFile { path: file(), fault: FileFault::NoTensors },
-        Error::BaseFile { path: file(), name: "config".into(), bytes: 2, sha256: ZERO },
         Error::Io { doing: what(), path: file(), source: ErrorKind::NotFound.into() },
         Error::Exists { path: "x.pulse".into(), found: Occupant::File },
         Error::Busy { path: "x.pulse".into() },
@@ -138,7 +151,13 @@ fn every_error_answers_for_what_it_holds() {
     }
     // In memory or a stream, or about no file: none is made up.
     for error in [
-        Error::Chain { before: "a".into(), patch: "b".into(), what: what() },
+        Error::Chain {
+            file: None,
+            before: "a".into(),
+            patch: "b".into(),
+            what: what(),
+            digests: None,
+        },
         Error::Cancelled,
         Error::Misuse(what()),
         Error::Internal(what()),
@@ -181,7 +200,10 @@ fn every_error_has_the_advice_that_fits_it() {
             Error::WrongResult { file: None, made: Made::Checkpoint, expected: ZERO, found: ONE },
             Some("create-again"),
         ),
-        (Error::Chain { before: text(), patch: text(), what: what() }, Some("give-every-patch")),
+        (
+            Error::Chain { file: None, before: text(), patch: text(), what: what(), digests: None },
+            Some("give-every-patch"),
+        ),
         (Error::NeedsBase { file: None, what: what() }, Some("give-its-base")),
         (Error::NotInvertible { file: None, what: what() }, Some("keep-base")),
         (Error::NotInPlace { path: None, what: what() }, Some("write-new-checkpoint")),
@@ -198,7 +220,8 @@ fn every_error_has_the_advice_that_fits_it() {
         (interrupted(true), Some("recover")),
         (interrupted(false), Some("copy-journal")),
         (stuck(Fault::Trailing.at(3)), Some("fetch-checkpoint-again")),
-        (stuck(io(ErrorKind::PermissionDenied)), Some("check-disk")),
+        (stuck(io(ErrorKind::TimedOut)), Some("check-disk")),
+        (stuck(io(ErrorKind::PermissionDenied)), Some("allow-and-recover")),
         (Error::Cancelled, None),
         (Error::Misuse(what()), None),
         (Error::Internal(what()), Some("report")),
@@ -229,7 +252,7 @@ fn every_error_has_the_advice_that_fits_it() {
         (bad(F::Refused(text())), None),
         (bad(F::HeadersTooLarge { bytes: 9, allowed: 8 }), None),
         (bad(F::Linked(text())), Some("copy-linked")),
-        (bad(F::OtherFile(text())), Some("use-its-base-files")),
+        (bad(F::OtherFile), Some("copy-again")),
         (bad(F::OtherCompanion), Some("use-its-base-files")),
     ] {
         assert_eq!(error.advice().map(Advice::name), advice, "{error}");
@@ -271,7 +294,7 @@ fn no_text_of_an_error_acts_on_a_terminal() {
         Error::TargetMismatch { file: file(), tensor: Some(evil()), expected: ZERO, found: ONE },
         Error::WrongResult { file: file(), made: Made::Tensor(evil()), expected: ZERO, found: ONE },
         Error::WrongResult { file: file(), made: Made::File(evil()), expected: ZERO, found: ONE },
-        Error::Chain { before: evil(), patch: evil(), what: what() },
+        Error::Chain { file: None, before: evil(), patch: evil(), what: what(), digests: None },
         Error::NeedsBase { file: file(), what: what() },
         Error::NotInvertible { file: file(), what: what() },
         Error::NotInPlace { path: file(), what: what() },
@@ -295,7 +318,6 @@ fn no_text_of_an_error_acts_on_a_terminal() {
         bad(F::SameName { name: evil(), other: evil() }),
         bad(F::Refused(evil())),
         bad(F::Linked(evil())),
-        bad(F::OtherFile(evil())),
     ];
     for error in errors {
         let text = error.to_string();
