@@ -183,7 +183,7 @@ impl Pending {
     pub fn settle(&mut self, side: Side) -> Result<()> {
         self.check_names()?;
         if side == Side::Target {
-            self.check_directory(side)?;
+            self.check_directory()?;
         }
         for (record, member) in self.files() {
             let (Some(head), Some(file)) = (record.head(side), member.named()) else { continue };
@@ -193,6 +193,11 @@ impl Pending {
                     .map_err(failed("writing", &self.place(&record.name)))?;
             }
         }
+        self.finish()
+    }
+
+    /// All is done but for the journal.
+    pub fn finish(&mut self) -> Result<()> {
         // Also those that were not written just now: perhaps a process wrote them that is gone.
         self.files()
             .filter_map(|(_, member)| member.named())
@@ -201,23 +206,19 @@ impl Pending {
         self.forget()
     }
 
-    /// That readers of the directory find the tensors of this side there, whatever others have put beside
+    /// That readers of the directory find the tensors of the target there, whatever others have put beside
     /// them while the update ran: an index, another tensor file.
-    pub fn check_directory(&self, side: Side) -> Result<()> {
+    pub fn check_directory(&self) -> Result<()> {
         if !self.record.directory {
             return Ok(());
         }
-        let files = match side {
-            Side::Base => self.base_files(None)?,
-            Side::Target => self.target_files()?,
-        };
         let refused = |what: String| {
             let what = format!(
                 "readers of this directory find other tensors than those of the update: {what}"
             );
             Error::bad_file(&self.directory, FileFault::Refused(what))
         };
-        let files = files.map_err(&refused)?;
+        let files = self.target_files()?.map_err(&refused)?;
         let layout = Layout::read(&self.directory)?;
         let found = layout.tensors.iter().map(|(name, _)| name);
         if let Some(name) = differing(found, files.iter().map(|file| &file.name)) {

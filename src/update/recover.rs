@@ -402,9 +402,13 @@ impl Pending {
         };
         let verdict = self.judge(first, control).map_err(|error| stuck(self, error))?;
         let forward = matches!(verdict, Verdict::Forward);
+        let mut is_target = true;
         let done = match verdict {
-            // Without marks all was done but to remove the journal. What is otherwise since then is someone's own.
-            Verdict::Forward if !was_marked => self.settle(Side::Target),
+            // What is otherwise since then is someone's own, and so perhaps is what readers find now.
+            Verdict::Forward if !was_marked => {
+                is_target = self.check_directory().is_ok();
+                self.finish()
+            }
             Verdict::Forward => self.replace().and_then(|()| self.settle(Side::Target)),
             Verdict::Back { torn } => self.go_back(torn, control),
             Verdict::Inert => {
@@ -417,6 +421,9 @@ impl Pending {
             }
         };
         done.map_err(|error| stuck(self, error))?;
+        if !is_target {
+            return Ok(None);
+        }
         let Record { base, target, .. } = &self.record;
         Ok(Some(if forward {
             Recovered::Completed { target: target.digest, target_step: target.step }
