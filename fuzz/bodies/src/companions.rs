@@ -301,7 +301,10 @@ fn has_base(case: &Case) -> bool {
 }
 
 fn notes(notes: &[pulse::checkpoint::FileNote]) -> BTreeSet<String> {
-    notes.iter().map(|note| note.name.clone()).collect()
+    use pulse::checkpoint::Deviation::{Extra, LeftBehind};
+    // Of what the patch does not list the model says where it is, below.
+    let listed = notes.iter().filter(|note| ![Extra, LeftBehind].contains(&note.deviation));
+    listed.map(|note| note.name.clone()).collect()
 }
 
 fn applied(model: &Model, patch: &Patch, receiver: &Checkpoint, out: &Path) {
