@@ -97,7 +97,7 @@ MUTANTS = [
      "        if self.files.len() < usize::MAX {\n            return Ok(());\n        }\n"
      "        let expected = self.files.iter().map(|file| (&file.name, &file.header.bytes));\n", UPDATES),
     ("an output replaces no input", "src/disk/place.rs",
-     "is_in_the_way && is_input(&found, path, inputs)", "is_in_the_way && false", CHECKPOINTS),
+     "is_in_the_way && is_below_input(&found, path, inputs)", "is_in_the_way && false", CHECKPOINTS),
     ("what takes a place is looked at again", "src/disk/place.rs",
      "            (Some(then), Some(now)) => cfg!(not(unix)) || Identity::of(then).is(&Identity::of(now)),",
      "            (Some(_), Some(_)) => true,", CHECKPOINTS),

@@ -58,6 +58,6 @@ pub(crate) fn tell(common: &Common, notes: &[FileNote]) {
 
 /// The same for programs.
 pub(crate) fn json(notes: &[FileNote]) -> Value {
-    let entry = |note: &FileNote| json!({ "name": note.name, "what": note.deviation.name(), "text": note.deviation.to_string() });
+    let entry = |FileNote { name, deviation, .. }: &FileNote| json!({ "name": name, "what": deviation.name(), "text": deviation.to_string() });
     notes.iter().map(entry).collect()
 }

@@ -129,8 +129,17 @@ fn digests(link: Link<'_>) -> Result<(Option<Digest>, Option<Digest>)> {
 }
 
 pub(crate) fn broken(before: &Patch, patch: &Patch, what: String) -> Error {
-    let file = patch.path().map(Into::into);
-    Error::Chain { file, before: before.label(), patch: patch.label(), what, digests: None }
+    broken_by(before, patch, what, None)
+}
+
+fn broken_by(
+    before: &Patch,
+    patch: &Patch,
+    what: String,
+    digests: Option<(Digest, Digest)>,
+) -> Error {
+    let (file, digests) = (patch.path().map(Into::into), digests.map(Box::new));
+    Error::Chain { file, before: before.label(), patch: patch.label(), what, digests }
 }
 
 /// Blocks that have bytes of the range.
@@ -165,21 +174,17 @@ impl<'a> Chain<'a> {
         };
         for (before, patch) in patches.iter().zip(&patches[1..]) {
             let found = before.footer().target;
-            let (what, both) = match patch.footer().base {
+            let (what, digests) = match patch.footer().base {
                 None => ("it is a snapshot, which can only come first".into(), None),
                 Some(base) if base != found => {
                     let what = format!(
                         "its base has digest {base}, but the target of the other is {found}"
                     );
-                    (what, Some(Box::new((base, found))))
+                    (what, Some((base, found)))
                 }
                 Some(_) => continue,
             };
-            let mut error = broken(before, patch, what);
-            if let Error::Chain { digests, .. } = &mut error {
-                *digests = both;
-            }
-            return Err(error);
+            return Err(broken_by(before, patch, what, digests));
         }
         let mut chain = Chain { patches, first, last, base: None, histories: BTreeMap::new() };
         let mut before = first;

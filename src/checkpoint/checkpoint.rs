@@ -240,6 +240,21 @@ impl Checkpoint {
         (self.files.len() + self.companions.len()) as u64
     }
 
+    /// Names of the files with tensors; that of a single file is empty.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("model.safetensors");
+    /// # std::fs::write(&path, [&2u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
+    /// use pulse::Checkpoint;
+    /// assert!(Checkpoint::open(dir.path())?.tensor_files().eq(["model.safetensors"]));
+    /// assert!(Checkpoint::open(&path)?.tensor_files().eq([""]));
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn tensor_files(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|file| file.name.as_str())
+    }
+
     /// What is in the directory and is not part of the checkpoint, in the order of names:
     /// subdirectories, hidden files, trainer state and the like.
     #[must_use]
@@ -323,23 +338,6 @@ impl Checkpoint {
         at.ok().map(|at| &self.files[at])
     }
 
-    /// Whether the directory has a file of this name, whatever it is to the checkpoint, or may have one
-    /// where nobody looked.
-    /// Names of the files with tensors; that of a single file is empty.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("model.safetensors");
-    /// # std::fs::write(&path, [&2u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
-    /// let names = |path| Ok::<_, pulse::Error>(pulse::Checkpoint::open(path)?.tensor_files().map(String::from).collect::<Vec<_>>());
-    /// assert_eq!(names(dir.path())?, ["model.safetensors"]);
-    /// assert_eq!(names(&path)?, [""]);
-    /// # Ok::<(), pulse::Error>(())
-    /// ```
-    pub fn tensor_files(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|file| file.name.as_str())
-    }
-
     /// The path of a file of it, also if there is none; the name of a single file is empty.
     pub(crate) fn file_path(&self, name: &str) -> PathBuf {
         if name.is_empty() {
@@ -349,6 +347,8 @@ impl Checkpoint {
         }
     }
 
+    /// Whether the directory has a file of this name, whatever it is to the checkpoint, or may have one
+    /// where nobody looked.
     pub(crate) fn has_file(&self, name: &str) -> bool {
         self.file(name).is_some()
             || self.companion(name).is_some()

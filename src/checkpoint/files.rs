@@ -34,8 +34,9 @@ pub(crate) fn write_files<W: Write>(
         write_header(session, &file.name, header, same)?;
     }
     let mut carried = Vec::new();
-    let removed_names = removed(base, target).map(|gone| gone.name.clone()).collect();
-    let mut removed = removed(base, target).peekable();
+    let removed: Vec<&Companion> = removed(base, target).collect();
+    let names = removed.iter().map(|gone| gone.name.clone()).collect();
+    let mut removed = removed.into_iter().peekable();
     for companion in &target.companions {
         while let Some(gone) = removed.next_if(|gone| gone.name < companion.name) {
             write_removed(session, gone)?;
@@ -69,7 +70,7 @@ pub(crate) fn write_files<W: Write>(
         }
     }
     removed.try_for_each(|gone| write_removed(session, gone))?;
-    Ok((carried, removed_names))
+    Ok((carried, names))
 }
 
 /// The companions of the base that a target does not have. One that is there and only left out says

@@ -31,10 +31,10 @@ const TRAINER_STATE: [&str; 10] = [
     "zero_pp_rank_",
     "bf16_zero_pp_rank_",
 ];
+const PICKLES: [&str; 5] = [".pt", ".pth", ".bin", ".pkl", ".ckpt"];
 /// What is nobody's business: names, and ends of names.
 const KEYS: [&str; 4] = ["id_rsa", "id_ecdsa", "id_ed25519", "credentials.json"];
 const KEY_ENDS: [&str; 3] = [".pem", ".key", ".env"];
-const PICKLES: [&str; 5] = [".pt", ".pth", ".bin", ".pkl", ".ckpt"];
 
 /// Something in a directory that does not belong to its checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]

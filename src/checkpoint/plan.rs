@@ -267,12 +267,10 @@ impl<'a> Plan<'a> {
     fn note_left_behind(&mut self, base: &Checkpoint, patch: &Patch) {
         let listed = patch.files().iter().map(|file| file.record.name.as_str());
         let kept = self.companions.iter().map(OutCompanion::name);
-        let known: BTreeSet<String> = listed.chain(kept).map(String::from).collect();
-        for Companion { name, .. } in
-            base.companions.iter().filter(|own| !known.contains(&own.name))
-        {
-            self.note(name, Deviation::LeftBehind);
-        }
+        let known: BTreeSet<&str> = listed.chain(kept).collect();
+        let own = base.companions.iter().map(|own| own.name.as_str());
+        let unknown = own.filter(|name| !known.contains(name));
+        self.notes.extend(unknown.map(|name| FileNote::new(name, Deviation::LeftBehind)));
     }
 
     pub fn leads_to_tensors(&self, name: &str) -> bool {

@@ -74,7 +74,7 @@ impl Place {
             Shape::Directory => found.is_file(),
         };
         // First of all, so that nobody is told to remove it.
-        if is_one_of(&found, path, inputs) || is_in_the_way && is_input(&found, path, inputs) {
+        if is_input(&found, path, inputs) || is_in_the_way && is_below_input(&found, path, inputs) {
             return refuse(Occupant::Input);
         }
         match shape {
@@ -158,29 +158,28 @@ pub(crate) fn stream(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Whether a file is one of the inputs, or in a directory that is, at whatever depth.
+/// Whether what was found is one of the inputs.
 fn is_input(found: &Metadata, path: &Path, inputs: &[&Path]) -> bool {
-    let same = is_at(found, path);
-    let mut waiting: Vec<PathBuf> = inputs.iter().map(|input| input.to_path_buf()).collect();
-    let mut is_first = inputs.len();
-    while let Some(input) = waiting.pop() {
-        if same(&input) {
-            return true;
-        }
-        // An input may be a link to a directory; what a link leads to from within is a file at most.
-        let is_given = is_first > waiting.len();
-        is_first = is_first.min(waiting.len());
-        let kind = if is_given { fs::metadata(&input) } else { fs::symlink_metadata(&input) };
-        if kind.is_ok_and(|found| found.is_dir()) {
-            let entries = fs::read_dir(&input).into_iter().flatten().flatten();
-            waiting.extend(entries.map(|entry| entry.path()));
+    let is_it = is_at(found, path);
+    inputs.iter().any(|input| is_it(input))
+}
+
+/// Whether it is in a directory that is one, at whatever depth.
+fn is_below_input(found: &Metadata, path: &Path, inputs: &[&Path]) -> bool {
+    let is_it = is_at(found, path);
+    let mut directories: Vec<PathBuf> = inputs.iter().map(|input| input.to_path_buf()).collect();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if is_it(&entry.path()) {
+                return true;
+            }
+            // What a link in it leads to is a file at most.
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                directories.push(entry.path());
+            }
         }
     }
     false
-}
-
-fn is_one_of(found: &Metadata, path: &Path, inputs: &[&Path]) -> bool {
-    inputs.iter().any(|input| is_at(found, path)(input))
 }
 
 /// Whether another path leads to what was found at this one.
@@ -231,15 +230,14 @@ pub(crate) fn keep_access(
         // Another group may do no more than everyone.
         mode &= 0o3707 | (mode & 0o7) << 3;
     }
-    staged.set_permissions(fs::Permissions::from_mode(mode | needs))?;
-    match access_list(path) {
-        None => Ok(()),
-        Some(list) if now == owners(taken.clone()) && set_access_list(staged, &list, mode) => {
-            Ok(())
-        }
-        // Beside a list the group's bits say what the list allows at most, not what the group may.
-        Some(_) => staged.set_permissions(fs::Permissions::from_mode(mode & !0o070 | needs)),
+    let set = |mode: u32| staged.set_permissions(fs::Permissions::from_mode(mode | needs));
+    let Some(list) = access_list(path) else { return set(mode) };
+    // Beside a list the group's bits say what the list allows at most, not what the group may.
+    set(mode & !0o070)?;
+    if now == owners(taken.clone()) && set_access_list(staged, &list) {
+        set(mode)?;
     }
+    Ok(())
 }
 
 /// The access list of a file, where it has one.
@@ -256,13 +254,10 @@ fn access_list(path: &Path) -> Option<Vec<u8>> {
 #[cfg(target_os = "linux")]
 const ACCESS_LIST: &str = "system.posix_acl_access";
 
-/// Whether the list is the file's now, with a mask that allows what the mode allows the group.
+/// Whether the list is the file's now.
 #[cfg(target_os = "linux")]
-fn set_access_list(file: &File, list: &[u8], mode: u32) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    let flags = rustix::fs::XattrFlags::empty();
-    rustix::fs::fsetxattr(file, ACCESS_LIST, list, flags).is_ok()
-        && file.set_permissions(fs::Permissions::from_mode(mode)).is_ok()
+fn set_access_list(file: &File, list: &[u8]) -> bool {
+    rustix::fs::fsetxattr(file, ACCESS_LIST, list, rustix::fs::XattrFlags::empty()).is_ok()
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
@@ -271,7 +266,7 @@ fn access_list(_: &Path) -> Option<Vec<u8>> {
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
-fn set_access_list(_: &File, _: &[u8], _: u32) -> bool {
+fn set_access_list(_: &File, _: &[u8]) -> bool {
     false
 }
 

@@ -25,18 +25,33 @@ pub(crate) fn may_replace(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let home = fs::metadata(crate::disk::staged::parent(path));
     let (Ok(file), Ok(home)) = (fs::symlink_metadata(path), home) else { return true };
-    is_free(home.mode(), home.uid(), file.uid(), rustix::process::geteuid().as_raw())
+    may(rustix::process::geteuid().as_raw(), file.uid(), home.mode(), home.uid())
 }
 
-/// By the mode and owner of the directory, and the owners of the file and of this process.
+/// Whether whoever made a file could replace those of this process in the same directory. Where they could not, a
+/// journal of theirs would have this process do it for them.
 #[cfg(unix)]
-fn is_free(mode: u32, home: u32, file: u32, own: u32) -> bool {
+pub(crate) fn is_of_an_equal(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let home = fs::metadata(crate::disk::staged::parent(path));
+    let (Ok(file), Ok(home)) = (fs::symlink_metadata(path), home) else { return false };
+    may(file.uid(), rustix::process::geteuid().as_raw(), home.mode(), home.uid())
+}
+
+/// Whether `who` may replace a file of `owner`, in a directory of this mode and owner.
+#[cfg(unix)]
+fn may(who: u32, owner: u32, mode: u32, home: u32) -> bool {
     const STICKY: u32 = 0o1000;
-    mode & STICKY == 0 || [0, home, file].contains(&own)
+    mode & STICKY == 0 || [0, home, owner].contains(&who)
 }
 
 #[cfg(not(unix))]
 pub(crate) fn may_replace(_: &Path) -> bool {
+    true
+}
+
+#[cfg(not(unix))]
+pub(crate) fn is_of_an_equal(_: &Path) -> bool {
     true
 }
 
@@ -103,17 +118,20 @@ pub(crate) fn drop_clean_pages(file: &File) {
 mod tests {
     use super::*;
 
+    /// In /tmp everyone may leave a journal, and only the owner of a file may replace it.
     #[test]
     #[cfg(unix)]
     fn in_a_sticky_directory_owners_alone_may_replace() {
-        for (mode, home, file, own, is_allowed) in [
-            (0o41777, 0, 1000, 1000, true),
-            (0o41777, 0, 1001, 1000, false),
-            (0o41777, 1000, 1001, 1000, true),
-            (0o41777, 1001, 1001, 0, true),
-            (0o40777, 0, 1001, 1000, true),
+        let (root, me, other) = (0, 1000, 1001);
+        for (who, owner, mode, home, is_allowed) in [
+            (me, me, 0o41777, root, true),
+            (me, other, 0o41777, root, false),
+            (other, root, 0o41777, root, false),
+            (root, other, 0o41777, other, true),
+            (me, other, 0o41777, me, true),
+            (me, other, 0o40777, root, true),
         ] {
-            assert_eq!(is_free(mode, home, file, own), is_allowed, "{mode:o} {home} {file} {own}");
+            assert_eq!(may(who, owner, mode, home), is_allowed, "{who} {owner} {mode:o} {home}");
         }
     }
 

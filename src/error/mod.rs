@@ -206,8 +206,8 @@ pub enum Error {
         /// How.
         how: Change,
     },
-    /// Another process is changing the checkpoint, or has locked what is to be changed, as every [`Checkpoint`](crate::Checkpoint) does
-    /// that is open. Processes that read or map a file without a lock are not noticed.
+    /// Another process is changing the checkpoint, or has locked what is to be changed, as every open
+    /// [`Checkpoint`](crate::Checkpoint) does. Who reads or maps a file without a lock is not noticed.
     #[error("{}: another process is updating it, or has locked it to read it", Visible(path.display()))]
     Busy {
         /// The file; a lock file where the file system has no locks.

@@ -29,8 +29,12 @@ pub struct Visible<T>(pub T);
 /// ```
 #[must_use]
 pub fn is_visible(c: char) -> bool {
-    let is_space = c.is_whitespace() && c != ' ';
-    !(c.is_control() || is_space || SHOWN_AS_NOTHING.iter().any(|range| range.contains(&c)))
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
+    !(c.is_control()
+        || c.is_whitespace()
+        || SHOWN_AS_NOTHING.iter().any(|range| range.contains(&c)))
 }
 
 /// What Unicode calls default ignorable, and its other format characters and fillers.

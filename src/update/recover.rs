@@ -13,6 +13,7 @@ use crate::digest::Digest;
 use crate::disk::lock::{try_lock, Access, LockFile, Locked};
 use crate::disk::mark::Mark;
 use crate::disk::staged::{failed, parent};
+use crate::disk::system::is_of_an_equal;
 use crate::disk::{old_journal, Disk, DiskFile};
 use crate::error::{Error, FileFault, Result};
 use crate::tensors::target::{build, Output};
@@ -181,7 +182,9 @@ pub(crate) fn recover_on(disk: &Disk, path: &Path, control: Control<'_>) -> Resu
     }
     let mut claims = Claims { disk, directory: &room.directory, lock: None };
     let mut files = files_of_updates(&room.directory)?;
-    files.retain(|(.., path)| is_trusted(path, &room.directory));
+    // A pipe or a directory with such a name is nobody's.
+    let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    files.retain(|(.., path)| is_file(path) && is_of_an_equal(path));
     let marks: BTreeSet<String> = files.iter().map(|(mark, ..)| mark.id()).collect();
     for mark in marks.iter().filter_map(|id| Mark::from_id(id)) {
         let own = || files.iter().filter(move |(other, ..)| *other == mark);
@@ -221,33 +224,6 @@ pub(crate) fn recover_on(disk: &Disk, path: &Path, control: Control<'_>) -> Resu
     }
     check_marks(&room)?;
     Ok(recovery)
-}
-
-/// Whether a file may be one that an update left. Where everyone may create files but nobody may replace
-/// those of others, a journal of somebody else would make this process do it for them.
-fn is_trusted(path: &Path, directory: &Path) -> bool {
-    let (Ok(found), Ok(home)) = (fs::symlink_metadata(path), fs::metadata(directory)) else {
-        return false;
-    };
-    found.is_file() && is_of_the_like(&found, &home)
-}
-
-#[cfg(unix)]
-fn is_of_the_like(found: &fs::Metadata, home: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    is_ours(home.mode(), home.uid(), found.uid(), rustix::process::geteuid().as_raw())
-}
-
-/// By the mode and owner of the directory, and the owners of the file and of this process.
-#[cfg(unix)]
-fn is_ours(mode: u32, home: u32, file: u32, own: u32) -> bool {
-    const STICKY: u32 = 0o1000;
-    mode & STICKY == 0 || [0, home, own].contains(&file)
-}
-
-#[cfg(not(unix))]
-fn is_of_the_like(_: &fs::Metadata, _: &fs::Metadata) -> bool {
-    true
 }
 
 /// The open journal and what it says, if it is whole.
@@ -402,12 +378,15 @@ impl Pending {
         };
         let verdict = self.judge(first, control).map_err(|error| stuck(self, error))?;
         let forward = matches!(verdict, Verdict::Forward);
-        let mut is_target = true;
         let done = match verdict {
             // What is otherwise since then is someone's own, and so perhaps is what readers find now.
             Verdict::Forward if !was_marked => {
-                is_target = self.check_directory().is_ok();
-                self.finish()
+                let is_target = self.check_directory().is_ok();
+                self.finish().map_err(|error| stuck(self, error))?;
+                if !is_target {
+                    return Ok(None);
+                }
+                Ok(())
             }
             Verdict::Forward => self.replace().and_then(|()| self.settle(Side::Target)),
             Verdict::Back { torn } => self.go_back(torn, control),
@@ -421,9 +400,6 @@ impl Pending {
             }
         };
         done.map_err(|error| stuck(self, error))?;
-        if !is_target {
-            return Ok(None);
-        }
         let Record { base, target, .. } = &self.record;
         Ok(Some(if forward {
             Recovered::Completed { target: target.digest, target_step: target.step }
@@ -460,26 +436,5 @@ impl Pending {
         let output = Output { files: &files, in_place: true };
         build(&tensors, Some(&torn), &undo, Some(output), control)?;
         torn.files.iter().try_for_each(|file| self.sync(file.disk_file()))
-    }
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use super::is_ours;
-
-    /// In /tmp everyone may leave a journal, and only the owner of a file may replace it.
-    #[test]
-    fn a_journal_of_somebody_else_counts_only_where_they_could_replace_the_files() {
-        let (me, root, other) = (1000, 0, 1001);
-        for (mode, home, file, own, is_trusted) in [
-            (0o41777, root, me, me, true),
-            (0o41777, root, root, me, true),
-            (0o41777, root, other, me, false),
-            (0o41777, root, other, root, false),
-            (0o41777, other, other, me, true),
-            (0o40775, root, other, me, true),
-        ] {
-            assert_eq!(is_ours(mode, home, file, own), is_trusted, "{mode:o} {home} {file} {own}");
-        }
     }
 }

@@ -152,6 +152,13 @@ fn compose_reads_one_base() {
     });
 }
 
+fn overwrite_with_the_old_time(file: &Path) {
+    let before = fs::metadata(file).unwrap().modified().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(15));
+    overwrite(file, 1000);
+    fs::File::options().write(true).open(file).unwrap().set_modified(before).unwrap();
+}
+
 /// A new name or another mode moves the time of the last change, under which a write can hide: it counts as one.
 #[cfg(unix)]
 #[test]
@@ -169,12 +176,9 @@ fn a_new_name_or_mode_may_hide_a_write() {
         let once = Once::new();
         let progress = |_: u64| {
             once.call_once(|| {
-                let before = fs::metadata(&file).unwrap().modified().unwrap();
                 std::thread::sleep(std::time::Duration::from_millis(15));
                 if writes {
-                    overwrite(&file, 1000);
-                    let opened = fs::File::options().write(true).open(&file).unwrap();
-                    opened.set_modified(before).unwrap();
+                    overwrite_with_the_old_time(&file);
                 }
                 act(&file, &place);
             });
@@ -193,12 +197,7 @@ fn a_write_with_the_old_time_is_a_write() {
     let file = place.path("target/1.safetensors");
     let once = Once::new();
     let progress = |_: u64| {
-        once.call_once(|| {
-            let before = fs::metadata(&file).unwrap().modified().unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(15));
-            overwrite(&file, 1000);
-            fs::File::options().write(true).open(&file).unwrap().set_modified(before).unwrap();
-        });
+        once.call_once(|| overwrite_with_the_old_time(&file));
         ControlFlow::Continue(())
     };
     let error = write_diff(&place, Control::threads(1).with_progress(&progress)).unwrap_err();

@@ -230,6 +230,15 @@ impl Model {
                 }
             }
         }
+        // The receiver's own of which the patch says nothing: not in a new output, or it stays.
+        let is_listed =
+            |name: &str| [&self.base, &self.target].iter().any(|it| it.contains_key(name));
+        let is_kept = matches!(policy, Policy::Keep);
+        let unlisted = |name: &str| self.receiver.contains_key(name) && !is_listed(name);
+        if unlisted(INDEX) && !(is_kept && files.contains_key(INDEX)) {
+            told.insert(INDEX.into());
+        }
+        told.extend(USUAL.into_iter().filter(|name| unlisted(name) && !is_kept).map(String::from));
         for name in COMPANIONS {
             let is_usual = USUAL.contains(&name);
             let of = |files: &'_ Contents| files.get(name).filter(|_| is_usual).cloned();
@@ -301,10 +310,7 @@ fn has_base(case: &Case) -> bool {
 }
 
 fn notes(notes: &[pulse::checkpoint::FileNote]) -> BTreeSet<String> {
-    use pulse::checkpoint::Deviation::{Extra, LeftBehind};
-    // Of what the patch does not list the model says where it is, below.
-    let listed = notes.iter().filter(|note| ![Extra, LeftBehind].contains(&note.deviation));
-    listed.map(|note| note.name.clone()).collect()
+    notes.iter().map(|note| note.name.clone()).collect()
 }
 
 fn applied(model: &Model, patch: &Patch, receiver: &Checkpoint, out: &Path) {
