@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import zstandard
 
 SIGNATURE = bytes.fromhex("ab504c530d0a1a0a")
-LEAF, WINDOW, FILE_DATA, HEADERS = 1 << 16, 8 << 20, 1 << 20, 100_000_008
+LEAF, FILE_DATA, HEADERS = 1 << 16, 1 << 20, 100_000_008
 SECTION_BYTES, BLOCK_LEAVES, NAME_BYTES, NAMES_BYTES = 64 << 20, 64, 4096, 128 << 20           # the limits of §10
 METADATA_BYTES, TENSORS, FILES, RANK, BLOCKS, TARGET_BYTES = 1 << 20, 1 << 20, 1 << 16, 64, 1 << 24, 16 << 40
 NAME_EXPANSION, NAMES_FREE, EXPANSION, FREE = 8, 1 << 20, 1024, 256 << 20
@@ -139,33 +139,44 @@ def checkpoint_digest(tensors):
 def unpack(cursor, most, least=0):
     head = cursor.varint()
     data = cursor.take(head >> 1)
-    data = decompress(data, most) if head & 1 else data
-    check(least <= len(data) <= most, "stream", f"a stream of {len(data)} bytes instead of {least} to {most}")
-    return data
+    size = content_size(data) if head & 1 else len(data)
+    check(least <= size <= most, "stream", f"a stream of {size} bytes instead of {least} to {most}")
+    return decompress(data, size) if head & 1 else data
 
-def decompress(data, most):
-    """The content of exactly one zstd frame."""
+def content_size(frame):
+    """What a frame says that it holds; its head is legal, and its blocks end where it does."""
+    frame = Cursor(frame, "stream")
+    check(frame.take(4) == b"\x28\xb5\x2f\xfd", "stream", "not a zstd frame")
+    descriptor = frame.uint()
+    check(descriptor & 63 == 32, "stream", f"a frame with the descriptor {descriptor:#04x}")
+    width = descriptor >> 6
+    size, last = frame.uint(1 << width) + (256 if width == 1 else 0), 0
+    while not last:
+        head = frame.uint(3)
+        last, kind, length = head & 1, head >> 1 & 3, head >> 3
+        check(kind != 3 and length <= min(size, 1 << 17), "stream", f"a block of type {kind} and size {length}")
+        frame.take(1 if kind == 1 else length)
+    frame.end()
+    return size
+
+def decompress(frame, size):
     try:
-        check(data[:4] == b"\x28\xb5\x2f\xfd", "stream", "not a zstd frame")
-        head = zstandard.get_frame_parameters(data)
-        check(head.dict_id == 0, "stream", "a frame that needs a dictionary")
-        check(head.window_size <= WINDOW, "stream", f"a window of {head.window_size} bytes")
-        frame, out = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj(), bytearray()
-        for at in range(0, len(data), 16):             # a little at a time, so that R53 stops a bomb before it goes off
-            out += frame.decompress(data[at:at + 16])
-            check(len(out) <= most, "stream", f"a stream of more than {most} bytes")
-        check(frame.eof and not frame.unused_data, "stream", "not exactly one frame")
-        return bytes(out)
+        data = zstandard.ZstdDecompressor().decompress(frame)
     except zstandard.ZstdError as error:
         raise PulseError("stream", str(error)) from None
+    check(len(data) == size, "stream", f"a frame of {len(data)} bytes that says {size}")
+    return data
 
 # ---------------------------------------------------------------- §7.3 to §7.5: codings
 # Each reads what is left of a block's payload, and gives a function from the base's bytes of the block to the target's.
 def whole(cursor, dtype, elements, changes):
-    out = bytearray(elements * dtype.size)
+    form, out = cursor.uint(), bytearray(elements * dtype.size)
+    check(form <= 1, "value", f"form {form} of whole")
     for p in range(dtype.size):
         out[p::dtype.size] = unpack(cursor, elements, elements)
     cursor.end()
+    if form:                                           # rotated left by one bit: the lowest was the highest
+        out = dtype.data([x >> 1 | (x & 1) << 8 * dtype.size - 1 for x in dtype.elements(out)])
     return lambda base: out
 
 def flat(cursor, dtype, elements, changes):

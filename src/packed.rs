@@ -3,23 +3,39 @@
 use std::fmt;
 
 use zstd::bulk::Compressor;
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
-use zstd::zstd_safe::{CParameter, DParameter};
+use zstd::zstd_safe::{self, CParameter, ParamSwitch, Strategy};
 
 use crate::error::Fault;
 use crate::parse::{self, Parse};
 use crate::varint;
 
-/// Largest window that a frame may ask for, as a power of two: 8 MiB.
-const WINDOW_LOG_MAX: u32 = 23;
 const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
-/// Output grows in steps of this size, as decompressed bytes arrive.
-const GROWTH: usize = 64 * 1024;
+/// Most bytes that a block of a frame unpacks to (RFC 8878, 3.1.1.2.4).
+const BLOCK_MAX: u64 = 128 * 1024;
+
+/// What a stream is expected to hold, which decides how zstd goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Numbers, which may repeat.
+    Numbers,
+    /// A byte plane of weights: skewed at best. What zstd takes there for repetitions is chance,
+    /// and costs more than it saves; so it looks for none where a sample shows none.
+    Plane,
+}
+
+/// Bytes from one look for a repetition to the next where none is sought.
+const STEP: u32 = 4096;
+/// Bytes of a plane that are compressed in two ways to choose one.
+const SAMPLE: usize = 16 * 1024;
 
 /// Writes packed streams, and keeps the large allocation that zstd needs from one to the next.
 #[derive(Default)]
 pub(crate) struct Packer {
-    compressor: Option<Compressor<'static>>,
+    /// With a search for repetitions, and with next to none.
+    searching: Option<Compressor<'static>>,
+    plain: Option<Compressor<'static>>,
+    /// The frame that was made last.
+    frame: Vec<u8>,
 }
 
 impl fmt::Debug for Packer {
@@ -30,41 +46,117 @@ impl fmt::Debug for Packer {
 
 impl Packer {
     /// Appends `bytes` as a packed stream.
-    pub fn put(&mut self, out: &mut Vec<u8>, bytes: &[u8], level: i32) {
-        let frame = self.compress(bytes, level).filter(|frame| frame.len() < bytes.len());
-        let stream = frame.as_deref().unwrap_or(bytes);
-        varint::put(out, (stream.len() as u64) << 1 | u64::from(frame.is_some()));
+    pub fn put(&mut self, out: &mut Vec<u8>, bytes: &[u8], content: Content, level: i32) {
+        let size = if content == Content::Numbers || self.repeats(bytes, level) {
+            self.search(bytes, level)
+        } else {
+            self.code(bytes)
+        };
+        let is_smaller = size.is_some_and(|size| size < bytes.len());
+        let stream = if is_smaller { &self.frame } else { bytes };
+        varint::put(out, (stream.len() as u64) << 1 | u64::from(is_smaller));
         out.extend_from_slice(stream);
     }
 
-    /// A zstd frame of `bytes`; `None` where zstd refuses (the stream is then stored).
-    fn compress(&mut self, bytes: &[u8], level: i32) -> Option<Vec<u8>> {
-        let compressor = match &mut self.compressor {
-            Some(compressor) => compressor,
-            slot => slot.insert(Compressor::new(level).ok()?),
-        };
+    /// Whether a search for repetitions pays in a plane: by a sample from its middle.
+    fn repeats(&mut self, plane: &[u8], level: i32) -> bool {
+        let start = (plane.len() / 2).saturating_sub(SAMPLE / 2);
+        let sample = &plane[start..plane.len().min(start + SAMPLE)];
+        let found = self.search(sample, level);
+        found.is_some_and(|found| self.code(sample).is_none_or(|coded| found < coded))
+    }
+
+    /// Makes a zstd frame of `bytes` and gives its size; `None` where zstd refuses (the stream is
+    /// then stored).
+    fn search(&mut self, bytes: &[u8], level: i32) -> Option<usize> {
+        let compressor = get_or_new(&mut self.searching)?;
         compressor.set_compression_level(level).ok()?;
-        // The reader knows the size from the block; the frame need not say it again.
-        compressor.set_parameter(CParameter::ContentSizeFlag(false)).ok()?;
-        compressor.set_parameter(CParameter::WindowLog(window_log(bytes.len()))).ok()?;
-        compressor.compress(bytes).ok()
+        compress(compressor, bytes, &mut self.frame)
+    }
+
+    /// The same without a search for repetitions worth the name: bytes are coded by how often they
+    /// occur.
+    fn code(&mut self, bytes: &[u8]) -> Option<usize> {
+        let compressor = get_or_new(&mut self.plain)?;
+        for parameter in [
+            CParameter::Strategy(Strategy::ZSTD_fast),
+            CParameter::MinMatch(7),
+            CParameter::HashLog(6),
+            // In this strategy, how far to go on after a place where nothing repeats.
+            CParameter::TargetLength(STEP),
+            CParameter::LiteralCompressionMode(ParamSwitch::Enable),
+        ] {
+            compressor.set_parameter(parameter).ok()?;
+        }
+        compress(compressor, bytes, &mut self.frame)
     }
 }
 
-/// The smallest legal window that covers `len` bytes, at most the largest that a reader must accept.
+fn get_or_new<'a>(
+    slot: &'a mut Option<Compressor<'static>>,
+) -> Option<&'a mut Compressor<'static>> {
+    if slot.is_none() {
+        *slot = Compressor::new(1).ok();
+    }
+    slot.as_mut()
+}
+
+/// A window for all makes the frame a single segment, which says its size (SPEC.md §7.2).
+fn compress(compressor: &mut Compressor<'_>, bytes: &[u8], frame: &mut Vec<u8>) -> Option<usize> {
+    compressor.set_parameter(CParameter::WindowLog(window_log(bytes.len()))).ok()?;
+    frame.clear();
+    frame.reserve(zstd_safe::compress_bound(bytes.len()));
+    compressor.compress_to_buffer(bytes, frame).ok()
+}
+
+/// The smallest window of zstd that covers `len` bytes.
 fn window_log(len: usize) -> u32 {
-    len.next_power_of_two().trailing_zeros().clamp(10, WINDOW_LOG_MAX)
+    len.next_power_of_two().trailing_zeros().max(10)
 }
 
-/// Window that a frame asks for; `None` if it has but one segment, whose size the block bounds.
-/// libzstd looks at the window only where it decodes in several steps, so this looks first.
-fn window_bytes(frame: &[u8]) -> Option<u64> {
-    let (&descriptor, &window) = (frame.get(4)?, frame.get(5)?);
-    if descriptor & 0x20 != 0 {
-        return None;
+/// What a frame says that it holds. Checks its head, and that its blocks end where it does; so any
+/// decoder that takes the frame in one call may have it (SPEC.md §7.2, R50 to R52).
+fn content_size(frame: &[u8]) -> Result<u64, String> {
+    const SHORT: &str = "the zstd frame is cut short";
+    let frame = frame.strip_prefix(&MAGIC).ok_or("not a zstd frame")?;
+    let (&descriptor, frame) = frame.split_first().ok_or(SHORT)?;
+    if descriptor & 0x3f != 0x20 {
+        return Err(format!(
+            "a zstd frame with the descriptor {descriptor:#04x}: only single segments, without dictionary and checksum"
+        ));
     }
-    let base = 1u64 << (10 + (window >> 3));
-    Some(base + base / 8 * u64::from(window & 7))
+    let size_bytes = 1 << (descriptor >> 6);
+    let (size, mut blocks) = frame.split_at_checked(size_bytes).ok_or(SHORT)?;
+    let mut wide = [0; 8];
+    wide[..size_bytes].copy_from_slice(size);
+    let size = u64::from_le_bytes(wide) + if size_bytes == 2 { 256 } else { 0 };
+    let mut room = 0u64;
+    loop {
+        let (&[a, b, c], rest) = blocks.split_first_chunk().ok_or(SHORT)?;
+        let head = u32::from_le_bytes([a, b, c, 0]);
+        let len = match head >> 1 & 3 {
+            0 | 2 => head >> 3,
+            1 => 1,
+            _ => return Err("a zstd block of the reserved type".into()),
+        };
+        let most = size.min(BLOCK_MAX);
+        if u64::from(head >> 3) > most {
+            return Err(format!("a zstd block of {} bytes, more than {most}", head >> 3));
+        }
+        blocks = rest.get(len as usize..).ok_or(SHORT)?;
+        room = room.saturating_add(BLOCK_MAX);
+        if head & 1 == 1 {
+            break;
+        }
+    }
+    if !blocks.is_empty() {
+        return Err(format!("{} bytes follow the zstd frame", blocks.len()));
+    }
+    // So no more memory is asked for than bytes that are there may fill.
+    if size > room {
+        return Err(format!("a zstd frame that says to hold {size} bytes has room for {room}"));
+    }
+    Ok(size)
 }
 
 /// A packed stream as it stands in a payload.
@@ -83,60 +175,27 @@ pub(crate) fn parse<'a>(i: &'a [u8], field: &'static str) -> Parse<'a, Packed<'a
 }
 
 impl Packed<'_> {
-    /// The bytes of the stream, at most `max`. Memory grows as bytes are decompressed.
+    /// The bytes of the stream, at most `max`.
     pub fn unpack(&self, max: u64) -> Result<Vec<u8>, Fault> {
-        let field = self.field;
-        let stream = |found: String| Fault::Stream { field, found };
-        let too_long = || stream(format!("more than the {max} bytes that its block allows"));
-        let max = usize::try_from(max).unwrap_or(usize::MAX);
-        if !self.compressed {
-            return if self.bytes.len() <= max { Ok(self.bytes.to_vec()) } else { Err(too_long()) };
-        }
-        if !self.bytes.starts_with(&MAGIC) {
-            return Err(stream("not a zstd frame".into()));
-        }
-        if window_bytes(self.bytes).is_some_and(|window| window > 1 << WINDOW_LOG_MAX) {
-            return Err(stream("the zstd frame asks for a window of more than 8 MiB".into()));
-        }
-        // libzstd's own words depend on the buffers that frames before have left behind.
-        let zstd = |_| {
-            stream(
-                "a zstd frame that is damaged, or that asks for a dictionary or too large a window"
-                    .into(),
-            )
+        let stream = |found: String| Fault::Stream { field: self.field, found };
+        let size = if self.compressed {
+            content_size(self.bytes).map_err(stream)?
+        } else {
+            self.bytes.len() as u64
         };
-        // A context of its own: nothing that an earlier frame left behind can play a part.
-        let mut decoder = Decoder::new().map_err(zstd)?;
-        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(zstd)?;
-        let mut input = InBuffer::around(self.bytes);
-        let mut out = Vec::new();
-        // No room at first: with room for all that a frame says to hold, libzstd would decode it at
-        // once, and not compare its blocks with its window.
-        let mut room = false;
-        loop {
-            // One byte of room beyond the limit tells a frame that goes on from one that ends.
-            if room && out.len() == out.capacity() {
-                let most = max.saturating_add(1) - out.len();
-                out.reserve_exact(most.min(GROWTH.max(out.len())));
-            }
-            room = true;
-            let (consumed, produced) = (input.pos(), out.len());
-            let mut output = OutBuffer::around_pos(&mut out, produced);
-            let left = decoder.run(&mut input, &mut output).map_err(zstd)?;
-            let progress = output.pos() > produced || input.pos() > consumed;
-            if out.len() > max {
-                return Err(too_long());
-            }
-            if left == 0 {
-                break;
-            }
-            if !progress {
-                return Err(stream("the zstd frame is truncated".into()));
-            }
+        if size > max {
+            return Err(stream(format!("{size} bytes, more than the {max} that its block allows")));
         }
-        match self.bytes.len() - input.pos() {
-            0 => Ok(out),
-            extra => Err(stream(format!("{extra} bytes follow the zstd frame"))),
+        if !self.compressed {
+            return Ok(self.bytes.to_vec());
+        }
+        let damaged = || stream("a damaged zstd frame".into());
+        let mut out = Vec::with_capacity(usize::try_from(size).map_err(|_| damaged())?);
+        zstd_safe::decompress(&mut out, self.bytes).map_err(|_| damaged())?;
+        if out.len() as u64 == size {
+            Ok(out)
+        } else {
+            Err(damaged())
         }
     }
 
@@ -155,6 +214,12 @@ impl Packed<'_> {
 mod tests {
     use super::*;
 
+    fn frame_of(bytes: &[u8]) -> Vec<u8> {
+        let mut packer = Packer::default();
+        packer.search(bytes, 1).expect("room");
+        packer.frame
+    }
+
     fn unpack(stream: &[u8], max: u64) -> Result<Vec<u8>, Fault> {
         parse::all(stream, "test", |i| parse(i, "test")).unwrap().unpack(max)
     }
@@ -172,7 +237,7 @@ mod tests {
             ),
         ] {
             let mut stream = Vec::new();
-            Packer::default().put(&mut stream, &bytes, 1);
+            Packer::default().put(&mut stream, &bytes, Content::Numbers, 1);
             assert_eq!(stream[0] & 1 == 1, compressed, "{} bytes", bytes.len());
             assert_eq!(unpack(&stream, bytes.len() as u64).unwrap(), bytes);
             if !bytes.is_empty() {
@@ -183,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_frame_must_be_alone_and_whole() {
-        let frame = Packer::default().compress(&[5; 1000], 1).unwrap();
+        let frame = frame_of(&[5; 1000]);
         let packed = |bytes: &[u8]| Packed { field: "test", compressed: true, bytes }.unpack(1000);
         assert_eq!(packed(&frame).unwrap(), [5; 1000]);
         assert!(packed(&frame[..frame.len() - 1]).is_err());
@@ -195,19 +260,61 @@ mod tests {
     }
 
     #[test]
-    fn a_window_beyond_8_mib_is_refused_even_if_little_would_fill_it() {
-        // Magic, descriptor (no single segment, no content size), window 2^27, one raw last block.
-        let frame = [&MAGIC[..], &[0x00, 17 << 3, 0x09, 0x00, 0x00, 7]].concat();
-        let packed = |bytes: &[u8]| Packed { field: "test", compressed: true, bytes }.unpack(1000);
-        assert!(packed(&frame).unwrap_err().to_string().contains("window"));
-        let mut small = frame;
-        small[5] = 13 << 3;
-        assert_eq!(packed(&small).unwrap(), [7]);
+    fn a_frame_is_one_segment_that_says_its_size() {
+        let packed =
+            |frame: &[u8]| Packed { field: "test", compressed: true, bytes: frame }.unpack(1000);
+        let frame = |head: &[u8], blocks: &[u8]| packed(&[&MAGIC[..], head, blocks].concat());
+        let raw = [0x09, 0x00, 0x00, 7];
+        assert_eq!(frame(&[0x20, 1], &raw).unwrap(), [7]);
+        assert_eq!(frame(&[0xa0, 1, 0, 0, 0], &raw).unwrap(), [7]);
+        assert_eq!(frame(&[0xe0, 1, 0, 0, 0, 0, 0, 0, 0], &raw).unwrap(), [7]);
+        for (head, what) in [
+            (&[0x00, 0x00][..], "a window instead of a size"),
+            (&[0x24, 1], "a checksum"),
+            (&[0x21, 0, 1], "a dictionary"),
+            (&[0x28, 1], "a reserved bit"),
+            (&[0x30, 1], "an unused bit"),
+            (&[0x20, 2], "more than it holds"),
+            (&[0x20, 0], "less than it holds"),
+            (&[0xe0, 1, 0, 0, 0, 0, 0, 0, 0x80], "a size that nothing justifies"),
+        ] {
+            assert!(frame(head, &raw).is_err(), "{what}");
+        }
+        assert!(frame(&[0x20, 1], &[0x0f, 0x00, 0x00, 7]).is_err(), "a block of type 3");
+    }
+
+    #[test]
+    fn frames_of_every_size_are_single_segments() {
+        for len in [40, 255, 256, 257, 65_791, 65_792, 1 << 20, 9 << 20] {
+            let bytes = vec![5; len];
+            for make in [|packer: &mut Packer, bytes: &[u8]| packer.search(bytes, 1), Packer::code]
+            {
+                let mut packer = Packer::default();
+                assert_eq!(make(&mut packer, &bytes), Some(packer.frame.len()));
+                assert_eq!(content_size(&packer.frame), Ok(len as u64));
+            }
+        }
+    }
+
+    #[test]
+    fn repetitions_in_a_plane_are_found_and_chance_is_not_searched() {
+        let mut packer = Packer::default();
+        let random = |i: u32| crate::hash::leaf_digest(&i.to_le_bytes()).0;
+        // A hundred pieces in no order: more than a small table can tell apart.
+        let repeated: Vec<u8> =
+            (0..5000).flat_map(|i| random(u32::from(random(i)[0]) % 100)).collect();
+        let skewed: Vec<u8> = (0..100_000u32)
+            .flat_map(|i| random(i)[..2].to_vec())
+            .map(|byte| byte.leading_zeros() as u8)
+            .collect();
+        assert!(packer.repeats(&repeated, 1));
+        assert!(!packer.repeats(&skewed, 1));
+        assert!(!packer.repeats(&[], 1) && !packer.repeats(&[1], 1));
     }
 
     #[test]
     fn a_bomb_costs_no_more_than_its_block_allows() {
-        let frame = Packer::default().compress(&vec![0; 50 << 20], 1).unwrap();
+        let frame = frame_of(&vec![0; 50 << 20]);
         assert!(frame.len() < 10_000);
         let bomb = Packed { field: "test", compressed: true, bytes: &frame };
         assert!(matches!(bomb.unpack(1000), Err(Fault::Stream { .. })));

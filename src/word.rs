@@ -36,6 +36,10 @@ pub(crate) trait Word: Copy + Eq + Send + Sync + 'static {
     /// Inverse: the rank that lies a zigzag step from `self`.
     fn zigzag_to(self, step: Self) -> Self;
     fn xor(self, other: Self) -> Self;
+    /// Byte `p`, the lowest first.
+    fn byte(self, p: usize) -> u8;
+    fn rotate_left(self, bits: u32) -> Self;
+    fn rotate_right(self, bits: u32) -> Self;
     /// Bits from `shift` up under `mask`, clamped to a range of less than 256 values that starts at
     /// `low`, less `low`. In the element's own width, so that compilers can do many at once.
     fn clamped_field(self, shift: u32, mask: Self, low: Self, high: Self) -> u8;
@@ -103,6 +107,21 @@ macro_rules! word {
             #[inline(always)]
             fn xor(self, other: Self) -> Self {
                 self ^ other
+            }
+
+            #[inline(always)]
+            fn byte(self, p: usize) -> u8 {
+                (self >> (8 * p)) as u8
+            }
+
+            #[inline(always)]
+            fn rotate_left(self, bits: u32) -> Self {
+                <$unsigned>::rotate_left(self, bits)
+            }
+
+            #[inline(always)]
+            fn rotate_right(self, bits: u32) -> Self {
+                <$unsigned>::rotate_right(self, bits)
             }
 
             #[inline(always)]

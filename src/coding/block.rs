@@ -133,6 +133,32 @@ impl BlockEncoder {
         }
         Ok(encode(dtype, self.options, base, target, &mut self.scratch))
     }
+
+    /// Encodes a block that has no base, whole: any reader has its bytes without another.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if the slice cuts an element or exceeds 64 MiB.
+    ///
+    /// ```
+    /// use pulse::coding::{BlockEncoder, BlockOptions};
+    /// use pulse::dtype::Dtype;
+    ///
+    /// let block = BlockEncoder::new(BlockOptions::default()).encode_whole(&Dtype::Bf16, &[0x80, 0x3f])?;
+    /// let mut weights = [0, 0];
+    /// block.decode(&Dtype::Bf16, 1)?.apply(&mut weights)?;
+    /// assert_eq!(weights, [0x80, 0x3f]);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn encode_whole(&mut self, dtype: &Dtype, target: &[u8]) -> Result<EncodedBlock> {
+        let whole = target.len().is_multiple_of(dtype.element_bytes());
+        if !whole || target.len() > BLOCK_BYTES_MAX {
+            let target = target.len();
+            return Err(Error::misuse(format!(
+                "the target ({target} bytes) must be whole {dtype} elements, at most 64 MiB"
+            )));
+        }
+        Ok(encode_whole(dtype, self.options, target, &mut self.scratch))
+    }
 }
 
 /// Space that an encoder keeps from block to block.
@@ -187,7 +213,7 @@ pub(crate) fn encode(
         }
     }
     if best.payload.len() > target.len() / 2 {
-        let payload = whole::encode(target, element_bytes, options.level, packer);
+        let payload = whole::encode(target, element_bytes, order, options.level, packer);
         if payload.len() < best.payload.len() {
             best = block(Coding::Whole, payload);
         }
@@ -217,10 +243,10 @@ pub(crate) fn encode_whole(
     target: &[u8],
     scratch: &mut Scratch,
 ) -> EncodedBlock {
-    let element_bytes = dtype.element_bytes();
+    let (element_bytes, packer) = (dtype.element_bytes(), &mut scratch.packer);
     EncodedBlock {
         coding: Coding::Whole,
         changes: (target.len() / element_bytes) as u64,
-        payload: whole::encode(target, element_bytes, options.level, &mut scratch.packer),
+        payload: whole::encode(target, element_bytes, dtype.order(), options.level, packer),
     }
 }

@@ -66,7 +66,7 @@ pub struct BlockDecoder {
 enum Body {
     Flat { form: ValueForm, changes: Changes, next: usize },
     Contextual(Box<contextual::Walk>),
-    Whole { target: Vec<u8> },
+    Whole(whole::Planes),
 }
 
 impl BlockDecoder {
@@ -84,7 +84,7 @@ impl BlockDecoder {
         let body = match coding {
             Coding::Whole => {
                 account.values = bits;
-                Body::Whole { target: whole::decode(payload, element_bytes, elements)? }
+                Body::Whole(whole::Planes::read(payload, element_bytes, elements)?)
             }
             Coding::Flat => {
                 let (form, changes, found) =
@@ -123,7 +123,7 @@ impl BlockDecoder {
     pub fn changes(&self) -> Option<impl Iterator<Item = (u64, Value)> + '_> {
         let (flat, whole) = match &self.body {
             Body::Flat { form, changes, .. } => (Some((form, changes)), None),
-            Body::Whole { target } => (None, Some(target)),
+            Body::Whole(planes) => (None, Some(planes)),
             Body::Contextual(_) => return None,
         };
         let flat = flat.into_iter().flat_map(move |(form, changes)| {
@@ -138,11 +138,13 @@ impl BlockDecoder {
             })
         });
         let element_bytes = self.element_bytes;
-        let whole = whole.into_iter().flat_map(move |target| {
-            target.chunks_exact(element_bytes).enumerate().map(|(element, bytes)| {
+        let elements = self.elements;
+        let whole = whole.into_iter().flat_map(move |planes| {
+            (0..elements).map(move |element| {
                 let mut wide = [0; 8];
-                wide[..bytes.len()].copy_from_slice(bytes);
-                (element as u64, Value::Overwrite(u64::from_le_bytes(wide)))
+                let bytes = &mut wide[..element_bytes];
+                at_width!(element_bytes, copy(planes, element as usize, bytes));
+                (element, Value::Overwrite(u64::from_le_bytes(wide)))
             })
         });
         Some(flat.chain(whole))
@@ -176,7 +178,7 @@ impl BlockDecoder {
                 (changes.values.as_slice(), None)
             }
             Body::Contextual(walk) => (&[][..], Some(walk)),
-            Body::Flat { .. } | Body::Whole { .. } => return None,
+            Body::Flat { .. } | Body::Whole(_) => return None,
         };
         let zigzag = flat.iter().copied().chain(walk.into_iter().flat_map(|walk| walk.steps()));
         Some(zigzag.map(unzigzag))
@@ -223,7 +225,7 @@ impl BlockDecoder {
                 *next +=
                     changes.elements[*next..].partition_point(|&element| u64::from(element) < end);
             }
-            Body::Whole { .. } => {}
+            Body::Whole(_) => {}
             Body::Contextual(_) if bytes == 0 => {}
             Body::Contextual(_) => {
                 return Err(Error::misuse("a contextual block is applied from its start"))
@@ -292,9 +294,10 @@ fn apply<W: Word>(decoder: &mut BlockDecoder, chunk: &mut [u8]) {
             *next += ready;
         }
         Body::Contextual(walk) => walk.apply::<W>(chunk),
-        Body::Whole { target } => {
-            let start = decoder.done as usize * W::BYTES;
-            chunk.copy_from_slice(&target[start..start + chunk.len()]);
-        }
+        Body::Whole(planes) => copy::<W>(planes, decoder.done as usize, chunk),
     }
+}
+
+fn copy<W: Word>(planes: &whole::Planes, first: usize, target: &mut [u8]) {
+    planes.copy::<W>(first, target);
 }

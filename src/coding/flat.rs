@@ -3,7 +3,7 @@
 use crate::changes::Changes;
 use crate::coding::PayloadBits;
 use crate::error::Fault;
-use crate::packed::{self, Packer};
+use crate::packed::{self, Content, Packer};
 use crate::parse::{self, Bad, Parse};
 use crate::varint;
 use crate::word::ValueForm;
@@ -94,7 +94,7 @@ fn smallest(
         let mut plain = Vec::new();
         numbers.clone().for_each(|number| width.put(&mut plain, number));
         let mut stream = Vec::new();
-        packer.put(&mut stream, &plain, level);
+        packer.put(&mut stream, &plain, Content::Numbers, level);
         (width.code(), stream)
     };
     let (a, b) = (pack(fixed), pack(Width::Varint));

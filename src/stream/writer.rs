@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::hash::Sha;
 use crate::limits::Limits;
-use crate::packed::Packer;
+use crate::packed::{Content, Packer};
 use crate::stream::Summary;
 use crate::tag::Tag;
 use crate::wire::{
@@ -104,7 +104,7 @@ impl<W: Write> PatchWriter<W> {
     pub fn file_data(&mut self, bytes: &[u8], level: i32) -> Result<()> {
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
-        self.packer.put(&mut payload, bytes, level);
+        self.packer.put(&mut payload, bytes, Content::Numbers, level);
         self.section(Tag::FILE_DATA, &payload)?;
         self.payload = payload;
         Ok(())

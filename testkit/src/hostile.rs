@@ -67,14 +67,16 @@ pub fn tiny_sections(count: u64) -> Vec<u8> {
     patch_of((0..count).map(|_| section(b'x', [])).collect(), 0, 0)
 }
 
-/// A zstd frame of so many equal bytes, as a packed stream.
+/// A packed stream of so many equal bytes, as small as a zstd frame can be: blocks that repeat them.
 pub fn bomb(byte: u8, bytes: usize) -> Vec<u8> {
-    let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
-    let chunk = vec![byte; bytes.min(1 << 20)];
-    for _ in 0..bytes / chunk.len() {
-        std::io::Write::write_all(&mut encoder, &chunk).unwrap();
+    const BLOCK: usize = 128 * 1024;
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0xe0];
+    frame.extend((bytes as u64).to_le_bytes());
+    for start in (0..bytes).step_by(BLOCK) {
+        let last = u32::from(start + BLOCK >= bytes);
+        let head = (bytes - start).min(BLOCK) as u32 * 8 + 2 + last;
+        frame.extend([&head.to_le_bytes()[..3], &[byte]].concat());
     }
-    let frame = encoder.finish().unwrap();
     [varint((frame.len() as u64) << 1 | 1), frame].concat()
 }
 

@@ -105,7 +105,7 @@ fn a_frame_unpacks_to_what_its_block_can_hold_and_no_further() {
         assert!(peak <= 3 * most, "{peak} bytes for a frame of {bytes}");
     }
     // Whole blocks and carried files stop at their own size.
-    let whole = [&[0, 0, 1][..], &varint(65536), &bomb(0, 64 * MIB)].concat();
+    let whole = [&[0, 0, 1][..], &varint(65536), &[0], &bomb(0, 64 * MIB)].concat();
     let file = [&[3, 1, b'f'][..], &varint(1 << 40), &[0; 32]].concat();
     for patch in [
         patch_of_blocks(65536, vec![whole], 65536),

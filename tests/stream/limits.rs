@@ -159,7 +159,7 @@ fn rows() -> Vec<Row> {
 /// 65 blocks of 4 MiB, of which 64 are free.
 fn expanding() -> Row {
     const BLOCK: u64 = 64 << 16;
-    let payload = [&[0, 0, 64][..], &varint(BLOCK), &bomb(0, BLOCK as usize)].concat();
+    let payload = [&[0, 0, 64][..], &varint(BLOCK), &[0], &bomb(0, BLOCK as usize)].concat();
     let patch = patch_of_blocks(65 * BLOCK, vec![payload.clone(); 65], 65 * BLOCK);
     let needed = BLOCK.div_ceil(last(&patch, Tag::BLOCK) + payload.len() as u64);
     (patch, Tag::BLOCK, "expansion", needed, Limits::with_expansion)
@@ -357,7 +357,10 @@ fn the_maxima_of_the_format_hold_without_limits() {
         })
     };
     good(&data(1 << 20));
-    bad(&data((1 << 20) + 1), "file data: more than the 1048576 bytes that its block allows");
+    bad(
+        &data((1 << 20) + 1),
+        "file data: 1048577 bytes, more than the 1048576 that its block allows",
+    );
 }
 
 fn encoder() -> Encoder<Vec<u8>> {

@@ -10,7 +10,7 @@ use testkit::vectors::tensors_of;
 
 /// Small vectors that together hold sections of every kind, blocks in every coding, and flat blocks in every
 /// form, and in every width and kind of stream.
-const PATCHES: [&str; 17] = [
+const PATCHES: [&str; 18] = [
     "empty",
     "smallest",
     "spec-example",
@@ -19,7 +19,8 @@ const PATCHES: [&str; 17] = [
     "form-xor",
     "form-overwrite",
     "flat-step",
-    "dictionary-0",
+    "frame-of-three-blocks",
+    "whole-rotated-integers",
     "whole-in-patched",
     "contextual-example",
     "contextual-dense",

@@ -3,7 +3,7 @@
 //! It shares no code with the library. Only the inside of zstd frames is left to libzstd; where a
 //! frame ends and what it asks for is read here.
 
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use std::io::Read;
 
 /// Why a block is refused; the words are for a person who compares the two.
 pub type Refused = &'static str;
@@ -169,9 +169,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The content of one Zstandard frame (RFC 8878), which must be all of `frame`.
+/// The content of a frame (§7.2), which must be all of `frame`.
 fn unpack(frame: &[u8], max: u128) -> Result<Vec<u8>, Refused> {
-    const WINDOW_MAX: u128 = 8 << 20;
     let little =
         |bytes: &[u8]| bytes.iter().rev().fold(0u128, |value, &byte| value << 8 | u128::from(byte));
     let mut rest = Reader(frame);
@@ -179,65 +178,42 @@ fn unpack(frame: &[u8], max: u128) -> Result<Vec<u8>, Refused> {
     if field(4)? != [0x28, 0xb5, 0x2f, 0xfd] {
         return Err("stream");
     }
-    let descriptor = field(1)?[0];
-    let single = descriptor & 0x20 != 0;
-    if descriptor & 0x08 != 0 {
-        return Err("stream");
-    }
-    let mut window = 0;
-    if !single {
-        let byte = u128::from(field(1)?[0]);
-        let base = 1 << (10 + byte / 8);
-        window = base + base / 8 * (byte % 8);
-    }
-    if little(field([0, 1, 2, 4][usize::from(descriptor & 3)])?) != 0 {
-        return Err("stream");
-    }
-    let size = match descriptor >> 6 {
-        0 if single => Some(little(field(1)?)),
-        0 => None,
-        1 => Some(little(field(2)?) + 256),
-        2 => Some(little(field(4)?)),
-        _ => Some(little(field(8)?)),
+    let size = match field(1)?[0] {
+        0x20 => little(field(1)?),
+        0x60 => little(field(2)?) + 256,
+        0xa0 => little(field(4)?),
+        0xe0 => little(field(8)?),
+        _ => return Err("stream"),
     };
-    if single {
-        window = size.unwrap_or(0);
-    }
-    if window > WINDOW_MAX || size.is_some_and(|size| size > max) {
+    if size > max {
         return Err("stream");
     }
     loop {
         let header = little(field(3)?);
-        let (last, kind, size) = (header & 1, header >> 1 & 3, header >> 3);
+        let (last, kind, block) = (header & 1, header >> 1 & 3, header >> 3);
+        if block > size.min(1 << 17) {
+            return Err("stream");
+        }
         field(match kind {
             1 => 1,
             3 => return Err("stream"),
-            _ => size,
+            _ => block,
         })?;
         if last == 1 {
             break;
         }
     }
-    field(if descriptor & 4 != 0 { 4 } else { 0 })?;
     if !rest.0.is_empty() {
         return Err("stream");
     }
-    // In steps, the first without room: libzstd compares blocks with the window only if it has no room for all at once.
-    let (mut decoder, mut content) = (Decoder::new().map_err(|_| "stream")?, Vec::new());
-    let mut input = InBuffer::around(frame);
-    let (mut step, mut room) = ([0; 1024], 0);
-    loop {
-        let mut output = OutBuffer::around(&mut step[..std::mem::replace(&mut room, 1024)]);
-        let before = (content.len(), input.pos());
-        let left = decoder.run(&mut input, &mut output).map_err(|_| "stream")?;
-        content.extend_from_slice(output.as_slice());
-        // A frame that is too long is refused by the caller.
-        if left == 0 || content.len() as u128 > max {
-            return Ok(content);
-        }
-        if content.len() == before.0 && input.pos() == before.1 {
-            return Err("stream");
-        }
+    // In steps, so that a lie about the size costs nothing.
+    let mut content = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(frame).map_err(|_| "stream")?;
+    decoder.take(size as u64 + 1).read_to_end(&mut content).map_err(|_| "stream")?;
+    if content.len() as u128 == size {
+        Ok(content)
+    } else {
+        Err("stream")
     }
 }
 
@@ -267,12 +243,21 @@ pub fn decode(
 /// §7.4.
 fn whole(kind: Kind, elements: &mut [u128], payload: &[u8]) -> Result<(), Refused> {
     let mut payload = Reader(payload);
+    let rotated = match payload.u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err("value"),
+    };
     elements.fill(0);
     for plane in 0..kind.bytes() {
         let bytes = payload.packed_exactly(elements.len() as u128)?;
         for (element, byte) in elements.iter_mut().zip(bytes) {
             *element += u128::from(byte) << (8 * plane);
         }
+    }
+    if rotated {
+        // The lowest bit was the highest.
+        elements.iter_mut().for_each(|x| *x = *x / 2 + *x % 2 * kind.sign());
     }
     payload.end()
 }

@@ -5,7 +5,7 @@ use pulse::dtype::Dtype;
 use pulse::wire::Tag;
 
 use super::good::{File, Good};
-use super::raw::{fields, zstd_frame, Fields, Raw};
+use super::raw::{fields, frame, raw_frame, zstd_frame, Fields, Raw};
 use super::sample::{self, block_of, digest_in, FLAT, FORM, PATCHED};
 use crate::checkpoint::{Checkpoint, Tensor};
 
@@ -114,47 +114,44 @@ pub fn every_width(form: ValueForm) -> Good {
     }
 }
 
-/// A zstd frame of one raw block. `head` is the frame header: descriptor, then what it announces.
-fn frame(head: &[u8], bytes: &[u8]) -> Vec<u8> {
-    let block_head = (bytes.len() as u32) << 3 | 1;
-    [&[0x28, 0xb5, 0x2f, 0xfd], head, &block_head.to_le_bytes()[..3], bytes].concat()
+/// The sample's block with its gaps, 1 and 1, in this frame.
+pub fn block_with_gaps(frame: &[u8]) -> Fields {
+    block_of(2, fields().u8(FORM).frame(frame).stored(&[2, 3]))
 }
 
-/// A frame that tells its content size in four bytes, after the window.
-pub fn frame_with_content_size(window: u8, size: u32, bytes: &[u8]) -> Vec<u8> {
-    frame(&[&[0x80, window], &size.to_le_bytes()[..]].concat(), bytes)
-}
-
-/// A frame that names a dictionary in one byte, after the window.
-pub fn frame_with_dictionary(dictionary: u8, bytes: &[u8]) -> Vec<u8> {
-    frame(&[1, 0, dictionary], bytes)
-}
-
-/// The sample's block with its gaps in a frame that asks for this window: the exponent above 10 in
-/// the high 5 bits.
-pub fn block_with_window(window: u8) -> Fields {
-    block_of(2, fields().u8(FORM).frame(&frame(&[0, window], &[1, 1])).stored(&[2, 3]))
-}
-
-pub fn largest_window() -> Good {
+fn with_gaps(name: &str, rules: &'static str, shows: &'static str, frame: &[u8]) -> Good {
     Good {
-        name: "window-8-mib".into(),
-        rules: "R52",
-        shows:
-            "A zstd frame that asks for a window of 8 MiB, the largest that a reader must accept.",
+        name: name.into(),
+        rules,
+        shows,
         base: Some(File::new("sample-base", &sample::base())),
         target: File::new("sample-target", &sample::target()),
-        patch: sample::patch().replace(Tag::BLOCK, block_with_window(13 << 3)).write(),
+        patch: sample::patch().replace(Tag::BLOCK, block_with_gaps(frame)).write(),
     }
 }
 
-pub fn no_dictionary() -> Good {
-    let payload = fields().u8(FORM).frame(&frame_with_dictionary(0, &[1, 1])).stored(&[2, 3]);
-    Good {
-        name: "dictionary-0".into(),
-        rules: "R51",
-        shows: "A zstd frame that names dictionary 0, which stands for none.",
-        patch: sample::patch().replace(Tag::BLOCK, block_of(2, payload)).write(),
-        ..largest_window()
-    }
+/// Frames that no library makes of two bytes, and every one reads.
+pub fn frames() -> Vec<Good> {
+    // A raw block of one byte, then one that repeats its byte once, and no byte in the last.
+    let blocks = [0x08, 0, 0, 1, 0x0a, 0, 0, 1, 0x01, 0, 0];
+    vec![
+        with_gaps(
+            "frame-size-in-4-bytes",
+            "R51",
+            "A zstd frame that says its content size in four bytes, more than it needs.",
+            &raw_frame(&[0xa0, 2, 0, 0, 0], &[1, 1]),
+        ),
+        with_gaps(
+            "frame-size-in-8-bytes",
+            "R51",
+            "A zstd frame that says its content size in eight bytes, more than it needs.",
+            &raw_frame(&[0xe0, 2, 0, 0, 0, 0, 0, 0, 0], &[1, 1]),
+        ),
+        with_gaps(
+            "frame-of-three-blocks",
+            "R50",
+            "A zstd frame of three blocks: a raw one, one that repeats a byte, and an empty one.",
+            &frame(&[0x20, 2], &blocks),
+        ),
+    ]
 }

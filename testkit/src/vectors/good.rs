@@ -9,7 +9,7 @@ use pulse::Encoder;
 use super::contextual;
 use super::flat;
 use super::raw::{fields, sha256, Fields, Raw};
-use super::sample::{self, WHOLE};
+use super::sample::{self, PLAIN, ROTATED, WHOLE};
 use crate::checkpoint::{header_of, Checkpoint, Tensor};
 use crate::encode;
 
@@ -91,14 +91,8 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
     ];
     all.extend([ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite].map(encoded_form));
     all.extend([ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite].map(flat::every_width));
-    all.extend([
-        flat::largest_window(),
-        flat::no_dictionary(),
-        whole_in_patched(),
-        full_header(),
-        skippable(),
-        minor_version(),
-    ]);
+    all.extend([whole_in_patched(), whole_rotated(), full_header(), skippable(), minor_version()]);
+    all.extend(flat::frames());
     all.extend(contextual::vectors());
     all.extend([files_carried(), files_odd_json(), files_kept(), files_of_a_directory()]);
     all.extend([tensor_in_two_files(), files_in_subdirectories(), pipeline(), modules()]);
@@ -346,11 +340,44 @@ fn whole_in_patched() -> Good {
     let good = smallest();
     let planes = fields()
         .block(WHOLE, 0, 1, 2)
+        .u8(PLAIN)
         .stored(&[0x80, 0x81, 0x80, 0x01])
         .stored(&[0x3f, 0x3f, 0xbf, 0x80]);
     let patch = sample::patch().replace(Tag::BLOCK, planes).write();
-    let shows = "The patch of smallest with its block in the whole coding, which a patched tensor may have too.";
+    let shows = "The patch of smallest with its block in the whole coding, which a patched tensor may have too; plain, as a float may be.";
     Good { name: "whole-in-patched".into(), rules: "R5 R59", shows, patch, ..good }
+}
+
+/// The encoder rotates floats of several bytes, and nothing else.
+fn whole_rotated() -> Good {
+    let base = Checkpoint::default();
+    let bytes = Tensor::new(Dtype::U8, &[3], &[0x01, 0x80, 0xff]);
+    let longs = Tensor::new(Dtype::I64, &[1], &[0x8001_0203_0405_0607]);
+    let target: Checkpoint = [("bytes", bytes), ("longs", longs)].into();
+    let mut footer = sample::footer(4, Some(&base), &target);
+    footer.tensors = 2;
+    let trailer = |changes, name| fields().varint(changes).digest(sample::digest_in(&target, name));
+    let longs = [0x0f, 0x0c, 0x0a, 0x08, 0x06, 0x04, 0x02, 0x00];
+    let raw = Raw::new(sample::header(), footer)
+        .add_tensor("bytes", fields().name(0, "bytes").spec(sample::ADDED, sample::U8, &[3]))
+        .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 3).u8(ROTATED).stored(&[0x02, 0x01, 0xff]))
+        .add(Tag::TENSOR_END, trailer(3, "bytes"))
+        .add_tensor("longs", fields().name(0, "longs").spec(sample::ADDED, 16, &[1]))
+        .add(
+            Tag::BLOCK,
+            longs.iter().fold(fields().block(WHOLE, 0, 1, 1).u8(ROTATED), |fields, &byte| {
+                fields.stored(&[byte])
+            }),
+        )
+        .add(Tag::TENSOR_END, trailer(1, "longs"));
+    Good {
+        name: "whole-rotated-integers".into(),
+        rules: "R5 R59",
+        shows: "Blocks of integers in the whole coding, rotated, which any dtype may be.",
+        base: Some(File::new("empty", &base)),
+        target: File::new("whole-rotated-target", &target),
+        patch: raw.write(),
+    }
 }
 
 fn full_header() -> Good {

@@ -11,11 +11,32 @@ pub fn sha256(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
 
-/// A zstd frame with content size and checksum, both of which the encoder leaves out.
+/// A zstd frame of a single segment: the window holds it all.
 pub fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
+    compress(bytes, false)
+}
+
+/// The same with a checksum at its end.
+pub fn zstd_frame_with_checksum(bytes: &[u8]) -> Vec<u8> {
+    compress(bytes, true)
+}
+
+fn compress(bytes: &[u8], checksum: bool) -> Vec<u8> {
     let mut compressor = zstd::bulk::Compressor::new(1).expect("a zstd context");
-    compressor.include_checksum(true).expect("a legal parameter");
+    compressor.include_checksum(checksum).expect("a legal parameter");
+    compressor.window_log(24).expect("a legal parameter");
     compressor.compress(bytes).expect("room for the frame")
+}
+
+/// A zstd frame of one raw block. `head` is the frame header: descriptor, then what it announces.
+pub fn raw_frame(head: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let block_head = (bytes.len() as u32) << 3 | 1;
+    frame(head, &[&block_head.to_le_bytes()[..3], bytes].concat())
+}
+
+/// A zstd frame of these blocks, heads included.
+pub fn frame(head: &[u8], blocks: &[u8]) -> Vec<u8> {
+    [&[0x28, 0xb5, 0x2f, 0xfd], head, blocks].concat()
 }
 
 /// Bytes of a section, field by field.

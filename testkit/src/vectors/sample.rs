@@ -16,6 +16,9 @@ pub const REPLACED: u8 = 2;
 pub const DELETED: u8 = 3;
 pub const WHOLE: u8 = 0;
 pub const FLAT: u8 = 1;
+/// Forms of the whole coding.
+pub const PLAIN: u8 = 0;
+pub const ROTATED: u8 = 1;
 /// Form byte of the sample's block: gaps u8, values are steps, as u8.
 pub const FORM: u8 = 0x21;
 
@@ -97,7 +100,7 @@ pub fn patch() -> Raw {
 
 fn with_new(raw: Raw) -> Raw {
     raw.add_tensor("new", fields().name(0, "new").spec(ADDED, U8, &[2]))
-        .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).stored(&[1, 2]))
+        .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(&[1, 2]))
         .add(Tag::TENSOR_END, fields().varint(2).digest(tensor_digest(&new().bytes)))
 }
 
@@ -123,7 +126,7 @@ pub fn replacement() -> Raw {
     target.tensors.insert("old".into(), Tensor::new(Dtype::U8, &[2, 1], &[1, 2]));
     Raw::new(header(), footer(2, Some(&base()), &target))
         .add_tensor("old", fields().name(0, "old").spec(REPLACED, U8, &[2, 1]))
-        .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).stored(&[1, 2]))
+        .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(&[1, 2]))
         .add(
             Tag::TENSOR_END,
             fields().varint(2).digest(digest_in(&base(), "old")).digest(digest_in(&target, "old")),

@@ -195,7 +195,7 @@ fn streaming() -> Vec<(Error, Error)> {
                 Tag::BLOCK,
                 Fault::Stream {
                     field: "gaps",
-                    found: "more than the 2 bytes that its block allows".into(),
+                    found: "3 bytes, more than the 2 that its block allows".into(),
                 },
             ),
         ),

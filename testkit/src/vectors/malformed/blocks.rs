@@ -4,7 +4,7 @@ use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::raw::{fields, Fields};
-use crate::vectors::sample::{addition, block, patch, ADDED, FLAT, FORM, U8, WHOLE};
+use crate::vectors::sample::{addition, block, patch, ADDED, FLAT, FORM, PLAIN, U8, WHOLE};
 
 pub fn blocks() -> Vec<Malformed> {
     let payload = fields().u8(FORM).stored(&[1, 1]).stored(&[2, 3]);
@@ -112,25 +112,36 @@ pub fn blocks() -> Vec<Malformed> {
             put(fields().block(WHOLE, 0, 1, 1)),
         ),
         row(
+            "whole-form",
+            "value",
+            "R59",
+            "A form that does not exist.",
+            addition().replace(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).u8(2).stored(&[1, 2])),
+        ),
+        row(
             "whole-plane-short",
             "stream",
             "R59",
             "A byte plane has fewer bytes than the block has elements.",
-            addition().replace(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).stored(&[1])),
+            addition().replace(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(&[1])),
         ),
         row(
             "whole-plane-long",
             "stream",
             "R59",
             "A byte plane has more bytes than the block has elements.",
-            addition().replace(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).stored(&[1, 2, 3])),
+            addition()
+                .replace(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(&[1, 2, 3])),
         ),
         row(
             "whole-plane-missing",
             "length",
             "R6",
             "One byte plane for elements of two bytes.",
-            patch().replace(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).stored(&[1, 2, 3, 4])),
+            patch().replace(
+                Tag::BLOCK,
+                fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(&[1, 2, 3, 4]),
+            ),
         ),
         row(
             "whole-plane-excess",
@@ -139,7 +150,7 @@ pub fn blocks() -> Vec<Malformed> {
             "Two byte planes for elements of one byte.",
             addition().replace(
                 Tag::BLOCK,
-                fields().block(WHOLE, 0, 1, 2).stored(&[1, 2]).stored(&[1, 2]),
+                fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(&[1, 2]).stored(&[1, 2]),
             ),
         ),
     ]

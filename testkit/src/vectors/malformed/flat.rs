@@ -3,8 +3,8 @@
 use pulse::wire::Tag;
 
 use super::{row, Malformed};
-use crate::vectors::flat::{block_with_window, frame_with_content_size, frame_with_dictionary};
-use crate::vectors::raw::{fields, zstd_frame, Fields};
+use crate::vectors::flat::block_with_gaps;
+use crate::vectors::raw::{fields, frame, raw_frame, zstd_frame, zstd_frame_with_checksum, Fields};
 use crate::vectors::sample::{block_of, patch, FORM};
 
 pub fn flat_payloads() -> Vec<Malformed> {
@@ -127,92 +127,131 @@ pub fn flat_payloads() -> Vec<Malformed> {
 }
 
 pub fn streams() -> Vec<Malformed> {
-    let gaps = |frame: &[u8]| {
-        patch().replace(Tag::BLOCK, block_of(2, fields().u8(FORM).frame(frame).stored(&[2, 3])))
-    };
-    let frame = zstd_frame(&[1, 1]);
-    let mut damaged = frame.clone();
-    *damaged.last_mut().expect("a checksum") ^= 1;
-    let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0], &frame[..]].concat();
+    let gaps = |frame: &[u8]| patch().replace(Tag::BLOCK, block_with_gaps(frame));
+    let good = zstd_frame(&[1, 1]);
+    let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0], &good[..]].concat();
+    let stream = |name, rules, shows, frame: &[u8]| row(name, "stream", rules, shows, gaps(frame));
+    // The second byte of gaps is in a block that is not the last, and none follows.
+    let open = [0x08, 0, 0, 1, 0x08, 0, 0, 1];
+    // A compressed block that ends after its literals, where the number of sequences is due.
+    let damaged = [0x15, 0, 0, 0x11, 0x01];
     vec![
-        row("stream-not-zstd", "stream", "R50", "A stream marked as zstd is none.", gaps(&[1, 1])),
-        row("stream-empty", "stream", "R50", "A zstd stream of no bytes.", gaps(&[])),
-        row(
-            "stream-checksum",
-            "stream",
-            "R51",
-            "The checksum of a zstd frame is wrong.",
-            gaps(&damaged),
-        ),
-        row(
-            "stream-cut",
-            "stream",
-            "R50",
-            "A zstd frame is cut short.",
-            gaps(&frame[..frame.len() - 1]),
-        ),
-        row(
+        stream("stream-not-zstd", "R50", "A stream marked as zstd is none.", &[1, 1]),
+        stream("stream-empty", "R50", "A zstd stream of no bytes.", &[]),
+        stream("stream-cut", "R50", "A zstd frame is cut short.", &good[..good.len() - 1]),
+        stream(
             "stream-two-frames",
-            "stream",
             "R50",
             "Two zstd frames in one stream.",
-            gaps(&[zstd_frame(&[1]), zstd_frame(&[1])].concat()),
+            &[zstd_frame(&[1]), zstd_frame(&[1])].concat(),
         ),
-        row(
+        stream(
             "stream-skippable-frame",
-            "stream",
             "R50",
             "A skippable frame before the zstd frame.",
-            gaps(&skippable),
+            &skippable,
         ),
-        row(
+        stream(
             "stream-after-frame",
-            "stream",
             "R50",
             "A byte follows the zstd frame.",
-            gaps(&[&frame[..], &[0]].concat()),
+            &[&good[..], &[0]].concat(),
         ),
-        row(
-            "stream-short",
-            "stream",
-            "R53",
-            "A zstd frame of one byte where two are due.",
-            gaps(&zstd_frame(&[1])),
+        stream(
+            "stream-open-frame",
+            "R50",
+            "No block of a zstd frame says that it is the last.",
+            &frame(&[0x20, 2], &open),
         ),
-        row(
-            "stream-bomb",
-            "stream",
-            "R53",
-            "A zstd frame of 16 MiB where two bytes are due.",
-            gaps(&zstd_frame(&vec![1; 16 << 20])),
+        stream(
+            "stream-block-type",
+            "R50",
+            "A block of a zstd frame has the reserved type.",
+            &frame(&[0x20, 2], &[0x17, 0, 0, 1, 1]),
         ),
-        row(
-            "stream-window",
-            "stream",
-            "R52",
-            "A zstd frame asks for a window of 16 MiB; 8 MiB are allowed.",
-            patch().replace(Tag::BLOCK, block_with_window(14 << 3)),
+        stream(
+            "stream-block-size",
+            "R50",
+            "A block of a zstd frame repeats its byte three times; the frame says that it holds two bytes.",
+            &frame(&[0x20, 2], &[0x1b, 0, 0, 1]),
         ),
-        row(
-            "stream-window-of-small-content",
-            "stream",
-            "R52",
-            "A zstd frame asks for a window of 16 MiB and says that it holds two bytes.",
-            gaps(&frame_with_content_size(14 << 3, 2, &[1, 1])),
+        stream(
+            "stream-damaged",
+            "R50",
+            "A compressed block of a zstd frame cannot be decoded.",
+            &frame(&[0x20, 2], &damaged),
         ),
-        row(
-            "stream-content-size",
-            "stream",
+        stream(
+            "stream-checksum",
             "R51",
-            "A zstd frame says that it holds three bytes, and holds two.",
-            gaps(&frame_with_content_size(0, 3, &[1, 1])),
+            "A zstd frame has a checksum, a right one.",
+            &zstd_frame_with_checksum(&[1, 1]),
         ),
-        row(
+        stream(
             "stream-dictionary",
-            "stream",
             "R51",
             "A zstd frame asks for dictionary 1.",
-            gaps(&frame_with_dictionary(1, &[1, 1])),
+            &raw_frame(&[0x21, 1, 2], &[1, 1]),
+        ),
+        stream(
+            "stream-dictionary-0",
+            "R51",
+            "A zstd frame asks for dictionary 0, which stands for none.",
+            &raw_frame(&[0x21, 0, 2], &[1, 1]),
+        ),
+        stream(
+            "stream-window",
+            "R51",
+            "A zstd frame says its window, and not its content size.",
+            &raw_frame(&[0x00, 0x00], &[1, 1]),
+        ),
+        stream(
+            "stream-window-and-content-size",
+            "R51",
+            "A zstd frame says its window and its content size.",
+            &raw_frame(&[0x80, 0x00, 2, 0, 0, 0], &[1, 1]),
+        ),
+        stream(
+            "stream-reserved-bit",
+            "R51",
+            "The reserved bit of a zstd frame is set.",
+            &raw_frame(&[0x28, 2], &[1, 1]),
+        ),
+        stream(
+            "stream-unused-bit",
+            "R51",
+            "The unused bit of a zstd frame is set.",
+            &raw_frame(&[0x30, 2], &[1, 1]),
+        ),
+        stream(
+            "stream-content-size",
+            "R52",
+            "A zstd frame says that it holds two bytes, and holds three.",
+            &frame(&[0x20, 2], &[0x10, 0, 0, 1, 1, 0x09, 0, 0, 1]),
+        ),
+        stream(
+            "stream-content-size-beyond",
+            "R52",
+            "A zstd frame says that it holds two bytes, and holds one.",
+            &raw_frame(&[0x20, 2], &[1]),
+        ),
+        stream(
+            "stream-short",
+            "R53",
+            "A zstd frame of one byte where two are due.",
+            &zstd_frame(&[1]),
+        ),
+        stream(
+            "stream-bomb",
+            "R53",
+            "A zstd frame of 16 MiB where two bytes are due.",
+            &zstd_frame(&vec![1; 16 << 20]),
+        ),
+        stream(
+            "stream-size-of-2-to-63",
+            "R53",
+            "A zstd frame says that it holds 2^63 bytes.",
+            &raw_frame(&[0xe0, 0, 0, 0, 0, 0, 0, 0, 0x80], &[1, 1]),
         ),
     ]
 }
