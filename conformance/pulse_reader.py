@@ -169,7 +169,7 @@ def decompress(frame, size):
 
 # ---------------------------------------------------------------- §7.3 to §7.5: codings
 # Each reads what is left of a block's payload, and gives a function from the base's bytes of the block to the target's.
-def whole(cursor, dtype, elements, changes):
+def whole(cursor, dtype, elements, changes, matrix):
     form, out = cursor.uint(), bytearray(elements * dtype.size)
     check(form <= 1, "value", f"form {form} of whole")
     for p in range(dtype.size):
@@ -179,7 +179,7 @@ def whole(cursor, dtype, elements, changes):
         out = dtype.data([x >> 1 | (x & 1) << 8 * dtype.size - 1 for x in dtype.elements(out)])
     return lambda base: out
 
-def flat(cursor, dtype, elements, changes):
+def flat(cursor, dtype, elements, changes, matrix):
     byte = cursor.uint()
     gap_width, form, value_width = byte & 7, byte >> 3 & 3, byte >> 5
     check(gap_width <= 3 and form <= 2 and value_width <= 4, "value", f"form {byte:#04x}")
@@ -233,34 +233,97 @@ class Codes:
         check(v >> k >= 24, "value", "a number is written raw although it need not be")
         return v
 
-def contextual(cursor, dtype, elements, changes):
+def contextual(cursor, dtype, elements, changes, matrix):
     lowest, classes = cursor.varint(), cursor.uint()
+    predicted, classes = classes >> 7, classes & 127
     check(1 <= classes <= 32, "value", f"{classes} classes")
+    check(matrix or not predicted, "value", "signs are predicted in what is no matrix, or too wide a one")
     check(lowest + classes - 1 <= dtype.greatest_exponent(), "value", "classes beyond the greatest exponent")
     table = [contextual_class(cursor, dtype) for _ in range(classes)]
     codes = Codes(cursor.take(cursor.left()))
     total = sum(count for count, *_ in table)
     check(total <= min(elements, codes.left()), "value", "counts exceed the elements or the codes")
-    lists = [contextual_list(codes, dtype, *parameters) for parameters in table]
-    check(codes.left() < 8, "stream", "bytes that no code needs")
-    check(codes.bits(codes.left()) == 0, "reserved", "padding bits that are not zero")
-    given = sum(zigzag != 0 for entries in lists for _, zigzag in entries)
+    lists = [contextual_list(codes, dtype, predicted, *parameters) for parameters in table]
+    check(codes.bits(codes.left() % 8) == 0, "reserved", "padding bits that are not zero")
+    stream = codes.data[codes.at >> 3:]
+    check(predicted or not stream, "stream", "bytes that no code needs")
+    check(stream[:4] != b"\xff" * 4, "stream", "a sign stream that begins with 2^32 - 1")
+    given = sum(step != 0 for entries in lists for _, step in entries)
     check(given == changes, "count", f"{given} changes in the codes, {changes} in the block")
 
     def decode(base):
         queues = [deque(entries) for entries in lists]
         left = [queue[0][0] if queue else None for queue in queues]
+        signs = Signs(stream, *matrix) if predicted else None
         out = dtype.elements(base)
         for e, b in enumerate(out):
             c = min(max(dtype.exponent(b) - lowest, 0), classes - 1)
             if left[c]:
                 left[c] -= 1
             elif queues[c]:
-                out[e] = dtype.step(b, queues[c].popleft()[1])
+                step = queues[c].popleft()[1]
+                if signs and step:                     # a magnitude
+                    step = 2 * step - signs.negative(e)
+                out[e] = dtype.step(b, step)
                 left[c] = queues[c][0][0] if queues[c] else None
         check(not any(queues), "position", "a class has fewer elements than its codes need")
+        check(not signs or signs.complete(), "stream", "a sign stream that does not end with the last change")
         return dtype.data(out)
     return decode
+
+class Signs:
+    """§7.6: whether steps are negative, from a range coder and what rows and columns have had before."""
+    def __init__(self, stream, columns, first):
+        self.stream, self.at, self.columns, self.first = stream, 0, columns, first
+        self.v = [[256, -256 if c % 2 else 256] for c in range(columns)]
+        self.row, self.range, self.code = 0, 2 ** 32 - 1, 0
+        self.start_row()
+        for _ in range(4):
+            self.next_byte()
+
+    def start_row(self):
+        self.u, self.weight, self.changes = [0, 0], 16384, []
+
+    def next_byte(self):
+        self.code = self.code * 256 + (self.stream[self.at] if self.at < len(self.stream) else 0)
+        self.at += 1
+
+    def predict(self, c):
+        return self.u[0] * self.v[c][0] + self.u[1] * self.v[c][1] >> 12
+
+    def negative(self, element):
+        row, c = divmod(self.first + element, self.columns)
+        if row != self.row:
+            self.end_row()
+            self.row = row
+        d, v = self.predict(c), self.v[c]
+        bound = (self.range >> 16) * clamp(32768 + 8 * d, 1024, 64512)
+        negative = self.code >= bound
+        if negative:
+            self.code, self.range = self.code - bound, self.range - bound
+        else:
+            self.range = bound
+        while self.range < 1 << 24:
+            self.range *= 256
+            self.next_byte()
+        s = -4096 if negative else 4096
+        self.changes.append((c, s))
+        self.weight = min(self.weight + (v[0] * v[0] + v[1] * v[1] >> 12), 1 << 30)
+        t = abs(s - d) * 16384 // self.weight * (1 if s > d else -1)               # towards zero
+        self.u = [clamp(u + (t * f >> 14), -8191, 8191) for u, f in zip(self.u, v)]
+        return negative
+
+    def end_row(self):
+        for c, s in self.changes:
+            e = s - self.predict(c)
+            self.v[c] = [clamp(f + (e * u >> 11), -8191, 8191) for f, u in zip(self.v[c], self.u)]
+        self.start_row()
+
+    def complete(self):
+        return self.at == len(self.stream) + 3 and self.code < 1 << 24
+
+def clamp(x, least, most):
+    return min(max(x, least), most)
 
 def contextual_class(cursor, dtype):
     """A row of the table: count, gap k, exception k, magnitude k, exceptions; gap k is None if the class is dense."""
@@ -278,28 +341,29 @@ def contextual_class(cursor, dtype):
     check(exceptions or exception_k == magnitude_k == 0, "reserved", "parameters without exceptions")
     return count, gap_k, exception_k, magnitude_k, exceptions
 
-def contextual_list(codes, dtype, count, gap_k, exception_k, magnitude_k, exceptions):
-    """The codes of a class as pairs of gap and zigzag."""
+def contextual_list(codes, dtype, predicted, count, gap_k, exception_k, magnitude_k, exceptions):
+    """The codes of a class as pairs of gap and zigzag, or of gap and magnitude where signs are predicted."""
     width = 8 * dtype.size
 
-    def fitting(zigzag):
-        check(zigzag < 1 << width, "value", "a step that the dtype does not have")
-        return zigzag
+    def fitting(step):
+        check(step < 1 << width - predicted, "value", "a step that the dtype does not have")
+        return step
     if gap_k is None:
         return [(0, fitting(codes.rice(magnitude_k, width))) for _ in range(count)]
     gaps, places, at = [], [], 0
     for _ in range(count):
         gaps.append(codes.rice(gap_k, 32))
         check(gaps[-1] < 2**32 - 1, "position", "a gap that no block has")
-    zigzags = [2 - codes.bits(1) for _ in range(count)]
+    steps = [1 if predicted else 2 - codes.bits(1) for _ in range(count)]
     for _ in range(exceptions):
         at += codes.rice(exception_k, 32)
         check(at < count, "position", "an exception after the last change")
         places.append(at)
         at += 1
     for p in places:
-        zigzags[p] = fitting(2 * (2 + codes.rice(magnitude_k, width)) - zigzags[p] % 2)
-    return list(zip(gaps, zigzags))
+        magnitude = 2 + codes.rice(magnitude_k, width)
+        steps[p] = fitting(magnitude if predicted else 2 * magnitude - steps[p] % 2)
+    return list(zip(gaps, steps))
 
 CODINGS = [whole, flat, contextual]
 
@@ -458,7 +522,9 @@ class Patch:
         check(t.action == PATCHED or changes == elements, "count", "a tensor put whole, but not every element")
         t.changes += changes
         self.unpacked(t.end - start if CODINGS[coding] is whole else 0, payload)
-        t.blocks.append((start, t.end, CODINGS[coding](payload, t.dtype, elements, changes)))
+        columns = t.shape[-1] if len(t.shape) >= 2 else 0                                                # §7.6
+        matrix = (columns, start // t.dtype.size % columns) if 1 <= columns <= 1 << 16 else None
+        t.blocks.append((start, t.end, CODINGS[coding](payload, t.dtype, elements, changes, matrix)))
 
     def read_trailer(self, payload, t):
         changes = payload.varint()

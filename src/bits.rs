@@ -80,7 +80,7 @@ impl<'a> BitWriter<'a> {
     }
 }
 
-/// Reads bits from bytes. Beyond the end there are zeros; [`finish`](Self::finish) tells.
+/// Reads bits from bytes. Beyond the end there are zeros; [`rest`](Self::rest) tells.
 #[derive(Debug)]
 pub(crate) struct BitReader<'a> {
     bytes: &'a [u8],
@@ -92,8 +92,6 @@ pub(crate) struct BitReader<'a> {
 pub(crate) enum BadBits {
     /// More bits were read than there are.
     Short,
-    /// Whole bytes are left over.
-    Long,
     /// The padding of the last byte is not zero.
     Padding,
 }
@@ -161,14 +159,13 @@ impl<'a> BitReader<'a> {
         Ok(value)
     }
 
-    /// Checks that all bytes were used, and the last padded with zeros.
-    pub fn finish(mut self) -> Result<(), BadBits> {
-        let bits = self.bytes.len() as u64 * 8;
-        match bits.checked_sub(self.at) {
-            None => Err(BadBits::Short),
-            Some(8..) => Err(BadBits::Long),
-            Some(padding) if self.take(padding as u32) != 0 => Err(BadBits::Padding),
-            Some(_) => Ok(()),
+    /// The bytes after the last one that was used, which is padded with zeros.
+    pub fn rest(mut self) -> Result<&'a [u8], BadBits> {
+        let used = usize::try_from(self.at.div_ceil(8)).ok();
+        let rest = used.and_then(|used| self.bytes.get(used..)).ok_or(BadBits::Short)?;
+        match self.take((self.at.next_multiple_of(8) - self.at) as u32) {
+            0 => Ok(rest),
+            _ => Err(BadBits::Padding),
         }
     }
 }
@@ -208,7 +205,7 @@ mod tests {
                     assert_eq!(reader.take(3), 1);
                     assert_eq!(reader.rice(k, raw_bits), Ok(value), "k {k}, raw {raw_bits}");
                     assert_eq!(reader.at, bits);
-                    assert_eq!(reader.finish(), Ok(()));
+                    assert_eq!(reader.rest(), Ok(&[][..]));
                 }
             }
         }
@@ -226,13 +223,13 @@ mod tests {
 
     #[test]
     fn ends_and_escapes_are_checked() {
-        assert_eq!(BitReader::new(&[0]).finish(), Err(BadBits::Long));
+        assert_eq!(BitReader::new(&[0]).rest(), Ok(&[0][..]));
         let mut reader = BitReader::new(&[0x81]);
         reader.take(1);
-        assert_eq!(reader.finish(), Err(BadBits::Padding));
+        assert_eq!(reader.rest(), Err(BadBits::Padding));
         let mut reader = BitReader::new(&[0x01]);
         reader.take(9);
-        assert_eq!(reader.finish(), Err(BadBits::Short));
+        assert_eq!(reader.rest(), Err(BadBits::Short));
         // 24 ones, then 23 raw: 23 has a code of its own.
         let mut bytes = vec![0xff; 3];
         bytes.extend_from_slice(&23u32.to_le_bytes());

@@ -1,7 +1,7 @@
 //! The changes of one block to a payload, in the smallest coding that is allowed.
 
 use crate::changes::Changes;
-use crate::coding::{contextual, flat, whole, BlockDecoder, Coding};
+use crate::coding::{contextual, flat, whole, BlockDecoder, Coding, Matrix};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::hash::LEAF_BYTES;
@@ -64,6 +64,8 @@ pub struct EncodedBlock {
     pub coding: Coding,
     /// Number of elements that change.
     pub changes: u64,
+    /// Columns of the matrix of which the block has rows, if that was told: signs may be predicted.
+    pub columns: Option<u64>,
     /// The payload of the coding (SPEC.md §7).
     pub payload: Vec<u8>,
 }
@@ -81,7 +83,9 @@ impl EncodedBlock {
             )));
         }
         let len = self.payload.len();
-        BlockDecoder::new(dtype, self.coding, elements, self.changes, &self.payload, len as u64)
+        let matrix = self.columns.and_then(Matrix::from_rows);
+        let (coding, changes, payload) = (self.coding, self.changes, &self.payload);
+        BlockDecoder::new(dtype, matrix, coding, elements, changes, payload, len as u64)
             .map_err(|bad| bad.fault.at((len - bad.rest) as u64))
     }
 }
@@ -103,6 +107,7 @@ impl EncodedBlock {
 #[derive(Debug)]
 pub struct BlockEncoder {
     options: BlockOptions,
+    columns: Option<u64>,
     scratch: Scratch,
 }
 
@@ -113,7 +118,15 @@ impl BlockEncoder {
     /// An encoder with the coding, value form and zstd level of these options.
     #[must_use]
     pub fn new(options: BlockOptions) -> Self {
-        BlockEncoder { options, scratch: Scratch::default() }
+        BlockEncoder { options, columns: None, scratch: Scratch::default() }
+    }
+
+    /// Says that each block starts with a row of a matrix of so many columns, so that the signs of
+    /// its changes may be predicted (SPEC.md §7.6). Beyond 65,536 columns they are not.
+    #[must_use]
+    pub fn with_columns(mut self, columns: u64) -> Self {
+        self.columns = Some(columns);
+        self
     }
 
     /// Encodes the changes from `base` to `target`; `None` if there are none.
@@ -131,7 +144,9 @@ impl BlockEncoder {
             let (base, target) = (base.len(), target.len());
             return Err(Error::misuse(format!("base ({base} bytes) and target ({target} bytes) must have the same length: whole {dtype} elements, at most 64 MiB")));
         }
-        Ok(encode(dtype, self.options, base, target, &mut self.scratch))
+        let matrix = self.columns.and_then(Matrix::from_rows);
+        let block = encode(dtype, matrix, self.options, base, target, &mut self.scratch);
+        Ok(block.map(|block| EncodedBlock { columns: self.columns, ..block }))
     }
 
     /// Encodes a block that has no base, whole: any reader has its bytes without another.
@@ -182,6 +197,7 @@ fn is_regular(changes: &Changes) -> bool {
 /// Encodes the changes from `base` to `target`, which have the same length; `None` if there are none.
 pub(crate) fn encode(
     dtype: &Dtype,
+    matrix: Option<Matrix>,
     options: BlockOptions,
     base: &[u8],
     target: &[u8],
@@ -195,11 +211,13 @@ pub(crate) fn encode(
     if count == 0 {
         return None;
     }
-    let block = |coding, payload| EncodedBlock { coding, changes: count as u64, payload };
+    let block =
+        |coding, payload| EncodedBlock { coding, changes: count as u64, columns: None, payload };
     if options.coding == Coding::Flat {
         return Some(block(Coding::Flat, flat::encode(changes, form, options.level, packer)));
     }
-    let contextual = at_width!(element_bytes, contextual::encode(order, base, changes, sorted));
+    let contextual =
+        at_width!(element_bytes, contextual::encode(order, matrix, base, changes, sorted));
     // The others are tried only where they can win. Flat: few changes, changes at regular places,
     // or hardly any gain so far.
     let try_flat =
@@ -233,7 +251,8 @@ pub(crate) fn encode_flat(
         return None;
     }
     let payload = flat::encode(changes, form, level, &mut scratch.packer);
-    Some(EncodedBlock { coding: Coding::Flat, changes: changes.elements.len() as u64, payload })
+    let count = changes.elements.len() as u64;
+    Some(EncodedBlock { coding: Coding::Flat, changes: count, columns: None, payload })
 }
 
 /// Encodes a block that has no base.
@@ -247,6 +266,7 @@ pub(crate) fn encode_whole(
     EncodedBlock {
         coding: Coding::Whole,
         changes: (target.len() / element_bytes) as u64,
+        columns: None,
         payload: whole::encode(target, element_bytes, dtype.order(), options.level, packer),
     }
 }

@@ -1,7 +1,7 @@
 //! The payload of one block applied to the bytes of its base.
 
 use crate::changes::Changes;
-use crate::coding::{contextual, flat, whole, Coding};
+use crate::coding::{contextual, flat, whole, Coding, Matrix};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::parse::Bad;
@@ -72,6 +72,7 @@ enum Body {
 impl BlockDecoder {
     pub(crate) fn new(
         dtype: &Dtype,
+        matrix: Option<Matrix>,
         coding: Coding,
         elements: u64,
         changes: u64,
@@ -97,6 +98,7 @@ impl BlockDecoder {
                     payload,
                     element_bytes,
                     dtype.order(),
+                    matrix,
                     elements,
                     changes,
                 )?;
@@ -159,8 +161,9 @@ impl BlockDecoder {
         }
     }
 
-    /// The steps of all changes, in an order that says nothing; no base is needed for them. `None`
-    /// if the block has no steps but whole bytes, or bits to flip or set.
+    /// The steps of all changes, in an order that says nothing, if they can be told without the
+    /// base. `None` if the block has no steps but whole bytes, or bits to flip or set, and if the
+    /// signs of the steps are predicted from their places (SPEC.md §7.6).
     ///
     /// ```
     /// use pulse::coding::BlockEncoder;
@@ -177,10 +180,10 @@ impl BlockDecoder {
             Body::Flat { form: ValueForm::UlpStep, changes, .. } => {
                 (changes.values.as_slice(), None)
             }
-            Body::Contextual(walk) => (&[][..], Some(walk)),
+            Body::Contextual(walk) => (&[][..], Some(walk.steps()?)),
             Body::Flat { .. } | Body::Whole(_) => return None,
         };
-        let zigzag = flat.iter().copied().chain(walk.into_iter().flat_map(|walk| walk.steps()));
+        let zigzag = flat.iter().copied().chain(walk.into_iter().flatten());
         Some(zigzag.map(unzigzag))
     }
 

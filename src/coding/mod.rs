@@ -7,6 +7,7 @@ mod block;
 mod contextual;
 mod decoder;
 mod flat;
+mod matrix;
 mod whole;
 
 #[cfg(feature = "checkpoint")]
@@ -14,6 +15,7 @@ pub(crate) use block::encode_flat;
 pub(crate) use block::{encode, encode_whole, Scratch};
 pub use block::{BlockEncoder, BlockOptions, EncodedBlock};
 pub use decoder::{BlockDecoder, PayloadBits, Value};
+pub(crate) use matrix::Matrix;
 
 pub use crate::word::ValueForm;
 

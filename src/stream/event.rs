@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::coding::{BlockDecoder, Coding};
+use crate::coding::{BlockDecoder, Coding, Matrix};
 use crate::dtype::Dtype;
 use crate::error::{Corrupt, Error, Fault, Result};
 use crate::tag::Tag;
@@ -49,6 +49,8 @@ pub(crate) struct Extent {
     pub start: u64,
     pub bytes: u64,
     pub changes: u64,
+    /// Rows and columns, if the tensor has them.
+    pub matrix: Option<Matrix>,
 }
 
 impl Extent {
@@ -137,6 +139,7 @@ impl<'a> Block<'a> {
         let Block { extent, payload, place, .. } = *self;
         BlockDecoder::new(
             self.dtype(),
+            extent.matrix,
             extent.coding,
             self.elements(),
             extent.changes,

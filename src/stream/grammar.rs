@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::coding::Coding;
+use crate::coding::{Coding, Matrix};
 use crate::digest::Digest;
 use crate::dtype::{Dtype, TensorSpec};
 use crate::error::Fault;
@@ -382,7 +382,13 @@ impl OpenTensor {
             tensor: self.header.clone(),
             dtype: spec.dtype().clone(),
             number: self.blocks,
-            extent: Extent { coding: block.coding, start, bytes, changes: block.changes },
+            extent: Extent {
+                coding: block.coding,
+                start,
+                bytes,
+                changes: block.changes,
+                matrix: Matrix::of(spec, start),
+            },
             coded: payload.len() - rest.len()..payload.len(),
         };
         self.covered = start + bytes;

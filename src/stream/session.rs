@@ -398,7 +398,8 @@ mod tests {
             Session::new(std::io::sink(), EncoderOptions::default(), BaseSide::Hashed).unwrap();
         let spec = TensorSpec::new(Dtype::U8, &[1 << 42]).unwrap();
         session.begin("w", Some(&spec), Some(&spec)).unwrap();
-        let block = EncodedBlock { coding: Coding::Flat, changes: 1, payload: Vec::new() };
+        let block =
+            EncodedBlock { coding: Coding::Flat, changes: 1, columns: None, payload: Vec::new() };
         for _ in 0..1 << 24 {
             session.block(1, Some(&block)).unwrap();
         }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::coding;
+use crate::coding::{self, Matrix};
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 use crate::hash::LEAF_BYTES;
@@ -16,7 +16,8 @@ pub(super) struct Side {
     bytes: u64,
     /// Bytes that came.
     seen: u64,
-    /// The block being gathered.
+    /// Where the block being gathered starts, and its bytes.
+    block_start: u64,
     block: Vec<u8>,
 }
 
@@ -24,6 +25,12 @@ impl Side {
     pub fn open(&mut self, spec: Option<&TensorSpec>) {
         self.bytes = spec.map_or(0, TensorSpec::bytes);
         self.seen = 0;
+        self.block_start = 0;
+        self.block.clear();
+    }
+
+    fn next_block(&mut self) {
+        self.block_start += self.block.len() as u64;
         self.block.clear();
     }
 
@@ -128,13 +135,14 @@ impl<'a, W: Write> TensorWriter<'a, W> {
                 Some(coding::encode_whole(spec.dtype(), options, &target.block, scratch))
             }
             Some(spec) => {
-                coding::encode(spec.dtype(), options, &base.block, &target.block, scratch)
+                let matrix = Matrix::of(spec, target.block_start);
+                coding::encode(spec.dtype(), matrix, options, &base.block, &target.block, scratch)
             }
             None => None,
         };
         session.block(target.block.len().div_ceil(LEAF_BYTES) as u64, encoded.as_ref())?;
-        base.block.clear();
-        target.block.clear();
+        base.next_block();
+        target.next_block();
         Ok(())
     }
 

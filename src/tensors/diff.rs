@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use crate::coding::{self, BlockOptions, EncodedBlock};
+use crate::coding::{self, BlockOptions, EncodedBlock, Matrix};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::hash::{digest_leaves, LEAF_BYTES};
@@ -203,7 +203,8 @@ impl Encoding {
             let block = match (base_spec, target_spec) {
                 (_, None) => None,
                 (Some(base_spec), Some(spec)) if base_spec == spec => {
-                    coding::encode(spec.dtype(), options, base, target, &mut self.scratch)
+                    let matrix = Matrix::of(spec, piece.start);
+                    coding::encode(spec.dtype(), matrix, options, base, target, &mut self.scratch)
                 }
                 (_, Some(_)) if target.is_empty() => None,
                 (_, Some(spec)) => {

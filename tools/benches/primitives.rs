@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 /// A block of the default size.
 const ELEMENTS: usize = 16 * LEAF_BYTES;
 const BYTES: usize = 2 * ELEMENTS;
+/// Of the block as a matrix.
+const COLUMNS: u64 = 4096;
 
 /// About how many elements change. The least is what one step of training leaves behind.
 const DENSITIES: [&str; 2] = ["0.5%", "3%"];
@@ -57,6 +59,26 @@ fn encode(bencher: Bencher, density: &str, options: &EncoderOptions) {
     bencher
         .counter(BytesCount::new(BYTES))
         .bench_local(|| encoder.encode(&Dtype::Bf16, &base, &target));
+}
+
+/// The same block as rows of a matrix, with signs that are predicted if that makes it smaller.
+#[divan::bench(args = DENSITIES)]
+fn contextual_encode_matrix(bencher: Bencher, density: &str) {
+    let [base, target] = pair(density);
+    let mut encoder = BlockEncoder::new(EncoderOptions::default().block).with_columns(COLUMNS);
+    bencher
+        .counter(BytesCount::new(BYTES))
+        .bench_local(|| encoder.encode(&Dtype::Bf16, &base, &target));
+}
+
+/// Signs that are predicted: those of a product of rows and columns.
+#[divan::bench(args = DENSITIES)]
+fn contextual_decode_matrix(bencher: Bencher, density: &str) {
+    let [base, mut target] = pair(density);
+    adam::align_signs(COLUMNS as usize, &base, &mut target);
+    let mut encoder = BlockEncoder::new(EncoderOptions::default().block).with_columns(COLUMNS);
+    let block = encoder.encode(&Dtype::Bf16, &base, &target).expect("whole elements");
+    decode(bencher, &base, &block.expect("something changed"), Coding::Contextual);
 }
 
 /// Parsing counts: a receiver does both once for each block.

@@ -31,3 +31,17 @@ pub fn weights<const N: usize>(chunk: u64, elements: usize, steps: [u32; N]) -> 
     }
     saved
 }
+
+/// Turns the steps of a matrix around, so that each goes up or down as its row and its column say.
+pub fn align_signs(columns: usize, base: &[u8], target: &mut [u8]) {
+    for (i, (base, target)) in base.chunks_exact(2).zip(target.chunks_exact_mut(2)).enumerate() {
+        let [old, new] = [[base[0], base[1]], [target[0], target[1]]].map(u16::from_le_bytes);
+        let up = ((i / columns).count_ones() + (i % columns).count_ones()).is_multiple_of(2);
+        let is_negative = old >> 15 == 1;
+        let distance = new.abs_diff(old);
+        // In bits, a negative number goes up when it goes down.
+        let turned =
+            if up == is_negative { old.wrapping_sub(distance) } else { old.wrapping_add(distance) };
+        target.copy_from_slice(&turned.to_le_bytes());
+    }
+}

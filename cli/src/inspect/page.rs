@@ -187,7 +187,7 @@ fn moved(report: &Report<'_>) -> Html {
     let others = match changes.saturating_sub(counted) {
         0 => String::new(),
         others => format!(
-            " {} not stored as steps, and not counted here.",
+            " {} not counted here: not stored as steps, or with signs that only the base tells.",
             text::number(others, "change")
         ),
     };

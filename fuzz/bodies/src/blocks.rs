@@ -11,10 +11,12 @@ use super::reference::{self, Kind};
 /// Enough for varints and gaps of two bytes, and few enough to keep a run short.
 const ELEMENTS_MAX: u16 = 3000;
 
-/// A block in the fuzzer's bytes: codes of coding and dtype, elements and changes (u16 each), number of bytes of the
+/// A block in the fuzzer's bytes: code of the coding, and three times the columns of the matrix if it is of one; code of
+/// the dtype, elements and changes (u16 each), number of bytes of the
 /// pattern that the base repeats, the pattern, and all the rest is the payload.
 pub struct Draft {
     coding: u8,
+    columns: Option<u64>,
     dtype: u8,
     elements: usize,
     changes: u64,
@@ -32,6 +34,7 @@ impl Draft {
         let legal = elements <= ELEMENTS_MAX && (1..=elements).contains(&changes);
         legal.then(|| Draft {
             coding: coding % 3,
+            columns: Some(u64::from(coding / 3)).filter(|&columns| columns > 0),
             dtype: dtype % 18,
             elements: elements.into(),
             changes: changes.into(),
@@ -42,7 +45,8 @@ impl Draft {
 
     /// The bytes of which [`parse`](Self::parse) makes this block.
     pub fn write(&self) -> Vec<u8> {
-        let mut data = vec![self.coding, self.dtype];
+        let columns = self.columns.unwrap_or(0) as u8;
+        let mut data = vec![self.coding + 3 * columns, self.dtype];
         data.extend_from_slice(&(self.elements as u16).to_le_bytes());
         data.extend_from_slice(&(self.changes as u16).to_le_bytes());
         data.push(self.pattern.len() as u8);
@@ -80,7 +84,10 @@ pub fn blocks(data: &[u8]) {
     let base = draft.base();
     let found = decode(&draft, &base);
     let kind = Kind::of_code(draft.dtype);
-    let expected = reference::decode(draft.coding, kind, &base, draft.changes, &draft.payload);
+    let expected = {
+        let Draft { coding, columns, changes, .. } = draft;
+        reference::decode(coding, kind, columns, &base, changes, &draft.payload)
+    };
     match (found, expected) {
         (Ok(found), Ok(expected)) => {
             assert!(found == expected, "library and reference make other bytes")
@@ -91,18 +98,19 @@ pub fn blocks(data: &[u8]) {
     }
 }
 
-fn block(coding: u8, changes: u64, payload: &[u8]) -> EncodedBlock {
+fn block(draft: &Draft) -> EncodedBlock {
     let encoded = BlockEncoder::new(BlockOptions::default()).encode(&Dtype::U8, &[0], &[1]);
     let mut block = encoded.expect("two slices of one length").expect("a change");
-    block.coding = [Coding::Whole, Coding::Flat, Coding::Contextual][usize::from(coding)];
-    block.changes = changes;
-    block.payload = payload.to_vec();
+    block.coding = [Coding::Whole, Coding::Flat, Coding::Contextual][usize::from(draft.coding)];
+    block.columns = draft.columns;
+    block.changes = draft.changes;
+    block.payload = draft.payload.to_vec();
     block
 }
 
 /// The library's result, at once and in chunks that cut elements, which must be the same.
 fn decode(draft: &Draft, base: &[u8]) -> Result<Vec<u8>> {
-    let block = block(draft.coding, draft.changes, &draft.payload);
+    let block = block(draft);
     let decoder = || block.decode(&draft.dtype(), draft.elements as u64);
     let at_once = decoder().and_then(|mut decoder| {
         let mut bytes = base.to_vec();
@@ -134,6 +142,8 @@ struct Pair {
     form: u8,
     level: i8,
     elements: u16,
+    /// Of the matrix; 0 if it is none.
+    columns: u8,
     pattern: Vec<u8>,
     /// Distance of elements that change all alike, and what flips there; 0 for none.
     every: u8,
@@ -186,9 +196,11 @@ impl Pair {
     fn encode(&self) -> Option<EncodedBlock> {
         let (base, target) = self.sides();
         let dtype = dtype(self.dtype % 18);
-        BlockEncoder::new(self.options())
-            .encode(&dtype, &base, &target)
-            .expect("two slices of one length")
+        let mut encoder = BlockEncoder::new(self.options());
+        if self.columns > 0 {
+            encoder = encoder.with_columns(u64::from(self.columns % 86));
+        }
+        encoder.encode(&dtype, &base, &target).expect("two slices of one length")
     }
 }
 
@@ -208,6 +220,7 @@ pub fn encoder(data: &[u8]) {
     let made = reference::decode(
         block.coding.code(),
         Kind::of_code(code),
+        block.columns,
         &base,
         block.changes,
         &block.payload,
@@ -230,16 +243,29 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 let pattern = (0..120).map(|i: u8| i.wrapping_mul(73) ^ (i >> 3)).collect();
                 let flips = (0..6).map(|i| (i * i * 7, 1 << (i * 3))).collect();
                 let steps = (0..20).map(|i| (i * 11 + 5, (i % 5) as i8 - 2)).collect();
-                let pair =
-                    Pair { dtype, form, level: 1, elements, pattern, every, flip: 1, flips, steps };
+                let pair = Pair {
+                    dtype,
+                    form,
+                    level: 1,
+                    elements,
+                    columns: if form == 0 { 50 } else { 0 },
+                    pattern,
+                    every,
+                    flip: 1,
+                    flips,
+                    steps,
+                };
                 let block = pair.encode().expect("a change");
-                let Pair { pattern, .. } = pair;
-                let (coding, changes, payload) =
-                    (block.coding.code(), block.changes, block.payload);
-                seeds.push(
-                    Draft { coding, dtype, elements: elements.into(), changes, pattern, payload }
-                        .write(),
-                );
+                let draft = Draft {
+                    coding: block.coding.code(),
+                    columns: block.columns,
+                    dtype,
+                    elements: elements.into(),
+                    changes: block.changes,
+                    pattern: pair.pattern,
+                    payload: block.payload,
+                };
+                seeds.push(draft.write());
             }
         }
     }

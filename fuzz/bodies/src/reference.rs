@@ -217,10 +217,12 @@ fn unpack(frame: &[u8], max: u128) -> Result<Vec<u8>, Refused> {
     }
 }
 
-/// Turns the base bytes of a block into target bytes (§7, §8.2).
+/// Turns the base bytes of a block into target bytes (§7, §8.2). `columns` are those of the matrix, if
+/// the tensor is one; the block starts with a row.
 pub fn decode(
     coding: u8,
     kind: Kind,
+    columns: Option<u64>,
     base: &[u8],
     changes: u64,
     payload: &[u8],
@@ -232,7 +234,7 @@ pub fn decode(
     match coding {
         0 => whole(kind, &mut elements, payload)?,
         1 => flat(kind, &mut elements, u128::from(changes), payload)?,
-        2 => contextual(kind, &mut elements, u128::from(changes), payload)?,
+        2 => contextual(kind, columns, &mut elements, u128::from(changes), payload)?,
         _ => return Err("value"),
     }
     let mut target = Vec::with_capacity(base.len());
@@ -395,8 +397,13 @@ impl Class {
         self.gap_k == 31
     }
 
-    /// Gap and zigzag of each change, or of each code if the class is dense.
-    fn changes(&self, bits: &mut Bits<'_>, kind: Kind) -> Result<Vec<(u128, u128)>, Refused> {
+    /// Gap and zigzag, or magnitude if signs are predicted, of each change, or of each code if the class is dense.
+    fn changes(
+        &self,
+        bits: &mut Bits<'_>,
+        kind: Kind,
+        predicts: bool,
+    ) -> Result<Vec<(u128, u128)>, Refused> {
         const FAR: u128 = u32::MAX as u128;
         let mut list = Vec::new();
         if self.is_dense() {
@@ -411,7 +418,7 @@ impl Class {
                 return Err("position");
             }
             for entry in &mut list {
-                entry.1 = 2 - bits.bit()?;
+                entry.1 = if predicts { 1 } else { 2 - bits.bit()? };
             }
             let (mut at, mut places) = (0, Vec::new());
             for _ in 0..self.exceptions {
@@ -425,10 +432,11 @@ impl Class {
             }
             for place in places {
                 let magnitude = 2 + bits.rice(self.magnitude_k, kind.bits)?;
-                list[place].1 = 2 * magnitude - list[place].1 % 2;
+                list[place].1 =
+                    if predicts { magnitude } else { 2 * magnitude - list[place].1 % 2 };
             }
         }
-        if list.iter().any(|entry| entry.1 >= kind.patterns()) {
+        if list.iter().any(|entry| entry.1 >= kind.patterns() >> u32::from(predicts)) {
             return Err("value");
         }
         Ok(list)
@@ -438,14 +446,17 @@ impl Class {
 /// §7.5.
 fn contextual(
     kind: Kind,
+    columns: Option<u64>,
     elements: &mut [u128],
     changes: u128,
     payload: &[u8],
 ) -> Result<(), Refused> {
     let mut payload = Reader(payload);
     let lowest = payload.varint()?;
-    let classes = u128::from(payload.u8()?);
-    if !(1..=32).contains(&classes) {
+    let byte = payload.u8()?;
+    let (classes, predicts) = (u128::from(byte & 0x7f), byte & 0x80 != 0);
+    let columns = columns.filter(|columns| (1..=65536).contains(columns));
+    if !(1..=32).contains(&classes) || predicts && columns.is_none() {
         return Err("value");
     }
     let table =
@@ -458,28 +469,39 @@ fn contextual(
     if counts > elements.len() as u128 || counts > 8 * bits.bytes.len() as u128 {
         return Err("value");
     }
-    let mut lists =
-        table.iter().map(|class| class.changes(&mut bits, kind)).collect::<Result<Vec<_>, _>>()?;
-    if 8 * bits.bytes.len() - bits.at >= 8 {
-        return Err("stream");
-    }
-    while bits.at < 8 * bits.bytes.len() {
+    let mut lists = table
+        .iter()
+        .map(|class| class.changes(&mut bits, kind, predicts))
+        .collect::<Result<Vec<_>, _>>()?;
+    while !bits.at.is_multiple_of(8) {
         if bits.bit()? == 1 {
             return Err("reserved");
         }
     }
+    let rest = &bits.bytes[bits.at / 8..];
+    if !predicts && !rest.is_empty() {
+        return Err("stream");
+    }
+    let mut signs = match columns.filter(|_| predicts) {
+        Some(columns) => Some(Signs::new(columns as usize, rest)?),
+        None => None,
+    };
     if lists.iter().flatten().filter(|entry| entry.1 != 0).count() as u128 != changes {
         return Err("count");
     }
     lists.iter_mut().for_each(|list| list.reverse());
     let gap = |list: &Vec<(u128, u128)>| list.last().map(|entry| entry.0);
     let mut left: Vec<Option<u128>> = lists.iter().map(gap).collect();
-    for element in elements {
+    for (i, element) in elements.iter_mut().enumerate() {
         let class = (kind.exponent(*element).clamp(lowest, lowest + classes - 1) - lowest) as usize;
         match &mut left[class] {
             None => {}
             Some(0) => {
-                let (_, zigzag) = lists[class].pop().expect("a change is due");
+                let (_, mut zigzag) = lists[class].pop().expect("a change is due");
+                if let (Some(signs), 1..) = (&mut signs, zigzag) {
+                    // It was a magnitude.
+                    zigzag = 2 * zigzag - u128::from(signs.is_down(i));
+                }
                 *element = kind.stepped(*element, zigzag);
                 left[class] = gap(&lists[class]);
             }
@@ -489,5 +511,103 @@ fn contextual(
     if lists.iter().any(|list| !list.is_empty()) {
         return Err("position");
     }
+    if signs.is_some_and(|signs| signs.missing != 3 || signs.code >= 1 << 24) {
+        return Err("stream");
+    }
     Ok(())
+}
+
+/// §7.6.
+struct Signs<'a> {
+    stream: &'a [u8],
+    /// Bytes that were taken although they are not there.
+    missing: usize,
+    range: i128,
+    code: i128,
+    columns: Vec<[i128; 2]>,
+    row: Option<usize>,
+    factors: [i128; 2],
+    weight: i128,
+    seen: Vec<(usize, i128)>,
+}
+
+impl<'a> Signs<'a> {
+    fn new(columns: usize, stream: &'a [u8]) -> Result<Self, Refused> {
+        let mut signs = Signs {
+            stream,
+            missing: 0,
+            range: (1 << 32) - 1,
+            code: 0,
+            columns: (0..columns)
+                .map(|c| if c % 2 == 0 { [256, 256] } else { [256, -256] })
+                .collect(),
+            row: None,
+            factors: [0, 0],
+            weight: 16384,
+            seen: Vec::new(),
+        };
+        (0..4).for_each(|_| signs.shift());
+        if signs.code < signs.range {
+            Ok(signs)
+        } else {
+            Err("stream")
+        }
+    }
+
+    fn shift(&mut self) {
+        let byte = match self.stream.split_first() {
+            Some((&byte, rest)) => {
+                self.stream = rest;
+                byte
+            }
+            None => {
+                self.missing += 1;
+                0
+            }
+        };
+        self.code = self.code * 256 + i128::from(byte);
+    }
+
+    fn predict(&self, c: usize) -> i128 {
+        (self.factors[0] * self.columns[c][0] + self.factors[1] * self.columns[c][1])
+            .div_euclid(4096)
+    }
+
+    fn is_down(&mut self, element: usize) -> bool {
+        let (row, c) = (element / self.columns.len(), element % self.columns.len());
+        if self.row.is_some_and(|before| before != row) {
+            for (k, s) in std::mem::take(&mut self.seen) {
+                let e = s - self.predict(k);
+                for j in 0..2 {
+                    let v = self.columns[k][j] + (e * self.factors[j]).div_euclid(2048);
+                    self.columns[k][j] = v.clamp(-8191, 8191);
+                }
+            }
+            (self.factors, self.weight) = ([0, 0], 16384);
+        }
+        self.row = Some(row);
+        let d = self.predict(c);
+        let bound = self.range / 65536 * (32768 + 8 * d).clamp(1024, 64512);
+        let down = self.code >= bound;
+        if down {
+            self.code -= bound;
+            self.range -= bound;
+        } else {
+            self.range = bound;
+        }
+        while self.range < 1 << 24 {
+            self.range *= 256;
+            self.shift();
+        }
+        let s = if down { -4096 } else { 4096 };
+        self.seen.push((c, s));
+        let [a, b] = self.columns[c];
+        self.weight = (self.weight + (a * a + b * b) / 4096).min(1 << 30);
+        let t = (s - d) * 16384 / self.weight;
+        for j in 0..2 {
+            let u = self.factors[j] + (t * self.columns[c][j]).div_euclid(16384);
+            self.factors[j] = u.clamp(-8191, 8191);
+        }
+        down
+    }
 }

@@ -2,16 +2,19 @@
 //!
 //! The chance that an element changes is about learning rate / ULP, so it depends on the
 //! exponent of the base element, which both sides know. The elements of a class form a sequence
-//! of their own; a change is a gap in that sequence, a sign, and for one in ten a magnitude.
+//! of their own; a change is a gap in that sequence, a sign, and for one in ten a magnitude. In a
+//! matrix, the signs may be predicted instead (SPEC.md §7.6).
 
 mod classes;
 mod decode;
+mod signs;
 mod table;
 
 pub(crate) use decode::Walk;
 
 use crate::bits::{rice_bits, BitWriter};
 use crate::changes::Changes;
+use crate::coding::Matrix;
 use crate::word::{Order, Word};
 use classes::Classes;
 use table::{ClassTable, Coded, Table, RAW_GAP_BITS};
@@ -32,6 +35,7 @@ pub(crate) struct Sorted {
 /// Writes the payload. `changes` holds elements and zigzag steps from `base`.
 pub(crate) fn encode<W: Word>(
     order: Order,
+    matrix: Option<Matrix>,
     base: &[u8],
     changes: &Changes,
     sorted: &mut Sorted,
@@ -39,23 +43,28 @@ pub(crate) fn encode<W: Word>(
     let classes = Classes::choose::<W>(order, base, changes);
     let mut ranges = sorted.sort::<W>(&classes, base, changes);
     sorted.find_exceptions(&mut ranges);
-    let classes_of = |range: &ClassRange| ClassChanges {
-        elements: range.elements,
-        gaps: &sorted.gaps[range.first..range.end],
-        steps: &sorted.steps[range.first..range.end],
-        exception_gaps: &sorted.exception_gaps[range.first_exception..range.end_exception],
-        magnitudes: &sorted.magnitudes[range.first_exception..range.end_exception],
-    };
-    let planned = ranges.iter().map(|range| plan::<W>(&classes_of(range))).collect();
-    let table = Table { lowest: classes.lowest(), classes: planned };
-    let mut payload = Vec::new();
-    table.write(&mut payload);
-    let mut bits = BitWriter::new(&mut payload);
-    for (range, class) in ranges.iter().zip(&table.classes) {
-        put_class::<W>(&mut bits, class, &classes_of(range));
+    let plain = sorted.payload::<W>(&classes, &ranges, None);
+    let signs = matrix.filter(|_| can_predict::<W>(changes)).map(|matrix| {
+        let negative = changes.values.iter().map(|&step| step & 1 == 1);
+        signs::encode(matrix, changes.elements.iter().copied().zip(negative))
+    });
+    match signs.filter(|signs| signs.len() < changes.elements.len() / 8) {
+        Some(signs) => {
+            let predicted = sorted.payload::<W>(&classes, &ranges, Some(&signs));
+            if predicted.len() < plain.len() {
+                predicted
+            } else {
+                plain
+            }
+        }
+        None => plain,
     }
-    bits.finish();
-    payload
+}
+
+/// Whether no step is half the range, which is a magnitude that sign streams do not have.
+fn can_predict<W: Word>(changes: &Changes) -> bool {
+    let farthest = u64::MAX >> (64 - W::BITS);
+    changes.values.iter().all(|&step| step != farthest)
 }
 
 /// What there is to say of one class.
@@ -65,6 +74,20 @@ struct ClassChanges<'a> {
     steps: &'a [u64],
     exception_gaps: &'a [u32],
     magnitudes: &'a [u64],
+    /// Signs are not among the codes.
+    signs_apart: bool,
+}
+
+impl ClassChanges<'_> {
+    /// What the code of a step says in a dense class.
+    #[inline(always)]
+    fn dense(&self, step: u64) -> u64 {
+        if self.signs_apart {
+            magnitude(step)
+        } else {
+            step
+        }
+    }
 }
 
 /// Where the changes of a class are in the sorted lists, and how many elements it has.
@@ -146,6 +169,35 @@ impl Sorted {
 }
 
 impl Sorted {
+    /// The payload, with signs among the codes or in a stream of their own.
+    fn payload<W: Word>(
+        &self,
+        classes: &Classes,
+        ranges: &[ClassRange],
+        signs: Option<&[u8]>,
+    ) -> Vec<u8> {
+        let changes_of = |range: &ClassRange| ClassChanges {
+            elements: range.elements,
+            gaps: &self.gaps[range.first..range.end],
+            steps: &self.steps[range.first..range.end],
+            exception_gaps: &self.exception_gaps[range.first_exception..range.end_exception],
+            magnitudes: &self.magnitudes[range.first_exception..range.end_exception],
+            signs_apart: signs.is_some(),
+        };
+        let planned = ranges.iter().map(|range| plan::<W>(&changes_of(range))).collect();
+        let table =
+            Table { lowest: classes.lowest(), predicts_signs: signs.is_some(), classes: planned };
+        let mut payload = Vec::new();
+        table.write(&mut payload);
+        let mut bits = BitWriter::new(&mut payload);
+        for (range, class) in ranges.iter().zip(&table.classes) {
+            put_class::<W>(&mut bits, class, &changes_of(range));
+        }
+        bits.finish();
+        payload.extend_from_slice(signs.unwrap_or_default());
+        payload
+    }
+
     /// Gathers the changes of each class whose magnitude exceeds 1.
     fn find_exceptions(&mut self, ranges: &mut [ClassRange]) {
         let room = self.steps.len();
@@ -186,7 +238,7 @@ fn magnitude(step: u64) -> u64 {
 /// Finds the cheapest parameters for a class.
 fn plan<W: Word>(class: &ClassChanges<'_>) -> ClassTable {
     let raw_bits = 8 * W::BYTES as u32;
-    let ClassChanges { elements, gaps, steps, exception_gaps, magnitudes } = *class;
+    let ClassChanges { elements, gaps, steps, exception_gaps, magnitudes, signs_apart } = *class;
     if gaps.is_empty() {
         return ClassTable::EMPTY;
     }
@@ -196,7 +248,8 @@ fn plan<W: Word>(class: &ClassChanges<'_>) -> ClassTable {
     let (exception_k, exception_bits) =
         best_k(exception_gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
     let (magnitude_k, magnitude_bits) = best_k(magnitudes.iter().copied(), raw_bits);
-    let sparse_bits = gap_bits + changes + exception_bits + magnitude_bits;
+    let sign_bits = if signs_apart { 0 } else { changes };
+    let sparse_bits = gap_bits + sign_bits + exception_bits + magnitude_bits;
     let sparse = ClassTable {
         count: changes,
         coded: Coded::Sparse { gap_k, exceptions: count, exception_k, magnitude_k },
@@ -208,7 +261,7 @@ fn plan<W: Word>(class: &ClassChanges<'_>) -> ClassTable {
     let unchanged = gaps.iter().map(|&gap| u64::from(gap)).sum::<u64>();
     let trailing = elements - changes - unchanged;
     let dense_bits = |k: u32| {
-        steps.iter().map(|&step| rice_bits(step, k, raw_bits)).sum::<u64>()
+        steps.iter().map(|&step| rice_bits(class.dense(step), k, raw_bits)).sum::<u64>()
             + unchanged * u64::from(1 + k)
     };
     let (mut k, mut bits) = (0, dense_bits(0));
@@ -263,7 +316,8 @@ fn put_class<W: Word>(bits: &mut BitWriter<'_>, class: &ClassTable, changes: &Cl
     match class.coded {
         Coded::Sparse { gap_k, exception_k, magnitude_k, .. } => {
             gaps.iter().for_each(|&gap| bits.rice(gap.into(), gap_k, RAW_GAP_BITS));
-            for signs in steps.chunks(32) {
+            let signs = if changes.signs_apart { &[] } else { steps };
+            for signs in signs.chunks(32) {
                 let word =
                     signs.iter().enumerate().fold(0, |word, (i, &step)| word | (step & 1) << i);
                 bits.put(word, signs.len() as u32);
@@ -274,7 +328,7 @@ fn put_class<W: Word>(bits: &mut BitWriter<'_>, class: &ClassTable, changes: &Cl
         Coded::Dense { k } => {
             for (&gap, &step) in gaps.iter().zip(steps) {
                 (0..gap).for_each(|_| bits.rice(0, k, raw_bits));
-                bits.rice(step, k, raw_bits);
+                bits.rice(changes.dense(step), k, raw_bits);
             }
         }
     }

@@ -11,6 +11,8 @@ pub(crate) const RAW_GAP_BITS: u32 = 32;
 pub(crate) const K_MAX: u32 = 30;
 /// In place of the parameter of the gaps: the class is dense.
 const DENSE: u16 = 31;
+/// Bit of the number of classes.
+const PREDICTS_SIGNS: u8 = 0x80;
 
 /// How the changes of a class are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +42,15 @@ impl ClassTable {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
     pub lowest: u64,
+    /// Signs are in a stream of their own.
+    pub predicts_signs: bool,
     pub classes: Vec<ClassTable>,
 }
 
 impl Table {
     pub fn write(&self, out: &mut Vec<u8>) {
         varint::put(out, self.lowest);
-        out.push(self.classes.len() as u8);
+        out.push(self.classes.len() as u8 | if self.predicts_signs { PREDICTS_SIGNS } else { 0 });
         for class in &self.classes {
             varint::put(out, class.count);
             if class.count == 0 {
@@ -67,13 +71,21 @@ impl Table {
     }
 }
 
-/// Reads the exponent of the lowest class, and the number of classes.
-pub(crate) fn range(start: &[u8]) -> Parse<'_, (u64, usize)> {
+/// What stands before the rows: exponent of the lowest class, number of classes, and whether signs
+/// are in a stream of their own, which only blocks of a matrix have.
+pub(crate) fn range(start: &[u8], is_matrix: bool) -> Parse<'_, (u64, usize, bool)> {
     let (i, lowest) = parse::varint(start, "lowest exponent")?;
-    let (rest, count) = parse::u8(i, "classes")?;
-    let legal = (1..=CLASSES_MAX).contains(&usize::from(count));
-    parse::check(i, legal, "classes", count.into(), "1 to 32")?;
-    Ok((rest, (lowest, count.into())))
+    let (rest, byte) = parse::u8(i, "classes")?;
+    let predicts_signs = byte & PREDICTS_SIGNS != 0;
+    let count = usize::from(byte & !PREDICTS_SIGNS);
+    let expected = if is_matrix {
+        "1 to 32, and 128 more where signs are predicted"
+    } else {
+        "1 to 32: signs are predicted only in a matrix of at most 65,536 columns"
+    };
+    let legal = (1..=CLASSES_MAX).contains(&count) && (is_matrix || !predicts_signs);
+    parse::check(i, legal, "classes", byte.into(), expected)?;
+    Ok((rest, (lowest, count, predicts_signs)))
 }
 
 /// Reads the rows of the table.

@@ -5,17 +5,23 @@ use crate::dtype::Dtype;
 use crate::error::Fault;
 use crate::word::{at_width, ValueForm};
 
-/// Encodes, decodes in chunks, compares; gives back the payload.
+/// Encodes, decodes in chunks, compares; gives back the payload. Also as rows of a matrix.
 fn round_trip(dtype: &Dtype, base: &[u8], target: &[u8]) -> Vec<u8> {
+    for columns in [1, 3, 100, 65_536] {
+        round_trip_of(dtype, Matrix::from_rows(columns), base, target);
+    }
+    round_trip_of(dtype, None, base, target)
+}
+
+fn round_trip_of(dtype: &Dtype, matrix: Option<Matrix>, base: &[u8], target: &[u8]) -> Vec<u8> {
     let (bytes, order) = (dtype.element_bytes(), dtype.order());
     let mut changes = Changes::default();
     changes.collect(bytes, order, ValueForm::UlpStep, base, target);
     let mut sorted = Sorted::default();
-    let payload = at_width!(bytes, encode(order, base, &changes, &mut sorted));
-    let elements = (base.len() / bytes) as u64;
+    let payload = at_width!(bytes, encode(order, matrix, base, &changes, &mut sorted));
+    let (elements, count) = ((base.len() / bytes) as u64, changes.elements.len() as u64);
     for chunk_elements in [1, 7, elements as usize] {
-        let mut walk =
-            Walk::new(&payload, bytes, order, elements, changes.elements.len() as u64).unwrap();
+        let mut walk = Walk::new(&payload, bytes, order, matrix, elements, count).unwrap();
         let mut found = base.to_vec();
         for chunk in found.chunks_mut(chunk_elements * bytes) {
             at_width!(bytes, apply_chunk(&mut walk, chunk));
@@ -54,6 +60,62 @@ fn every_dtype_round_trips_at_every_density() {
     }
 }
 
+/// A step of a matrix: `percent` of the elements change, by a factor of the row times one of the column.
+fn low_rank(dtype: &Dtype, columns: usize, percent: u32) -> [Vec<u8>; 2] {
+    let bytes = dtype.element_bytes();
+    let base = noise(64 * columns * bytes);
+    let dice = noise(64 * columns * 2);
+    let mut target = base.clone();
+    for (i, word) in target.chunks_exact_mut(bytes).enumerate() {
+        if u32::from(dice[2 * i]) * 100 < percent * 256 {
+            let negative = (dice[i / columns] ^ dice[64 + i % columns]) & 1 == 1;
+            let magnitude = 1 + u64::from(dice[2 * i + 1]).leading_zeros() as u64 - 56;
+            let zigzag = 2 * magnitude - u64::from(negative);
+            at_width!(bytes, step(dtype.order(), zigzag, word));
+        }
+    }
+    [base, target]
+}
+
+fn step<W: Word>(order: Order, zigzag: u64, word: &mut [u8]) {
+    ValueForm::UlpStep.target(order, W::load(word), W::narrow(zigzag)).store(word);
+}
+
+#[test]
+fn signs_of_a_matrix_are_predicted_at_every_width_and_density() {
+    for dtype in [Dtype::U8, Dtype::Bf16, Dtype::F32, Dtype::F64] {
+        for percent in [3, 30, 90] {
+            let [base, target] = low_rank(&dtype, 500, percent);
+            let predicted = round_trip_of(&dtype, Matrix::from_rows(500), &base, &target);
+            let plain = round_trip_of(&dtype, None, &base, &target);
+            assert!(predicted.len() < plain.len(), "{dtype}, {percent}%");
+            assert_eq!((predicted[1] & 0x80, plain[1] & 0x80), (0x80, 0), "{dtype}, {percent}%");
+        }
+    }
+}
+
+#[test]
+fn predicted_signs_are_refused_where_there_is_no_matrix_and_where_they_do_not_end() {
+    let [base, target] = low_rank(&Dtype::Bf16, 100, 20);
+    let matrix = Matrix::from_rows(100);
+    let payload = round_trip_of(&Dtype::Bf16, matrix, &base, &target);
+    let mut changes = Changes::default();
+    changes.collect(2, Dtype::Bf16.order(), ValueForm::UlpStep, &base, &target);
+    let kind = |payload: &[u8], matrix| {
+        let (order, count) = (Dtype::Bf16.order(), changes.elements.len() as u64);
+        let walk = Walk::new(payload, 2, order, matrix, 6400, count);
+        let walked = walk.map_err(|bad| bad.fault).and_then(|mut walk| {
+            walk.apply::<u16>(&mut base.clone());
+            walk.finish(6400)
+        });
+        walked.map_or_else(|fault| fault.kind(), |()| "none")
+    };
+    assert_eq!(kind(&payload, matrix), "none");
+    assert_eq!(kind(&payload, None), "value");
+    assert_eq!(kind(&payload[..payload.len() - 1], matrix), "stream");
+    assert_eq!(kind(&[&payload[..], &[0]].concat(), matrix), "stream");
+}
+
 #[test]
 fn extreme_steps_round_trip() {
     for dtype in Dtype::known() {
@@ -78,7 +140,7 @@ fn the_worked_example_of_the_spec() {
     let bytes =
         |words: [u16; 8]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
     let payload = [0x7e, 2, 1, 1, 0, 0, 2, 0, 0, 1, 0x31, 0x16];
-    let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), 8, 3).unwrap();
+    let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), None, 8, 3).unwrap();
     let mut found = bytes(base);
     walk.apply::<u16>(&mut found);
     walk.finish(8).unwrap();
@@ -89,11 +151,15 @@ fn the_worked_example_of_the_spec() {
 #[test]
 fn ranges_beyond_the_dtype_and_lies_about_counts_are_refused() {
     let kind = |payload: &[u8], changes| {
-        Walk::new(payload, 2, Dtype::Bf16.order(), 8, changes).map(|_| ()).unwrap_err().fault.kind()
+        Walk::new(payload, 2, Dtype::Bf16.order(), None, 8, changes)
+            .map(|_| ())
+            .unwrap_err()
+            .fault
+            .kind()
     };
     // Lowest exponent 0, one class, one change: gap k 0, no exceptions; gap 2, positive.
     let good = [0, 1, 1, 0, 0, 0, 0b0011];
-    assert!(Walk::new(&good, 2, Dtype::Bf16.order(), 8, 1).is_ok());
+    assert!(Walk::new(&good, 2, Dtype::Bf16.order(), None, 8, 1).is_ok());
     let with = |at: usize, byte: u8| {
         let mut payload = good;
         payload[at] = byte;
@@ -118,7 +184,7 @@ fn ranges_beyond_the_dtype_and_lies_about_counts_are_refused() {
 #[test]
 fn gaps_past_the_end_of_a_class_are_refused() {
     let payload = [0, 1, 1, 0, 0, 0, 0b0011];
-    let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), 2, 1).unwrap();
+    let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), None, 2, 1).unwrap();
     walk.apply::<u16>(&mut [0; 4]);
     assert!(matches!(walk.finish(2), Err(Fault::Position { .. })));
 }
@@ -131,7 +197,7 @@ fn r91_places_beyond_32_bits_are_refused() {
         let mut bits = BitWriter::new(&mut payload);
         codes(&mut bits);
         bits.finish();
-        Walk::new(&payload, 2, Dtype::Bf16.order(), 8, 1).map(|_| ()).map_err(|bad| bad.fault)
+        Walk::new(&payload, 2, Dtype::Bf16.order(), None, 8, 1).map(|_| ()).map_err(|bad| bad.fault)
     };
     let gap = |gap: u64| {
         fault(0, &|bits| {

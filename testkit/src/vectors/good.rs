@@ -10,6 +10,7 @@ use super::contextual;
 use super::flat;
 use super::raw::{fields, sha256, Fields, Raw};
 use super::sample::{self, PLAIN, ROTATED, WHOLE};
+use super::signs;
 use crate::checkpoint::{header_of, Checkpoint, Tensor};
 use crate::encode;
 
@@ -94,6 +95,7 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
     all.extend([whole_in_patched(), whole_rotated(), full_header(), skippable(), minor_version()]);
     all.extend(flat::frames());
     all.extend(contextual::vectors());
+    all.extend(signs::vectors());
     all.extend([files_carried(), files_odd_json(), files_kept(), files_of_a_directory()]);
     all.extend([tensor_in_two_files(), files_in_subdirectories(), pipeline(), modules()]);
     for (coding, options) in CODINGS {

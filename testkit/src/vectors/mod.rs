@@ -10,6 +10,7 @@ mod good;
 mod malformed;
 pub mod raw;
 pub mod sample;
+mod signs;
 
 use std::collections::BTreeMap;
 use std::fs;

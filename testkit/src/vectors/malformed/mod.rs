@@ -11,6 +11,7 @@ mod framing;
 mod grammar;
 mod headers;
 mod rebuild;
+mod signs;
 mod tensors;
 
 use super::good::File;
@@ -83,6 +84,7 @@ pub fn vectors() -> Vec<Malformed> {
         flat::streams(),
         contextual::tables(),
         contextual::codes(),
+        signs::signs(),
         ends::ends(),
         ends::bases(),
     ];

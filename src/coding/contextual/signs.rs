@@ -1,0 +1,296 @@
+//! Signs that are predicted (SPEC.md §7.6).
+//!
+//! The step of a matrix is partly of low rank: the sign in a row and a column is about that of a
+//! factor of the row times one of the column. Encoder and decoder learn two such factors alike,
+//! from the signs that went before, and a range coder spends few bits on what was foreseen. All
+//! numbers are integers, so that both come to the same on every machine.
+
+use crate::coding::Matrix;
+
+/// 1 in fixed point.
+const ONE: i32 = 1 << 12;
+/// Factors stay below 2 in magnitude, and with them whatever is computed stays within 32 bits.
+const FACTOR_MAX: i32 = 2 * ONE - 1;
+/// What a row must weigh before its factors are trusted.
+const DOUBT: i32 = 4 * ONE;
+const WEIGHT_MAX: i32 = 1 << 30;
+/// The factors of a column at first: a sixteenth, in the second alternating.
+const START: i16 = 256;
+
+/// What was learned so far.
+#[derive(Debug)]
+struct Model {
+    matrix: Matrix,
+    /// Where the row of the last change starts, and its factors.
+    row_start: u64,
+    row: [i32; 2],
+    weight: i32,
+    /// Factors of each column.
+    columns: Vec<[i16; 2]>,
+    /// The changes of the row so far: column and sign, 1 or −1.
+    changes: Vec<(u32, i32)>,
+}
+
+impl Model {
+    fn new(matrix: Matrix) -> Self {
+        let start = |c| [START, if c % 2 == 0 { START } else { -START }];
+        Model {
+            matrix,
+            row_start: 0,
+            row: [0; 2],
+            weight: DOUBT,
+            columns: (0..matrix.columns()).map(start).collect(),
+            changes: Vec::new(),
+        }
+    }
+
+    #[inline(always)]
+    fn predict(&self, column: [i32; 2]) -> i32 {
+        (self.row[0] * column[0] + self.row[1] * column[1]) >> 12
+    }
+
+    /// Codes the sign of the change of an element of the block: whether it is negative.
+    #[inline(always)]
+    fn sign(&mut self, coder: &mut impl Coder, element: u64, negative: bool) -> bool {
+        let at = self.matrix.from_row_start(element);
+        let columns = u64::from(self.matrix.columns());
+        if at >= self.row_start + columns {
+            self.end_row();
+            self.row_start = at - at % columns;
+        }
+        // Less than the columns.
+        let column = (at - self.row_start) as usize;
+        let factors = self.columns[column].map(i32::from);
+        let expected = self.predict(factors);
+        let positive = (0x8000 + 8 * expected).clamp(0x400, 0xfc00);
+        let negative = coder.code(positive as u32, negative);
+        let sign = if negative { -ONE } else { ONE };
+        self.changes.push((column as u32, sign));
+        let [first, second] = factors;
+        self.weight = WEIGHT_MAX.min(self.weight + ((first * first + second * second) >> 12));
+        let step = (sign - expected) * (1 << 14) / self.weight;
+        for (row, column) in self.row.iter_mut().zip(factors) {
+            *row = (*row + ((step * column) >> 14)).clamp(-FACTOR_MAX, FACTOR_MAX);
+        }
+        negative
+    }
+
+    /// The columns learn from the row, which is forgotten.
+    fn end_row(&mut self) {
+        let mut changes = std::mem::take(&mut self.changes);
+        for (column, sign) in changes.drain(..) {
+            let factors = self.columns[column as usize].map(i32::from);
+            let error = sign - self.predict(factors);
+            let learned = |k: usize| {
+                (factors[k] + ((error * self.row[k]) >> 11)).clamp(-FACTOR_MAX, FACTOR_MAX) as i16
+            };
+            self.columns[column as usize] = [learned(0), learned(1)];
+        }
+        self.changes = changes;
+        self.row = [0; 2];
+        self.weight = DOUBT;
+    }
+}
+
+/// One half of a range coder of 32 bits.
+trait Coder {
+    /// Codes whether a sign is negative, which has not this probability in 65,536; gives it back.
+    fn code(&mut self, positive: u32, negative: bool) -> bool;
+}
+
+/// The least range between two signs.
+const RANGE_MIN: u32 = 1 << 24;
+
+struct RangeEncoder {
+    low: u64,
+    range: u32,
+    bytes: Vec<u8>,
+}
+
+impl RangeEncoder {
+    /// Adds what `low` has above 32 bits to the bytes that are out.
+    fn carry(&mut self) {
+        if self.low >> 32 != 0 {
+            for byte in self.bytes.iter_mut().rev() {
+                *byte = byte.wrapping_add(1);
+                if *byte != 0 {
+                    break;
+                }
+            }
+            self.low &= u64::from(u32::MAX);
+        }
+    }
+
+    /// The least number with three zero bytes at its end, which are left out.
+    fn finish(mut self) -> Vec<u8> {
+        self.low += u64::from(RANGE_MIN - 1);
+        self.carry();
+        self.bytes.push((self.low >> 24) as u8);
+        self.bytes
+    }
+}
+
+impl Coder for RangeEncoder {
+    fn code(&mut self, positive: u32, negative: bool) -> bool {
+        let bound = (self.range >> 16) * positive;
+        if negative {
+            self.low += u64::from(bound);
+            self.range -= bound;
+            self.carry();
+        } else {
+            self.range = bound;
+        }
+        while self.range < RANGE_MIN {
+            self.bytes.push((self.low >> 24) as u8);
+            self.low = self.low << 8 & u64::from(u32::MAX);
+            self.range <<= 8;
+        }
+        negative
+    }
+}
+
+#[derive(Debug)]
+struct RangeDecoder {
+    code: u32,
+    range: u32,
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl RangeDecoder {
+    fn new(bytes: &[u8]) -> Self {
+        let mut decoder = RangeDecoder { code: 0, range: u32::MAX, bytes: bytes.to_vec(), at: 0 };
+        (0..4).for_each(|_| decoder.next_byte());
+        decoder
+    }
+
+    #[inline(always)]
+    fn next_byte(&mut self) {
+        let byte = self.bytes.get(self.at).copied().unwrap_or(0);
+        self.code = self.code << 8 | u32::from(byte);
+        self.at += 1;
+    }
+}
+
+impl Coder for RangeDecoder {
+    #[inline(always)]
+    fn code(&mut self, positive: u32, _: bool) -> bool {
+        let bound = (self.range >> 16) * positive;
+        let negative = self.code >= bound;
+        // Without a branch: half of them would be guessed wrong.
+        let mask = u32::from(negative).wrapping_neg();
+        self.code -= bound & mask;
+        self.range = bound ^ ((bound ^ (self.range - bound)) & mask);
+        while self.range < RANGE_MIN {
+            self.range <<= 8;
+            self.next_byte();
+        }
+        negative
+    }
+}
+
+/// The sign stream of the changes of a block: elements in ascending order, and whether the step is
+/// negative.
+pub(super) fn encode(matrix: Matrix, changes: impl Iterator<Item = (u32, bool)>) -> Vec<u8> {
+    let mut coder = RangeEncoder { low: 0, range: u32::MAX, bytes: Vec::new() };
+    let mut model = Model::new(matrix);
+    for (element, negative) in changes {
+        model.sign(&mut coder, element.into(), negative);
+    }
+    coder.finish()
+}
+
+/// Signs that are being read.
+#[derive(Debug)]
+pub(super) struct Signs {
+    model: Model,
+    decoder: RangeDecoder,
+}
+
+impl Signs {
+    /// `None` if no writer begins a stream so.
+    pub fn new(matrix: Matrix, stream: &[u8]) -> Option<Self> {
+        let decoder = RangeDecoder::new(stream);
+        (decoder.code < decoder.range).then(|| Signs { model: Model::new(matrix), decoder })
+    }
+
+    /// Bytes of the stream.
+    pub fn bytes(&self) -> u64 {
+        self.decoder.bytes.len() as u64
+    }
+
+    /// Whether the step of the next element that changes is negative.
+    #[inline(always)]
+    pub fn next(&mut self, element: u64) -> bool {
+        self.model.sign(&mut self.decoder, element, false)
+    }
+
+    /// Whether the stream ends as the writer ends it: no byte is left or missing, and no other
+    /// bytes mean the same.
+    pub fn is_complete(&self) -> bool {
+        self.decoder.at == self.decoder.bytes.len() + 3 && self.decoder.code < RANGE_MIN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(matrix: Matrix, elements: &[u32], stream: &[u8]) -> Option<Vec<bool>> {
+        let mut signs = Signs::new(matrix, stream)?;
+        let found = elements.iter().map(|&element| signs.next(element.into())).collect();
+        signs.is_complete().then_some(found)
+    }
+
+    /// A dice from digests: even, and the same everywhere.
+    fn dice(i: u32) -> u8 {
+        crate::hash::leaf_digest(&i.to_le_bytes()).0[0]
+    }
+
+    /// Every third element changes; its sign is that of its row and its column, but for one in `noise`.
+    fn changes(columns: u32, noise: u8) -> Vec<(u32, bool)> {
+        let sign = |i: u32| dice(i).is_multiple_of(2);
+        (0..40 * columns)
+            .filter(|i| i % 3 == 0)
+            .map(|i| {
+                let flipped = dice(i + 1_000_000) < noise;
+                (i, sign(i / columns) ^ sign(500_000 + i % columns) ^ flipped)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn signs_round_trip_and_only_what_repeats_gets_small() {
+        for (columns, noise, most) in
+            [(300, 0, 0.4), (300, 20, 0.7), (300, 128, 1.05), (1, 0, 1.05)]
+        {
+            let matrix = Matrix::from_rows(columns.into()).unwrap();
+            let changes = changes(columns, noise);
+            let stream = encode(matrix, changes.iter().copied());
+            let bits = stream.len() as f64 * 8.0 / changes.len() as f64;
+            assert!(bits < most || changes.len() < 100, "{columns} columns: {bits} bits per sign");
+            let (elements, signs): (Vec<u32>, Vec<bool>) = changes.into_iter().unzip();
+            assert_eq!(decode(matrix, &elements, &stream), Some(signs));
+        }
+    }
+
+    #[test]
+    fn a_stream_has_one_end() {
+        let matrix = Matrix::from_rows(50).unwrap();
+        let changes = changes(50, 60);
+        let stream = encode(matrix, changes.iter().copied());
+        let (elements, signs): (Vec<u32>, Vec<bool>) = changes.into_iter().unzip();
+        let is_same = |stream: &[u8]| decode(matrix, &elements, stream).as_ref() == Some(&signs);
+        assert!(is_same(&stream));
+        assert!(!is_same(&stream[..stream.len() - 1]));
+        assert!(!is_same(&[&stream[..], &[0]].concat()));
+        let last = stream.len() - 1;
+        for byte in (0..=255).filter(|&byte| byte != stream[last]) {
+            assert!(!is_same(&[&stream[..last], &[byte]].concat()), "{byte}");
+        }
+        assert!(Signs::new(matrix, &[0xff; 4]).is_none());
+        assert_eq!(encode(matrix, [].into_iter()), [0]);
+        assert_eq!(decode(matrix, &[], &[0]), Some(vec![]));
+        assert_eq!(decode(matrix, &[], &[]), None);
+    }
+}

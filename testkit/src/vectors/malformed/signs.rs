@@ -1,0 +1,21 @@
+//! Predicted signs: the example of SPEC.md §7.6 with one rule broken.
+
+use super::{row, Malformed};
+use crate::vectors::signs::{base, too_wide, vector_base, wrong};
+
+pub fn signs() -> Vec<Malformed> {
+    let mut all: Vec<Malformed> = wrong()
+        .into_iter()
+        .map(|(name, error, rule, shows, patch)| {
+            let base = if name == "signs-of-a-vector" { vector_base() } else { base() };
+            Malformed { base: Some(base), ..row(name, error, rule, shows, patch) }
+        })
+        .collect();
+    let (base, patch) = too_wide();
+    let shows = "Predicted signs in a matrix of 65,537 columns.";
+    all.push(Malformed {
+        base: Some(base),
+        ..row("signs-too-wide", "value", "R100", shows, patch)
+    });
+    all
+}
