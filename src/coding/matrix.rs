@@ -35,7 +35,7 @@ impl Matrix {
 
     /// The element's number, counted from the start of the row in which the block starts.
     #[inline(always)]
-    pub fn from_row_start(self, element: u64) -> u64 {
+    pub fn number_in_rows(self, element: u64) -> u64 {
         u64::from(self.first) + element
     }
 }

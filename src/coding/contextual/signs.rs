@@ -52,7 +52,7 @@ impl Model {
     /// Codes the sign of the change of an element of the block: whether it is negative.
     #[inline(always)]
     fn sign(&mut self, coder: &mut impl Coder, element: u64, negative: bool) -> bool {
-        let at = self.matrix.from_row_start(element);
+        let at = self.matrix.number_in_rows(element);
         let columns = u64::from(self.matrix.columns());
         if at >= self.row_start + columns {
             self.end_row();

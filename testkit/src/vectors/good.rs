@@ -2,6 +2,7 @@
 
 use pulse::coding::{Coding, ValueForm};
 use pulse::dtype::Dtype;
+use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
 use pulse::wire::{FileKind, Tag};
 use pulse::Encoder;
@@ -92,7 +93,8 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
     ];
     all.extend([ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite].map(encoded_form));
     all.extend([ValueForm::UlpStep, ValueForm::Xor, ValueForm::Overwrite].map(flat::every_width));
-    all.extend([whole_in_patched(), whole_rotated(), full_header(), skippable(), minor_version()]);
+    all.extend([whole_in_patched(), base_digest_of_patched(), whole_rotated(), full_header()]);
+    all.extend([skippable(), minor_version()]);
     all.extend(flat::frames());
     all.extend(contextual::vectors());
     all.extend(signs::vectors());
@@ -348,6 +350,15 @@ fn whole_in_patched() -> Good {
     let patch = sample::patch().replace(Tag::BLOCK, planes).write();
     let shows = "The patch of smallest with its block in the whole coding, which a patched tensor may have too; plain, as a float may be.";
     Good { name: "whole-in-patched".into(), rules: "R5 R59", shows, patch, ..good }
+}
+
+fn base_digest_of_patched() -> Good {
+    let good = smallest();
+    let right = sample::digest_in(&sample::target(), "w");
+    let trailer = fields().varint(2).digest(Digest([0; 32])).digest(right);
+    let patch = sample::patch().replace(Tag::TENSOR_END, trailer).write();
+    let shows = "The patch of smallest with a wrong base digest of its patched tensor, on which nothing depends.";
+    Good { name: "base-digest-of-patched".into(), rules: "R102", shows, patch, ..good }
 }
 
 /// The encoder rotates floats of several bytes, and nothing else.

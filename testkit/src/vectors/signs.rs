@@ -197,10 +197,8 @@ fn blocks_within_rows() -> Good {
     let down = |i: usize| !(i / COLUMNS + i % COLUMNS / 3).is_multiple_of(2);
     let magnitude = |i: usize| if i.is_multiple_of(41) { 1 + i as u64 / 41 % 3 } else { 0 };
     let base = vec![128; ELEMENTS];
-    let target = (0..ELEMENTS).map(|i| match down(i) {
-        true => 128 - magnitude(i),
-        false => 128 + magnitude(i),
-    });
+    let step = |i| if down(i) { 128 - magnitude(i) } else { 128 + magnitude(i) };
+    let target = (0..ELEMENTS).map(step);
     let [base, target] = [base, target.collect()]
         .map(|elements| Tensor::new(Dtype::U8, &[2, 33, COLUMNS as u64], &elements));
     let block = |start: usize, end: usize| {
@@ -228,7 +226,9 @@ fn blocks_within_rows() -> Good {
 pub fn vectors() -> Vec<Good> {
     let waves = |rows: usize, columns: usize| -> Vec<bool> {
         (0..rows * columns)
-            .map(|i| (i / columns * 7 + i % columns * 5) % 11 % 2 == 0 || i % 13 == 0)
+            .map(|i| {
+                ((i / columns * 7 + i % columns * 5) % 11).is_multiple_of(2) || i.is_multiple_of(13)
+            })
             .collect()
     };
     vec![
