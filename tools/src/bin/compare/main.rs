@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use pulse::coding::{EncodedBlock, ValueForm};
 use pulse::stream::EncoderOptions;
 
+use ours::Rows;
 use pair::Pair;
 use pulse_cli::simulation::Simulation;
 use pulse_cli::text;
@@ -65,29 +66,35 @@ const WHOLE_FILE: &str =
     "with files read from the page cache, framing, and digests of both checkpoints on either side; \
      the other rows have none of these";
 
-const LAYOUTS: [Layout; 11] = [
+const LAYOUTS: [Layout; 14] = [
     Layout {
         name: "contextual",
-        encode: |pair| ours::encode_blocks(pair, &EncoderOptions::default()),
-        decode: ours::decode_blocks,
+        encode: |pair| ours::encode_blocks(pair, &EncoderOptions::default(), Rows::Unknown),
+        decode: decode_blocks,
+        note: "",
+    },
+    Layout {
+        name: "contextual, signs predicted",
+        encode: |pair| ours::encode_blocks(pair, &EncoderOptions::default(), Rows::Known),
+        decode: |pair, message, weights| ours::decode_blocks(pair, message, weights, Rows::Known),
         note: "",
     },
     Layout {
         name: "flat, step",
-        encode: |pair| ours::encode_blocks(pair, &ours::flat(ValueForm::UlpStep)),
-        decode: ours::decode_blocks,
+        encode: |pair| ours::encode_blocks(pair, &ours::flat(ValueForm::UlpStep), Rows::Unknown),
+        decode: decode_blocks,
         note: "",
     },
     Layout {
         name: "flat, xor",
-        encode: |pair| ours::encode_blocks(pair, &ours::flat(ValueForm::Xor)),
-        decode: ours::decode_blocks,
+        encode: |pair| ours::encode_blocks(pair, &ours::flat(ValueForm::Xor), Rows::Unknown),
+        decode: decode_blocks,
         note: "",
     },
     Layout {
         name: "flat, overwrite",
-        encode: |pair| ours::encode_blocks(pair, &ours::flat(ValueForm::Overwrite)),
-        decode: ours::decode_blocks,
+        encode: |pair| ours::encode_blocks(pair, &ours::flat(ValueForm::Overwrite), Rows::Unknown),
+        decode: decode_blocks,
         note: "",
     },
     Layout {
@@ -123,8 +130,24 @@ const LAYOUTS: [Layout; 11] = [
         note: "lossy in principle: as published it finds changes by the low byte of BF16 elements only; \
                not so here",
     },
+    Layout {
+        name: "anchor: whole blocks",
+        encode: ours::encode_whole,
+        decode: decode_blocks,
+        note: "needs no base",
+    },
+    Layout {
+        name: "anchor: byte planes, zstd (ZipNN)",
+        encode: peers::encode_planes,
+        decode: peers::decode_planes,
+        note: "needs no base",
+    },
     Layout { name: "zstd --patch-from", encode: peers::encode_delta, decode: peers::decode_delta, note: "" },
 ];
+
+fn decode_blocks(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> {
+    ours::decode_blocks(pair, message, weights, Rows::Unknown)
+}
 
 fn compare(pair: &Pair) -> Result<()> {
     let full = pair.target_files.file_bytes();

@@ -8,7 +8,7 @@ use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::{Decoder, Event, Limits};
 
-use crate::pair::Pair;
+use crate::pair::{Pair, Tensor};
 use crate::{text, Message, Result};
 
 /// Options for flat blocks with such values.
@@ -16,24 +16,28 @@ pub fn flat(values: ValueForm) -> EncoderOptions {
     EncoderOptions::default().with_coding(Coding::Flat).with_values(values)
 }
 
-/// Payloads only: no framing, no digests.
-pub fn encode_blocks(pair: &Pair, options: &EncoderOptions) -> Result<Message> {
-    let mut encoder = BlockEncoder::new(options.block);
+/// Payloads only: no framing, no digests. Where signs may be predicted, blocks are whole rows.
+pub fn encode_blocks(pair: &Pair, options: &EncoderOptions, rows: Rows) -> Result<Message> {
     let mut message = Message::default();
     for tensor in &pair.tensors {
+        let mut encoder = BlockEncoder::new(options.block);
+        if let (Rows::Known, [_, .., columns]) = (rows, tensor.spec.shape()) {
+            encoder = encoder.with_columns(*columns);
+        }
         let (base, target) = pair.bytes_of(tensor);
-        for (base, target) in base.chunks(block_bytes()).zip(target.chunks(block_bytes())) {
+        let size = block_bytes(tensor, rows);
+        for (base, target) in base.chunks(size).zip(target.chunks(size)) {
             message.blocks.push(encoder.encode(tensor.spec.dtype(), base, target)?);
         }
     }
     Ok(message)
 }
 
-pub fn decode_blocks(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> {
+pub fn decode_blocks(pair: &Pair, message: &Message, weights: &mut [u8], rows: Rows) -> Result<()> {
     let mut blocks = message.blocks.iter();
     for tensor in &pair.tensors {
         let (dtype, width) = (tensor.spec.dtype(), tensor.width());
-        for chunk in weights[tensor.range.clone()].chunks_mut(block_bytes()) {
+        for chunk in weights[tensor.range.clone()].chunks_mut(block_bytes(tensor, rows)) {
             if let Some(block) = blocks.next().ok_or("too few blocks")? {
                 block.decode(dtype, (chunk.len() / width) as u64)?.apply(chunk)?;
             }
@@ -42,8 +46,34 @@ pub fn decode_blocks(pair: &Pair, message: &Message, weights: &mut [u8]) -> Resu
     Ok(())
 }
 
-fn block_bytes() -> usize {
-    EncoderOptions::default().block_leaves as usize * LEAF_BYTES
+/// An anchor: the target, without a base.
+pub fn encode_whole(pair: &Pair) -> Result<Message> {
+    let mut encoder = BlockEncoder::new(EncoderOptions::default().block);
+    let mut message = Message::default();
+    for tensor in &pair.tensors {
+        for target in pair.bytes_of(tensor).1.chunks(block_bytes(tensor, Rows::Unknown)) {
+            message.blocks.push(Some(encoder.encode_whole(tensor.spec.dtype(), target)?));
+        }
+    }
+    Ok(message)
+}
+
+/// Whether blocks are told of the rows and columns of their tensor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    Known,
+    Unknown,
+}
+
+fn block_bytes(tensor: &Tensor, rows: Rows) -> usize {
+    let full = EncoderOptions::default().block_leaves as usize * LEAF_BYTES;
+    match (rows, tensor.spec.shape()) {
+        (Rows::Known, [_, .., columns]) => {
+            let row = (*columns as usize * tensor.width()).max(1);
+            (full / row).max(1) * row
+        }
+        _ => full,
+    }
 }
 
 /// A `.pulse` file with everything in it, made from the files of the checkpoints.
@@ -90,7 +120,9 @@ fn digest(pair: &Pair, weights: &[u8]) -> Result<Digest> {
 /// Where the default encoder spends its bytes, as a line of text.
 pub fn spent(pair: &Pair) -> Result<String> {
     let mut codings: BTreeMap<Coding, [u64; 3]> = BTreeMap::new();
-    for block in encode_blocks(pair, &EncoderOptions::default())?.blocks.iter().flatten() {
+    for block in
+        encode_blocks(pair, &EncoderOptions::default(), Rows::Unknown)?.blocks.iter().flatten()
+    {
         let [blocks, changes, bytes] = codings.entry(block.coding).or_default();
         *blocks += 1;
         *changes += block.changes;

@@ -41,6 +41,48 @@ pub fn decode_dense(pair: &Pair, message: &Message, weights: &mut [u8]) -> Resul
     Ok(())
 }
 
+/// Bytes that ZipNN compresses at once, before they are taken apart.
+const PLANES_BYTES: usize = 1 << 20;
+
+/// The target without a base: byte planes, each a zstd frame, as ZipNN does it.
+pub fn encode_planes(pair: &Pair) -> Result<Message> {
+    let mut compressor = Compressor::new(LEVEL)?;
+    let mut message = Message::default();
+    for tensor in &pair.tensors {
+        for chunk in pair.bytes_of(tensor).1.chunks(PLANES_BYTES) {
+            for p in 0..tensor.width() {
+                let plane: Vec<u8> =
+                    chunk.iter().skip(p).step_by(tensor.width()).copied().collect();
+                let frame = compressor.compress(&plane)?;
+                message.pieces.push(if frame.len() < plane.len() { frame } else { plane });
+            }
+        }
+    }
+    Ok(message)
+}
+
+pub fn decode_planes(pair: &Pair, message: &Message, weights: &mut [u8]) -> Result<()> {
+    let (mut decompressor, mut pieces) = (Decompressor::new()?, message.pieces.iter());
+    for tensor in &pair.tensors {
+        let width = tensor.width();
+        for chunk in weights[tensor.range.clone()].chunks_mut(PLANES_BYTES) {
+            for p in 0..width {
+                let (piece, len) = (pieces.next().ok_or("too few planes")?, chunk.len() / width);
+                let frame = (piece.len() < len).then(|| decompressor.decompress(piece, len));
+                let unpacked = frame.transpose()?;
+                let plane = unpacked.as_ref().unwrap_or(piece);
+                chunk
+                    .iter_mut()
+                    .skip(p)
+                    .step_by(width)
+                    .zip(plane)
+                    .for_each(|(byte, &new)| *byte = new);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A safetensors file with 32-bit indices and new values for each tensor that changed.
 pub fn encode_sparse(pair: &Pair) -> Result<Message> {
     let (mut header, mut body, mut changes) = (Map::new(), Vec::new(), Changes::default());
