@@ -227,8 +227,7 @@ pub(crate) fn keep_access(
         }
     }
     if now.1 != taken.gid() {
-        // Another group may do no more than everyone.
-        mode &= 0o3707 | (mode & 0o7) << 3;
+        mode = for_another_group(mode);
     }
     let set = |mode: u32| staged.set_permissions(fs::Permissions::from_mode(mode | needs));
     let Some(list) = access_list(path) else { return set(mode) };
@@ -238,6 +237,12 @@ pub(crate) fn keep_access(
         set(mode)?;
     }
     Ok(())
+}
+
+/// The mode of a file whose group is another one, which may do no more than everyone.
+#[cfg(unix)]
+fn for_another_group(mode: u32) -> u32 {
+    mode & (0o3707 | (mode & 0o7) << 3)
 }
 
 /// The access list of a file, where it has one.
@@ -346,5 +351,26 @@ mod tests {
         lessen_access(&path, &fs::metadata(&path).unwrap(), &file).unwrap();
         let mode = fs::metadata(&journal).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, if has_lists { 0o600 } else { 0o640 });
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_looked_at_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let find = |path: &Path| Place::find(path, Shape::File, Existing::Replace, &[]);
+        assert!(find(&directory.path().join("new")).is_ok());
+        let below_a_file = find(&file.join("new")).map(|_| ()).unwrap_err();
+        assert_eq!(below_a_file.kind(), "io");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn another_group_may_do_no_more_than_everyone() {
+        for (mode, expected) in
+            [(0o640, 0o600), (0o664, 0o644), (0o755, 0o755), (0o770, 0o700), (0o3775, 0o3755)]
+        {
+            assert_eq!(for_another_group(mode), expected, "{mode:o}");
+        }
     }
 }

@@ -76,12 +76,22 @@ fn open_files_max() -> Option<u64> {
 
 /// Renames to a name that nothing has.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rename_no_replace(from, to) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::AlreadyExists) => {}
+    rename_new_by(from, to, rename_no_replace, |from, to| fs::hard_link(from, to))
+}
+
+/// The same, by what the file system can do.
+fn rename_new_by(
+    from: &Path,
+    to: &Path,
+    no_replace: fn(&Path, &Path) -> io::Result<()>,
+    link: fn(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    match no_replace(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
         done => return done,
     }
     // exFAT, FUSE and others cannot. A second name cannot replace anything either.
-    match fs::hard_link(from, to) {
+    match link(from, to) {
         Ok(()) => return fs::remove_file(from),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
         Err(_) => {}
@@ -117,6 +127,36 @@ pub(crate) fn drop_clean_pages(file: &File) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Step = fn(&Path, &Path) -> io::Result<()>;
+
+    /// Whatever the file system can do: the file gets the new name, or what has it stays.
+    #[test]
+    fn a_rename_replaces_nothing_on_any_file_system() {
+        let cannot: Step = |_, _| Err(io::ErrorKind::Unsupported.into());
+        let may_not: Step = |_, _| Err(io::ErrorKind::PermissionDenied.into());
+        let link: Step = |from, to| fs::hard_link(from, to);
+        for (no_replace, link) in [
+            (rename_no_replace as Step, link),
+            (cannot, link),
+            (cannot, cannot),
+            (cannot, may_not),
+            (may_not, may_not),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let [from, to] = ["from", "to"].map(|name| directory.path().join(name));
+            fs::write(&from, "new").unwrap();
+            fs::write(&to, "old").unwrap();
+            let refused = rename_new_by(&from, &to, no_replace, link).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(&to).unwrap(), b"old");
+            assert_eq!(fs::read(&from).unwrap(), b"new");
+            fs::remove_file(&to).unwrap();
+            rename_new_by(&from, &to, no_replace, link).unwrap();
+            assert_eq!(fs::read(&to).unwrap(), b"new");
+            assert!(!from.exists());
+        }
+    }
 
     /// In /tmp everyone may leave a journal, and only the owner of a file may replace it.
     #[test]
