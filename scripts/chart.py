@@ -49,7 +49,7 @@ def read(lines):
         cells = re.split(r"\s{2,}", line.strip())
         if len(cells) == 2 and not rows:
             facts[cells[0]] = cells[1]
-        elif cells[0] == "entropy bound":
+        elif cells[0] == "entropy of the class model":
             bound = cells
         elif len(cells) == 8 and cells[0] != "layout":
             rows.append(cells)
@@ -118,7 +118,7 @@ def draw(facts, rows, bound):
             # Numbers stay clear of the mark.
             text(TIMES + max(slow, time_unit) + 8, baseline, f"{row[RATIO]} ({row[TIME]})", "quiet"),
         ]
-    out += mark(SIZES + number(bound[BYTES]) * size_unit, TOP - 8, bottom, "entropy bound")
+    out += mark(SIZES + number(bound[BYTES]) * size_unit, TOP - 8, bottom, "entropy of the class model")
     out += mark(TIMES + time_unit, TOP - 8, bottom, "SHA-256 of the target")
     out.append(
         text(

@@ -196,7 +196,7 @@ fn compare(pair: &Pair) -> Result<()> {
     }
     let (places, steps) = bound::bits(pair);
     let bits = places + steps;
-    rows.push(row("entropy bound".into(), (bits / 8.0).ceil() as u64, Default::default()));
+    rows.push(row("entropy of the class model".into(), (bits / 8.0).ceil() as u64, Default::default()));
 
     let head =
         ["layout", "bytes", "bits/change", "smaller", "encode", "/ SHA-256", "decode", "/ SHA-256"];
@@ -204,7 +204,7 @@ fn compare(pair: &Pair) -> Result<()> {
         notes.iter().enumerate().map(|(i, note)| format!("[{}] {note}\n", i + 1)).collect();
     let share = |bits: f64| bits / pair.changes as f64;
     text::print(&format!(
-        "\n{}\n{notes}The bound is {:.2} bits for where and {:.2} for the step, given the exponents of the base.\n{}",
+        "\n{}\n{notes}The class model needs {:.2} bits for where and {:.2} for the step, given the exponents of the base, and takes each sign for a coin.\n{}",
         text::table(&head, &rows),
         share(places),
         share(steps),
