@@ -40,13 +40,13 @@ def main():
         outcomes = list(pool.map(outcome, good + bad))
     problems = [good_problem(row, found, without) for row, found in zip(good, outcomes)]
     refused = [found.kind is not None for found in outcomes[len(good):]]
-    kinds = [found.kind == row["error"] for row, found in zip(bad, outcomes[len(good):])]
+    kinds = [found.kind in row["errors"] for row, found in zip(bad, outcomes[len(good):])]
     for row, found, problem in zip(good, outcomes, problems):
         if problem:
             print(f"{row['name']}: {problem}\n    {row['shows']} {' '.join(row['rules'])}")
     for row, found, right in zip(bad, outcomes[len(good):], kinds):
         if not right:
-            print(f"{row['name']}: expected {row['error']}, {found}\n    {row['shows']} {' '.join(row['rules'])}")
+            print(f"{row['name']}: expected {' or '.join(row['errors'])}, {found}\n    {row['shows']} {' '.join(row['rules'])}")
     print(f"score: good {problems.count(None)}/{len(good)}, malformed {sum(refused)}/{len(bad)}, "
           f"kinds {sum(kinds)}/{len(bad)}", f"(without {', '.join(sorted(without))})" if without else "")
     sys.exit(any(problems) or not all(kinds))

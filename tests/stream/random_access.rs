@@ -51,7 +51,7 @@ fn vectors(list: &str) -> Vec<Vector> {
         name: text(row, "name"),
         patch: fs::read(directory().join(text(row, "file"))).expect("a vector"),
         base: row["base"].as_str().map(tensors_of).unwrap_or_default(),
-        error: text(row, "error"),
+        error: row["errors"][0].as_str().unwrap_or_default().to_string(),
     })
     .collect()
 }

@@ -56,7 +56,7 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
     for vector in malformed::vectors() {
         malformed.push(manifest_row(&[
             ("name", json!(vector.name)),
-            ("error", json!(vector.error)),
+            ("errors", json!(vector.errors)),
             ("rules", json!(vector.rules.split(' ').collect::<Vec<_>>())),
             ("shows", json!(vector.shows)),
             ("file", add(format!("malformed/{}.pulse", vector.name), &vector.patch)),

@@ -304,6 +304,7 @@ pub fn codes() -> Vec<Malformed> {
                 "Another base, whose classes end before their changes: the base is at fault, not the block.",
                 patch(&base, &target, 3, right),
             )
+            .or("position")
         },
     ]
 }

@@ -214,21 +214,24 @@ pub fn bases() -> Vec<Malformed> {
             "R63",
             "Another base, which has the tensor that is patched.",
             missing.footer(other_base),
-        ),
+        )
+        .or("checkpoint"),
         row(
             "base-tensor-shape",
             "base",
             "R63",
             "Another base, whose tensor has another shape.",
             reshaped.clone().footer(other_base),
-        ),
+        )
+        .or("checkpoint"),
         row(
             "base-tensor-added",
             "base",
             "R63",
             "Another base, which does not have the tensor that is added.",
             added.clone().footer(other_base),
-        ),
+        )
+        .or("checkpoint"),
         Malformed {
             base: Some(File::new("other-base-w", &other("w"))),
             ..row(
@@ -238,6 +241,7 @@ pub fn bases() -> Vec<Malformed> {
                 "Another base, which differs in an element that is not changed.",
                 patch(),
             )
+            .or("digest")
         },
         Malformed {
             base: Some(File::new("other-base-old", &other("old"))),
@@ -248,6 +252,7 @@ pub fn bases() -> Vec<Malformed> {
                 "Another base, which differs in a tensor that is not in the patch.",
                 patch(),
             )
+            .or("digest")
         },
         Malformed {
             base: Some(File::new("other-base-old", &other("old"))),
@@ -278,6 +283,7 @@ pub fn bases() -> Vec<Malformed> {
                 "The target as base: the patch was applied before.",
                 patch(),
             )
+            .or("digest")
         },
         row(
             "checkpoint-tensor-shape",

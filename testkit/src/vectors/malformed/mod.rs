@@ -18,13 +18,13 @@ use super::raw::Raw;
 use super::sample::base;
 
 pub struct Malformed {
-    pub name: &'static str,
-    /// The kind of error.
-    pub error: &'static str,
+    pub name: String,
+    /// The kinds of error that a reader may give; ours give the first.
+    pub errors: Vec<&'static str>,
     /// Numbers of the requirements of SPEC.md that it breaks.
     pub rules: &'static str,
     /// What is wrong.
-    pub shows: &'static str,
+    pub shows: String,
     /// None for a snapshot that only its result gives away: applying it takes no base.
     pub base: Option<File>,
     pub patch: Vec<u8>,
@@ -38,6 +38,12 @@ impl Malformed {
         Malformed { needs: Some(what), ..self }
     }
 
+    /// A wrong base shows in this check, and a reader may say so (R63).
+    fn or(mut self, error: &'static str) -> Malformed {
+        self.errors.push(error);
+        self
+    }
+
     fn without_base(self) -> Malformed {
         Malformed { base: None, ..self }
     }
@@ -45,19 +51,19 @@ impl Malformed {
 
 /// A vector that is applied to the sample's base.
 fn row(
-    name: &'static str,
+    name: impl Into<String>,
     error: &'static str,
     rules: &'static str,
-    shows: &'static str,
+    shows: impl Into<String>,
     patch: impl Into<Vec<u8>>,
 ) -> Malformed {
     // Other readers may have other limits than the defaults.
     let needs = (rules == "R81").then_some("limits");
     Malformed {
-        name,
-        error,
+        name: name.into(),
+        errors: vec![error],
         rules,
-        shows,
+        shows: shows.into(),
         base: Some(File::new("sample-base", &base())),
         patch: patch.into(),
         needs,
