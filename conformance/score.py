@@ -32,11 +32,13 @@ def main():
         parser.error("no command")
     without = set(args.without)
     without |= {"rebuild"} if "files" in without else set()
-    good, bad = rows("good"), [row for row in rows("malformed") if row["needs"] not in without]
+    def asked(row):
+        return row.get("needs") not in without and not (row["limits"] and "limits" in without)
+    good, bad = (list(filter(asked, rows(kind))) for kind in ("good", "malformed"))
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(os.cpu_count()) as pool:
         def outcome(row):
             base = row["base"] and ROOT / row["base"]
-            return run(args.command, ROOT / row["file"], base, Path(directory, row["name"]))
+            return run(args.command, ROOT / row["file"], base, Path(directory, row["name"]), row["limits"])
         outcomes = list(pool.map(outcome, good + bad))
     problems = [good_problem(row, found, without) for row, found in zip(good, outcomes)]
     refused = [found.kind is not None for found in outcomes[len(good):]]

@@ -21,6 +21,16 @@ use serde_json::{json, Value};
 use crate::checkpoint;
 use good::{File, Good};
 
+/// Names of limits, and what a reader of a vector sets them to.
+pub type Limits = Vec<(&'static str, u64)>;
+
+fn limits_json(limits: &Limits) -> Value {
+    match limits.is_empty() {
+        true => Value::Null,
+        false => limits.iter().map(|(name, value)| (name.to_string(), json!(value))).collect(),
+    }
+}
+
 const REAL: [&str; 2] = ["real-base", "real-target"];
 
 fn real(read: impl Fn(&str) -> Vec<u8>) -> [File; 2] {
@@ -36,7 +46,8 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
         json!(path)
     };
     let (mut good, mut malformed) = (Vec::new(), Vec::new());
-    for vector in good::vectors(real(read)) {
+    let at_defaults = good::vectors(real(read)).into_iter().map(|good| (good, Limits::new()));
+    for (vector, limits) in at_defaults.chain(malformed::at_limits()) {
         let digest = |file: &File| json!(file.checkpoint().digest().to_string());
         let base = vector.base.as_ref();
         let exact = is_exact(&vector);
@@ -51,6 +62,7 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
             ("exact", json!(exact)),
             ("base_digest", base.map_or(Value::Null, digest)),
             ("target_digest", digest(&vector.target)),
+            ("limits", limits_json(&limits)),
         ]));
     }
     for vector in malformed::vectors() {
@@ -65,6 +77,7 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
                 "base",
                 vector.base.as_ref().map_or(Value::Null, |base| add_checkpoint(base, &mut add)),
             ),
+            ("limits", limits_json(&vector.limits)),
             ("needs", json!(vector.needs)),
         ]));
     }
@@ -89,7 +102,8 @@ pub fn read(path: &str) -> Vec<u8> {
 pub fn tensors_of(path: &str) -> checkpoint::Checkpoint {
     static ALL: OnceLock<BTreeMap<String, checkpoint::Checkpoint>> = OnceLock::new();
     let all = ALL.get_or_init(|| {
-        let vectors = good::vectors(real(read)).into_iter();
+        let limited = malformed::at_limits().into_iter().map(|(good, _)| good);
+        let vectors = good::vectors(real(read)).into_iter().chain(limited);
         let files = vectors.flat_map(|vector| vector.base.into_iter().chain([vector.target]));
         files.map(|file| (file.files().0, file.checkpoint())).collect()
     });

@@ -10,12 +10,19 @@ mod flat;
 mod framing;
 mod grammar;
 mod headers;
+mod limits;
 mod rebuild;
 mod tensors;
 
-use super::good::File;
+use super::good::{File, Good};
 use super::raw::Raw;
 use super::sample::base;
+use super::Limits;
+
+/// Good vectors, and the limits that they are at.
+pub fn at_limits() -> Vec<(Good, Limits)> {
+    limits::pairs().into_iter().map(limits::Pair::good).collect()
+}
 
 pub struct Malformed {
     pub name: String,
@@ -28,6 +35,8 @@ pub struct Malformed {
     /// None for a snapshot that only its result gives away: applying it takes no base.
     pub base: Option<File>,
     pub patch: Vec<u8>,
+    /// Those that are not the defaults.
+    pub limits: Limits,
     /// What a reader may do without that would refuse the file: `files` (to read file sections), `rebuild` (to
     /// rebuild files), `limits` (to have the default limits).
     pub needs: Option<&'static str>,
@@ -66,6 +75,7 @@ fn row(
         shows: shows.into(),
         base: Some(File::new("sample-base", &base())),
         patch: patch.into(),
+        limits: Limits::new(),
         needs,
     }
 }
@@ -80,6 +90,7 @@ pub fn vectors() -> Vec<Malformed> {
     let groups = [
         framing::framing(),
         grammar::grammar(),
+        grammar::orders(),
         headers::headers(),
         files::files().into_iter().map(|vector| vector.needs("files")).collect(),
         rebuild::rebuild().into_iter().map(|vector| vector.needs("rebuild")).collect(),
@@ -89,8 +100,10 @@ pub fn vectors() -> Vec<Malformed> {
         flat::streams(),
         contextual::tables(),
         contextual::codes(),
+        contextual::widths(),
         ends::ends(),
         ends::bases(),
+        limits::limits(),
     ];
     groups.into_iter().flatten().collect()
 }
