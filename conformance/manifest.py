@@ -25,9 +25,10 @@ class Outcome:
     def __str__(self):
         return self.crash or (f"refused as {self.said}" if self.kind else "a target")
 
-def run(command, patch, base, out):
+def run(command, patch, base, out, limits=None):
     """Calls `command` as README.md says."""
     arguments = [*command, str(patch), *(["--base", str(base)] if base else []), "--out", str(out)]
+    arguments += [word for name, value in (limits or {}).items() for word in ("--limit", f"{name}={value}")]
     try:
         done = subprocess.run(arguments, capture_output=True, timeout=120)
     except subprocess.TimeoutExpired:

@@ -17,9 +17,11 @@ import zstandard
 
 SIGNATURE = bytes.fromhex("ab504c530d0a1a0a")
 LEAF, FILE_DATA, HEADERS = 1 << 16, 1 << 20, 100_000_008
-SECTION_BYTES, BLOCK_LEAVES, NAME_BYTES, NAMES_BYTES = 64 << 20, 64, 4096, 128 << 20           # the limits of §10
-METADATA_BYTES, TENSORS, FILES, RANK, BLOCKS, TARGET_BYTES = 1 << 20, 1 << 20, 1 << 16, 64, 1 << 24, 16 << 40
-NAME_EXPANSION, NAMES_FREE, EXPANSION, FREE = 8, 1 << 20, 1024, 256 << 20
+LIMITS = {                                             # the defaults of §10
+    "section_bytes": 64 << 20, "block_leaves": 64, "name_bytes": 4096, "names_bytes": 128 << 20, "name_expansion": 8,
+    "metadata_bytes": 1 << 20, "tensors": 1 << 20, "files": 1 << 16, "rank": 64, "blocks": 1 << 24,
+    "target_bytes": 16 << 40, "expansion": 1024}
+NAMES_FREE, FREE = 1 << 20, 256 << 20                  # what the two expansions leave free
 PATCHED, ADDED, REPLACED, DELETED = range(4)        # tensors
 KEPT, NEW, REPLACED, REMOVED = range(4)             # files
 UNSIGNED, SIGNED, FLOAT = range(3)
@@ -66,17 +68,17 @@ class Cursor:
                 check(i == 0 or byte, "varint", "not in shortest form")
                 return value
 
-    def string(self, longest=SECTION_BYTES):
+    def string(self, longest=None):
         size = self.varint()
-        check(size <= longest, "limit", f"a name of {size} bytes")
+        check(longest is None or size <= longest, "limit", f"a name of {size} bytes")
         return utf8(self.take(size))
 
-    def name(self, before):
+    def name(self, before, longest):
         """A front-coded tensor name (§2.3), as bytes."""
         shared = self.varint()
         check(shared <= len(before), "value", "shares more bytes than the name before has")
         suffix = self.varint()
-        check(shared + suffix <= NAME_BYTES, "limit", f"a tensor name of {shared + suffix} bytes")
+        check(shared + suffix <= longest, "limit", f"a tensor name of {shared + suffix} bytes")
         name = before[:shared] + self.take(suffix)
         utf8(name)
         return name
@@ -370,8 +372,10 @@ CODINGS = [whole, flat, contextual]
 # ---------------------------------------------------------------- §3, §4, §6, §8.1: reading
 class Patch:
     """What a patch says. Its tensors have `blocks`, each (start, end, decode), which are checked as far as they can be
-    without the base; its files have their `content`, if the patch carries it."""
-    def __init__(self, data):
+    without the base; its files have their `content`, if the patch carries it. `limits` are those that differ from the
+    defaults."""
+    def __init__(self, data, limits={}):
+        self.limits = LIMITS | limits
         self.file, self.start = Cursor(data, "truncated"), 0       # start: of the section being read
         self.files, self.tensors, self.index, self.names_bytes, self.head_bytes = [], {}, [], 0, 0
         self.block_count = self.declared_bytes = self.unpacked_bytes = 0
@@ -399,7 +403,7 @@ class Patch:
             tag = chr(file.uint())
             check(tag.isascii() and tag.isalpha(), "unknown-section", f"tag {tag!r}")
             length = file.varint()
-            check(length <= SECTION_BYTES, "limit", f"a section of {length} bytes")
+            self.limit("section_bytes", length)
             payload = file.take(length)
             crc = zlib.crc32(file.data[self.start:file.at])
             check(file.uint(4) == crc, "crc", f"wrong CRC-32 of the section at byte {self.start}")
@@ -416,12 +420,12 @@ class Patch:
         check(not self.snapshot or not flags & 0b10100, "value", "a snapshot with a base step or base digest")
         self.block_leaves = payload.varint()
         check(1 <= self.block_leaves <= 1024, "value", f"block size {self.block_leaves}")
-        check(self.block_leaves <= BLOCK_LEAVES, "limit", f"block size {self.block_leaves}")
+        self.limit("block_leaves", self.block_leaves)
         self.run = payload.take(16) if flags & 2 else None
         self.base_step = payload.varint() if flags & 4 else None
         self.target_step = payload.varint() if flags & 8 else None
         self.header_base_digest = payload.take(32) if flags & 16 else None
-        check(payload.left() <= METADATA_BYTES, "limit", f"{payload.left()} bytes of metadata")
+        self.limit("metadata_bytes", payload.left())
         self.metadata, before = {}, None
         for _ in range(payload.varint()):
             key = payload.string()
@@ -430,11 +434,11 @@ class Patch:
         payload.end()
 
     def read_file(self, payload):
-        check(len(self.files) < FILES, "limit", "too many files")
+        self.limit("files", len(self.files) + 1)
         flags = payload.uint()
         kind, state = flags & 1, flags >> 1
         check(state <= (REMOVED if kind else NEW), "reserved", f"flags {flags:#04x}")
-        name = payload.string(NAME_BYTES)
+        name = payload.string(self.limits["name_bytes"])
         components = name.split("/")
         bad = any(c in "\\:" or c < " " or "\x7f" <= c <= "\x9f" for c in name)
         bad |= len(name.encode()) > 1024 or len(components) > 8
@@ -462,11 +466,11 @@ class Patch:
         check(not file.in_patch or sha256(file.content) == file.digest, "digest", f"content of {name!r}")
 
     def read_tensor(self, payload):
-        check(len(self.index) < TENSORS, "limit", "too many tensors")
-        name = payload.name(self.index[-1][0] if self.index else b"")
+        self.limit("tensors", len(self.index) + 1)
+        name = payload.name(self.index[-1][0] if self.index else b"", self.limits["name_bytes"])
         self.names_bytes += len(name)
-        free = NAMES_FREE + NAME_EXPANSION * (self.start + len(payload.data))
-        check(self.names_bytes <= min(NAMES_BYTES, free), "limit", "too many bytes of names")
+        self.limit("names_bytes", self.names_bytes)
+        self.expand("name_expansion", self.names_bytes - NAMES_FREE, payload)
         t = SimpleNamespace(name=utf8(name), action=payload.uint(), dtype=None, shape=(), size=0, end=0, changes=0)
         check(t.action <= 3, "value", f"action {t.action}")
         if t.action != DELETED:
@@ -474,11 +478,11 @@ class Patch:
             check(code < len(DTYPES), "value", f"dtype {code}")
             t.dtype = DTYPES[code]
             if code == 0:
-                dtype_name = payload.string(255)
+                dtype_name = payload.string(min(self.limits["name_bytes"], 255))
                 check(dtype_name and dtype_name not in DTYPE_OF_NAME, "name", f"dtype name {dtype_name!r}")
                 t.dtype, t.size = Dtype(dtype_name), payload.varint()
             rank = payload.varint()
-            check(rank <= RANK, "limit", f"rank {rank}")
+            check(rank <= min(self.limits["rank"], 255), "limit", f"rank {rank}")
             t.shape = tuple(payload.varint() for _ in range(rank))
             t.size = t.dtype.size * prod(t.shape) if code else t.size
             check(t.size < 1 << 64, "value", "the size exceeds 64 bits")
@@ -496,16 +500,23 @@ class Patch:
 
     def spend(self, size):
         self.declared_bytes += size
-        check(self.declared_bytes <= TARGET_BYTES, "limit", f"{self.declared_bytes} bytes of tensors and files")
+        self.limit("target_bytes", self.declared_bytes)
 
     def unpacked(self, size, payload):
         self.unpacked_bytes += size
-        most = FREE + EXPANSION * (self.start + len(payload.data))
-        check(self.unpacked_bytes <= most, "limit", f"{self.unpacked_bytes} bytes unpacked")
+        self.expand("expansion", self.unpacked_bytes - FREE, payload)
+
+    def limit(self, name, found):
+        check(found <= self.limits[name], "limit", f"{found}, and {name} is {self.limits[name]}")
+
+    def expand(self, name, found, payload):
+        """The bytes of what was expanded, for those of the file up to the end of this payload."""
+        read = self.start + len(payload.data)
+        check(found <= self.limits[name] * read, "limit", f"{found} bytes from {read}, and {name} is {self.limits[name]}")
 
     def read_block(self, payload, t):
         self.block_count += 1
-        check(self.block_count <= BLOCKS, "limit", "too many blocks")
+        self.limit("blocks", self.block_count)
         coding = payload.uint()
         check(coding < len(CODINGS), "value", f"coding {coding}")
         skipped, leaves = payload.varint(), payload.varint()
@@ -539,7 +550,7 @@ class Patch:
         check(payload.varint() == len(self.index), "count", "the index has another number of tensors")
         before, offset = b"", 0
         for name, tensor_offset in self.index:
-            before = payload.name(before)
+            before = payload.name(before, self.limits["name_bytes"])
             check(before == name, "name", f"{before} in the index, {name} in the tensor header")
             offset += payload.varint()
             check(offset == tensor_offset, "count", f"offset {offset} in the index, {tensor_offset} in the file")
@@ -558,7 +569,7 @@ class Patch:
         check(sum_of_changes < 1 << 64, "value", "the sum of changes exceeds 64 bits")
         expected = len(self.index), sum_of_changes, self.index_offset
         check((tensors, changes, index_offset) == expected, "count", "tensors, changes or index offset")
-        check(self.target_counts[2] <= TARGET_BYTES, "limit", f"a target of {self.target_counts[2]} bytes")
+        self.limit("target_bytes", self.target_counts[2])
         check(self.header_base_digest in (None, self.base_digest), "digest", "the header has another base digest")
         found = sha256(self.file.data[:self.file.at - 36])
         check(file_digest == found, "file-digest", "the SHA-256 of the file is wrong")

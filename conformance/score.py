@@ -32,21 +32,23 @@ def main():
         parser.error("no command")
     without = set(args.without)
     without |= {"rebuild"} if "files" in without else set()
-    good, bad = rows("good"), [row for row in rows("malformed") if row["needs"] not in without]
+    def asked(row):
+        return row.get("needs") not in without and not (row["limits"] and "limits" in without)
+    good, bad = (list(filter(asked, rows(kind))) for kind in ("good", "malformed"))
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(os.cpu_count()) as pool:
         def outcome(row):
             base = row["base"] and ROOT / row["base"]
-            return run(args.command, ROOT / row["file"], base, Path(directory, row["name"]))
+            return run(args.command, ROOT / row["file"], base, Path(directory, row["name"]), row["limits"])
         outcomes = list(pool.map(outcome, good + bad))
     problems = [good_problem(row, found, without) for row, found in zip(good, outcomes)]
     refused = [found.kind is not None for found in outcomes[len(good):]]
-    kinds = [found.kind == row["error"] for row, found in zip(bad, outcomes[len(good):])]
+    kinds = [found.kind in row["errors"] for row, found in zip(bad, outcomes[len(good):])]
     for row, found, problem in zip(good, outcomes, problems):
         if problem:
             print(f"{row['name']}: {problem}\n    {row['shows']} {' '.join(row['rules'])}")
     for row, found, right in zip(bad, outcomes[len(good):], kinds):
         if not right:
-            print(f"{row['name']}: expected {row['error']}, {found}\n    {row['shows']} {' '.join(row['rules'])}")
+            print(f"{row['name']}: expected {' or '.join(row['errors'])}, {found}\n    {row['shows']} {' '.join(row['rules'])}")
     print(f"score: good {problems.count(None)}/{len(good)}, malformed {sum(refused)}/{len(bad)}, "
           f"kinds {sum(kinds)}/{len(bad)}", f"(without {', '.join(sorted(without))})" if without else "")
     sys.exit(any(problems) or not all(kinds))

@@ -181,8 +181,13 @@ impl<'a> Applier<'a> {
 
 /// Applies a patch that is pulled from a reader.
 pub fn apply(base: &Checkpoint, patch: impl Read) -> Result<Applied> {
+    apply_within(Limits::default(), base, patch)
+}
+
+/// The same within limits.
+pub fn apply_within(limits: Limits, base: &Checkpoint, patch: impl Read) -> Result<Applied> {
     let mut applier = Applier::new(base);
-    let mut decoder = Decoder::new(patch, Limits::default());
+    let mut decoder = Decoder::new(patch, limits);
     while let Some(event) = decoder.next_event()? {
         applier.take(&event);
     }
@@ -192,8 +197,18 @@ pub fn apply(base: &Checkpoint, patch: impl Read) -> Result<Applied> {
 
 /// Applies a patch that is pushed in chunks of so many bytes.
 pub fn apply_pushed(base: &Checkpoint, patch: &[u8], chunk_bytes: usize) -> Result<Applied> {
+    apply_pushed_within(Limits::default(), base, patch, chunk_bytes)
+}
+
+/// The same within limits.
+pub fn apply_pushed_within(
+    limits: Limits,
+    base: &Checkpoint,
+    patch: &[u8],
+    chunk_bytes: usize,
+) -> Result<Applied> {
     let mut applier = Applier::new(base);
-    let mut decoder = PushDecoder::new(Limits::default());
+    let mut decoder = PushDecoder::new(limits);
     for mut chunk in patch.chunks(chunk_bytes) {
         while !chunk.is_empty() {
             if decoder.is_done() {

@@ -40,6 +40,8 @@ struct Vector {
     base: Checkpoint,
     /// The kind of error that a reader of the whole file gives, if it is malformed.
     error: String,
+    /// Limits are lowered: what that does at random, tests of this file say one by one.
+    is_limited: bool,
 }
 
 fn vectors(list: &str) -> Vec<Vector> {
@@ -51,7 +53,8 @@ fn vectors(list: &str) -> Vec<Vector> {
         name: text(row, "name"),
         patch: fs::read(directory().join(text(row, "file"))).expect("a vector"),
         base: row["base"].as_str().map(tensors_of).unwrap_or_default(),
-        error: text(row, "error"),
+        error: row["errors"][0].as_str().unwrap_or_default().to_string(),
+        is_limited: !row["limits"].is_null(),
     })
     .collect()
 }
@@ -269,7 +272,8 @@ const SEEN_OTHERWISE: [(&str, &str); 17] = [
 #[test]
 fn malformed_vectors_are_refused_where_it_shows_at_random() {
     let mut wrong = Vec::new();
-    for Vector { name, patch, base, error } in vectors("malformed") {
+    let rows = vectors("malformed").into_iter().filter(|vector| !vector.is_limited);
+    for Vector { name, patch, base, error, .. } in rows {
         let unseen =
             UNSEEN.contains(&&*name) || name.starts_with("file-") || name.starts_with("rebuild-");
         let otherwise = SEEN_OTHERWISE.iter().find(|(seen, _)| *seen == name);

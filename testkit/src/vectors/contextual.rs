@@ -20,7 +20,7 @@ pub enum Class {
 }
 
 /// The lowest bits of a number, least significant first.
-fn bits(value: u64, count: u32) -> String {
+pub fn bits(value: u64, count: u32) -> String {
     (0..count).map(|bit| if value >> bit & 1 == 1 { '1' } else { '0' }).collect()
 }
 

@@ -10,7 +10,7 @@ use pulse::Encoder;
 use super::contextual;
 use super::flat;
 use super::raw::{fields, sha256, Fields, Raw};
-use super::sample::{self, PLAIN, ROTATED, WHOLE};
+use super::sample::{self, digest_in, FLAT, PLAIN, ROTATED, WHOLE};
 use super::signs;
 use crate::checkpoint::{header_of, Checkpoint, Tensor};
 use crate::encode;
@@ -98,6 +98,7 @@ pub fn vectors(real: [File; 2]) -> Vec<Good> {
     all.extend(flat::frames());
     all.extend(contextual::vectors());
     all.extend(signs::vectors());
+    all.extend([dtype_named_other(), raw_of_64_bits()]);
     all.extend([files_carried(), files_odd_json(), files_kept(), files_of_a_directory()]);
     all.extend([tensor_in_two_files(), files_in_subdirectories(), pipeline(), modules()]);
     for (coding, options) in CODINGS {
@@ -222,6 +223,58 @@ fn dtypes(coding: &str, options: EncoderOptions) -> Good {
         options,
         [("dtypes-base", &base), ("dtypes-target", &target)],
     )
+}
+
+fn dtype_named_other() -> Good {
+    let tensor = |first| {
+        let bytes = vec![first, 2, 3, 4];
+        [("x", Tensor::from_bytes(Dtype::Other("other".into()), &[2], bytes))].into()
+    };
+    let (base, target): (Checkpoint, Checkpoint) = (tensor(1), tensor(9));
+    let raw = Raw::new(sample::header(), sample::footer(1, Some(&base), &target))
+        .add_tensor(
+            "x",
+            fields()
+                .name(0, "x")
+                .u8(sample::PATCHED)
+                .u8(0)
+                .string("other")
+                .varint(4)
+                .varint(1)
+                .varint(2),
+        )
+        .add(Tag::BLOCK, fields().block(FLAT, 0, 1, 1).u8(0x31).stored(&[0]).stored(&[9]))
+        .add(
+            Tag::TENSOR_END,
+            fields().varint(1).digest(digest_in(&base, "x")).digest(digest_in(&target, "x")),
+        );
+    Good {
+        name: "dtype-named-other".into(),
+        rules: "R31",
+        shows: "A dtype whose name is the word that SPEC.md has for all dtypes without a code.",
+        base: Some(File::new("dtype-other-base", &base)),
+        target: File::new("dtype-other-target", &target),
+        patch: raw.write(),
+    }
+}
+
+fn raw_of_64_bits() -> Good {
+    let tensor = |element| [("w", Tensor::new(Dtype::U64, &[1], &[element]))].into();
+    let (base, target): (Checkpoint, Checkpoint) = (tensor(5), tensor(5 + (12 << 59)));
+    let payload = fields()
+        .varint(0)
+        .u8(1)
+        .varint(1)
+        .bytes(&contextual::parameters(31, 0, 59).0)
+        .bits(&contextual::rice(24 << 59, 59, 64));
+    Good {
+        name: "contextual-raw-of-64-bits".into(),
+        rules: "R89",
+        shows: "The smallest step of 64 bits that is written raw where magnitude k is 59.",
+        patch: contextual::patch(&base, &target, 1, payload).write(),
+        base: Some(File::new("raw-base", &base)),
+        target: File::new("raw-target", &target),
+    }
 }
 
 fn zeros_and_nans() -> Good {
@@ -369,7 +422,7 @@ fn whole_rotated() -> Good {
     let target: Checkpoint = [("bytes", bytes), ("longs", longs)].into();
     let mut footer = sample::footer(4, Some(&base), &target);
     footer.tensors = 2;
-    let trailer = |changes, name| fields().varint(changes).digest(sample::digest_in(&target, name));
+    let trailer = |changes, name| fields().varint(changes).digest(digest_in(&target, name));
     let longs = [0x0f, 0x0c, 0x0a, 0x08, 0x06, 0x04, 0x02, 0x00];
     let raw = Raw::new(sample::header(), footer)
         .add_tensor("bytes", fields().name(0, "bytes").spec(sample::ADDED, sample::U8, &[3]))

@@ -22,6 +22,16 @@ use serde_json::{json, Value};
 use crate::checkpoint;
 use good::{File, Good};
 
+/// Names of limits, and what a reader of a vector sets them to.
+pub type Limits = Vec<(&'static str, u64)>;
+
+fn limits_json(limits: &Limits) -> Value {
+    match limits.is_empty() {
+        true => Value::Null,
+        false => limits.iter().map(|(name, value)| (name.to_string(), json!(value))).collect(),
+    }
+}
+
 const REAL: [&str; 2] = ["real-base", "real-target"];
 
 fn real(read: impl Fn(&str) -> Vec<u8>) -> [File; 2] {
@@ -37,7 +47,8 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
         json!(path)
     };
     let (mut good, mut malformed) = (Vec::new(), Vec::new());
-    for vector in good::vectors(real(read)) {
+    let at_defaults = good::vectors(real(read)).into_iter().map(|good| (good, Limits::new()));
+    for (vector, limits) in at_defaults.chain(malformed::at_limits()) {
         let digest = |file: &File| json!(file.checkpoint().digest().to_string());
         let base = vector.base.as_ref();
         let exact = is_exact(&vector);
@@ -52,12 +63,13 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
             ("exact", json!(exact)),
             ("base_digest", base.map_or(Value::Null, digest)),
             ("target_digest", digest(&vector.target)),
+            ("limits", limits_json(&limits)),
         ]));
     }
     for vector in malformed::vectors() {
         malformed.push(manifest_row(&[
             ("name", json!(vector.name)),
-            ("error", json!(vector.error)),
+            ("errors", json!(vector.errors)),
             ("rules", json!(vector.rules.split(' ').collect::<Vec<_>>())),
             ("shows", json!(vector.shows)),
             ("file", add(format!("malformed/{}.pulse", vector.name), &vector.patch)),
@@ -66,6 +78,7 @@ pub fn files(read: impl Fn(&str) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
                 "base",
                 vector.base.as_ref().map_or(Value::Null, |base| add_checkpoint(base, &mut add)),
             ),
+            ("limits", limits_json(&vector.limits)),
             ("needs", json!(vector.needs)),
         ]));
     }
@@ -90,7 +103,8 @@ pub fn read(path: &str) -> Vec<u8> {
 pub fn tensors_of(path: &str) -> checkpoint::Checkpoint {
     static ALL: OnceLock<BTreeMap<String, checkpoint::Checkpoint>> = OnceLock::new();
     let all = ALL.get_or_init(|| {
-        let vectors = good::vectors(real(read)).into_iter();
+        let limited = malformed::at_limits().into_iter().map(|(good, _)| good);
+        let vectors = good::vectors(real(read)).into_iter().chain(limited);
         let files = vectors.flat_map(|vector| vector.base.into_iter().chain([vector.target]));
         files.map(|file| (file.files().0, file.checkpoint())).collect()
     });

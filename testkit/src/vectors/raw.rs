@@ -109,15 +109,15 @@ impl Fields {
 }
 
 /// Name and offset of a tensor.
-pub type Entry = (String, u64);
+pub type Entry = (Vec<u8>, u64);
 
 /// The index that belongs to these tensors.
 pub fn right_index(entries: &[Entry]) -> Fields {
     let mut index = fields().varint(entries.len() as u64);
-    let (mut before, mut from) = ("", 0);
+    let (mut before, mut from) = (&[][..], 0);
     for (name, offset) in entries {
-        let shared = before.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
-        index = index.name(shared as u64, &name.as_bytes()[shared..]).varint(offset - from);
+        let shared = before.iter().zip(name).take_while(|(a, b)| a == b).count();
+        index = index.name(shared as u64, &name[shared..]).varint(offset - from);
         (before, from) = (name, *offset);
     }
     index
@@ -172,7 +172,7 @@ struct Section {
     tag: Tag,
     payload: Payload,
     /// Name for the index, if this is a tensor header.
-    tensor: Option<String>,
+    tensor: Option<Vec<u8>>,
     /// Bits to flip in the CRC.
     crc_flip: u32,
 }
@@ -214,10 +214,10 @@ impl Raw {
     }
 
     /// Adds a tensor header before the index and lists it there.
-    pub fn add_tensor(self, name: &str, payload: Fields) -> Raw {
+    pub fn add_tensor(self, name: impl AsRef<[u8]>, payload: Fields) -> Raw {
         let at = self.find(Tag::INDEX);
         let mut raw = self.add(Tag::TENSOR, payload);
-        raw.sections[at].tensor = Some(name.to_string());
+        raw.sections[at].tensor = Some(name.as_ref().to_vec());
         raw
     }
 

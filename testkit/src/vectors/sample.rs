@@ -26,7 +26,7 @@ fn w(elements: [u64; 4]) -> Tensor {
     Tensor::new(Dtype::Bf16, &[4], &elements)
 }
 
-fn new() -> Tensor {
+pub fn new() -> Tensor {
     Tensor::new(Dtype::U8, &[2], &[1, 2])
 }
 
@@ -92,13 +92,19 @@ pub fn trailer() -> Fields {
 
 /// The patch from [`base`] to [`target`].
 pub fn patch() -> Raw {
+    patch_of("w", tensor())
+}
+
+/// The same of a tensor with this name and header.
+pub fn patch_of(name: impl AsRef<[u8]>, tensor: Fields) -> Raw {
     Raw::new(header(), footer(2, Some(&base()), &target()))
-        .add_tensor("w", tensor())
+        .add_tensor(name, tensor)
         .add(Tag::BLOCK, block())
         .add(Tag::TENSOR_END, trailer())
 }
 
-fn with_new(raw: Raw) -> Raw {
+/// Adds `new`.
+pub fn with_new(raw: Raw) -> Raw {
     raw.add_tensor("new", fields().name(0, "new").spec(ADDED, U8, &[2]))
         .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(&[1, 2]))
         .add(Tag::TENSOR_END, fields().varint(2).digest(tensor_digest(&new().bytes)))

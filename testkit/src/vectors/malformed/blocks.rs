@@ -1,15 +1,55 @@
 //! Heads of blocks, and the whole coding.
 
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::{tensor_digest, CheckpointHasher};
 use pulse::wire::Tag;
 
 use super::{row, Malformed};
-use crate::vectors::raw::{fields, Fields};
-use crate::vectors::sample::{addition, block, patch, ADDED, FLAT, FORM, PLAIN, U8, WHOLE};
+use crate::checkpoint::Tensor;
+use crate::hostile::bomb;
+use crate::vectors::raw::{fields, sha256, Fields, Raw};
+use crate::vectors::sample::{
+    addition, base, block, footer, new, patch, ADDED, FLAT, FORM, PLAIN, U8, WHOLE,
+};
+
+/// A patch that adds zeros, so many leaves in a block; the header allows `most`.
+fn zeros(most: u64, leaves: u64, blocks: u64, bytes: u64) -> Raw {
+    let size = blocks * bytes;
+    let leaf = |bytes: u64| sha256(&vec![0; bytes as usize + 1]).0.to_vec();
+    // All leaves but the last of a block are the same: the digest of SPEC.md §5 for little work.
+    let (inner, last) =
+        (leaf(1 << 16).repeat(leaves as usize - 1), leaf(bytes - ((leaves - 1) << 16)));
+    let digest = sha256(&[vec![1], [inner, last].concat().repeat(blocks as usize)].concat());
+    let spec = TensorSpec::new(Dtype::U8, &[size]).expect("a legal shape");
+    let mut target = CheckpointHasher::new();
+    target.add("new", &spec, digest);
+    for (name, Tensor { spec, bytes }) in &base().tensors {
+        target.add(name, spec, tensor_digest(bytes));
+    }
+    let mut end = footer(size, Some(&base()), &base());
+    end.target = target.finish().expect("names are unique");
+    end.target_tensors += 1;
+    end.target_elements += size;
+    end.target_bytes += size;
+    let block = fields().block(WHOLE, 0, leaves, bytes).u8(PLAIN).bytes(&bomb(0, bytes as usize));
+    let raw = Raw::new(fields().u8(0).varint(most).varint(0), end)
+        .add_tensor("new", fields().name(0, "new").spec(ADDED, U8, &[size]));
+    let raw = (0..blocks).fold(raw, |raw, _| raw.add(Tag::BLOCK, block.clone()));
+    raw.add(Tag::TENSOR_END, fields().varint(size).digest(digest))
+}
+
+fn two_leaves() -> Raw {
+    zeros(1, 2, 1, (1 << 16) + 2)
+}
+
+fn many_zeros() -> Raw {
+    zeros(16, 16, 280, 1 << 20)
+}
 
 pub fn blocks() -> Vec<Malformed> {
     let payload = fields().u8(FORM).stored(&[1, 1]).stored(&[2, 3]);
     let with = |head: Fields| patch().replace(Tag::BLOCK, head.bytes(&payload.0));
-    let put = |head: Fields| addition().replace(Tag::BLOCK, head.stored(&[1, 2]));
+    let put = |head: Fields| addition().replace(Tag::BLOCK, head.u8(PLAIN).stored(&[1, 2]));
     vec![
         row(
             "block-coding",
@@ -30,7 +70,7 @@ pub fn blocks() -> Vec<Malformed> {
             "value",
             "R33",
             "A block of more leaves than the header allows.",
-            with(fields().block(FLAT, 0, 2, 2)),
+            two_leaves(),
         ),
         row(
             "block-beyond-tensor",
@@ -94,7 +134,11 @@ pub fn blocks() -> Vec<Malformed> {
             "value",
             "R35",
             "A tensor that is put has a flat block.",
-            put(fields().block(FLAT, 0, 1, 2)),
+            // It overwrites zeros with what is due.
+            addition().replace(
+                Tag::BLOCK,
+                fields().block(FLAT, 0, 1, 2).u8(0x31).stored(&[0, 0]).stored(&[1, 2]),
+            ),
         ),
         row(
             "block-put-skip",
@@ -109,7 +153,16 @@ pub fn blocks() -> Vec<Malformed> {
             "count",
             "R35",
             "A tensor that is put changes fewer elements than it has.",
-            put(fields().block(WHOLE, 0, 1, 1)),
+            put(fields().block(WHOLE, 0, 1, 1))
+                .replace(Tag::TENSOR_END, fields().varint(1).digest(tensor_digest(&new().bytes)))
+                .footer(|footer| footer.changes = 1),
+        ),
+        row(
+            "block-expansion-limit",
+            "limit",
+            "R81",
+            "Blocks of zeros: together more than 256 MiB and 1,024 bytes for each of the file.",
+            many_zeros(),
         ),
         row(
             "whole-form",

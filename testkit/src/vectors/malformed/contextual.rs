@@ -1,9 +1,11 @@
 //! Payloads of the contextual coding: the example of SPEC.md §7.5 with one rule broken.
 
+use pulse::dtype::Dtype;
 use pulse::wire::Tag;
 
 use super::{row, Malformed};
-use crate::vectors::contextual::{example, parameters, patch, rice, CONTEXTUAL};
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::vectors::contextual::{bits, example, parameters, patch, rice, CONTEXTUAL};
 use crate::vectors::good::File;
 use crate::vectors::raw::{fields, Fields};
 use crate::vectors::sample::addition;
@@ -288,13 +290,6 @@ pub fn codes() -> Vec<Malformed> {
                 .varint(0)
                 .bits("00 00 100 100 110 0"),
         ),
-        row(
-            "contextual-put",
-            "value",
-            "R35",
-            "A tensor that is put has a contextual block.",
-            addition().replace(Tag::BLOCK, fields().block(CONTEXTUAL, 0, 1, 2).bytes(&dense(2, 0, "10 10").0)),
-        ),
         Malformed {
             base: Some(File::new("classes-other", &other)),
             ..row(
@@ -304,6 +299,75 @@ pub fn codes() -> Vec<Malformed> {
                 "Another base, whose classes end before their changes: the base is at fault, not the block.",
                 patch(&base, &target, 3, right),
             )
+            .or("position")
         },
+    ]
+}
+
+/// Elements of one byte and of eight.
+pub fn widths() -> Vec<Malformed> {
+    let wide = |elements: &[u64]| {
+        [("w", Tensor::new(Dtype::U64, &[elements.len() as u64], elements))].into()
+    };
+    // One change, and one class: its parameters, and what follows them.
+    let of_wide = |name, error, rules, shows, target: &[u64], table: Fields| {
+        let (base, target): (Checkpoint, Checkpoint) = (wide(&[5, 5]), wide(target));
+        let payload = fields().varint(0).u8(1).bytes(&table.0);
+        Malformed {
+            base: Some(File::new("u64-base", &base)),
+            ..row(name, error, rules, shows, patch(&base, &target, 1, payload))
+        }
+    };
+    let raw = |k, value| {
+        let codes = ["1".repeat(24), bits(value, 64)].concat();
+        fields().varint(1).bytes(&parameters(31, 0, k).0).bits(&codes)
+    };
+    vec![
+        row(
+            "contextual-put",
+            "value",
+            "R35",
+            "A tensor that is put has a contextual block, of steps from zeros.",
+            addition().replace(
+                Tag::BLOCK,
+                fields().block(CONTEXTUAL, 0, 1, 2).varint(0).u8(1).bytes(
+                    &fields().varint(2).bytes(&parameters(31, 0, 0).0).bits("110 11110").0,
+                ),
+            ),
+        ),
+        of_wide(
+            "contextual-no-exceptions-exception-k",
+            "reserved",
+            "R87",
+            "A class without exceptions has an exception parameter.",
+            &[6, 5],
+            fields().varint(1).bytes(&parameters(0, 1, 0).0).varint(0).bits("0 0"),
+        ),
+        of_wide(
+            "contextual-dense-wraps",
+            "value",
+            "R90",
+            "A zigzag step of 2^64 in a dense class: in 64 bits it wraps to 0.",
+            &[5, 6],
+            fields().varint(2).bytes(&parameters(31, 0, 63).0).bits(
+                &["110", &bits(0, 63), "0", &bits(2, 63)].concat(),
+            ),
+        ),
+        of_wide(
+            "contextual-raw-too-small-of-64-bits",
+            "value",
+            "R89",
+            "A step of 64 bits is written raw; it is one less than those that must be.",
+            &[5u64.wrapping_sub(12 << 59), 5],
+            raw(59, (24 << 59) - 1),
+        ),
+        of_wide(
+            "contextual-raw-never",
+            "value",
+            "R89",
+            "A step of 64 bits is written raw where magnitude k is 60, and every step has a shorter code.",
+            &[5 ^ 1 << 63, 5],
+            raw(60, u64::MAX),
+        ),
     ]
 }

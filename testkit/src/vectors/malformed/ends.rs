@@ -1,15 +1,20 @@
 //! Index, footer and digests; and bases that are not the right one.
 
-use pulse::hash::Digest;
+use pulse::dtype::Dtype;
+use pulse::hash::{tensor_digest, Digest};
 use pulse::wire::Tag;
 
 use super::{row, Malformed};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::vectors::good::File;
-use crate::vectors::raw::{fields, right_index, Footer};
+use crate::vectors::raw::{fields, right_index, Footer, Raw};
 use crate::vectors::sample::{
-    addition, base, deletion, digest_in, patch, replacement, snapshot, target, ADDED, BF16,
-    PATCHED, U8,
+    self, addition, base, deletion, digest_in, header, new, patch, patch_of, replacement, snapshot,
+    target, ADDED, BF16, DELETED, FLAT, PATCHED, PLAIN, REPLACED, U8, WHOLE,
 };
+
+/// Wire code of a dtype of two bytes that the sample does not have.
+const F16: u8 = 9;
 
 /// Index, footer, and digests.
 pub fn ends() -> Vec<Malformed> {
@@ -105,6 +110,13 @@ pub fn ends() -> Vec<Malformed> {
             "R70",
             "The target has fewer bytes than the footer says.",
             patch().footer(|footer| footer.target_bytes += 1),
+        ),
+        row(
+            "footer-target-bytes-limit",
+            "limit",
+            "R81",
+            "The footer speaks of a target of 32 TiB; the default limit is 16 TiB.",
+            patch().footer(|footer| footer.target_bytes = 1 << 45),
         ),
         row(
             "footer-no-base",
@@ -214,21 +226,24 @@ pub fn bases() -> Vec<Malformed> {
             "R63",
             "Another base, which has the tensor that is patched.",
             missing.footer(other_base),
-        ),
+        )
+        .or("checkpoint"),
         row(
             "base-tensor-shape",
             "base",
             "R63",
             "Another base, whose tensor has another shape.",
             reshaped.clone().footer(other_base),
-        ),
+        )
+        .or("checkpoint"),
         row(
             "base-tensor-added",
             "base",
             "R63",
             "Another base, which does not have the tensor that is added.",
             added.clone().footer(other_base),
-        ),
+        )
+        .or("checkpoint"),
         Malformed {
             base: Some(File::new("other-base-w", &other("w"))),
             ..row(
@@ -238,6 +253,7 @@ pub fn bases() -> Vec<Malformed> {
                 "Another base, which differs in an element that is not changed.",
                 patch(),
             )
+            .or("digest")
         },
         Malformed {
             base: Some(File::new("other-base-old", &other("old"))),
@@ -248,6 +264,7 @@ pub fn bases() -> Vec<Malformed> {
                 "Another base, which differs in a tensor that is not in the patch.",
                 patch(),
             )
+            .or("digest")
         },
         Malformed {
             base: Some(File::new("other-base-old", &other("old"))),
@@ -278,6 +295,7 @@ pub fn bases() -> Vec<Malformed> {
                 "The target as base: the patch was applied before.",
                 patch(),
             )
+            .or("digest")
         },
         row(
             "checkpoint-tensor-shape",
@@ -293,5 +311,75 @@ pub fn bases() -> Vec<Malformed> {
             "The right base, which has the tensor that is added.",
             added,
         ),
+        row(
+            "checkpoint-tensor-dtype",
+            "checkpoint",
+            "R63",
+            "The right base, whose tensor has another dtype of the same size.",
+            patch().replace(Tag::TENSOR, fields().name(0, "w").spec(PATCHED, F16, &[4])),
+        ),
+        row(
+            "checkpoint-tensor-missing",
+            "checkpoint",
+            "R63",
+            "The right base, which does not have the tensor that is patched.",
+            patch_of("v", fields().name(0, "v").spec(PATCHED, BF16, &[4])),
+        ),
+        row(
+            "checkpoint-tensor-deleted-missing",
+            "checkpoint",
+            "R63",
+            "The right base, which does not have the tensor that is deleted.",
+            Raw::new(header(), sample::footer(0, Some(&base()), &base()))
+                .add_tensor("gone", fields().name(0, "gone").u8(DELETED))
+                .add(Tag::TENSOR_END, fields().varint(0).digest(tensor_digest(&new().bytes))),
+        ),
+        row(
+            "checkpoint-tensor-replaced-missing",
+            "checkpoint",
+            "R63",
+            "The right base, which does not have the tensor that is replaced.",
+            replaced_missing(),
+        ),
+        other_size(),
     ]
+}
+
+/// A patch that replaces a tensor which the base does not have, and is right for who adds it.
+fn replaced_missing() -> Raw {
+    let mut target = base();
+    target.tensors.insert("gone".into(), new());
+    let digest = tensor_digest(&new().bytes);
+    Raw::new(header(), sample::footer(2, Some(&base()), &target))
+        .add_tensor("gone", fields().name(0, "gone").spec(REPLACED, U8, &[2]))
+        .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(&[1, 2]))
+        .add(Tag::TENSOR_END, fields().varint(2).digest(digest).digest(digest))
+}
+
+/// A tensor of a dtype without a code, of which only its size is wrong.
+fn other_size() -> Malformed {
+    let tensor = |first| {
+        let bytes = vec![first, 0, 0, 0, 0, 0, 0, 0];
+        [("x", Tensor::from_bytes(Dtype::Other("X4".into()), &[4], bytes))].into()
+    };
+    let (base, target): (Checkpoint, Checkpoint) = (tensor(0), tensor(1));
+    let header_of_9 =
+        fields().name(0, "x").u8(PATCHED).u8(0).string("X4").varint(9).varint(1).varint(4);
+    let raw = Raw::new(header(), sample::footer(1, Some(&base), &target))
+        .add_tensor("x", header_of_9)
+        .add(Tag::BLOCK, fields().block(FLAT, 0, 1, 1).u8(0x31).stored(&[0]).stored(&[1]))
+        .add(
+            Tag::TENSOR_END,
+            fields().varint(1).digest(digest_in(&base, "x")).digest(digest_in(&target, "x")),
+        );
+    Malformed {
+        base: Some(File::new("other-dtype-base", &base)),
+        ..row(
+            "checkpoint-tensor-size",
+            "checkpoint",
+            "R63",
+            "The right base, whose tensor has eight bytes and not nine.",
+            raw,
+        )
+    }
 }

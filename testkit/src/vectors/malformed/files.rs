@@ -2,10 +2,13 @@
 
 use pulse::hash::Digest;
 use pulse::wire::Tag;
+use sha2::{Digest as _, Sha256};
 
 use super::{row, Malformed};
+use crate::checkpoint::header_of;
+use crate::hostile::bomb;
 use crate::vectors::raw::{fields, sha256, zstd_frame, Fields, Raw};
-use crate::vectors::sample::{patch, snapshot};
+use crate::vectors::sample::{patch, snapshot, target};
 
 /// Flags of a companion that is replaced, and of one that is removed.
 const REPLACED: u8 = 5;
@@ -30,6 +33,23 @@ pub fn with_file(record: Fields, data: &[&[u8]]) -> Raw {
     let raw = patch().add_before(Tag::TENSOR, Tag::FILE, record);
     data.iter()
         .fold(raw, |raw, data| raw.add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(data)))
+}
+
+/// A companion of 280 MiB of zeros.
+fn many_zeros() -> Raw {
+    const MIB: u64 = 280;
+    let mut all = Sha256::new();
+    (0..MIB).for_each(|_| all.update(vec![0; 1 << 20]));
+    let record = fields().u8(3).string("zeros.bin").varint(MIB << 20).bytes(&all.finalize());
+    let data = fields().bytes(&bomb(0, 1 << 20));
+    let target = target().to_file();
+    let model = header_of(&target);
+    let model_record = fields().u8(2).string("model.safetensors").varint(model.len() as u64);
+    let raw = patch()
+        .add_before(Tag::TENSOR, Tag::FILE, model_record.digest(sha256(model)))
+        .add_before(Tag::TENSOR, Tag::FILE_DATA, fields().stored(model))
+        .add_before(Tag::TENSOR, Tag::FILE, record);
+    (0..MIB).fold(raw, |raw, _| raw.add_before(Tag::TENSOR, Tag::FILE_DATA, data.clone()))
 }
 
 pub fn files() -> Vec<Malformed> {
@@ -170,6 +190,13 @@ pub fn files() -> Vec<Malformed> {
             kept(1, format!("{}aaaaa", format!("{}/", "a".repeat(203)).repeat(5)).as_bytes()),
         ),
         row("file-name-256", "name", "R42", "A file name has 256 bytes.", kept(1, &[b'a'; 256])),
+        row(
+            "file-name-of-tensors-parent",
+            "name",
+            "R42",
+            "The name of a tensor file leaves the directory.",
+            kept(0, b"../model.safetensors"),
+        ),
         row("file-name-utf-8", "name", "R8", "A file name is not UTF-8.", kept(1, b"\xff")),
         row("file-name-empty", "name", "R42", "A companion has no name.", kept(1, b"")),
         row(
@@ -185,6 +212,13 @@ pub fn files() -> Vec<Malformed> {
             "R44",
             "The file data does not have the SHA-256 of its record.",
             with_file(record(5), &[b"Notes"]),
+        ),
+        row(
+            "file-digest-of-nothing",
+            "digest",
+            "R44",
+            "A file of no bytes has the SHA-256 of others.",
+            with_file(record(0), &[]),
         ),
         row(
             "file-data-too-long",
@@ -211,6 +245,27 @@ pub fn files() -> Vec<Malformed> {
             "A data section holds no bytes.",
             with_file(record(5), &[b"", b"notes"]),
         ),
+        // The limits are the defaults; they are named because other readers of files may have others.
+        Malformed {
+            limits: vec![("target_bytes", 16 << 40)],
+            ..row(
+                "file-target-bytes-limit",
+                "limit",
+                "R81",
+                "A file of 32 TiB; the limit is 16 TiB.",
+                with_file(record(1 << 45), &[]),
+            )
+        },
+        Malformed {
+            limits: vec![("expansion", 1024)],
+            ..row(
+                "file-expansion-limit",
+                "limit",
+                "R81",
+                "Data sections of zeros: together more than 256 MiB and 1,024 bytes for each of the file.",
+                many_zeros(),
+            )
+        },
         row(
             "file-data-excess",
             "length",

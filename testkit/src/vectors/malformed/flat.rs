@@ -30,6 +30,13 @@ pub fn flat_payloads() -> Vec<Malformed> {
             with(fields().u8(FORM).stored(&[1, 2]).stored(&[2, 3])),
         ),
         row(
+            "flat-gap-excess",
+            "stream",
+            "R55",
+            "Three gaps for two changes.",
+            with(fields().u8(FORM & !7).stored(&[1, 1, 0]).stored(&[2, 3])),
+        ),
+        row(
             "flat-position-overflow",
             "position",
             "R56",

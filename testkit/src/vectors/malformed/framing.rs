@@ -40,6 +40,20 @@ pub fn framing() -> Vec<Malformed> {
         ),
         row("version-major-2", "version", "R1", "Major version 2.", version(2)),
         row("version-major-0", "version", "R1", "Major version 0.", version(0)),
+        row(
+            "signature-nine-bytes",
+            "signature",
+            "R11",
+            "Nine bytes that are no patch.",
+            b"not pulse".to_vec(),
+        ),
+        row(
+            "truncated-not-the-signature",
+            "truncated",
+            "R11 R16",
+            "Five bytes, and none of the signature: of a file this short, nothing else is said.",
+            b"other".to_vec(),
+        ),
         row("truncated-empty", "truncated", "R16", "No bytes at all.", []),
         row("truncated-signature", "truncated", "R16", "Five bytes of the signature.", &whole[..5]),
         row(

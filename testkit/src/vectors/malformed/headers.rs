@@ -1,10 +1,11 @@
 //! The header of the file.
 
+use pulse::hash::Digest;
 use pulse::wire::Tag;
 
 use super::{row, Malformed};
 use crate::vectors::raw::{fields, Fields};
-use crate::vectors::sample::{base, header, patch};
+use crate::vectors::sample::{deletion, header, patch, snapshot};
 
 pub fn headers() -> Vec<Malformed> {
     let with = |header: Fields| patch().replace(Tag::HEADER, header);
@@ -21,21 +22,26 @@ pub fn headers() -> Vec<Malformed> {
             "value",
             "R25",
             "A snapshot names a base step.",
-            with(fields().u8(1 | 4).varint(1).varint(40).varint(0)),
+            snapshot().replace(Tag::HEADER, fields().u8(1 | 4).varint(1).varint(40).varint(0)),
         ),
         row(
             "header-snapshot-with-base-digest",
             "value",
             "R25",
             "A snapshot names a base digest.",
-            with(fields().u8(1 | 16).varint(1).digest(base().digest()).varint(0)),
+            // Zeros, as in the footer: what is wrong is that it is there.
+            snapshot().replace(
+                Tag::HEADER,
+                fields().u8(1 | 16).varint(1).digest(Digest([0; 32])).varint(0),
+            ),
         ),
         row(
             "header-block-size-0",
             "value",
             "R27",
             "The block size is 0.",
-            with(fields().u8(0).varint(0).varint(0)),
+            // There is no block that could be too large for it.
+            deletion().replace(Tag::HEADER, fields().u8(0).varint(0).varint(0)),
         ),
         row(
             "header-block-size-1025",

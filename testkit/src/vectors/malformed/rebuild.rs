@@ -1,19 +1,23 @@
 //! Files that cannot be rebuilt: patches whose tensors are right, and only §9 of SPEC.md is broken.
 
+use pulse::dtype::Dtype;
+use pulse::hash::tensor_digest;
 use pulse::wire::Tag;
 
 use super::files::record;
 use super::{row, Malformed};
-use crate::checkpoint::header_of;
+use crate::checkpoint::{header_of, Tensor};
 use crate::vectors::good::File;
 use crate::vectors::raw::{fields, sha256, zstd_frame, Fields, Raw};
-use crate::vectors::sample::{base, patch, target};
+use crate::vectors::sample::{
+    self, base, digest_in, footer, patch, target, ADDED, DELETED, PLAIN, U8, WHOLE,
+};
 
 /// Flags of a safetensors file whose header the patch carries, or the base has.
-const CARRIED: u8 = 2;
+pub const CARRIED: u8 = 2;
 const KEPT: u8 = 0;
 /// Flags of a companion that the patch carries, or the base has.
-const CARRIED_COMPANION: u8 = 3;
+pub const CARRIED_COMPANION: u8 = 3;
 const KEPT_COMPANION: u8 = 1;
 /// Flags of a companion that only the base has.
 const REMOVED: u8 = 7;
@@ -26,14 +30,54 @@ fn file(flags: u8, name: &str, described: &[u8]) -> Fields {
     fields().u8(flags).string(name).varint(described.len() as u64).digest(sha256(described))
 }
 
+/// Flags, name and described bytes of a file.
+pub type Listed<'a> = (u8, &'a str, &'a [u8]);
+
 /// The sample's patch with file sections, and the data of those that are carried.
-fn with_files(files: &[(u8, &str, &[u8])]) -> Raw {
-    let section = |raw: Raw, tag, payload| raw.add_before(Tag::TENSOR, tag, payload);
-    files.iter().fold(patch(), |raw, &(flags, name, described)| {
-        let raw = section(raw, Tag::FILE, file(flags, name, described));
-        match flags & CARRIED {
-            0 => raw,
-            _ => section(raw, Tag::FILE_DATA, fields().stored(described)),
+pub fn with_files(files: &[Listed<'_>]) -> Raw {
+    add_files(patch(), Tag::TENSOR, files)
+}
+
+fn add_files(raw: Raw, before: Tag, files: &[Listed<'_>]) -> Raw {
+    files.iter().fold(raw, |raw, &(flags, name, described)| {
+        let raw = raw.add_before(before, Tag::FILE, file(flags, name, described));
+        if flags & CARRIED == 0 || described.is_empty() {
+            return raw;
+        }
+        let parts = described.chunks(1 << 20).map(|part| match part.len() {
+            0..5000 => fields().stored(part),
+            _ => fields().frame(&zstd_frame(part)),
+        });
+        parts.fold(raw, |raw, data| raw.add_before(before, Tag::FILE_DATA, data))
+    })
+}
+
+/// A patch of the sample's base with these files, which deletes tensors (none) and adds others of two bytes.
+fn with_tensors(files: &[Listed<'_>], tensors: &[(&str, Option<[u8; 2]>)]) -> Raw {
+    let (mut target, mut changes) = (base(), 0);
+    for (name, bytes) in tensors {
+        match bytes {
+            None => drop(target.tensors.remove(*name)),
+            Some(bytes) => {
+                changes += 2;
+                let tensor = Tensor::from_bytes(Dtype::U8, &[2], bytes.to_vec());
+                target.tensors.insert(name.to_string(), tensor);
+            }
+        }
+    }
+    let mut end = footer(changes, Some(&base()), &target);
+    end.tensors = tensors.len() as u64;
+    let raw = add_files(Raw::new(sample::header(), end), Tag::INDEX, files);
+    tensors.iter().fold(raw, |raw, (name, bytes)| {
+        let named = fields().name(0, name);
+        match bytes {
+            None => raw
+                .add_tensor(name, named.u8(DELETED))
+                .add(Tag::TENSOR_END, fields().varint(0).digest(digest_in(&base(), name))),
+            Some(bytes) => raw
+                .add_tensor(name, named.spec(ADDED, U8, &[2]))
+                .add(Tag::BLOCK, fields().block(WHOLE, 0, 1, 2).u8(PLAIN).stored(bytes))
+                .add(Tag::TENSOR_END, fields().varint(2).digest(tensor_digest(bytes))),
         }
     })
 }
@@ -78,29 +122,201 @@ fn not_utf8() -> Vec<u8> {
     header
 }
 
-/// Two carried headers, each within the bound, of one byte too many together: zeros, in frames of 1 MiB.
+/// Two carried headers, each within the bound, of one byte too many together: spaces after their JSON.
 fn too_many_header_bytes() -> Raw {
-    [("a.safetensors", 100_000_000), ("b.safetensors", 9)].into_iter().fold(
-        patch(),
-        |raw, (name, bytes)| {
-            let zeros = vec![0; bytes];
-            let raw = raw.add_before(Tag::TENSOR, Tag::FILE, file(CARRIED, name, &zeros));
-            zeros.chunks(1 << 20).fold(raw, |raw, part| {
-                raw.add_before(Tag::TENSOR, Tag::FILE_DATA, fields().frame(&zstd_frame(part)))
-            })
-        },
-    )
+    let spaced =
+        |json: String, bytes: usize| header(&(json.clone() + &" ".repeat(bytes - json.len())));
+    let (one, two) =
+        (spaced(format!("{{{W},{OLD}}}"), 50_000_000), spaced("{}".into(), 49_999_993));
+    with_files(&[(CARRIED, "a.safetensors", &one), (CARRIED, "b.safetensors", &two)])
 }
 
 pub fn rebuild() -> Vec<Malformed> {
     let right = target().to_file();
     let right = header_of(&right);
     let cut = &header(&format!("{{{W},{OLD}}}"))[..20];
+    let all = header(&format!("{{{W},{OLD}}}"));
+    // `old` as the dtype, shape and offsets that are given.
+    let old = |entry: &str| format!(r#"{{{W},"old":{{{entry}}}}}"#);
+    let old_twice =
+        [(CARRIED, "a.safetensors", &*all), (CARRIED, "b.safetensors", &*header(OLD_ALONE))];
+    let header_of_length = |length: usize, json: &str| {
+        with_files(&[(CARRIED, "", &[&(length as u64).to_le_bytes(), json.as_bytes()].concat())])
+    };
+    let whole = format!("{{{W},{OLD}}}");
     let in_directory = File {
         companions: vec![("notes.txt", b"notes".to_vec())],
         ..File::new("notes-base", &base())
     };
     vec![
+        Malformed {
+            base: Some(in_directory.clone()),
+            ..row(
+                "rebuild-kept-companion-size",
+                "checkpoint",
+                "R71 R74",
+                "The companion to keep has the SHA-256 of the record, and another size.",
+                with_files(&[(CARRIED, "model.safetensors", right)]).add_before(
+                    Tag::TENSOR,
+                    Tag::FILE,
+                    fields().u8(KEPT_COMPANION).string("notes.txt").varint(6).digest(sha256(b"notes")),
+                ),
+            )
+        },
+        row(
+            "rebuild-empty-name-in-index",
+            "checkpoint",
+            "R75",
+            "A file without a name stands next to an index that has it.",
+            with_files(&[
+                (CARRIED, "", right),
+                (CARRIED_COMPANION, INDEX, br#"{"weight_map":{"w":"","old":""}}"#),
+            ]),
+        ),
+        row(
+            "rebuild-header-length-more",
+            "checkpoint",
+            "R76",
+            "The length field of a header says one byte more than its JSON has.",
+            header_of_length(whole.len() + 1, &whole),
+        ),
+        row(
+            "rebuild-header-length-less",
+            "checkpoint",
+            "R76",
+            "A space follows the length that the length field of a header says.",
+            header_of_length(whole.len(), &format!("{whole} ")),
+        ),
+        json(
+            "rebuild-json-dtype-number",
+            "R76",
+            "The dtype of a tensor is a number.",
+            &old(r#""dtype":1,"shape":[2],"data_offsets":[8,10]"#),
+        ),
+        json(
+            "rebuild-json-dtype-array",
+            "R76",
+            "The dtype of a tensor is an array.",
+            &old(r#""dtype":["U8"],"shape":[2],"data_offsets":[8,10]"#),
+        ),
+        json(
+            "rebuild-json-no-dtype",
+            "R76",
+            "A tensor has no dtype.",
+            &old(r#""shape":[2],"data_offsets":[8,10]"#),
+        ),
+        json(
+            "rebuild-json-no-shape",
+            "R76",
+            "A tensor has no shape.",
+            &old(r#""dtype":"U8","data_offsets":[8,10]"#),
+        ),
+        json(
+            "rebuild-json-three-offsets",
+            "R76",
+            "A tensor has three data_offsets.",
+            &old(r#""dtype":"U8","shape":[2],"data_offsets":[8,10,10]"#),
+        ),
+        json(
+            "rebuild-json-offsets-turned",
+            "R76",
+            "A tensor ends before it begins.",
+            &old(r#""dtype":"?","shape":[2],"data_offsets":[8,7]"#),
+        ),
+        json(
+            "rebuild-json-offset-overflow",
+            "R76",
+            "An empty tensor lies 2^64 - 1 bytes into the file.",
+            &old(r#""dtype":"?","shape":[2],"data_offsets":[18446744073709551615,18446744073709551615]"#),
+        ),
+        ignored(
+            "rebuild-json-ignored-integer-infinite",
+            "An ignored integer is beyond all floats.",
+            &format!("1{}", "0".repeat(309)),
+        ),
+        ignored(
+            "rebuild-json-ignored-abyss",
+            "An ignored value is nested so deep that no stack holds it.",
+            &format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)),
+        ),
+        row(
+            "rebuild-tensor-twice-named-by-files",
+            "checkpoint",
+            "R77 R99",
+            "Two headers list the same tensor, which the target has twice, named with the files; no index tells them apart.",
+            with_tensors(
+                &old_twice,
+                &[
+                    ("old", None),
+                    ("a.safetensors/old", Some([1, 2])),
+                    ("b.safetensors/old", Some([3, 4])),
+                ],
+            ),
+        ),
+        row(
+            "rebuild-tensor-twice-second-named-by-file",
+            "checkpoint",
+            "R77 R99",
+            "Two headers list the same tensor; the target has it, and the second named with its file; there is no index.",
+            with_tensors(&old_twice, &[("b.safetensors/old", Some([3, 4]))]),
+        ),
+        row(
+            "rebuild-two-names-the-same",
+            "checkpoint",
+            "R77 R99",
+            "A tensor that is named with its file has the name of another.",
+            with_tensors(
+                &[
+                    (
+                        CARRIED,
+                        "a.safetensors",
+                        &header(&format!(
+                            r#"{{{W},{OLD},"a.safetensors/old":{{"dtype":"U8","shape":[2],"data_offsets":[10,12]}}}}"#
+                        )),
+                    ),
+                    old_twice[1],
+                    (
+                        CARRIED_COMPANION,
+                        INDEX,
+                        br#"{"weight_map":{"w":"a.safetensors","old":"b.safetensors"}}"#,
+                    ),
+                ],
+                &[("a.safetensors/old", Some([1, 2]))],
+            ),
+        ),
+        row(
+            "rebuild-modules-of-strings",
+            "checkpoint",
+            "R95",
+            "modules.json lists strings, not objects with a path, and so names nothing.",
+            with_files(&[
+                (CARRIED, "a/a.safetensors", right),
+                (CARRIED, "b.safetensors", &header("{}")),
+                (CARRIED_COMPANION, "modules.json", br#"["a"]"#),
+            ]),
+        ),
+        row(
+            "rebuild-index-without-map",
+            "checkpoint",
+            "R95",
+            "The index is an empty object.",
+            with_files(&[(CARRIED, "model.safetensors", right), (CARRIED_COMPANION, INDEX, b"{}")]),
+        ),
+        row(
+            "rebuild-index-leaves-out-companion",
+            "checkpoint",
+            "R95",
+            "The index leaves out a companion that has the name of a tensor file.",
+            with_files(&[
+                (CARRIED, "a.safetensors", right),
+                (CARRIED_COMPANION, "b.safetensors", &header("{}")),
+                (
+                    CARRIED_COMPANION,
+                    INDEX,
+                    br#"{"weight_map":{"w":"a.safetensors","old":"a.safetensors"}}"#,
+                ),
+            ]),
+        ),
         row(
             "rebuild-kept-header",
             "checkpoint",
@@ -532,7 +748,7 @@ pub fn rebuild() -> Vec<Malformed> {
             "rebuild-headers-too-large",
             "checkpoint",
             "R80",
-            "Two headers have 100,000,009 bytes together; their zeros take a few thousand bytes in the patch.",
+            "Two headers have 100,000,009 bytes together, most of them spaces, which take a few thousand in the patch.",
             too_many_header_bytes(),
         ),
     ]

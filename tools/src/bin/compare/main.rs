@@ -196,7 +196,11 @@ fn compare(pair: &Pair) -> Result<()> {
     }
     let (places, steps) = bound::bits(pair);
     let bits = places + steps;
-    rows.push(row("entropy of the class model".into(), (bits / 8.0).ceil() as u64, Default::default()));
+    rows.push(row(
+        "entropy of the class model".into(),
+        (bits / 8.0).ceil() as u64,
+        Default::default(),
+    ));
 
     let head =
         ["layout", "bytes", "bits/change", "smaller", "encode", "/ SHA-256", "decode", "/ SHA-256"];
