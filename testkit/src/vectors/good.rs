@@ -407,7 +407,7 @@ fn whole_in_patched() -> Good {
 
 fn base_digest_of_patched() -> Good {
     let good = smallest();
-    let right = sample::digest_in(&sample::target(), "w");
+    let right = digest_in(&sample::target(), "w");
     let trailer = fields().varint(2).digest(Digest([0; 32])).digest(right);
     let patch = sample::patch().replace(Tag::TENSOR_END, trailer).write();
     let shows = "The patch of smallest with a wrong base digest of its patched tensor, on which nothing depends.";
