@@ -511,8 +511,8 @@ class Patch:
 
     def expand(self, name, found, payload):
         """The bytes of what was expanded, for those of the file up to the end of this payload."""
-        read = self.start + len(payload.data)
-        check(found <= self.limits[name] * read, "limit", f"{found} bytes from {read}, and {name} is {self.limits[name]}")
+        read, limit = self.start + len(payload.data), self.limits[name]
+        check(found <= limit * read, "limit", f"{found} bytes from {read}, and {name} is {limit}")
 
     def read_block(self, payload, t):
         self.block_count += 1

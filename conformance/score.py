@@ -48,7 +48,8 @@ def main():
             print(f"{row['name']}: {problem}\n    {row['shows']} {' '.join(row['rules'])}")
     for row, found, right in zip(bad, outcomes[len(good):], kinds):
         if not right:
-            print(f"{row['name']}: expected {' or '.join(row['errors'])}, {found}\n    {row['shows']} {' '.join(row['rules'])}")
+            expected = " or ".join(row["errors"])
+            print(f"{row['name']}: expected {expected}, {found}\n    {row['shows']} {' '.join(row['rules'])}")
     print(f"score: good {problems.count(None)}/{len(good)}, malformed {sum(refused)}/{len(bad)}, "
           f"kinds {sum(kinds)}/{len(bad)}", f"(without {', '.join(sorted(without))})" if without else "")
     sys.exit(any(problems) or not all(kinds))

@@ -26,10 +26,10 @@ use good::{File, Good};
 pub type Limits = Vec<(&'static str, u64)>;
 
 fn limits_json(limits: &Limits) -> Value {
-    match limits.is_empty() {
-        true => Value::Null,
-        false => limits.iter().map(|(name, value)| (name.to_string(), json!(value))).collect(),
+    if limits.is_empty() {
+        return Value::Null;
     }
+    limits.iter().map(|(name, value)| (name.to_string(), json!(value))).collect()
 }
 
 const REAL: [&str; 2] = ["real-base", "real-target"];
