@@ -26,7 +26,17 @@ pub(crate) enum Content {
 /// Bytes from one look for a repetition to the next where none is sought.
 const STEP: u32 = 4096;
 /// Bytes of a plane that are compressed in two ways to choose one.
-const SAMPLE: usize = 16 * 1024;
+const SAMPLE: usize = 8 * 1024;
+
+/// What to do with a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Store,
+    /// By how often bytes occur.
+    Code,
+    /// With a search for repetitions.
+    Search,
+}
 
 /// Writes packed streams, and keeps the large allocation that zstd needs from one to the next.
 #[derive(Default)]
@@ -47,10 +57,11 @@ impl fmt::Debug for Packer {
 impl Packer {
     /// Appends `bytes` as a packed stream.
     pub fn put(&mut self, out: &mut Vec<u8>, bytes: &[u8], content: Content, level: i32) {
-        let size = if content == Content::Numbers || self.repeats(bytes, level) {
-            self.search(bytes, level)
-        } else {
-            self.code(bytes)
+        let way = if content == Content::Plane { self.look(bytes, level) } else { Way::Search };
+        let size = match way {
+            Way::Store => None,
+            Way::Code => self.code(bytes),
+            Way::Search => self.search(bytes, level),
         };
         let is_smaller = size.is_some_and(|size| size < bytes.len());
         let stream = if is_smaller { &self.frame } else { bytes };
@@ -58,12 +69,17 @@ impl Packer {
         out.extend_from_slice(stream);
     }
 
-    /// Whether a search for repetitions pays in a plane: by a sample from its middle.
-    fn repeats(&mut self, plane: &[u8], level: i32) -> bool {
+    /// What pays in a plane: by a sample from its middle.
+    fn look(&mut self, plane: &[u8], level: i32) -> Way {
         let start = (plane.len() / 2).saturating_sub(SAMPLE / 2);
         let sample = &plane[start..plane.len().min(start + SAMPLE)];
-        let found = self.search(sample, level);
-        found.is_some_and(|found| self.code(sample).is_none_or(|coded| found < coded))
+        let found = self.search(sample, level).unwrap_or(usize::MAX);
+        let coded = self.code(sample).unwrap_or(usize::MAX);
+        match found.min(coded) {
+            least if least >= sample.len() => Way::Store,
+            least if least == coded => Way::Code,
+            _ => Way::Search,
+        }
     }
 
     /// Makes a zstd frame of `bytes` and gives its size; `None` where zstd refuses (the stream is
@@ -307,9 +323,12 @@ mod tests {
             .flat_map(|i| random(i)[..2].to_vec())
             .map(|byte| byte.leading_zeros() as u8)
             .collect();
-        assert!(packer.repeats(&repeated, 1));
-        assert!(!packer.repeats(&skewed, 1));
-        assert!(!packer.repeats(&[], 1) && !packer.repeats(&[1], 1));
+        let even: Vec<u8> = (0..5000).flat_map(random).collect();
+        assert_eq!(packer.look(&repeated, 1), Way::Search);
+        assert_eq!(packer.look(&skewed, 1), Way::Code);
+        for plane in [&even[..], &[], &[1]] {
+            assert_eq!(packer.look(plane, 1), Way::Store);
+        }
     }
 
     #[test]
