@@ -192,15 +192,15 @@ fn most_columns() -> Good {
 
 /// Dense class of U8 in two blocks, the second of which starts within a row.
 fn blocks_within_rows() -> Good {
-    const COLUMNS: usize = 1000;
-    const ELEMENTS: usize = 66 * COLUMNS;
+    const COLUMNS: usize = 1001;
+    const ELEMENTS: usize = 70 * COLUMNS;
     let down = |i: usize| !(i / COLUMNS + i % COLUMNS / 3).is_multiple_of(2);
     let magnitude = |i: usize| if i.is_multiple_of(41) { 1 + i as u64 / 41 % 3 } else { 0 };
     let base = vec![128; ELEMENTS];
     let step = |i| if down(i) { 128 - magnitude(i) } else { 128 + magnitude(i) };
     let target = (0..ELEMENTS).map(step);
     let [base, target] = [base, target.collect()]
-        .map(|elements| Tensor::new(Dtype::U8, &[2, 33, COLUMNS as u64], &elements));
+        .map(|elements| Tensor::new(Dtype::U8, &[2, 35, COLUMNS as u64], &elements));
     let block = |start: usize, end: usize| {
         let changes: Vec<(usize, bool)> =
             (start..end).filter(|&i| magnitude(i) > 0).map(|i| (i - start, down(i))).collect();
@@ -217,7 +217,7 @@ fn blocks_within_rows() -> Good {
     let blocks = vec![block(0, 1 << 16), block(1 << 16, ELEMENTS)];
     good(
         ["signs-blocks-within-rows", "signs-blocks-base", "signs-blocks-target"],
-        "Predicted signs in two blocks of a tensor of rank 3; the second starts within a row and learns afresh. Dense classes code magnitudes.",
+        "Predicted signs in two blocks of a tensor of rank 3; the second starts within a row, in an odd column, has several rows, and learns afresh. Dense classes code magnitudes.",
         [&base, &target],
         patch(&base, &target, 1, blocks),
     )
@@ -240,7 +240,7 @@ pub fn vectors() -> Vec<Good> {
         ),
         all_ones(
             ["signs-of-many-rows", "signs-rows-base", "signs-rows-target"],
-            "Predicted signs in forty rows: factors are learned, and clamped.",
+            "Predicted signs in forty rows: factors are learned.",
             [40, 30],
             &[vec![false; 600], waves(20, 30)].concat(),
         ),
@@ -249,6 +249,12 @@ pub fn vectors() -> Vec<Good> {
             "Predicted signs in a matrix of one column, where nothing can be foreseen.",
             [50, 1],
             &waves(50, 1),
+        ),
+        all_ones(
+            ["signs-clamped", "signs-clamped-base", "signs-clamped-target"],
+            "Predicted signs of long rows that are all alike, and then are not: probabilities and factors are clamped.",
+            [12, 400],
+            &[vec![false; 3600], waves(2, 400), vec![true; 400]].concat(),
         ),
         most_columns(),
         blocks_within_rows(),
@@ -269,6 +275,16 @@ pub fn base() -> File {
 /// A vector of the same elements, which is no matrix.
 pub fn vector_base() -> File {
     File::new("signs-vector-base", &Checkpoint::from([("w", ones(&[6], &EXAMPLE)[0].clone())]))
+}
+
+/// The right elements in a matrix of another shape.
+pub fn turned_base() -> File {
+    File::new("signs-turned-base", &Checkpoint::from([("w", ones(&[3, 2], &EXAMPLE)[0].clone())]))
+}
+
+/// The patch of the example.
+pub fn right() -> Raw {
+    of_example(example())
 }
 
 /// Patches of the base that are wrong: name, kind, rule, what they show.

@@ -80,6 +80,13 @@ pub fn blocks() -> Vec<Malformed> {
             with(fields().block(FLAT, 1, 1, 2)),
         ),
         row(
+            "block-skip-wraps-in-bytes",
+            "value",
+            "R33",
+            "A block skips 2^48 leaves, of which the bytes wrap to none.",
+            with(fields().block(FLAT, 1 << 48, 1, 2)),
+        ),
+        row(
             "block-skip-overflow",
             "value",
             "R33",

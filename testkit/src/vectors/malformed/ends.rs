@@ -221,6 +221,21 @@ pub fn bases() -> Vec<Malformed> {
     };
     vec![
         row(
+            "trailer-base-digest-of-deleted",
+            "base",
+            "R94",
+            "The right base, and another base digest of the tensor that is deleted.",
+            deletion().replace(Tag::TENSOR_END, fields().varint(0).digest(Digest([7; 32]))),
+        )
+        .or("digest"),
+        row(
+            "trailer-target-digest-of-added",
+            "digest",
+            "R68",
+            "A wrong target digest of a tensor that is added; that of the checkpoint is right.",
+            addition().replace(Tag::TENSOR_END, fields().varint(2).digest(Digest([7; 32]))),
+        ),
+        row(
             "base-tensor-missing",
             "base",
             "R63",

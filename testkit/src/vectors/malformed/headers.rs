@@ -4,11 +4,34 @@ use pulse::hash::Digest;
 use pulse::wire::Tag;
 
 use super::{row, Malformed};
-use crate::vectors::raw::{fields, Fields};
+use crate::vectors::raw::{fields, Fields, Raw};
 use crate::vectors::sample::{deletion, header, patch, snapshot};
+
+/// Metadata keys that are no UTF-8: what, and the bytes.
+const ILL_FORMED: [(&str, &[u8]); 5] = [
+    ("surrogate", &[0xed, 0xa0, 0x80]),
+    ("overlong-2", &[0xc0, 0x80]),
+    ("overlong-3", &[0xe0, 0x80, 0x80]),
+    ("overlong-4", &[0xf0, 0x80, 0x80, 0x80]),
+    ("beyond", &[0xf4, 0x90, 0x80, 0x80]),
+];
 
 pub fn headers() -> Vec<Malformed> {
     let with = |header: Fields| patch().replace(Tag::HEADER, header);
+    let ill_formed = ILL_FORMED.map(|(what, key)| Malformed {
+        name: format!("metadata-utf-8-{what}"),
+        ..row(
+            "",
+            "name",
+            "R8",
+            "A metadata key has a surrogate, an overlong form, or what is beyond U+10FFFF.",
+            with(fields().u8(0).varint(1).varint(1).string(key).string("")),
+        )
+    });
+    ill_formed.into_iter().chain(fixed(with)).collect()
+}
+
+fn fixed(with: impl Fn(Fields) -> Raw) -> Vec<Malformed> {
     vec![
         row(
             "header-reserved-flag",
