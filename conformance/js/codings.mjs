@@ -229,12 +229,12 @@ function readTable(fields, type, tensor, elements) {
   }
   if (lowest > type.greatestExponent - count + 1) fail('value', `exponents from ${lowest} on`); // [R85]
   const classes = [];
-  let sum = 0;
+  let [sum, tooMany] = [0, false];
   for (let i = 0; i < count; i++) {
     const c = { count: fields.varint(), dense: false, exceptions: 0 };
     classes.push(c);
-    if (c.count > elements - sum) fail('value', `more codes than ${elements} elements`); // [R86]
-    sum += c.count;
+    tooMany ||= c.count > elements - sum;
+    if (!tooMany) sum += c.count;
     if (c.count === 0) continue;
     const parameters = fields.u16();
     [c.gapK, c.exceptionK, c.magnitudeK] = [parameters & 31, (parameters >> 5) & 31, parameters >> 10];
@@ -247,6 +247,7 @@ function readTable(fields, type, tensor, elements) {
     const unused = c.exceptions === 0 && c.exceptionK + c.magnitudeK > 0;
     if (unused) fail('reserved', 'parameters without exceptions'); // [R87]
   }
+  if (tooMany) fail('value', `more codes than ${elements} elements`); // [R86]
   if (sum > 8 * fields.left) fail('value', `${sum} changes in ${fields.left} bytes`); // [R86]
   return { lowest, classes, signed };
 }

@@ -288,7 +288,6 @@ class PatchReader {
     if (flags > 1) fail('reserved', `footer flags ${flags}`); // [R45]
     const footer = { tensors: fields.u64(), changes: fields.u64() };
     footer.target = { tensors: fields.u64(), elements: fields.u64(), bytes: fields.u64() };
-    within(footer.target.bytes, this.limits.target_bytes, 'target_bytes');
     const offset = fields.u64();
     footer.baseDigest = fields.take(32);
     const absent = flags === 0;
@@ -300,6 +299,7 @@ class PatchReader {
     if (footer.tensors !== this.tensors.length) fail('count', `${footer.tensors} tensors`); // [R46]
     if (footer.changes !== sums.changes) fail('count', `${footer.changes} changes`); // [R46]
     if (offset !== this.index.offset) fail('count', `an index at ${offset}`); // [R46]
+    within(footer.target.bytes, this.limits.target_bytes, 'target_bytes');
     if (header.baseDigest && !sameBytes(header.baseDigest, footer.baseDigest)) {
       fail('digest', 'header and footer name different bases'); // [R29]
     }
