@@ -165,6 +165,12 @@ pub fn streams() -> Vec<Malformed> {
             &[&good[..], &[0]].concat(),
         ),
         stream(
+            "stream-empty-frame-after",
+            "R50",
+            "An empty zstd frame follows the zstd frame.",
+            &[&good[..], &frame(&[0x20, 0], &[0x01, 0, 0])].concat(),
+        ),
+        stream(
             "stream-open-frame",
             "R50",
             "No block of a zstd frame says that it is the last.",

@@ -142,6 +142,17 @@ pub fn tensors() -> Vec<Malformed> {
             "Rank 65; the default limit is 64.",
             with(fields().name(0, "w").spec(PATCHED, BF16, &[1; 65])),
         ),
+        Malformed {
+            limits: vec![("rank", 256)],
+            needs: Some("limits"),
+            ..row(
+                "tensor-rank-256",
+                "limit",
+                "R82",
+                "Rank 256, where the limit is 256; the format allows 255.",
+                with(fields().name(0, "w").spec(PATCHED, BF16, &[1; 256])),
+            )
+        },
         row(
             "tensor-shape-overflow",
             "value",
@@ -183,6 +194,13 @@ pub fn tensors() -> Vec<Malformed> {
             "R37",
             "The trailer counts three changes, the blocks two.",
             end(fields().varint(3).bytes(&digests().0)).footer(|footer| footer.changes = 3),
+        ),
+        row(
+            "trailer-changes-alone",
+            "count",
+            "R37",
+            "The trailer counts three changes, blocks and footer two.",
+            end(fields().varint(3).bytes(&digests().0)),
         ),
         row(
             "trailer-short",
