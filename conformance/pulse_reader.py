@@ -533,7 +533,7 @@ class Patch:
         check(t.action == PATCHED or changes == elements, "count", "a tensor put whole, but not every element")
         t.changes += changes
         self.unpacked(t.end - start if CODINGS[coding] is whole else 0, payload)
-        columns = t.shape[-1] if len(t.shape) >= 2 else 0                                                # §7.6
+        columns = t.shape[-1] if len(t.shape) >= 2 and t.dtype in DTYPES else 0                          # §7.6
         matrix = (columns, start // t.dtype.size % columns) if 1 <= columns <= 1 << 16 else None
         t.blocks.append((start, t.end, CODINGS[coding](payload, t.dtype, elements, changes, matrix)))
 

@@ -220,7 +220,7 @@ class PatchReader {
       tensor.size = Number(size); // the limit keeps it below 2^53
     }
     this.countTarget(tensor.size);
-    tensor.columns = tensor.shape.at(-1); // §7.6
+    tensor.columns = tensor.type === BY_NAME ? 0 : tensor.shape.at(-1); // §7.6
   }
 
   readBlock(fields) { // §6.3

@@ -83,7 +83,7 @@ impl EncodedBlock {
             )));
         }
         let len = self.payload.len();
-        let matrix = self.columns.and_then(Matrix::from_rows);
+        let matrix = self.columns.and_then(|columns| Matrix::from_rows(dtype, columns));
         let (coding, changes, payload) = (self.coding, self.changes, &self.payload);
         BlockDecoder::new(dtype, matrix, coding, elements, changes, payload, len as u64)
             .map_err(|bad| bad.fault.at((len - bad.rest) as u64))
@@ -144,7 +144,7 @@ impl BlockEncoder {
             let (base, target) = (base.len(), target.len());
             return Err(Error::misuse(format!("base ({base} bytes) and target ({target} bytes) must have the same length: whole {dtype} elements, at most 64 MiB")));
         }
-        let matrix = self.columns.and_then(Matrix::from_rows);
+        let matrix = self.columns.and_then(|columns| Matrix::from_rows(dtype, columns));
         let block = encode(dtype, matrix, self.options, base, target, &mut self.scratch);
         Ok(block.map(|block| EncodedBlock { columns: self.columns, ..block }))
     }

@@ -203,7 +203,9 @@ pub(super) fn encode(matrix: Matrix, changes: impl Iterator<Item = (u32, bool)>)
 /// Signs that are being read.
 #[derive(Debug)]
 pub(super) struct Signs {
-    model: Model,
+    matrix: Matrix,
+    /// Made with the first sign: who reads blocks without a base needs none.
+    model: Option<Model>,
     decoder: RangeDecoder,
 }
 
@@ -211,7 +213,7 @@ impl Signs {
     /// `None` if no writer begins a stream so.
     pub fn new(matrix: Matrix, stream: &[u8]) -> Option<Self> {
         let decoder = RangeDecoder::new(stream);
-        (decoder.code < decoder.range).then(|| Signs { model: Model::new(matrix), decoder })
+        (decoder.code < decoder.range).then_some(Signs { matrix, model: None, decoder })
     }
 
     /// Bytes of the stream.
@@ -222,7 +224,8 @@ impl Signs {
     /// Whether the step of the next element that changes is negative.
     #[inline(always)]
     pub fn next(&mut self, element: u64) -> bool {
-        self.model.sign(&mut self.decoder, element, false)
+        let model = self.model.get_or_insert_with(|| Model::new(self.matrix));
+        model.sign(&mut self.decoder, element, false)
     }
 
     /// Whether the stream ends as the writer ends it: no byte is left or missing, and no other
@@ -235,6 +238,11 @@ impl Signs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::Dtype;
+
+    fn matrix_of(columns: u64) -> Matrix {
+        Matrix::from_rows(&Dtype::Bf16, columns).unwrap()
+    }
 
     fn decode(matrix: Matrix, elements: &[u32], stream: &[u8]) -> Option<Vec<bool>> {
         let mut signs = Signs::new(matrix, stream)?;
@@ -264,7 +272,7 @@ mod tests {
         for (columns, noise, most) in
             [(300, 0, 0.4), (300, 20, 0.7), (300, 128, 1.05), (1, 0, 1.05)]
         {
-            let matrix = Matrix::from_rows(columns.into()).unwrap();
+            let matrix = matrix_of(columns.into());
             let changes = changes(columns, noise);
             let stream = encode(matrix, changes.iter().copied());
             let bits = stream.len() as f64 * 8.0 / changes.len() as f64;
@@ -276,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_stream_has_one_end() {
-        let matrix = Matrix::from_rows(50).unwrap();
+        let matrix = matrix_of(50);
         let changes = changes(50, 60);
         let stream = encode(matrix, changes.iter().copied());
         let (elements, signs): (Vec<u32>, Vec<bool>) = changes.into_iter().unzip();

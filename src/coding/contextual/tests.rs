@@ -8,7 +8,7 @@ use crate::word::{at_width, ValueForm};
 /// Encodes, decodes in chunks, compares; gives back the payload. Also as rows of a matrix.
 fn round_trip(dtype: &Dtype, base: &[u8], target: &[u8]) -> Vec<u8> {
     for columns in [1, 3, 100, 65_536] {
-        round_trip_of(dtype, Matrix::from_rows(columns), base, target);
+        round_trip_of(dtype, Matrix::from_rows(dtype, columns), base, target);
     }
     round_trip_of(dtype, None, base, target)
 }
@@ -86,7 +86,7 @@ fn signs_of_a_matrix_are_predicted_at_every_width_and_density() {
     for dtype in [Dtype::U8, Dtype::Bf16, Dtype::F32, Dtype::F64] {
         for percent in [3, 30, 90] {
             let [base, target] = low_rank(&dtype, 500, percent);
-            let predicted = round_trip_of(&dtype, Matrix::from_rows(500), &base, &target);
+            let predicted = round_trip_of(&dtype, Matrix::from_rows(&dtype, 500), &base, &target);
             let plain = round_trip_of(&dtype, None, &base, &target);
             assert!(predicted.len() < plain.len(), "{dtype}, {percent}%");
             assert_eq!((predicted[1] & 0x80, plain[1] & 0x80), (0x80, 0), "{dtype}, {percent}%");
@@ -97,7 +97,7 @@ fn signs_of_a_matrix_are_predicted_at_every_width_and_density() {
 #[test]
 fn predicted_signs_are_refused_where_there_is_no_matrix_and_where_they_do_not_end() {
     let [base, target] = low_rank(&Dtype::Bf16, 100, 20);
-    let matrix = Matrix::from_rows(100);
+    let matrix = Matrix::from_rows(&Dtype::Bf16, 100);
     let payload = round_trip_of(&Dtype::Bf16, matrix, &base, &target);
     let mut changes = Changes::default();
     changes.collect(2, Dtype::Bf16.order(), ValueForm::UlpStep, &base, &target);

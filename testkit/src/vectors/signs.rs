@@ -120,12 +120,19 @@ fn first_change(exponent: u64, columns: usize, first: usize, down: &[bool]) -> F
 fn patch(base: &Tensor, target: &Tensor, leaves: u64, blocks: Vec<(u64, Fields)>) -> Raw {
     let (spec, changes) = (&base.spec, blocks.iter().map(|block| block.0).sum());
     let [old, new] = [base, target].map(|tensor| Checkpoint::from([("w", tensor.clone())]));
-    let code = 1 + Dtype::known().position(|dtype| dtype == *spec.dtype()).expect("a known one");
+    let tensor = match Dtype::known().position(|dtype| dtype == *spec.dtype()) {
+        Some(known) => fields().name(0, "w").spec(PATCHED, known as u8 + 1, spec.shape()),
+        None => {
+            let fields = fields().name(0, "w").u8(PATCHED).u8(0).string(spec.dtype().name());
+            let fields = fields.varint(spec.bytes()).varint(spec.shape().len() as u64);
+            spec.shape().iter().fold(fields, |fields, &dim| fields.varint(dim))
+        }
+    };
     let mut raw = Raw::new(
         fields().u8(0).varint(leaves).varint(0),
         sample::footer(changes, Some(&old), &new),
     )
-    .add_tensor("w", fields().name(0, "w").spec(PATCHED, code as u8, spec.shape()));
+    .add_tensor("w", tensor);
     for (changes, payload) in blocks {
         raw = raw.add(Tag::BLOCK, fields().block(CONTEXTUAL, 0, leaves, changes).bytes(&payload.0));
     }
@@ -275,6 +282,18 @@ pub fn base() -> File {
 /// A vector of the same elements, which is no matrix.
 pub fn vector_base() -> File {
     File::new("signs-vector-base", &Checkpoint::from([("w", ones(&[6], &EXAMPLE)[0].clone())]))
+}
+
+/// A matrix of a dtype that has no code, and a patch of it.
+pub fn other_dtype() -> (File, Raw) {
+    let row = |first: [u64; 2]| {
+        let elements = [&first[..], &[128; 4]].concat();
+        Tensor::new(Dtype::from_name("X4"), &[2, 3], &elements)
+    };
+    let (base, target) = (row([128, 128]), row([129, 127]));
+    let block = first_change(0, 3, 0, &[false, true]);
+    let file = File::new("signs-other-dtype-base", &Checkpoint::from([("w", base.clone())]));
+    (file, patch(&base, &target, 1, vec![(2, block)]))
 }
 
 /// The right elements in a matrix of another shape.

@@ -1,7 +1,7 @@
 //! Predicted signs: the example of SPEC.md §7.6 with one rule broken.
 
 use super::{row, Malformed};
-use crate::vectors::signs::{base, right, too_wide, turned_base, vector_base, wrong};
+use crate::vectors::signs::{base, other_dtype, right, too_wide, turned_base, vector_base, wrong};
 
 pub fn signs() -> Vec<Malformed> {
     let mut all: Vec<Malformed> = wrong()
@@ -16,6 +16,12 @@ pub fn signs() -> Vec<Malformed> {
     all.push(Malformed {
         base: Some(base),
         ..row("signs-too-wide", "value", "R100", shows, patch)
+    });
+    let (base, patch) = other_dtype();
+    let shows = "Predicted signs in a matrix of a dtype that has no code.";
+    all.push(Malformed {
+        base: Some(base),
+        ..row("signs-of-other-dtype", "value", "R100", shows, patch)
     });
     let shows = "Another base, whose tensor has other dimensions and as many.";
     all.push(Malformed {
