@@ -44,20 +44,13 @@ pub(crate) fn encode<W: Word>(
     let mut ranges = sorted.sort::<W>(&classes, base, changes);
     sorted.find_exceptions(&mut ranges);
     let plain = sorted.payload::<W>(&classes, &ranges, None);
-    let signs = matrix.filter(|_| can_predict::<W>(changes)).map(|matrix| {
+    let signs = matrix.filter(|_| can_predict::<W>(changes)).and_then(|matrix| {
         let negative = changes.values.iter().map(|&step| step & 1 == 1);
         signs::encode(matrix, changes.elements.iter().copied().zip(negative))
     });
-    match signs.filter(|signs| signs.len() < changes.elements.len() / 8) {
-        Some(signs) => {
-            let predicted = sorted.payload::<W>(&classes, &ranges, Some(&signs));
-            if predicted.len() < plain.len() {
-                predicted
-            } else {
-                plain
-            }
-        }
-        None => plain,
+    match signs.map(|signs| sorted.payload::<W>(&classes, &ranges, Some(&signs))) {
+        Some(predicted) if predicted.len() < plain.len() => predicted,
+        _ => plain,
     }
 }
 

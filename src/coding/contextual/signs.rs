@@ -190,14 +190,22 @@ impl Coder for RangeDecoder {
 }
 
 /// The sign stream of the changes of a block: elements in ascending order, and whether the step is
-/// negative.
-pub(super) fn encode(matrix: Matrix, changes: impl Iterator<Item = (u32, bool)>) -> Vec<u8> {
+/// negative. `None` if it would not be smaller than a bit for each.
+pub(super) fn encode(
+    matrix: Matrix,
+    changes: impl ExactSizeIterator<Item = (u32, bool)>,
+) -> Option<Vec<u8>> {
+    let count = changes.len();
     let mut coder = RangeEncoder { low: 0, range: u32::MAX, bytes: Vec::new() };
     let mut model = Model::new(matrix);
-    for (element, negative) in changes {
+    for (i, (element, negative)) in changes.enumerate() {
+        // What has not learned by half will not: that half is all it costs where signs are random.
+        if i == count / 2 && coder.bytes.len() > i / 8 {
+            return None;
+        }
         model.sign(&mut coder, element.into(), negative);
     }
-    coder.finish()
+    Some(coder.finish()).filter(|stream| stream.len() < count / 8)
 }
 
 /// Signs that are being read.
@@ -244,6 +252,19 @@ mod tests {
         Matrix::from_rows(&Dtype::Bf16, columns).unwrap()
     }
 
+    /// The stream, also where it is no smaller.
+    fn stream_of(matrix: Matrix, changes: &[(u32, bool)]) -> Vec<u8> {
+        let mut coder = RangeEncoder { low: 0, range: u32::MAX, bytes: Vec::new() };
+        let mut model = Model::new(matrix);
+        for &(element, negative) in changes {
+            model.sign(&mut coder, element.into(), negative);
+        }
+        let stream = coder.finish();
+        let made = encode(matrix, changes.iter().copied());
+        assert!(made.is_none_or(|made| made == stream && made.len() < changes.len() / 8));
+        stream
+    }
+
     fn decode(matrix: Matrix, elements: &[u32], stream: &[u8]) -> Option<Vec<bool>> {
         let mut signs = Signs::new(matrix, stream)?;
         let found = elements.iter().map(|&element| signs.next(element.into())).collect();
@@ -274,9 +295,10 @@ mod tests {
         {
             let matrix = matrix_of(columns.into());
             let changes = changes(columns, noise);
-            let stream = encode(matrix, changes.iter().copied());
+            let stream = stream_of(matrix, &changes);
             let bits = stream.len() as f64 * 8.0 / changes.len() as f64;
             assert!(bits < most || changes.len() < 100, "{columns} columns: {bits} bits per sign");
+            assert_eq!(encode(matrix, changes.iter().copied()).is_some(), bits < 1.0);
             let (elements, signs): (Vec<u32>, Vec<bool>) = changes.into_iter().unzip();
             assert_eq!(decode(matrix, &elements, &stream), Some(signs));
         }
@@ -286,7 +308,7 @@ mod tests {
     fn a_stream_has_one_end() {
         let matrix = matrix_of(50);
         let changes = changes(50, 60);
-        let stream = encode(matrix, changes.iter().copied());
+        let stream = stream_of(matrix, &changes);
         let (elements, signs): (Vec<u32>, Vec<bool>) = changes.into_iter().unzip();
         let is_same = |stream: &[u8]| decode(matrix, &elements, stream).as_ref() == Some(&signs);
         assert!(is_same(&stream));
@@ -297,7 +319,7 @@ mod tests {
             assert!(!is_same(&[&stream[..last], &[byte]].concat()), "{byte}");
         }
         assert!(Signs::new(matrix, &[0xff; 4]).is_none());
-        assert_eq!(encode(matrix, [].into_iter()), [0]);
+        assert_eq!(stream_of(matrix, &[]), [0]);
         assert_eq!(decode(matrix, &[], &[0]), Some(vec![]));
         assert_eq!(decode(matrix, &[], &[]), None);
     }
