@@ -18,15 +18,36 @@ const BLOCK_MAX: u64 = 128 * 1024;
 pub(crate) enum Content {
     /// Numbers, which may repeat.
     Numbers,
-    /// A byte plane of weights: skewed at best. What zstd takes there for repetitions is chance,
-    /// and costs more than it saves; so it looks for none where a sample shows none.
-    Plane,
+    /// A byte plane of weights, of which it is known whether it [`repeats`]. If not it is skewed at
+    /// best: what zstd then takes for repetitions is chance, and costs more than it saves.
+    Plane { repeats: bool },
 }
 
 /// Bytes from one look for a repetition to the next where none is sought.
 const STEP: u32 = 4096;
-/// Bytes of a plane that are compressed in two ways to choose one.
-const SAMPLE: usize = 8 * 1024;
+/// Pieces of a plane that are compressed in two ways to choose one, and bytes of each.
+const PIECES: usize = 16;
+const PIECE: usize = 512;
+
+/// Whether words of a plane occur again in it, as where rows are equal or zero: by one word in 64,
+/// picked by its bits, so that the same words are picked wherever they are.
+pub(crate) fn repeats(plane: &[u8]) -> bool {
+    const SLOTS: usize = 1 << 12;
+    let mut slots = [0; SLOTS];
+    let (mut picked, mut again) = (0, 0);
+    for word in plane.as_chunks().0 {
+        let word = u64::from_le_bytes(*word);
+        let hash = (word ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        // Zeros are picked, too.
+        if hash >> 58 == 0 || word == 0 {
+            let slot = &mut slots[(hash >> 40) as usize % SLOTS];
+            picked += 1;
+            again += u32::from(*slot == hash);
+            *slot = hash;
+        }
+    }
+    again * 16 > picked
+}
 
 /// What to do with a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +78,10 @@ impl fmt::Debug for Packer {
 impl Packer {
     /// Appends `bytes` as a packed stream.
     pub fn put(&mut self, out: &mut Vec<u8>, bytes: &[u8], content: Content, level: i32) {
-        let way = if content == Content::Plane { self.look(bytes, level) } else { Way::Search };
+        let way = match content {
+            Content::Plane { repeats: false } => self.look(bytes, level),
+            Content::Plane { repeats: true } | Content::Numbers => Way::Search,
+        };
         let size = match way {
             Way::Store => None,
             Way::Code => self.code(bytes),
@@ -69,12 +93,13 @@ impl Packer {
         out.extend_from_slice(stream);
     }
 
-    /// What pays in a plane: by a sample from its middle.
+    /// What pays in a plane where no rows repeat: by a sample of pieces from all over it.
     fn look(&mut self, plane: &[u8], level: i32) -> Way {
-        let start = (plane.len() / 2).saturating_sub(SAMPLE / 2);
-        let sample = &plane[start..plane.len().min(start + SAMPLE)];
-        let found = self.search(sample, level).unwrap_or(usize::MAX);
-        let coded = self.code(sample).unwrap_or(usize::MAX);
+        let apart = (plane.len() / PIECES).max(PIECE);
+        let pieces = plane.chunks(apart).map(|part| &part[..part.len().min(PIECE)]);
+        let sample = pieces.collect::<Vec<_>>().concat();
+        let found = self.search(&sample, level).unwrap_or(usize::MAX);
+        let coded = self.code(&sample).unwrap_or(usize::MAX);
         match found.min(coded) {
             least if least >= sample.len() => Way::Store,
             least if least == coded => Way::Code,
@@ -191,14 +216,19 @@ pub(crate) fn parse<'a>(i: &'a [u8], field: &'static str) -> Parse<'a, Packed<'a
 }
 
 impl Packed<'_> {
+    /// How many bytes the stream says that it holds.
+    fn size(&self) -> Result<u64, Fault> {
+        if self.compressed {
+            content_size(self.bytes).map_err(|found| Fault::Stream { field: self.field, found })
+        } else {
+            Ok(self.bytes.len() as u64)
+        }
+    }
+
     /// The bytes of the stream, at most `max`.
     pub fn unpack(&self, max: u64) -> Result<Vec<u8>, Fault> {
         let stream = |found: String| Fault::Stream { field: self.field, found };
-        let size = if self.compressed {
-            content_size(self.bytes).map_err(stream)?
-        } else {
-            self.bytes.len() as u64
-        };
+        let size = self.size()?;
         if size > max {
             return Err(stream(format!("{size} bytes, more than the {max} that its block allows")));
         }
@@ -217,12 +247,12 @@ impl Packed<'_> {
 
     /// The bytes of the stream, which must be exactly `len`.
     pub fn unpack_exact(&self, len: u64) -> Result<Vec<u8>, Fault> {
-        let bytes = self.unpack(len)?;
-        if bytes.len() as u64 != len {
-            let found = format!("{} bytes, expected {len}", bytes.len());
+        let size = self.size()?;
+        if size < len {
+            let found = format!("{size} bytes, expected {len}");
             return Err(Fault::Stream { field: self.field, found });
         }
-        Ok(bytes)
+        self.unpack(len)
     }
 }
 
@@ -312,19 +342,37 @@ mod tests {
         }
     }
 
+    /// Rows that repeat at any distance, zeros and tails are found; chance is not searched.
     #[test]
     fn repetitions_in_a_plane_are_found_and_chance_is_not_searched() {
+        let random = |bytes: usize, seed: u32| -> Vec<u8> {
+            let leaf = |i: u32| crate::hash::leaf_digest(&(seed + i).to_le_bytes()).0;
+            (0..).flat_map(leaf).take(bytes).collect()
+        };
+        let size = |plane: &[u8]| {
+            let mut out = Vec::new();
+            let content = Content::Plane { repeats: repeats(plane) };
+            Packer::default().put(&mut out, plane, content, 1);
+            assert_eq!(unpack(&out, plane.len() as u64).unwrap(), plane);
+            out.len()
+        };
+        const PLANE: usize = 1 << 20;
+        for columns in [32, 4096, 8192, 16_384] {
+            let rows = random(columns, 1).repeat(PLANE / columns);
+            assert!(size(&rows) < PLANE / 8, "equal rows of {columns}: {}", size(&rows));
+        }
+        let random_in_zeros = [vec![0; PLANE / 2], random(32_768, 2), vec![0; PLANE / 2]].concat();
+        assert!(size(&random_in_zeros) < 40_000);
+        let row = random(4096, 3);
+        for tail in [row.repeat(115), vec![0; 115 * 4096]] {
+            let plane = [random(PLANE - tail.len(), 4), tail].concat();
+            assert!(size(&plane) < PLANE * 6 / 10, "{}", size(&plane));
+        }
+        let even = random(PLANE, 5);
+        assert!(!repeats(&even));
+        assert_eq!(size(&even), PLANE + 4);
+        let skewed: Vec<u8> = even.iter().map(|byte| byte.leading_zeros() as u8).collect();
         let mut packer = Packer::default();
-        let random = |i: u32| crate::hash::leaf_digest(&i.to_le_bytes()).0;
-        // A hundred pieces in no order: more than a small table can tell apart.
-        let repeated: Vec<u8> =
-            (0..5000).flat_map(|i| random(u32::from(random(i)[0]) % 100)).collect();
-        let skewed: Vec<u8> = (0..100_000u32)
-            .flat_map(|i| random(i)[..2].to_vec())
-            .map(|byte| byte.leading_zeros() as u8)
-            .collect();
-        let even: Vec<u8> = (0..5000).flat_map(random).collect();
-        assert_eq!(packer.look(&repeated, 1), Way::Search);
         assert_eq!(packer.look(&skewed, 1), Way::Code);
         for plane in [&even[..], &[], &[1]] {
             assert_eq!(packer.look(plane, 1), Way::Store);

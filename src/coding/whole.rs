@@ -46,9 +46,12 @@ pub(crate) fn encode(
     let form = Form::of(order, element_bytes);
     let mut payload = vec![form.bits() as u8];
     let mut plane = Vec::with_capacity(target.len() / element_bytes);
+    // Equal rows show in the lowest plane, which else looks random; others are equal by chance.
+    let mut repeats = false;
     for p in 0..element_bytes {
         at_width!(element_bytes, take_plane(target, p, form, &mut plane));
-        packer.put(&mut payload, &plane, Content::Plane, level);
+        repeats |= p == 0 && packed::repeats(&plane);
+        packer.put(&mut payload, &plane, Content::Plane { repeats }, level);
     }
     payload
 }
