@@ -71,6 +71,26 @@ pub struct EncodedBlock {
 }
 
 impl EncodedBlock {
+    /// A block that was framed by other means. `columns` are those that its encoder was told of, if
+    /// it was, and have to travel with the payload or follow from the shape of the tensor.
+    ///
+    /// ```
+    /// use pulse::coding::{Coding, EncodedBlock};
+    /// use pulse::dtype::Dtype;
+    ///
+    /// // SPEC.md §7.4: 1.0 and -2.0.
+    /// let payload = vec![0x01, 0x04, 0x00, 0x01, 0x04, 0x7f, 0x80];
+    /// let block = EncodedBlock::new(Coding::Whole, 2, None, payload);
+    /// let mut weights = [0; 4];
+    /// block.decode(&Dtype::Bf16, 2)?.apply(&mut weights)?;
+    /// assert_eq!(weights, [0x80, 0x3f, 0x00, 0xc0]);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    #[must_use]
+    pub fn new(coding: Coding, changes: u64, columns: Option<u64>, payload: Vec<u8>) -> Self {
+        EncodedBlock { coding, changes, columns, payload }
+    }
+
     /// Makes the block, which has this many elements of this dtype, ready to be applied.
     ///
     /// # Errors

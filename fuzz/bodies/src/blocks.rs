@@ -100,13 +100,8 @@ pub fn blocks(data: &[u8]) {
 }
 
 fn block(draft: &Draft) -> EncodedBlock {
-    let encoded = BlockEncoder::new(BlockOptions::default()).encode(&Dtype::U8, &[0], &[1]);
-    let mut block = encoded.expect("two slices of one length").expect("a change");
-    block.coding = [Coding::Whole, Coding::Flat, Coding::Contextual][usize::from(draft.coding)];
-    block.columns = draft.columns;
-    block.changes = draft.changes;
-    block.payload = draft.payload.to_vec();
-    block
+    let coding = [Coding::Whole, Coding::Flat, Coding::Contextual][usize::from(draft.coding)];
+    EncodedBlock::new(coding, draft.changes, draft.columns, draft.payload.clone())
 }
 
 /// The library's result, at once and in chunks that cut elements, which must be the same.
