@@ -8,8 +8,10 @@ fn run(body: fn(&[u8]), directory: &str) -> usize {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     let mut paths: Vec<_> =
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    // A checkpoint of the vectors may be a directory.
-    paths.retain(|path| path.is_file());
+    // A checkpoint of the vectors may be a directory. Two that unpack a quarter of a gigabyte before
+    // they are refused would take a minute in all ways.
+    let is_slow = |path: &Path| path.to_string_lossy().ends_with("-expansion-limit.pulse");
+    paths.retain(|path| path.is_file() && !is_slow(path));
     paths.sort();
     for path in &paths {
         // Shown if the body panics.
