@@ -18,7 +18,7 @@ const BLOCK_MAX: u64 = 128 * 1024;
 pub(crate) enum Content {
     /// Numbers, which may repeat.
     Numbers,
-    /// A byte plane of weights, of which it is known whether it [`repeats`]. If not it is skewed at
+    /// A byte plane of weights, of which it is known whether they [`repeats`]. If not it is skewed at
     /// best: what zstd then takes for repetitions is chance, and costs more than it saves.
     Plane { repeats: bool },
 }
@@ -29,17 +29,19 @@ const STEP: u32 = 4096;
 const PIECES: usize = 16;
 const PIECE: usize = 512;
 
-/// Whether words of a plane occur again in it, as where rows are equal or zero: by one word in 64,
-/// picked by its bits, so that the same words are picked wherever they are.
-pub(crate) fn repeats(plane: &[u8]) -> bool {
+/// Whether pieces of weights occur again in them, as where rows are equal or zero: by one piece in
+/// 16, picked by its bits, so that the same pieces are picked wherever they are.
+pub(crate) fn repeats(weights: &[u8]) -> bool {
     const SLOTS: usize = 1 << 12;
     let mut slots = [0; SLOTS];
     let (mut picked, mut again) = (0, 0);
-    for word in plane.as_chunks().0 {
-        let word = u64::from_le_bytes(*word);
-        let hash = (word ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        // Zeros are picked, too.
-        if hash >> 58 == 0 || word == 0 {
+    // Of so many bytes no two are equal by chance, even if half of them are zeros.
+    for piece in weights.as_chunks::<32>().0 {
+        let hash = piece.as_chunks().0.iter().fold(0u64, |hash, &word| {
+            (hash ^ u64::from_le_bytes(word)).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(29)
+        });
+        // The hash of zeros is zero: they are picked.
+        if hash >> 60 == 0 {
             let slot = &mut slots[(hash >> 40) as usize % SLOTS];
             picked += 1;
             again += u32::from(*slot == hash);
@@ -63,8 +65,8 @@ enum Way {
 #[derive(Default)]
 pub(crate) struct Packer {
     /// With a search for repetitions, and with next to none.
-    searching: Option<Compressor<'static>>,
-    plain: Option<Compressor<'static>>,
+    searcher: Option<Compressor<'static>>,
+    coder: Option<Compressor<'static>>,
     /// The frame that was made last.
     frame: Vec<u8>,
 }
@@ -110,7 +112,7 @@ impl Packer {
     /// Makes a zstd frame of `bytes` and gives its size; `None` where zstd refuses (the stream is
     /// then stored).
     fn search(&mut self, bytes: &[u8], level: i32) -> Option<usize> {
-        let compressor = get_or_new(&mut self.searching)?;
+        let compressor = get_or_try_new(&mut self.searcher, || Compressor::new(level).ok())?;
         compressor.set_compression_level(level).ok()?;
         compress(compressor, bytes, &mut self.frame)
     }
@@ -118,28 +120,30 @@ impl Packer {
     /// The same without a search for repetitions worth the name: bytes are coded by how often they
     /// occur.
     fn code(&mut self, bytes: &[u8]) -> Option<usize> {
-        let compressor = get_or_new(&mut self.plain)?;
-        for parameter in [
-            CParameter::Strategy(Strategy::ZSTD_fast),
-            CParameter::MinMatch(7),
-            CParameter::HashLog(6),
-            // In this strategy, how far to go on after a place where nothing repeats.
-            CParameter::TargetLength(STEP),
-            CParameter::LiteralCompressionMode(ParamSwitch::Enable),
-        ] {
-            compressor.set_parameter(parameter).ok()?;
-        }
-        compress(compressor, bytes, &mut self.frame)
+        compress(get_or_try_new(&mut self.coder, coder)?, bytes, &mut self.frame)
     }
 }
 
-fn get_or_new<'a>(
-    slot: &'a mut Option<Compressor<'static>>,
-) -> Option<&'a mut Compressor<'static>> {
+fn get_or_try_new<T>(slot: &mut Option<T>, new: impl FnOnce() -> Option<T>) -> Option<&mut T> {
     if slot.is_none() {
-        *slot = Compressor::new(1).ok();
+        *slot = new();
     }
     slot.as_mut()
+}
+
+fn coder() -> Option<Compressor<'static>> {
+    let mut compressor = Compressor::new(1).ok()?;
+    for parameter in [
+        CParameter::Strategy(Strategy::ZSTD_fast),
+        CParameter::MinMatch(7),
+        CParameter::HashLog(6),
+        // In this strategy, how far to go on after a place where nothing repeats.
+        CParameter::TargetLength(STEP),
+        CParameter::LiteralCompressionMode(ParamSwitch::Enable),
+    ] {
+        compressor.set_parameter(parameter).ok()?;
+    }
+    Some(compressor)
 }
 
 /// A window for all makes the frame a single segment, which says its size (SPEC.md §7.2).
@@ -216,21 +220,30 @@ pub(crate) fn parse<'a>(i: &'a [u8], field: &'static str) -> Parse<'a, Packed<'a
 }
 
 impl Packed<'_> {
-    /// How many bytes the stream says that it holds.
-    fn size(&self) -> Result<u64, Fault> {
-        if self.compressed {
-            content_size(self.bytes).map_err(|found| Fault::Stream { field: self.field, found })
-        } else {
-            Ok(self.bytes.len() as u64)
-        }
-    }
-
     /// The bytes of the stream, at most `max`.
     pub fn unpack(&self, max: u64) -> Result<Vec<u8>, Fault> {
+        self.unpack_within(0, max)
+    }
+
+    /// The bytes of the stream, which must be exactly `len`.
+    pub fn unpack_exact(&self, len: u64) -> Result<Vec<u8>, Fault> {
+        self.unpack_within(len, len)
+    }
+
+    fn unpack_within(&self, least: u64, most: u64) -> Result<Vec<u8>, Fault> {
         let stream = |found: String| Fault::Stream { field: self.field, found };
-        let size = self.size()?;
-        if size > max {
-            return Err(stream(format!("{size} bytes, more than the {max} that its block allows")));
+        let size = if self.compressed {
+            content_size(self.bytes).map_err(stream)?
+        } else {
+            self.bytes.len() as u64
+        };
+        if size < least {
+            return Err(stream(format!("{size} bytes, expected {least}")));
+        }
+        if size > most {
+            return Err(stream(format!(
+                "{size} bytes, more than the {most} that its block allows"
+            )));
         }
         if !self.compressed {
             return Ok(self.bytes.to_vec());
@@ -243,16 +256,6 @@ impl Packed<'_> {
         } else {
             Err(damaged())
         }
-    }
-
-    /// The bytes of the stream, which must be exactly `len`.
-    pub fn unpack_exact(&self, len: u64) -> Result<Vec<u8>, Fault> {
-        let size = self.size()?;
-        if size < len {
-            let found = format!("{size} bytes, expected {len}");
-            return Err(Fault::Stream { field: self.field, found });
-        }
-        self.unpack(len)
     }
 }
 

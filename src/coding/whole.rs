@@ -26,12 +26,16 @@ impl Form {
         }
     }
 
-    /// Places by which an element is rotated.
-    fn bits(self) -> u32 {
+    /// Code on the wire.
+    fn code(self) -> u8 {
         match self {
             Form::Plain => 0,
             Form::Rotated => 1,
         }
+    }
+
+    fn from_code(code: u8) -> Option<Form> {
+        [Form::Plain, Form::Rotated].into_iter().find(|form| form.code() == code)
     }
 }
 
@@ -44,13 +48,11 @@ pub(crate) fn encode(
     packer: &mut Packer,
 ) -> Vec<u8> {
     let form = Form::of(order, element_bytes);
-    let mut payload = vec![form.bits() as u8];
+    let mut payload = vec![form.code()];
     let mut plane = Vec::with_capacity(target.len() / element_bytes);
-    // Equal rows show in the lowest plane, which else looks random; others are equal by chance.
-    let mut repeats = false;
+    let repeats = packed::repeats(target);
     for p in 0..element_bytes {
         at_width!(element_bytes, take_plane(target, p, form, &mut plane));
-        repeats |= p == 0 && packed::repeats(&plane);
         packer.put(&mut payload, &plane, Content::Plane { repeats }, level);
     }
     payload
@@ -79,14 +81,10 @@ impl Planes {
     pub fn read(payload: &[u8], element_bytes: usize, elements: u64) -> Result<Planes, Bad> {
         parse::all(payload, "whole payload", |i| {
             let (mut rest, code) = parse::u8(i, "form")?;
-            let form = match code {
-                0 => Form::Plain,
-                1 => Form::Rotated,
-                _ => {
-                    let found = u64::from(code);
-                    let expected = "0 (plain) or 1 (rotated)";
-                    return parse::fail(i, Fault::Value { field: "form", found, expected });
-                }
+            let Some(form) = Form::from_code(code) else {
+                let found = u64::from(code);
+                let expected = "0 (plain) or 1 (rotated)";
+                return parse::fail(i, Fault::Value { field: "form", found, expected });
             };
             let mut planes = Vec::with_capacity(element_bytes);
             for _ in 0..element_bytes {

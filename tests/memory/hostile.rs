@@ -80,6 +80,40 @@ fn names_that_expand_are_bounded_together() {
     assert!(peak < 20_000 * (4096 + 200), "{peak} bytes");
 }
 
+/// SECURITY.md: predicted signs take 4 bytes for each column and 24 for each change of a row, once a
+/// block is applied; who only reads what it says takes none of that.
+#[test]
+fn predicted_signs_cost_a_few_bytes_for_each_column() {
+    use pulse::coding::{BlockEncoder, BlockOptions, Coding};
+    use pulse::dtype::Dtype;
+    let _alone = alone();
+    // In the first of two rows a quarter of the elements go up, here and there.
+    const COLUMNS: usize = 1 << 16;
+    let base = vec![128; 2 * COLUMNS];
+    let is_changed = |i: usize| i < COLUMNS && (i as u32).wrapping_mul(0x9e37_79b1) >> 30 == 0;
+    let target: Vec<u8> = (0..base.len()).map(|i| 128 + u8::from(is_changed(i))).collect();
+    let mut encoder = BlockEncoder::new(BlockOptions::default()).with_columns(COLUMNS as u64);
+    let block = encoder.encode(&Dtype::U8, &base, &target).unwrap().unwrap();
+    assert_eq!(block.coding, Coding::Contextual);
+    assert_eq!(block.payload[1] & 0x80, 0x80, "signs are not predicted");
+    let elements = base.len() as u64;
+    let (read, decoder) = peak(|| block.decode(&Dtype::U8, elements).unwrap());
+    // A gap and a step for each change, a copy of the stream.
+    let changes = block.changes as usize;
+    assert!(read <= 16 * changes + block.payload.len() + 16 * KIB, "{read} bytes");
+    drop(decoder);
+    let mut weights = base.clone();
+    let (applied, result) = peak(|| {
+        block.decode(&Dtype::U8, elements).and_then(|mut decoder| decoder.apply(&mut weights))
+    });
+    result.unwrap();
+    assert_eq!(weights, target);
+    let signs = applied - read;
+    println!("{signs} bytes for {COLUMNS} columns and {changes} changes of a row");
+    // 8 for a change; the list grows by doubling, and is there twice while it does.
+    assert!(signs <= 4 * COLUMNS + 3 * 8 * changes + 16 * KIB, "{signs} bytes");
+}
+
 const LARGEST_BLOCK: u64 = 64 << 16;
 
 /// A block of 4 MiB in which every element changes; the two streams are frames that say anything.

@@ -43,14 +43,21 @@ pub(crate) fn encode<W: Word>(
     let classes = Classes::choose::<W>(order, base, changes);
     let mut ranges = sorted.sort::<W>(&classes, base, changes);
     sorted.find_exceptions(&mut ranges);
-    let plain = sorted.payload::<W>(&classes, &ranges, None);
     let signs = matrix.filter(|_| can_predict::<W>(changes)).and_then(|matrix| {
         let negative = changes.values.iter().map(|&step| step & 1 == 1);
         signs::encode(matrix, changes.elements.iter().copied().zip(negative))
     });
-    match signs.map(|signs| sorted.payload::<W>(&classes, &ranges, Some(&signs))) {
-        Some(predicted) if predicted.len() < plain.len() => predicted,
-        _ => plain,
+    let Some(signs) = signs else { return sorted.payload::<W>(&classes, &ranges, None).0 };
+    let (predicted, is_dense) = sorted.payload::<W>(&classes, &ranges, Some(&signs));
+    // A sign within a dense code may cost less than a bit; one beside a gap never does.
+    if !is_dense {
+        return predicted;
+    }
+    let (plain, _) = sorted.payload::<W>(&classes, &ranges, None);
+    if predicted.len() < plain.len() {
+        predicted
+    } else {
+        plain
     }
 }
 
@@ -162,13 +169,14 @@ impl Sorted {
 }
 
 impl Sorted {
-    /// The payload, with signs among the codes or in a stream of their own.
+    /// The payload, with signs among the codes or in a stream of their own, and whether a class is
+    /// dense.
     fn payload<W: Word>(
         &self,
         classes: &Classes,
         ranges: &[ClassRange],
         signs: Option<&[u8]>,
-    ) -> Vec<u8> {
+    ) -> (Vec<u8>, bool) {
         let changes_of = |range: &ClassRange| ClassChanges {
             elements: range.elements,
             gaps: &self.gaps[range.first..range.end],
@@ -177,7 +185,8 @@ impl Sorted {
             magnitudes: &self.magnitudes[range.first_exception..range.end_exception],
             signs_apart: signs.is_some(),
         };
-        let planned = ranges.iter().map(|range| plan::<W>(&changes_of(range))).collect();
+        let planned: Vec<_> = ranges.iter().map(|range| plan::<W>(&changes_of(range))).collect();
+        let is_dense = planned.iter().any(|class| matches!(class.coded, Coded::Dense { .. }));
         let table =
             Table { lowest: classes.lowest(), predicts_signs: signs.is_some(), classes: planned };
         let mut payload = Vec::new();
@@ -188,7 +197,7 @@ impl Sorted {
         }
         bits.finish();
         payload.extend_from_slice(signs.unwrap_or_default());
-        payload
+        (payload, is_dense)
     }
 
     /// Gathers the changes of each class whose magnitude exceeds 1.

@@ -5,6 +5,7 @@
 //! a patch be reverted without any checkpoint; names in the index let one tensor be found with two
 //! reads; one kind of section for tensors with one block would be one more for every reader.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fs, io};
@@ -14,7 +15,7 @@ use pulse::tensors::Control;
 use pulse::wire::Action;
 use pulse::{Checkpoint, Decoder, Event, Limits};
 use pulse_cli::text;
-use pulse_tools::adam;
+use pulse_tools::{adam, safetensors};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -94,25 +95,22 @@ fn row(name: String, base: &Path, target: &Path) -> Result<Vec<String>> {
     ])
 }
 
-/// Writes a checkpoint of tensors of 16 KiB, before a step or after it.
-fn save(path: &Path, tensors: u64, step: usize) -> io::Result<()> {
+/// Writes checkpoints of tensors of 16 KiB, before a step and after it.
+fn save(paths: &[PathBuf; 2], tensors: usize) -> io::Result<()> {
     const ELEMENTS: usize = 8192;
-    let entry = |i: u64| {
-        let begin = 2 * ELEMENTS as u64 * i;
-        format!(
-            r#""layers.{i:05}.weight":{{"dtype":"BF16","shape":[8,1024],"data_offsets":[{begin},{}]}}"#,
-            begin + 2 * ELEMENTS as u64
-        )
-    };
-    let json = format!("{{{}}}", (0..tensors).map(entry).collect::<Vec<_>>().join(","));
-    let mut file = io::BufWriter::new(fs::File::create(path)?);
-    io::Write::write_all(&mut file, &(json.len() as u64).to_le_bytes())?;
-    io::Write::write_all(&mut file, json.as_bytes())?;
-    for i in 0..tensors {
-        let weights = adam::weights(i, ELEMENTS, [0, 1]);
-        io::Write::write_all(&mut file, &weights[step])?;
+    let mut files = Vec::new();
+    for path in paths {
+        let mut file = io::BufWriter::new(fs::File::create(path)?);
+        file.write_all(&safetensors::header(tensors, 2 * ELEMENTS))?;
+        files.push(file);
     }
-    io::Write::flush(&mut file)
+    for i in 0..tensors {
+        let weights = adam::weights(i as u64, ELEMENTS, [0, 1]);
+        for (file, weights) in files.iter_mut().zip(weights) {
+            file.write_all(&weights)?;
+        }
+    }
+    files.iter_mut().try_for_each(Write::flush)
 }
 
 fn run(arguments: &[String]) -> Result<()> {
@@ -120,11 +118,10 @@ fn run(arguments: &[String]) -> Result<()> {
     if let [option, tensors] = arguments {
         if option == "--tensors" {
             let directory = tempfile::tempdir()?;
-            let [base, target] =
+            let paths =
                 [0, 1].map(|step| directory.path().join(format!("step-{step}.safetensors")));
-            save(&base, tensors.parse()?, 0)?;
-            save(&target, tensors.parse()?, 1)?;
-            rows.push(row(format!("{tensors} small tensors"), &base, &target)?);
+            save(&paths, tensors.parse()?)?;
+            rows.push(row(format!("{tensors} small tensors"), &paths[0], &paths[1])?);
         }
     }
     if rows.is_empty() {

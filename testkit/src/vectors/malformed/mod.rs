@@ -27,7 +27,7 @@ pub fn at_limits() -> Vec<(Good, Limits)> {
 
 pub struct Malformed {
     pub name: String,
-    /// The kinds of error that a reader may give; ours give the first.
+    /// The kinds of error that a reader may give.
     pub errors: Vec<&'static str>,
     /// Numbers of the requirements of SPEC.md that it breaks.
     pub rules: &'static str,

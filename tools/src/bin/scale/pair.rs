@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use pulse_tools::adam;
+use pulse_tools::{adam, safetensors};
 
 /// Optimizer steps from each checkpoint to the next. About 3% of the elements change.
 pub const STEPS: u32 = 8;
@@ -23,22 +23,6 @@ impl Layout {
     pub fn bytes(&self) -> u64 {
         self.tensors as u64 * self.tensor_bytes as u64
     }
-
-    /// What comes before the tensors in a safetensors file.
-    fn header(&self) -> Vec<u8> {
-        let rows = self.tensor_bytes / 2 / 1024;
-        let tensor = |i: usize| {
-            let begin = i * self.tensor_bytes;
-            let end = begin + self.tensor_bytes;
-            format!(
-                r#""layers.{i:05}.weight":{{"dtype":"BF16","shape":[{rows},1024],"data_offsets":[{begin},{end}]}}"#
-            )
-        };
-        let tensors: Vec<String> = (0..self.tensors).map(tensor).collect();
-        let mut json = format!("{{{}}}", tensors.join(","));
-        json.push_str(&" ".repeat(json.len().next_multiple_of(8) - json.len()));
-        [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
-    }
 }
 
 /// Files in a directory, which takes them along when it goes.
@@ -55,7 +39,7 @@ impl Pair {
         for name in ["before", "base", "target"] {
             files.push(File::create(pair.path(name))?);
         }
-        let header = layout.header();
+        let header = safetensors::header(layout.tensors, layout.tensor_bytes);
         files.iter_mut().try_for_each(|file| file.write_all(&header))?;
 
         let elements = layout.bytes() / 2;
