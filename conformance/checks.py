@@ -326,8 +326,8 @@ def python_outcome(row):
 # What reads patches and the files of checkpoints; tests at the end of a file are not looked at.
 RUST_FILES = """
     parse.rs varint.rs bits.rs packed.rs limits.rs wire/mod.rs wire/block.rs wire/file.rs wire/footer.rs wire/header.rs
-    wire/index.rs wire/tensor.rs coding/flat.rs coding/whole.rs coding/contextual/decode.rs coding/contextual/signs.rs
-    coding/contextual/table.rs stream/framing.rs stream/grammar.rs stream/push.rs stream/pull.rs stream/tally.rs
+    wire/index.rs wire/tensor.rs coding/flat.rs coding/matrix.rs coding/whole.rs coding/contextual/decode.rs
+    coding/contextual/signs.rs coding/contextual/table.rs stream/framing.rs stream/grammar.rs stream/push.rs stream/pull.rs stream/tally.rs
     tensors/target.rs tensors/diagnose.rs patch/tail.rs checkpoint/safetensors.rs checkpoint/json.rs checkpoint/index.rs
     checkpoint/names.rs checkpoint/layout.rs checkpoint/tree.rs checkpoint/plan.rs checkpoint/companions.rs
     checkpoint/apply.rs

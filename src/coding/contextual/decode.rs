@@ -115,7 +115,7 @@ impl Walk {
             self.end[class] = self.changes.len();
             self.countdown[class] = self.gap(class);
         }
-        let padded = bytes.get(bits.position() as usize / 8).copied().unwrap_or(0);
+        let padded = bytes.get((bits.position() / 8) as usize).copied().unwrap_or(0);
         let stream = bits.rest().map_err(|bad| match bad {
             BadBits::Padding => Fault::Reserved { field: "padding bits", found: padded },
             BadBits::Short => short(),

@@ -27,7 +27,7 @@ struct Model {
     weight: i32,
     /// Factors of each column.
     columns: Vec<[i16; 2]>,
-    /// The changes of the row so far: column and sign, 1 or −1.
+    /// The changes of the row so far: column and sign, [`ONE`] or less than zero.
     changes: Vec<(u32, i32)>,
 }
 
@@ -94,7 +94,8 @@ impl Model {
 
 /// One half of a range coder of 32 bits.
 trait Coder {
-    /// Codes whether a sign is negative, which has not this probability in 65,536; gives it back.
+    /// Codes whether a sign is negative, and gives it back; `positive` is the probability, in 65,536,
+    /// that it is not. A decoder does not look at what it is given.
     fn code(&mut self, positive: u32, negative: bool) -> bool;
 }
 
