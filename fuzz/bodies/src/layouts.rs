@@ -606,7 +606,8 @@ fn resolve_links(
             Some(end) => files[end].clone(),
             None => Found::Odd("not-a-file"),
         };
-        let leads = [MODULES, PIPELINE].contains(&split(&link).1) || link.ends_with(".index.json");
+        // Lists of parts lead to tensors at the top alone, an index wherever it is.
+        let leads = [MODULES, PIPELINE].contains(&link.as_str()) || link.ends_with(".index.json");
         let own = end.file_name().and_then(|name| name.to_str());
         if let Some(why) = own.and_then(why_not_a_companion).filter(|_| !leads) {
             left_out.insert(link.clone(), why);
