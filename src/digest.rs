@@ -31,7 +31,8 @@ impl FromStr for Digest {
     fn from_str(hex: &str) -> Result<Self, ParseDigestError> {
         let bad = || ParseDigestError { found: hex.into() };
         let mut bytes = [0; 32];
-        if hex.len() != 64 || !hex.is_ascii() {
+        // No signs, which numbers may have.
+        if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(bad());
         }
         for (i, byte) in bytes.iter_mut().enumerate() {
@@ -47,4 +48,26 @@ impl FromStr for Digest {
 pub struct ParseDigestError {
     /// The text.
     pub found: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_64_hexadecimal_digits_and_nothing_else() {
+        let digest = Digest([0xa5; 32]);
+        let hex = "a5".repeat(32);
+        assert_eq!(
+            (digest.to_string(), format!("{digest:?}")),
+            (hex.clone(), format!("Digest({hex})"))
+        );
+        assert_eq!(hex.parse(), Ok(digest));
+        assert_eq!(hex.to_uppercase().parse(), Ok(digest));
+        let signed = "+5".repeat(32);
+        for wrong in ["", "a5", &hex[1..], &format!("{hex}a5"), &"é".repeat(32), &signed] {
+            let error = wrong.parse::<Digest>().unwrap_err();
+            assert_eq!(error, ParseDigestError { found: wrong.into() });
+        }
+    }
 }

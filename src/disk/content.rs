@@ -220,6 +220,47 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_in_a_directory_is_told_by_names() {
+        let newest = |name: &str| Content::Checkpoints { newest: name.into() };
+        for (files, content) in [
+            (&[][..], Content::EmptyDirectory),
+            (&["model.safetensors", "a.bin"], Content::Checkpoint),
+            (&["a.gguf", "a.bin"], Content::Ggufs),
+            (&["a.bin", "a.pulse"], Content::Pickles),
+            (&["a.ckpt"], Content::Pickles),
+            (&["a.pulse", "notes"], Content::Patches),
+            (&["notes", ".hidden.safetensors"], Content::Directory),
+            // The greatest number, whatever else is there, and not the name of a file.
+            (&["step_9/a.safetensors", "step_10/a.safetensors", "step_11"], newest("step_10")),
+            (&["step_1/a.safetensors", "step_2/notes", "a.gguf"], newest("step_1")),
+            (&["run/step_3/a.safetensors", "run/step_12/a.safetensors"], newest("run/step_12")),
+            (&["run/step_3/deep/a.safetensors"], Content::Directory),
+            (&[".cache/a.safetensors"], Content::Directory),
+            (&["step_1/.a.safetensors"], Content::Directory),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            for file in files {
+                let path = dir.path().join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+            assert_eq!(of_directory(dir.path()), content, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_names_are_looked_at_than_are_left() {
+        let dir = tempfile::tempdir().unwrap();
+        ["a", "b", "c"].iter().for_each(|name| fs::write(dir.path().join(name), "").unwrap());
+        let mut left = 5;
+        assert_eq!(names(dir.path(), &mut left).len(), 3);
+        assert_eq!(left, 2);
+        assert_eq!(names(dir.path(), &mut left).len(), 2);
+        assert_eq!(left, 0);
+        assert!(names(dir.path(), &mut left).is_empty());
+    }
+
+    #[test]
     fn the_greatest_number_is_the_newest() {
         for (name, found) in [
             ("step_41", Some(41)),

@@ -104,10 +104,10 @@ impl Disk {
         for (end, _) in name.match_indices('/') {
             let path = directory.join(&name[..end]);
             self.before(Call::CreateDirectory)?;
-            match fs::create_dir(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                Err(error) if !fs::symlink_metadata(&path)?.is_dir() => return Err(error),
-                _ => {}
+            if let Err(error) = fs::create_dir(&path) {
+                if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+                    return Err(error);
+                }
             }
         }
         Ok(())
@@ -350,5 +350,80 @@ mod tests {
         for kind in [io::ErrorKind::Other, io::ErrorKind::StorageFull] {
             assert_eq!(sync(kind), Err(kind));
         }
+    }
+
+    #[derive(Debug)]
+    struct Allowing;
+
+    impl Watch for Allowing {
+        fn before(&self, _: Call<'_>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_directory_of_a_test_is_not_synced_and_a_real_one_is() {
+        let nowhere = Path::new("no such directory");
+        let error = Disk::default().sync_directory(nowhere).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        Disk::watched(Arc::new(Allowing)).sync_directory(nowhere).unwrap();
+    }
+
+    #[test]
+    fn what_is_removed_need_not_be_there_and_must_be_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, path) = (Disk::default(), dir.path().join("file"));
+        fs::write(&path, "").unwrap();
+        disk.remove(&path).unwrap();
+        assert!(!path.exists());
+        disk.remove(&path).unwrap();
+        disk.remove(dir.path()).unwrap_err();
+    }
+
+    #[test]
+    #[cfg(feature = "checkpoint")]
+    fn directories_are_made_once_and_never_through_something_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str| Disk::default().create_directories(dir.path(), name);
+        make("a/b/file").unwrap();
+        make("a/b/file").unwrap();
+        assert!(dir.path().join("a/b").is_dir() && !dir.path().join("a/b/file").exists());
+        fs::write(dir.path().join("taken"), "").unwrap();
+        assert_eq!(make("taken/file").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        make(&format!("{}/file", "long".repeat(100))).unwrap_err();
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("a", dir.path().join("link")).unwrap();
+            assert_eq!(make("link/file").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        }
+    }
+
+    #[test]
+    #[cfg(all(unix, feature = "checkpoint"))]
+    fn a_parked_file_is_written_where_it_was_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+        let mut file = Disk::default().create_new(&path).unwrap();
+        file.write_all_at(b"abc", 0).unwrap();
+        file.park().unwrap();
+        // A handle that is closed reads nothing when its file has no name any more.
+        file.write_all_at(b"d", 3).unwrap();
+        let mut bytes = [0; 2];
+        file.read_exact_at(&mut bytes, 2).unwrap();
+        assert_eq!(&bytes, b"cd");
+        fs::write(&other, "other").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(file.write_all_at(b"x", 0).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"other");
+    }
+
+    #[test]
+    fn a_file_written_from_its_start_to_its_end_holds_all_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = Disk::default().create_new(&path).unwrap();
+        let mut out = Sequential { file: &file, offset: 2 };
+        ["ab", "c", "de"].iter().for_each(|text| out.write_all(text.as_bytes()).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"\0\0abcde");
     }
 }

@@ -32,11 +32,15 @@ pub(crate) enum Locked {
 
 /// Locks an open file until it is closed; the system takes the lock from a process that dies.
 pub(crate) fn try_lock(file: &File, access: Access) -> io::Result<Locked> {
-    let locked = match access {
+    told(match access {
         Access::Read => file.try_lock_shared(),
         Access::Change => file.try_lock(),
-    };
-    match locked {
+    })
+}
+
+/// What the answer of the system means.
+fn told(answer: Result<(), TryLockError>) -> io::Result<Locked> {
+    match answer {
         Ok(()) => Ok(Locked::Yes),
         Err(TryLockError::WouldBlock) => Ok(Locked::Busy),
         Err(TryLockError::Error(error)) if has_no_locks(&error) => Ok(Locked::Unsupported),
@@ -176,6 +180,45 @@ mod tests {
         assert_eq!(try_lock(&one, Access::Change).unwrap(), Locked::Busy);
         drop(two);
         assert_eq!(try_lock(&one, Access::Change).unwrap(), Locked::Yes);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_system_without_locks_is_told_from_one_that_fails() {
+        let answer = |error: io::Error| told(Err(TryLockError::Error(error)));
+        let no_locks = rustix::io::Errno::NOLCK.raw_os_error();
+        assert_eq!(answer(io::Error::from_raw_os_error(no_locks)).unwrap(), Locked::Unsupported);
+        assert_eq!(answer(io::ErrorKind::Unsupported.into()).unwrap(), Locked::Unsupported);
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::Other] {
+            assert_eq!(answer(kind.into()).unwrap_err().kind(), kind);
+        }
+        assert_eq!(told(Err(TryLockError::WouldBlock)).unwrap(), Locked::Busy);
+        assert_eq!(told(Ok(())).unwrap(), Locked::Yes);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_is_gone_only_for_those_who_can_tell() {
+        let own = Holder::own();
+        let gone = Holder { started: "1".into(), ..own.clone() };
+        assert!(gone.is_gone(&own) && !own.is_gone(&own));
+        // Without a name of the machine, or of its start, all machines look alike.
+        for unknown in [
+            Holder { host: String::new(), ..own.clone() },
+            Holder { boot: String::new(), ..own.clone() },
+        ] {
+            let gone = Holder { started: "1".into(), ..unknown.clone() };
+            assert!(!gone.is_gone(&unknown));
+        }
+        assert_eq!(started(u32::MAX), "");
+        assert!(own.started.bytes().all(|digit| digit.is_ascii_digit()), "{own:?}");
+    }
+
+    #[test]
+    fn a_lock_file_that_cannot_be_made_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let nowhere = dir.path().join("nowhere");
+        assert_eq!(LockFile::take(&nowhere, &Disk::default()).unwrap_err().kind(), "io");
     }
 
     #[test]

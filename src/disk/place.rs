@@ -107,11 +107,6 @@ impl Place {
         parent(&self.path)
     }
 
-    /// Whether a regular file is replaced.
-    pub fn replaces(&self) -> bool {
-        self.existing == Existing::Replace
-    }
-
     /// Looks again, right before the output takes its name: what is there must be what was there.
     pub fn check(&self, shape: Shape) -> Result<()> {
         let inputs: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
@@ -353,6 +348,70 @@ mod tests {
         assert_eq!(mode, if has_lists { 0o600 } else { 0o640 });
     }
 
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_replaces_a_file_is_private_until_it_is_whole_and_then_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        fs::write(&path, "old").unwrap();
+        for kept in [0o640, 0o444, 0o600] {
+            set_mode(&path, kept);
+            crate::disk::staged::write_whole(&path, Existing::Replace, &[], |_| {
+                let entries = fs::read_dir(dir.path()).unwrap();
+                let mut modes: Vec<u32> =
+                    entries.map(|entry| mode(&entry.unwrap().path())).collect();
+                modes.sort_unstable();
+                let mut expected = [kept, 0o600];
+                expected.sort_unstable();
+                assert_eq!(modes, expected);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(mode(&path), kept);
+        }
+    }
+
+    #[test]
+    fn a_mode_that_is_needed_for_now_is_added_to_the_one_that_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (taken, made) = (dir.path().join("taken"), dir.path().join("made"));
+        let file = File::create(&made).unwrap();
+        fs::write(&taken, "").unwrap();
+        for (kept, needs, expected) in
+            [(0o640, 0, 0o640), (0o750, 0o700, 0o750), (0o050, 0o700, 0o750), (0o4755, 0, 0o755)]
+        {
+            set_mode(&taken, kept);
+            keep_access(&taken, &fs::metadata(&taken).unwrap(), &file, needs).unwrap();
+            assert_eq!(mode(&made), expected, "{kept:o} and {needs:o}");
+        }
+    }
+
+    #[test]
+    fn a_journal_may_be_read_by_those_who_may_read_what_it_is_of_and_by_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, journal) = (dir.path().join("model"), dir.path().join("journal"));
+        fs::write(&path, "").unwrap();
+        let file = File::create(&journal).unwrap();
+        for (model, before, expected) in [
+            (0o640, 0o600, 0o640),
+            (0o755, 0o600, 0o644),
+            (0o644, 0o640, 0o640),
+            (0o600, 0o644, 0o600),
+        ] {
+            set_mode(&path, model);
+            set_mode(&journal, before);
+            lessen_access(&path, &fs::metadata(&path).unwrap(), &file).unwrap();
+            assert_eq!(mode(&journal), expected, "{model:o} after {before:o}");
+        }
+    }
+
     #[test]
     fn a_place_that_cannot_be_looked_at_is_none() {
         let directory = tempfile::tempdir().unwrap();
@@ -362,6 +421,13 @@ mod tests {
         assert!(find(&directory.path().join("new")).is_ok());
         let below_a_file = find(&file.join("new")).map(|_| ()).unwrap_err();
         assert_eq!(below_a_file.kind(), "io");
+        // A link to nowhere is told from one that leads around.
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert_eq!(find(&link).map(|_| ()).unwrap_err().kind(), "exists");
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("link", &link).unwrap();
+        assert_eq!(find(&link).map(|_| ()).unwrap_err().kind(), "io");
     }
 
     #[test]

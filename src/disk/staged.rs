@@ -129,14 +129,11 @@ fn persist(file: NamedTempFile, place: &Place, disk: &Disk) -> Result<()> {
     place.keep_access(file.as_file(), 0)?;
     disk.before(Call::Rename { from: file.path(), to: path })
         .map_err(failed("renaming to", path))?;
-    let file = if place.replaces() {
-        file
-    } else {
-        match file.persist_noclobber(path) {
-            Ok(_) => return sync_parent(place, disk),
-            // Taken, which the look below says; or this file system has no way but to look first.
-            Err(error) => error.file,
-        }
+    let file = match file.persist_noclobber(path) {
+        Ok(_) => return sync_parent(place, disk),
+        // Taken, which may be right and the look below says; or this file system has no way but to
+        // look first.
+        Err(error) => error.file,
     };
     // Looked at again: something else may have come there while the work was done.
     place.check(Shape::File)?;
