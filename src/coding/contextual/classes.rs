@@ -1,6 +1,6 @@
 //! Classes: the exponent of the base element, clamped to a range that suits the block.
 
-use super::{magnitude, LANES};
+use super::magnitude;
 use crate::changes::Changes;
 use crate::word::{Order, Word};
 
@@ -10,6 +10,8 @@ pub(crate) const CLASSES_MAX: usize = 32;
 const SAMPLES: usize = 1 << 12;
 /// Elements of a stride.
 const STRIDE: usize = 32;
+/// Counters that neighbouring elements use in turn, so that they do not wait for one another.
+const LANES: usize = 4;
 /// Bits that one more class costs in the table.
 const TABLE_BITS: u64 = 40;
 const EMPTY_TABLE_BITS: u64 = 8;

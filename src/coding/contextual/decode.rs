@@ -1,18 +1,20 @@
 //! Reading a contextual block: the classes first, then one walk over the base with a countdown
 //! for each class.
 
+use fearless_simd::Level;
+
 use super::classes::{Classes, CLASSES_MAX};
+use super::masks::{Ahead, Tile, NEVER};
 use super::signs::Signs;
 use super::table::{self, ClassTable, Coded, RAW_GAP_BITS};
-use super::TILE;
 use crate::bits::{BadBits, BitReader};
 use crate::coding::{Matrix, PayloadBits};
 use crate::error::Fault;
 use crate::parse::{self, Bad};
 use crate::word::{at_width, Order, ValueForm, Word};
 
-/// The place of a class that has no more changes: further than any block reaches.
-const NEVER: u32 = u32::MAX;
+/// Where more than one of so many elements changes, each is looked at: most groups then have changes.
+const SPARSE: u64 = 16;
 
 /// A contextual block that is being applied.
 #[derive(Debug)]
@@ -27,11 +29,12 @@ pub(crate) struct Walk {
     signs: Option<Box<Signs>>,
     /// Elements that were passed.
     done: u64,
-    /// For each class: elements until its next change, where in `changes` that is, and where the
-    /// changes of the class end.
-    countdown: [u32; CLASSES_MAX],
+    ahead: Ahead,
+    /// For each class, where in `changes` the next one to be applied is.
     next: [usize; CLASSES_MAX],
-    end: [usize; CLASSES_MAX],
+    is_sparse: bool,
+    /// Elements of a tile that change.
+    due: Vec<u32>,
 }
 
 impl Walk {
@@ -77,9 +80,10 @@ impl Walk {
             changes: Vec::with_capacity(usize::try_from(declared).unwrap_or(0)),
             signs: None,
             done: 0,
-            countdown: [NEVER; CLASSES_MAX],
+            ahead: Ahead::new(classes.count()),
             next: [0; CLASSES_MAX],
-            end: [0; CLASSES_MAX],
+            is_sparse: declared.saturating_mul(SPARSE) <= elements,
+            due: Vec::new(),
         };
         walk.read(rest, &table, raw_bits, matrix, changes).map_err(bad)?;
         Ok(walk)
@@ -112,8 +116,7 @@ impl Walk {
                 return Err(short());
             }
             changed += read?;
-            self.end[class] = self.changes.len();
-            self.countdown[class] = self.gap(class);
+            self.ahead.begin(class, self.next[class], &self.changes);
         }
         let padded = bytes.get((bits.position() / 8) as usize).copied().unwrap_or(0);
         let stream = bits.rest().map_err(|bad| match bad {
@@ -138,28 +141,26 @@ impl Walk {
     /// Applies the changes to the next elements, in place.
     #[inline(always)]
     pub fn apply<W: Word>(&mut self, chunk: &mut [u8]) {
-        let (classes, order) = (self.classes, self.order);
-        // Copied so that the loop need not assume that anything else changes them.
-        let mut countdown = self.countdown;
-        let mut done = self.done;
-        let mut tile = [0u8; TILE];
-        for chunk in chunk.chunks_mut(TILE * W::BYTES) {
-            let tile = &mut tile[..chunk.len() / W::BYTES];
-            classes.fill::<W>(chunk, tile);
-            for (element, &class) in tile.iter().enumerate() {
-                let class = usize::from(class) % CLASSES_MAX;
-                let left = countdown[class];
-                countdown[class] = left.wrapping_sub(1);
-                if left == 0 {
-                    let (step, gap) = self.advance(class, done + element as u64);
-                    countdown[class] = gap;
-                    let word = &mut chunk[element * W::BYTES..(element + 1) * W::BYTES];
-                    ValueForm::UlpStep.target(order, W::load(word), W::narrow(step)).store(word);
-                }
+        let (classes, level) = (self.classes, Level::new());
+        let (mut tile, mut due) = (Tile::new(), std::mem::take(&mut self.due));
+        for chunk in chunk.chunks_mut(Tile::ELEMENTS * W::BYTES) {
+            let elements = chunk.len() / W::BYTES;
+            tile.fill(level, elements, |filled| classes.fill::<W>(chunk, filled));
+            due.clear();
+            if self.is_sparse {
+                tile.due(level, &mut self.ahead, &self.changes, &mut due);
+            } else {
+                self.ahead.due_one_by_one(&tile, elements, &self.changes, &mut due);
             }
-            done += tile.len() as u64;
+            for &element in &due {
+                let at = element as usize;
+                let step = self.step(tile.class(at), self.done + u64::from(element));
+                let word = &mut chunk[at * W::BYTES..(at + 1) * W::BYTES];
+                ValueForm::UlpStep.target(self.order, W::load(word), W::narrow(step)).store(word);
+            }
+            self.done += elements as u64;
         }
-        (self.countdown, self.done) = (countdown, done);
+        self.due = due;
     }
 
     /// The zigzag steps of all changes, class after class; `None` where signs are predicted, which
@@ -175,32 +176,23 @@ impl Walk {
         self.account
     }
 
-    /// The step of the change that is due in a class at this element, and the gap to the next one.
+    /// The step of the change that is due in a class at this element.
     #[inline]
-    fn advance(&mut self, class: usize, element: u64) -> (u64, u32) {
+    fn step(&mut self, class: usize, element: u64) -> u64 {
         let next = self.next[class];
         self.next[class] = next + 1;
-        // A countdown runs out only where a change is left.
-        let mut step = self.changes.get(next).map_or(0, |change| change.1);
-        if let Some(signs) = self.signs.as_mut().filter(|_| step != 0) {
+        // It is due only where a change is left.
+        let step = self.changes.get(next).map_or(0, |change| change.1);
+        match self.signs.as_mut().filter(|_| step != 0) {
             // Less than half the range, so the zigzag fits.
-            step = 2 * step - u64::from(signs.next(element));
-        }
-        (step, self.gap(class))
-    }
-
-    fn gap(&self, class: usize) -> u32 {
-        let next = self.next[class];
-        if next < self.end[class] {
-            self.changes[next].0
-        } else {
-            NEVER
+            Some(signs) => 2 * step - u64::from(signs.next(element)),
+            None => step,
         }
     }
 
     /// Checks, at the end of the block, that every class gave all of its changes.
     pub fn finish(&self, elements: u64) -> Result<(), Fault> {
-        match (0..CLASSES_MAX).find(|&class| self.next[class] != self.end[class]) {
+        match self.ahead.unfinished() {
             None if self.signs.as_ref().is_none_or(|signs| signs.is_complete()) => Ok(()),
             None => Err(Fault::Stream {
                 field: "signs",
@@ -208,7 +200,7 @@ impl Walk {
             }),
             // Its gaps go past the last element of the class: a lie, or the wrong base.
             Some(class) => Err(Fault::Position {
-                found: elements + u64::from(self.countdown[class]),
+                found: elements + u64::from(self.ahead.left(class)),
                 elements,
             }),
         }

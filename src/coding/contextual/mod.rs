@@ -7,6 +7,7 @@
 
 mod classes;
 mod decode;
+mod masks;
 mod signs;
 mod table;
 
@@ -17,6 +18,8 @@ use crate::changes::Changes;
 use crate::coding::Matrix;
 use crate::word::{Order, Word};
 use classes::Classes;
+use fearless_simd::Level;
+use masks::Tile;
 use table::{ClassTable, Coded, Table, RAW_GAP_BITS};
 
 /// Scratch space of the encoder: the changes sorted by class.
@@ -100,11 +103,6 @@ struct ClassRange {
     end_exception: usize,
 }
 
-/// Counters that neighbouring elements use in turn, so that they do not wait for one another.
-const LANES: usize = 4;
-/// Elements whose classes are found at once, in a table that stays in the fastest cache.
-const TILE: usize = 1024;
-
 impl Sorted {
     /// Counts the elements of each class up to each change: one pass over the base.
     fn sort<W: Word>(
@@ -126,43 +124,28 @@ impl Sorted {
         self.gaps.resize(changes.elements.len(), 0);
         self.steps.resize(changes.elements.len(), 0);
 
-        let mut seen = [[0u32; 32]; LANES];
-        // For each class: where its next change goes, and the element after the one before.
-        let mut next: [usize; 32] = [0; 32];
-        let mut after = [0u32; 32];
-        next.iter_mut().zip(&ranges).for_each(|(next, range)| *next = range.first);
-        let mut tile = [0u8; TILE];
-        let mut pending = changes.elements.iter().zip(&changes.values).peekable();
-        let mut start = 0usize;
-        for bytes in base.chunks(TILE * W::BYTES) {
-            let tile = &mut tile[..bytes.len() / W::BYTES];
-            classes.fill::<W>(bytes, tile);
-            // Lanes take whole quads; of the quad that a change is in, those before it are added.
-            let (quads, rest) = tile.as_chunks::<LANES>();
-            let mut done = 0;
-            while let Some((&element, &step)) =
-                pending.next_if(|(&element, _)| element as usize - start < bytes.len() / W::BYTES)
-            {
-                let at = element as usize - start;
-                let quad = at / LANES;
-                count_quads(&mut seen, &quads[done..quad]);
-                done = quad;
-                let near = quads.get(quad).map_or(rest, |quad| quad);
-                let class = near[at % LANES] & 31;
-                let before = near.iter().take(at % LANES).filter(|&&other| other == class).count();
-                let class = usize::from(class);
-                let place = seen.iter().map(|lane| lane[class]).sum::<u32>() + before as u32;
-                self.gaps[next[class]] = place - after[class];
-                self.steps[next[class]] = step;
+        // For each class: elements so far, where its next change goes, and the element after the one
+        // before.
+        let mut seen = vec![0u32; classes.count()];
+        let mut next: Vec<usize> = ranges.iter().map(|range| range.first).collect();
+        let mut after = vec![0u32; classes.count()];
+        let (level, mut tile) = (Level::new(), Tile::new());
+        let mut pending = changes.elements.iter().map(|&element| element as usize).peekable();
+        let mut steps = changes.values.iter();
+        for (number, bytes) in base.chunks(Tile::ELEMENTS * W::BYTES).enumerate() {
+            let (start, elements) = (number * Tile::ELEMENTS, bytes.len() / W::BYTES);
+            tile.fill(level, elements, |filled| classes.fill::<W>(bytes, filled));
+            let here =
+                std::iter::from_fn(|| pending.next_if(|element| *element < start + elements));
+            tile.rank(level, &mut seen, here.map(|element| element - start), |class, rank| {
+                self.gaps[next[class]] = rank - after[class];
+                self.steps[next[class]] = steps.next().copied().unwrap_or_default();
                 next[class] += 1;
-                after[class] = place + 1;
-            }
-            count_quads(&mut seen, &quads[done..]);
-            rest.iter().for_each(|&class| seen[0][usize::from(class & 31)] += 1);
-            start += tile.len();
+                after[class] = rank + 1;
+            });
         }
-        for (class, range) in ranges.iter_mut().enumerate() {
-            range.elements = seen.iter().map(|lane| u64::from(lane[class])).sum();
+        for (range, seen) in ranges.iter_mut().zip(seen) {
+            range.elements = u64::from(seen);
         }
         ranges
     }
@@ -219,15 +202,6 @@ impl Sorted {
                 after = if exceeds { number as u32 + 1 } else { after };
             }
             range.end_exception = count;
-        }
-    }
-}
-
-#[inline(always)]
-fn count_quads(seen: &mut [[u32; 32]; LANES], quads: &[[u8; LANES]]) {
-    for quad in quads {
-        for (lane, &class) in seen.iter_mut().zip(quad) {
-            lane[usize::from(class & 31)] += 1;
         }
     }
 }
