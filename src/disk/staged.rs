@@ -297,3 +297,16 @@ impl Staged {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_alone_is_in_the_directory_of_the_process() {
+        for (path, home) in [("file", "."), ("a/file", "a"), ("/file", "/"), ("/", "."), ("", ".")]
+        {
+            assert_eq!(parent(Path::new(path)), Path::new(home), "{path}");
+        }
+    }
+}

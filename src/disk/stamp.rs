@@ -96,3 +96,24 @@ impl Stamp {
         (now.modified != self.modified || now.changed != self.changed).then_some(Change::Written)
     }
 }
+
+#[cfg(all(test, feature = "checkpoint"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_the_same_or_on_two_devices_only_where_that_is_known() {
+        let [here, there, beside, unknown] =
+            [Some((1, 7)), Some((2, 7)), Some((1, 8)), None].map(Identity);
+        for (one, other, is_same, is_apart) in [
+            (here, here, true, false),
+            (here, there, false, true),
+            (here, beside, false, false),
+            (here, unknown, false, false),
+            (unknown, unknown, false, false),
+        ] {
+            assert_eq!(one.is(&other), is_same, "{one:?} {other:?}");
+            assert_eq!(one.is_on_another_device(&other), is_apart, "{one:?} {other:?}");
+        }
+    }
+}

@@ -58,10 +58,13 @@ pub(crate) fn is_of_an_equal(_: &Path) -> bool {
 /// Whether so many files of a checkpoint are too many to be kept open: those of base, target and output
 /// together would need more than the process may have.
 pub(crate) fn is_crowded(files: usize) -> bool {
+    open_files_max().is_some_and(|max| exceeds(files, max))
+}
+
+fn exceeds(files: usize, max: u64) -> bool {
     /// The patch, standard streams, what the caller has open.
     const OTHERS: usize = 32;
-    let needed = files.saturating_mul(3).saturating_add(OTHERS);
-    open_files_max().is_some_and(|max| needed as u64 > max)
+    files.saturating_mul(3).saturating_add(OTHERS) as u64 > max
 }
 
 #[cfg(unix)]
@@ -158,6 +161,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_name_that_is_said_to_be_taken_is_taken() {
+        let taken: Step = |_, _| Err(io::ErrorKind::AlreadyExists.into());
+        let cannot: Step = |_, _| Err(io::ErrorKind::Unsupported.into());
+        let rename: Step = |from, to| fs::rename(from, to);
+        let directory = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| directory.path().join(name));
+        fs::write(&from, "new").unwrap();
+        for (no_replace, link) in [(taken, rename), (cannot, taken)] {
+            let refused = rename_new_by(&from, &to, no_replace, link).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+            assert!(from.exists() && !to.exists());
+        }
+    }
+
+    #[test]
+    fn files_are_too_many_where_three_of_each_exceed_the_limit() {
+        assert!(
+            !exceeds(0, 32) && exceeds(1, 34) && !exceeds(1, 35) && exceeds(usize::MAX, 1 << 20)
+        );
+        #[cfg(target_os = "linux")]
+        {
+            let max = open_files_max().expect("a limit");
+            assert_eq!((is_crowded(1), is_crowded(max as usize)), (max < 35, true));
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn room_is_known_where_the_file_system_counts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(free_bytes(dir.path()).is_some_and(|bytes| bytes > 0));
+        assert_eq!(free_bytes(Path::new("/proc")), None);
+        assert_eq!(free_bytes(&dir.path().join("nowhere")), None);
+    }
+
     /// In /tmp everyone may leave a journal, and only the owner of a file may replace it.
     #[test]
     #[cfg(unix)]
@@ -187,6 +226,5 @@ mod tests {
         rename_new(&a, &c).unwrap();
         assert!(!a.exists());
         assert_eq!(fs::read(&c).unwrap(), b"a");
-        assert!(free_bytes(dir.path()).is_none_or(|bytes| bytes > 0));
     }
 }

@@ -3,16 +3,16 @@
 //! `cargo run --release -p pulse-tools --bin scale [-- --gib 0.25,1,4 --dir DIR]`
 //!
 //! Every command runs as a process of its own, as users run it, several times. Beside it, in each
-//! round, run the two things that nothing could beat: hashing the target with one-thread SHA-256, and
-//! copying it. Ratios are medians over rounds; they carry over to other machines, seconds do not.
+//! round, run what nothing could beat: hashing the target with one-thread SHA-256, by this library's
+//! crate and by Python's hashlib, and copying it. Ratios are medians over rounds; they carry over to other machines, seconds do not.
 
 mod measure;
 mod pair;
 mod table;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{self, ExitCode};
 
 use clap::Parser;
 use pulse_cli::text;
@@ -31,6 +31,9 @@ struct Options {
     /// Where the checkpoints go, three at a time [default: /dev/shm, or a temporary directory if there is none]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Optimizer steps from each checkpoint to the next: 1 changes about 0.5% of the elements, 8 change 3%.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,8")]
+    steps: Vec<u32>,
     /// Rounds after the first, which counts apart.
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
@@ -41,7 +44,7 @@ struct Options {
 
 /// Bytes of a tensor where size is the question, and where the number of tensors is.
 const LARGE: usize = 8 << 20;
-const SMALL: Layout = Layout { tensors: 40_000, tensor_bytes: 16 << 10 };
+const SMALL: Layout = Layout { tensors: 40_000, tensor_bytes: 16 << 10, steps: 8 };
 
 /// A checkpoint pair, the program, and what it may be asked to do.
 struct Case<'a> {
@@ -53,30 +56,41 @@ struct Case<'a> {
     base_patch: bool,
 }
 
+/// What the program is asked to do.
+struct Command {
+    name: &'static str,
+    arguments: Vec<OsString>,
+    /// The file that it leaves, which must not be there before.
+    leaves: Option<PathBuf>,
+    /// That file is a copy of the base at first.
+    in_place: bool,
+}
+
 impl Case<'_> {
-    /// Arguments of each command, and the file that it leaves.
-    fn commands(&self) -> Vec<(&'static str, Vec<OsString>, Option<PathBuf>)> {
-        let [base, target, out] =
-            ["base", "target", "out"].map(|name| self.pair.path(name).into_os_string());
-        let [patch, again] = ["step", "again"].map(|name| self.pair.patch(name).into_os_string());
-        let before = self.pair.patch("before").into_os_string();
-        let diff = |patch: &OsString| -> Vec<OsString> {
-            vec!["diff".into(), base.clone(), target.clone(), "-o".into(), patch.clone()]
+    fn commands(&self) -> Vec<Command> {
+        let [base, target, out] = ["base", "target", "out"].map(|name| self.pair.path(name));
+        let [patch, again, before] = ["step", "again", "before"].map(|name| self.pair.patch(name));
+        let command = |name, leaves: Option<&Path>, arguments: &[&dyn AsRef<OsStr>]| Command {
+            name,
+            arguments: arguments.iter().map(|argument| argument.as_ref().into()).collect(),
+            leaves: leaves.map(PathBuf::from),
+            in_place: false,
         };
-        let mut commands = vec![("diff", diff(&patch), Some(patch.clone()))];
+        let mut commands =
+            vec![command("diff", Some(&patch), &[&"diff", &base, &target, &"-o", &patch])];
         if self.base_patch {
-            let mut known = diff(&again);
-            known.extend(["--base-patch".into(), before]);
-            commands.push(("diff --base-patch", known, Some(again)));
+            let arguments: [&dyn AsRef<OsStr>; 7] =
+                [&"diff", &base, &target, &"-o", &again, &"--base-patch", &before];
+            commands.push(command("diff --base-patch", Some(&again), &arguments));
         }
-        let apply = vec!["apply".into(), base.clone(), patch.clone(), "-o".into(), out.clone()];
-        let verify = vec!["verify".into(), patch, "--base".into(), base, "--target".into(), target];
-        commands.push(("apply", apply, Some(out)));
-        commands.push(("verify", verify, None));
+        commands.push(command("apply", Some(&out), &[&"apply", &base, &patch, &"-o", &out]));
+        let in_place =
+            command("apply --in-place", Some(&out), &[&"apply", &out, &patch, &"--in-place"]);
+        commands.push(Command { in_place: true, ..in_place });
+        let verify: [&dyn AsRef<OsStr>; 6] =
+            [&"verify", &patch, &"--base", &base, &"--target", &target];
+        commands.push(command("verify", None, &verify));
         commands
-            .into_iter()
-            .map(|(name, arguments, left)| (name, arguments, left.map(PathBuf::from)))
-            .collect()
     }
 
     /// The patch that made the base. What it was made of is needed no more.
@@ -95,28 +109,32 @@ impl Case<'_> {
         self.prepare()?;
         let (target, copied) = (self.pair.path("target"), self.pair.path("out"));
         let commands = self.commands();
-        let mut runs = vec![Vec::new(); 2 + 2 * commands.len()];
+        let mut runs = vec![Vec::new(); 3 + 2 * commands.len()];
         for _ in 0..=self.rounds {
             runs[0].push(measure::sha(&target)?);
             // Whoever writes a file pays for its memory, so that it must be new each time.
             runs[1].push(measure::copy(&target, &copied)?);
             pair::remove(&copied)?;
-            let mut next = 2;
-            for (_, arguments, left) in &commands {
+            runs[2].push(measure::hashlib(&target)?);
+            let mut next = 3;
+            for command in &commands {
                 for threads in ["1", "2"] {
-                    left.iter().try_for_each(|file| pair::remove(file))?;
+                    command.leaves.iter().try_for_each(|file| pair::remove(file))?;
+                    if let Some(file) = command.leaves.as_ref().filter(|_| command.in_place) {
+                        measure::copy(&self.pair.path("base"), file)?;
+                    }
                     let threads = ["--quiet", "--threads", threads].map(OsString::from);
-                    runs[next]
-                        .push(measure::program(self.program, &[arguments, &threads[..]].concat())?);
+                    let arguments = [&command.arguments[..], &threads].concat();
+                    runs[next].push(measure::program(self.program, &arguments)?);
                     next += 1;
                 }
             }
             // The copy of the next round needs the room.
             pair::remove(&copied)?;
         }
-        let names = commands.iter().flat_map(|(name, ..)| [(*name, "1"), (*name, "2")]);
+        let names = commands.iter().flat_map(|command| [(command.name, "1"), (command.name, "2")]);
         for ((name, threads), these) in
-            [("sha2", "1"), ("copy", "1")].into_iter().chain(names).zip(&runs)
+            [("sha2", "1"), ("copy", "1"), ("hashlib", "1")].into_iter().chain(names).zip(&runs)
         {
             table.add(
                 &self.label,
@@ -124,7 +142,7 @@ impl Case<'_> {
                 threads,
                 self.pair.layout.bytes(),
                 these,
-                [&runs[0], &runs[1]],
+                [&runs[0], &runs[1], &runs[2]],
             );
         }
         Ok(())
@@ -140,7 +158,7 @@ impl Case<'_> {
 
 /// Bytes that are free for files in a directory.
 fn free(dir: &Path) -> Option<u64> {
-    let output = Command::new("df").arg("-Pk").arg(dir).output().ok()?;
+    let output = process::Command::new("df").arg("-Pk").arg(dir).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let kib = text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()?;
     // What a memory-backed directory promises may be more than there is.
@@ -178,10 +196,10 @@ fn case(
     }
     text::note(&format!(
         "{label}: making checkpoints {} optimizer steps apart in {}",
-        pair::STEPS,
+        layout.steps,
         dir.display()
     ));
-    let help = Command::new(program).args(["diff", "--help"]).output()?;
+    let help = process::Command::new(program).args(["diff", "--help"]).output()?;
     let base_patch = String::from_utf8_lossy(&help.stdout).contains("--base-patch");
     let pair = Pair::create(dir, layout)?;
     let case = Case { pair, program, label, rounds: options.rounds, base_patch };
@@ -192,7 +210,7 @@ fn case(
 
 fn run(options: &Options) -> Result<()> {
     let beside = std::env::current_exe()?;
-    let beside = beside.parent().and_then(Path::parent).ok_or("this program is in no directory")?;
+    let beside = beside.parent().ok_or("this program is in no directory")?;
     let program = beside.join("pulse").with_extension(std::env::consts::EXE_EXTENSION);
     if !program.exists() {
         return Err(
@@ -203,11 +221,16 @@ fn run(options: &Options) -> Result<()> {
     let dir = options.dir.clone().unwrap_or(if shm.is_dir() { shm } else { std::env::temp_dir() });
     let mut table = Table::default();
     for gib in &options.gib {
-        let layout = Layout { tensors: (gib * 128.0).ceil() as usize, tensor_bytes: LARGE };
-        case(options, &program, &dir, format!("{gib} GiB"), layout, &mut table)?;
+        for &steps in &options.steps {
+            let tensors = (gib * 128.0).ceil() as usize;
+            let layout = Layout { tensors, tensor_bytes: LARGE, steps };
+            let plural = if steps == 1 { "" } else { "s" };
+            let label = format!("{gib} GiB, {steps} step{plural}");
+            case(options, &program, &dir, label, layout, &mut table)?;
+        }
     }
     if !options.no_many {
-        let one = Layout { tensors: 1, tensor_bytes: SMALL.bytes() as usize };
+        let one = Layout { tensors: 1, tensor_bytes: SMALL.bytes() as usize, ..SMALL };
         let labels =
             ["1 tensor".to_string(), format!("{} tensors", text::count(SMALL.tensors as u64))];
         for (label, layout) in labels.iter().zip([one, SMALL]) {

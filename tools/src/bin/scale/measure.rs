@@ -77,6 +77,21 @@ pub fn sha(path: &Path) -> Result<Run> {
     }
 }
 
+/// SHA-256 of a file by Python's hashlib on one thread, reading included: what a receiver without
+/// this library does to check a file that it was sent whole.
+pub fn hashlib(path: &Path) -> Result<Run> {
+    const PROGRAM: &str = "import hashlib, sys, time
+begin = time.perf_counter()
+digest = hashlib.sha256()
+with open(sys.argv[1], 'rb', buffering=0) as file:
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+print(time.perf_counter() - begin)";
+    let output = Command::new("python3").args(["-c", PROGRAM]).arg(path).output()?;
+    let seconds = String::from_utf8(output.stdout)?.trim().parse()?;
+    Ok(Run { seconds, peak: None })
+}
+
 /// A copy of a file, into a new one.
 pub fn copy(from: &Path, to: &Path) -> Result<Run> {
     let started = Instant::now();

@@ -14,7 +14,7 @@ pub struct Table {
     pub notes: Vec<String>,
 }
 
-const HEAD: [&str; 9] = [
+const HEAD: [&str; 10] = [
     "checkpoint, command",
     "threads",
     "cold",
@@ -22,6 +22,7 @@ const HEAD: [&str; 9] = [
     "GB/s",
     "/ sha2",
     "/ copy",
+    "/ hashlib",
     "peak MiB",
     "range",
 ];
@@ -35,7 +36,7 @@ impl Table {
         threads: &str,
         bytes: u64,
         runs: &[Run],
-        beside: [&[Run]; 2],
+        beside: [&[Run]; 3],
     ) {
         let warm = runs.get(1..).filter(|warm| !warm.is_empty()).unwrap_or(runs);
         let skip = runs.len() - warm.len();
@@ -51,8 +52,8 @@ impl Table {
         };
         self.medians.push(([label, name, threads].map(String::from), seconds));
         let peak = runs.iter().filter_map(|run| run.peak).max();
-        let [least, most] = [f64::min, f64::max]
-            .map(|pick| warm.iter().map(|run| run.seconds).reduce(pick).unwrap_or(0.0));
+        let best = |runs: &[Run]| runs.iter().map(|run| run.seconds).fold(f64::INFINITY, f64::min);
+        let (least, most) = (best(warm), warm.iter().map(|run| run.seconds).fold(0.0, f64::max));
         self.rows.push(vec![
             format!("{label}, {name}"),
             threads.into(),
@@ -61,6 +62,8 @@ impl Table {
             format!("{:.2}", bytes as f64 / seconds / 1e9),
             ratio(beside[0]),
             ratio(beside[1]),
+            // The best of both: what else the machine did meanwhile is in neither.
+            format!("{:.2}", least / best(beside[2])),
             peak.map_or("-".into(), |peak| format!("{:.0}", peak as f64 / f64::from(1 << 20))),
             format!("{} to {}", text::seconds(least), text::seconds(most)),
         ]);
@@ -71,7 +74,7 @@ impl Table {
         let of = |label| self.medians.iter().filter(move |([case, ..], _)| case == label);
         let times = of(label)
             .zip(of(other))
-            .filter(|(([_, name, _], _), _)| name != "sha2" && name != "copy");
+            .filter(|(([_, name, _], _), _)| !["sha2", "copy", "hashlib"].contains(&name.as_str()));
         let times: Vec<String> = times
             .map(|(([_, name, threads], a), (_, b))| format!("{name} {:.2} on {threads}", a / b))
             .collect();
@@ -88,7 +91,8 @@ impl Table {
             "{}\n\
              cold: the first round, which no other column has. In a memory-backed directory nothing comes from\n\
              a disk: cold is then the first touch of the files. GB/s: bytes of the target over the median.\n\
-             / sha2: SHA-256 of the target on one thread. / copy: of the target, into a new file.\n\
+             / sha2: SHA-256 of the target on one thread. / copy: of the target, into a new file. Medians.\n\
+             / hashlib: SHA-256 by Python, reading included; the best run of each.\n\
              verify checks the patch, its base and its target.\n\n{}",
             text::table(&HEAD, &self.rows),
             self.notes.concat()
