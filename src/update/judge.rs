@@ -145,8 +145,8 @@ impl Pending {
         }
         let undo = match self.open_undo() {
             Ok(undo) => undo,
-            Err(error @ Error::Io { .. }) if !is_absent(&error) => return Err(error),
-            Err(error) => disproved!("{error}"),
+            Err(error) if is_absent(&error) => disproved!("{error}"),
+            Err(error) => return disproof(error).map(Err),
         };
         let torn = match self.base_files(Some(&undo))? {
             Ok(files) => self.checkpoint(files)?,
@@ -154,15 +154,14 @@ impl Pending {
         };
         let tensors = match self.undo_tensors(&torn, &undo) {
             Ok(tensors) => tensors,
-            Err(error) => disproved!("{error}"),
+            Err(error) => return disproof(error).map(Err),
         };
         match build(&tensors, Some(&torn), &undo, None, control) {
             Ok(()) if undo.footer().target == self.record.base.digest => {
                 Ok(self.prove_companions(Side::Base)?.map(|()| true))
             }
             Ok(()) => disproved!("the patch that leads back is of another base"),
-            Err(error @ (Error::Io { .. } | Error::Cancelled)) => Err(error),
-            Err(error) => disproved!("{error}"),
+            Err(error) => disproof(error).map(Err),
         }
     }
 
@@ -295,6 +294,14 @@ impl Pending {
             }
         }
         Ok(Ok(()))
+    }
+}
+
+/// What an error disproves; those of the system say nothing of what the files are.
+fn disproof(error: Error) -> Result<String> {
+    match error {
+        Error::Io { .. } | Error::Cancelled => Err(error),
+        error => Ok(error.to_string()),
     }
 }
 

@@ -105,3 +105,24 @@ pub(super) fn is_no_rename(error: &Error) -> bool {
         [io::ErrorKind::ResourceBusy, io::ErrorKind::CrossesDevices, io::ErrorKind::Unsupported];
     kinds.contains(&source.kind())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_mount_point_are_told_from_other_failures() {
+        use io::ErrorKind::*;
+        let error =
+            |kind: io::ErrorKind| Error::io_at("writing", std::path::Path::new("out"), kind.into());
+        for kind in [StorageFull, QuotaExceeded] {
+            assert!(is_no_room(&error(kind)) && !is_no_rename(&error(kind)), "{kind:?}");
+        }
+        for kind in [ResourceBusy, CrossesDevices, Unsupported] {
+            assert!(is_no_rename(&error(kind)) && !is_no_room(&error(kind)), "{kind:?}");
+        }
+        for error in [error(PermissionDenied), error(Other), Error::Cancelled] {
+            assert!(!is_no_room(&error) && !is_no_rename(&error), "{error:?}");
+        }
+    }
+}

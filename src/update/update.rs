@@ -556,3 +556,26 @@ impl<'a> Update<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After any other failure it is looked whether the checkpoint is the target already.
+    #[test]
+    fn failures_of_the_system_say_nothing_of_patch_and_checkpoint() {
+        let full = || Error::io_at("writing", Path::new("out"), io::ErrorKind::StorageFull.into());
+        let refused = Error::NotInPlace { path: None, what: "it moves".into() };
+        for (error, is_of_the_system) in [
+            (full(), true),
+            (Error::Cancelled, true),
+            (Error::misuse("options"), true),
+            (Error::Internal("a rule".into()), true),
+            (Error::Busy { path: "out".into() }, true),
+            (refused, false),
+            (Error::bad_file(Path::new("out"), FileFault::OtherFile), false),
+        ] {
+            assert_eq!(error.is_of_the_system(), is_of_the_system, "{error:?}");
+        }
+    }
+}

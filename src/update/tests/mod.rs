@@ -2,5 +2,6 @@
 
 mod crashes;
 mod disk;
+mod fallback;
 mod scene;
 mod situations;
