@@ -278,23 +278,27 @@ pub(crate) fn keep_access(_: &Path, taken: &Metadata, staged: &File, _: u32) -> 
     staged.set_permissions(taken.permissions())
 }
 
-/// Gives a new file, which nobody but its owner may read so far, the owner of another, and takes from it
-/// what the mode of that does not allow.
+/// Gives a new file the owner of another, and the rights that both `allowed` and the mode of that other
+/// have; gives those back.
 #[cfg(unix)]
-pub(crate) fn lessen_access(path: &Path, taken: &Metadata, file: &File) -> io::Result<()> {
+pub(crate) fn lessen_access(
+    path: &Path,
+    taken: &Metadata,
+    file: &File,
+    allowed: u32,
+) -> io::Result<u32> {
     use std::os::unix::fs::PermissionsExt;
-    let before = file.metadata()?.permissions().mode() & 0o777;
-    let allowed = if before == 0o600 { 0o666 } else { before };
     // Of two lists nobody can tell the lesser: then it is for the owner alone.
-    let allowed = if access_list(path).is_some() { 0o600 } else { allowed };
+    let allowed = if access_list(path).is_some() { allowed & 0o600 } else { allowed };
     keep_access(path, taken, file, 0)?;
-    let now = file.metadata()?.permissions().mode() & 0o777;
-    file.set_permissions(fs::Permissions::from_mode(now & allowed))
+    let now = file.metadata()?.permissions().mode() & allowed;
+    file.set_permissions(fs::Permissions::from_mode(now))?;
+    Ok(now)
 }
 
 #[cfg(not(unix))]
-pub(crate) fn lessen_access(_: &Path, _: &Metadata, _: &File) -> io::Result<()> {
-    Ok(())
+pub(crate) fn lessen_access(_: &Path, _: &Metadata, _: &File, allowed: u32) -> io::Result<u32> {
+    Ok(allowed)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -343,7 +347,7 @@ mod tests {
         let journal = dir.path().join("journal");
         let file = File::create(&journal).unwrap();
         fs::set_permissions(&journal, fs::Permissions::from_mode(0o600)).unwrap();
-        lessen_access(&path, &fs::metadata(&path).unwrap(), &file).unwrap();
+        lessen_access(&path, &fs::metadata(&path).unwrap(), &file, 0o666).unwrap();
         let mode = fs::metadata(&journal).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, if has_lists { 0o600 } else { 0o640 });
     }
@@ -399,16 +403,18 @@ mod tests {
         let (path, journal) = (dir.path().join("model"), dir.path().join("journal"));
         fs::write(&path, "").unwrap();
         let file = File::create(&journal).unwrap();
-        for (model, before, expected) in [
-            (0o640, 0o600, 0o640),
-            (0o755, 0o600, 0o644),
+        for (model, allowed, expected) in [
+            (0o640, 0o666, 0o640),
+            (0o755, 0o666, 0o644),
             (0o644, 0o640, 0o640),
+            (0o644, 0o600, 0o600),
             (0o600, 0o644, 0o600),
         ] {
             set_mode(&path, model);
-            set_mode(&journal, before);
-            lessen_access(&path, &fs::metadata(&path).unwrap(), &file).unwrap();
-            assert_eq!(mode(&journal), expected, "{model:o} after {before:o}");
+            set_mode(&journal, 0o600);
+            let taken = fs::metadata(&path).unwrap();
+            assert_eq!(lessen_access(&path, &taken, &file, allowed).unwrap(), expected);
+            assert_eq!(mode(&journal), expected, "{model:o} of {allowed:o}");
         }
     }
 

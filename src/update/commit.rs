@@ -161,11 +161,13 @@ impl Update<'_> {
 
     /// Owner and group of the tensor files, and what all of their modes allow.
     pub fn keep_least_access(&self, file: &DiskFile) -> Result<()> {
+        let mut allowed = 0o666;
         for tensors in &self.base.files {
             let taken =
                 fs::metadata(tensors.path()).map_err(failed("looking at", tensors.path()))?;
-            file.held()
-                .and_then(|file| lessen_access(tensors.path(), &taken, file))
+            allowed = file
+                .held()
+                .and_then(|file| lessen_access(tensors.path(), &taken, file, allowed))
                 .map_err(failed("setting the mode of", file.path()))?;
         }
         Ok(())

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::checkpoint::companions::OutCompanion;
 use crate::checkpoint::safetensors::{open_locked, FileHeader, TensorFile};
 use crate::checkpoint::Checkpoint;
+use crate::digest::Digest;
 use crate::disk::lock::Access;
 use crate::disk::mark::Mark;
 use crate::disk::place::keep_access;
@@ -21,7 +22,7 @@ use crate::patch::{FileEntry, Patch};
 use crate::tensors::target::{build, target_tensors};
 use crate::tensors::Control;
 use crate::update::pending::{staged_name, BACK};
-use crate::update::record::{Head, Record, State, Tensors, Way};
+use crate::update::record::{Beside, Content, Head, Record, State, Tensors, Way};
 use crate::update::recover::Room;
 use crate::wire::{is_component, FileKind};
 
@@ -42,6 +43,10 @@ pub(super) fn convert(
     };
     Conversion { disk, room, journal }.run(control).map_err(stuck)
 }
+
+/// What a companion was in the target, which an old journal does not say: as no file is. The companions are
+/// the base's again, so that there is no way forward, whatever the tensors are.
+const LOST: Content = Content { bytes: u64::MAX, sha256: Digest([0; 32]) };
 
 struct Conversion<'a> {
     disk: &'a Disk,
@@ -73,8 +78,19 @@ impl Conversion<'_> {
 
         let mark = Mark::random();
         let place = |name: &str| self.room.directory.join(name);
-        for file in files.filter(|file| file.record.kind == FileKind::Companion) {
+        // One that the update left alone is listed without its bytes.
+        let is_changed = |file: &&FileEntry| {
+            file.record.kind == FileKind::Companion && file.record.state.is_carried()
+        };
+        let mut companions = Vec::new();
+        for (number, file) in (0..).zip(files.filter(is_changed)) {
             self.restore(&undo, file, &place(&staged_name(&mark, 0)))?;
+            companions.push(Beside {
+                name: file.record.name.clone(),
+                base: Some(file.record.content().into()),
+                target: Some(LOST),
+                number,
+            });
         }
         let back = place(&mark.file(BACK));
         fs::copy(self.journal, &back).map_err(failed("writing", &back))?;
@@ -87,7 +103,7 @@ impl Conversion<'_> {
             base: State { digest: footer.target, step: header.target_step },
             target: State { digest: footer.base.unwrap_or_default(), step: header.base_step },
             tensors,
-            companions: Vec::new(),
+            companions,
         };
         let path = place(&mark.journal());
         let written = self.disk.create_private(&path);

@@ -317,6 +317,28 @@ fn a_checkpoint_with_a_journal_is_not_used_until_it_is_recovered() {
 }
 
 #[test]
+fn a_journal_of_a_directory_brings_back_companions_too() {
+    let files = |tensors: &[Tensor], step: &str| {
+        Files::many([
+            ("model.safetensors", safetensors(tensors)),
+            ("config.json", b"{}".to_vec()),
+            ("state.json", step.as_bytes().to_vec()),
+        ])
+    };
+    let (base, target) = (files(&model(), "40"), files(&target(), "41, and more"));
+    let place = scene(&base, &target);
+    journal(&place);
+    // The tensors were changed, and the companion was torn.
+    let torn = safetensors(&self::target());
+    fs::write(place.path("checkpoint/model.safetensors"), torn).unwrap();
+    fs::write(place.path("checkpoint/state.json"), "41, an").unwrap();
+    let recovery = recover(place.path("checkpoint"), Control::threads(1)).unwrap();
+    assert!(matches!(recovery.outcome, Recovered::RolledBack { .. }), "{recovery:?}");
+    Files::read(&place.path("checkpoint")).assert_same(&base);
+    assert!(!place.path(".checkpoint.pulse-undo").exists());
+}
+
+#[test]
 fn a_recovery_that_is_stopped_keeps_the_journal_for_the_next() {
     let place = step();
     journal(&place);

@@ -115,6 +115,15 @@ impl Scene {
         Self::of([base, target], true, Coding::Contextual, Way::Redo).unwrap()
     }
 
+    /// A directory of which a companion alone changes.
+    pub fn of_companions(way: Way) -> Self {
+        let [base, other] = checkpoints(false);
+        let mut target = base.clone();
+        let state = PathBuf::from("state.json");
+        target.insert(state.clone(), other[&state].clone());
+        Self::of([base, target], true, Coding::Contextual, way).unwrap()
+    }
+
     /// A directory of two files that both have a tensor of the same name, and an index that names one of
     /// them: in the base the second, in the target perhaps the first.
     pub fn of_same_names(way: Way, moves: bool) -> Self {

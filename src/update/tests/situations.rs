@@ -485,7 +485,12 @@ fn damage(directory: &Path, is_staged: impl Fn(&str) -> bool) -> bool {
 /// it as base or target.
 #[test]
 fn what_opens_otherwise_than_planned_keeps_its_mark() {
-    let scene = Scene::of_two(Way::Redo);
+    for scene in [Scene::of_two(Way::Redo), Scene::new(false, Coding::Contextual, Way::Redo)] {
+        keeps_its_mark(&scene);
+    }
+}
+
+fn keeps_its_mark(scene: &Scene) {
     let (mut at, mut found) = (0, 0);
     loop {
         scene.reset();
@@ -537,6 +542,48 @@ fn what_opens_otherwise_than_planned_does_not_appear() {
         at += 1;
     }
     assert!(refused > 3, "{refused} of {at}");
+}
+
+/// One file is marked all the same: nobody opens the tensors of base and target beside a companion of the other.
+#[test]
+fn where_companions_alone_change_nobody_opens_a_mixture() {
+    for way in WAYS {
+        let scene = Scene::of_companions(way);
+        at_every_mark(&scene, |at| {
+            scene.check_seen().unwrap_or_else(|what| panic!("{way:?} at {at}: {what}"));
+            scene.check_recovers().unwrap_or_else(|what| panic!("{way:?} at {at}: {what}"));
+        });
+    }
+}
+
+/// The journal has bytes of the model: whoever may read that may read it, and recover, and nobody else.
+#[test]
+#[cfg(unix)]
+fn the_journal_may_be_read_by_those_who_may_read_the_model() {
+    use std::os::unix::fs::PermissionsExt;
+    for way in WAYS {
+        let scene = Scene::of_two(way);
+        for (mode, expected) in [(0o640, 0o640), (0o644, 0o644), (0o600, 0o600)] {
+            let mut seen = 0;
+            for at in 0.. {
+                scene.reset();
+                let path = scene.room.join(ONE);
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+                if !scene.update(&Faulty::new(at, Fault::Kill)).0 {
+                    break;
+                }
+                for name in snapshot(&scene.room).keys() {
+                    let what = Mark::of_name(name.to_str().unwrap()).map(|(_, what)| what);
+                    let found = fs::metadata(scene.room.join(name)).unwrap();
+                    if matches!(what, Some("undo" | "back")) && found.len() > 0 {
+                        assert_eq!(found.permissions().mode() & 0o777, expected, "{what:?}");
+                        seen += 1;
+                    }
+                }
+            }
+            assert!(seen > 8, "{seen}");
+        }
+    }
 }
 
 /// Without marks all was done but to remove the journal: what somebody has put there since is theirs.
