@@ -220,7 +220,7 @@ impl BlockDecoder {
 
     /// Leaves out bytes, whole elements, of which neither base nor target is of interest; of a contextual
     /// block none can be left out.
-    #[cfg(feature = "checkpoint")]
+    #[cfg(feature = "parallel")]
     pub(crate) fn skip(&mut self, bytes: u64) -> Result<()> {
         let end = self.done + bytes / self.element_bytes as u64;
         match &mut self.body {

@@ -305,6 +305,28 @@ impl Patch {
         Ok(())
     }
 
+    /// Applies a decoder of block `number` of `tensor` to the next of its bytes.
+    pub(crate) fn apply_on(
+        &self,
+        tensor: &TensorEntry,
+        number: usize,
+        decoder: &mut BlockDecoder,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        decoder.apply(bytes).map_err(|error| {
+            let error = match error {
+                Error::Corrupt(corrupt) => Error::Corrupt(Box::new(Corrupt {
+                    section: Some(Tag::BLOCK),
+                    tensor: Some(tensor.header.name.clone()),
+                    block: Some(number as u64),
+                    ..*corrupt
+                })),
+                other => other,
+            };
+            error.in_file(self.path())
+        })
+    }
+
     /// Passes the data of a carried file to `found`, chunk by chunk.
     pub(crate) fn for_each_data(
         &self,

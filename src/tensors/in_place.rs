@@ -1,7 +1,9 @@
 //! Applying to weights in memory: verified first, then written, so that there is nothing to undo.
 
+use std::slice;
+
 use crate::error::{Error, Result};
-use crate::patch::{Patch, TensorEntry};
+use crate::patch::{Chain, Patch, TensorEntry};
 use crate::tensors::diagnose::explain;
 use crate::tensors::parallel::ordered;
 use crate::tensors::pieces::{Groups, PIECE_BYTES};
@@ -56,15 +58,16 @@ impl Patch {
         let patch = loaded.as_ref().unwrap_or(self);
         verify(&*weights, patch, control)?;
         commit(weights, patch, control)?;
-        Ok(ApplyReport::of(patch, 0))
+        Ok(ApplyReport::of(&Chain::new(slice::from_ref(patch))?, 0))
     }
 }
 
 /// Makes the target in scratch space and compares its digests.
 fn verify(weights: &dyn TensorSource, patch: &Patch, control: Control<'_>) -> Result<()> {
-    let made = target_tensors(Some(weights), patch)
-        .and_then(|tensors| build(&tensors, Some(weights), patch, None, control));
-    explain(Some(weights), patch, control, made)
+    let chain = Chain::new(slice::from_ref(patch))?;
+    let made = target_tensors(Some(weights), &chain)
+        .and_then(|tensors| build(&tensors, Some(weights), &chain, None, control));
+    explain(Some(weights), &chain, control, made)
 }
 
 /// A block and the bytes that it changes.

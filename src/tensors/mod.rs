@@ -1,5 +1,8 @@
 //! Tensors wherever they are: sources, parallel diff, and targets made and verified.
 
+mod builder;
+#[cfg(feature = "checkpoint")]
+pub(crate) mod chain_end;
 mod control;
 pub(crate) mod diagnose;
 pub(crate) mod diff;

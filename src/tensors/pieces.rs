@@ -113,7 +113,7 @@ impl<T, I: Iterator<Item = T>, F: Fn(&T) -> usize> Iterator for Groups<I, F> {
         while size < self.full {
             let Some(item) = self.items.next() else { break };
             // Even an empty tensor costs something.
-            size += (self.size)(&item).max(1024);
+            size = size.saturating_add((self.size)(&item).max(1024));
             group.push(item);
         }
         (!group.is_empty()).then_some(group)

@@ -1,6 +1,7 @@
 //! Whole checkpoints: files and directories to a patch, and back byte for byte.
 
 mod cancel;
+mod chains;
 mod compose;
 mod examples;
 mod hostile;

@@ -1,5 +1,7 @@
 //! Memory, measured: bounded by blocks, limits and the bytes that came.
 
+#[cfg(feature = "checkpoint")]
+mod chains;
 mod hostile;
 mod streams;
 

@@ -191,7 +191,7 @@ fn a_broken_chain_is_refused_where_it_breaks() {
     let snapshot = run.patch(None, 1, &EncoderOptions::default());
     breaks(&run, &[patch(0, 1), snapshot], &["to1.pulse does not follow", "snapshot"]);
     let nothing = run.compose(&[], None, &flat(ValueForm::UlpStep)).unwrap_err();
-    assert_eq!(nothing.to_string(), "no patch to compose");
+    assert_eq!(nothing.to_string(), "no patch given; give one at least");
 }
 
 /// A patch whose base digest is a lie: nobody could apply it, but its digests fit a chain.
