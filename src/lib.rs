@@ -30,7 +30,8 @@
 //! [`Patch::open`], then [`Patch::apply`] to use one, on all cores and in bounded memory. Outputs
 //! appear whole or not at all. See [`checkpoint::diff()`] for both in ten lines.
 //! [`Patch::verify`] checks a patch and writes nothing, [`Patch::update`] changes a checkpoint where
-//! it is, and [`Patch::compose`] makes one patch of many.
+//! it is, and [`Patch::compose`] makes one patch of many. A [`Chain`](patch::Chain) of patches is
+//! applied in one pass.
 //!
 //! **Weights in memory**: [`tensors::diff()`] makes a patch of two [`Weights`], or of whatever is a
 //! [`TensorSource`]; [`Patch::apply_to`] changes [`WeightsMut`] once it has verified the result.

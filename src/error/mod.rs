@@ -417,6 +417,8 @@ impl Error {
             Error::Version { .. } => Advice::UseNewerReader,
             Error::Limit { .. } => Advice::RaiseLimit,
             Error::BaseMismatch(mismatch) if mismatch.is_target => Advice::NothingToDo,
+            // What to do is in the message.
+            Error::BaseMismatch(mismatch) if mismatch.applied > 0 => return None,
             Error::BaseMismatch(_) => Advice::UseItsBase,
             Error::TargetMismatch { .. } => Advice::UseItsTarget,
             Error::WrongResult { .. } | Error::Unfit { .. } => Advice::CreateAgain,
