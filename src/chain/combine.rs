@@ -91,7 +91,7 @@ impl<'a> Combined<'a> {
             header,
             base,
             target,
-            pair: Pair { name, base: base_spec, target: spec },
+            pair: Pair { name, base: base_spec, target: spec, from: 0 },
         }))
     }
 }
@@ -241,7 +241,7 @@ impl Combining<'_> {
     }
 
     fn piece(&self, piece: &Piece<'_>, own: &mut Own) -> Result<Done> {
-        let Pair { name, base, target } = piece.pair;
+        let Pair { name, base, target, .. } = piece.pair;
         let Some(spec) = target else { return Ok(Done { blocks: Vec::new(), leaves: Vec::new() }) };
         let block_bytes = self.options.block_bytes();
         let leaves = |bytes: usize| bytes.div_ceil(LEAF_BYTES) as u64;

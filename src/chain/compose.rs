@@ -202,7 +202,7 @@ fn build_and_diff<W: Write>(
             None => chain,
         };
         write_files(&mut session, &chain, files, base)?;
-        let actions = encode_tensors(&mut session, source, &chain, control)?;
+        let outcomes = encode_tensors(&mut session, source, &chain, false, control)?;
         let (_, summary) = session.finish()?;
         if let (Some(expected), Some(found)) = (first.footer().base, summary.footer.base) {
             if expected != found {
@@ -213,7 +213,7 @@ fn build_and_diff<W: Write>(
         if expected != found {
             return Err(last.wrong_result(Made::Checkpoint, expected, found));
         }
-        Ok((summary, actions))
+        Ok((summary, outcomes.actions))
     };
     let made = made();
     // When something went wrong, the base may be the reason; if so, the tensor can be named.

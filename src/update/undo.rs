@@ -69,7 +69,8 @@ impl Update<'_> {
             Error::Io { path: None, source, .. } => Error::io_at("writing", &path, source),
             other => other,
         };
-        encode_tensors(&mut session, Some(&target), self.base, control).map_err(of_journal)?;
+        encode_tensors(&mut session, Some(&target), self.base, false, control)
+            .map_err(of_journal)?;
         let (mut out, summary) = session.finish().map_err(of_journal)?;
         let written = out.flush();
         drop(out);
