@@ -76,7 +76,11 @@ struct Change<'a> {
 
 /// Writes every change. The same bytes, in memory, were decoded from the same base a moment ago, so
 /// nothing is left that could fail.
-fn commit(weights: &mut WeightsMut<'_>, patch: &Patch, control: Control<'_>) -> Result<()> {
+pub(super) fn commit(
+    weights: &mut WeightsMut<'_>,
+    patch: &Patch,
+    control: Control<'_>,
+) -> Result<()> {
     let mut changes = Vec::new();
     for (name, mut rest) in weights.bytes_mut() {
         let Some(tensor) = patch.tensor(name) else { continue };
