@@ -135,9 +135,9 @@ impl Walk {
         Ok(())
     }
 
-    /// Applies the changes to the next elements, in place.
+    /// Applies the changes to the next elements, in place, and tells which elements of the block change.
     #[inline(always)]
-    pub fn apply<W: Word>(&mut self, chunk: &mut [u8]) {
+    pub fn apply<W: Word>(&mut self, chunk: &mut [u8], mut changed: impl FnMut(u32)) {
         let (classes, order) = (self.classes, self.order);
         // Copied so that the loop need not assume that anything else changes them.
         let mut countdown = self.countdown;
@@ -155,6 +155,10 @@ impl Walk {
                     countdown[class] = gap;
                     let word = &mut chunk[element * W::BYTES..(element + 1) * W::BYTES];
                     ValueForm::UlpStep.target(order, W::load(word), W::narrow(step)).store(word);
+                    // A dense class has a step for each element, zero if it stays.
+                    if step != 0 {
+                        changed((done + element as u64) as u32);
+                    }
                 }
             }
             done += tile.len() as u64;
