@@ -138,17 +138,44 @@ pub(crate) fn build(
     output: Option<Output<'_>>,
     control: Control<'_>,
 ) -> Result<()> {
-    let groups = Groups {
-        items: tensors.iter().flat_map(OutTensor::pieces),
-        size: |piece: &OutPiece<'_>| piece.bytes,
-        full: PIECE_BYTES,
-    };
+    let tasks = tensors.iter().flat_map(OutTensor::pieces).map(|piece| Task { piece, with: () });
+    let work = |own: &mut Builder, group| own.build(group, base, patch, output);
+    prove(tasks, base, patch, control, work, |_, ()| {})
+}
+
+/// A piece to be made, and what that takes or has given.
+#[derive(Debug)]
+pub(crate) struct Task<'a, T> {
+    pub piece: OutPiece<'a>,
+    pub with: T,
+}
+
+/// A piece that was made: the digests of its leaves, and what is kept of it.
+#[derive(Debug)]
+pub(crate) struct Done<'a, T> {
+    pub piece: OutPiece<'a>,
+    pub leaves: Vec<Digest>,
+    pub kept: T,
+}
+
+/// Makes every piece of the target with `work`, in groups, checks every digest, and passes what is
+/// kept of each piece to `keep` in their order. The tasks are all pieces of all tensors.
+pub(crate) fn prove<'a, S: Default, T: Send, K: Send>(
+    tasks: impl Iterator<Item = Task<'a, T>> + Send,
+    base: Option<&dyn TensorSource>,
+    patch: &Patch,
+    control: Control<'_>,
+    work: impl Fn(&mut S, Vec<Task<'a, T>>) -> Result<Vec<Done<'a, K>>> + Sync,
+    mut keep: impl FnMut(&OutPiece<'a>, K),
+) -> Result<()> {
+    let groups =
+        Groups { items: tasks, size: |task: &Task<'_, T>| task.piece.bytes, full: PIECE_BYTES };
     let mut tally = Tally::default();
     let mut hasher = TensorHasher::new();
-    let work = |own: &mut Builder, group| own.build(group, base, patch, output);
-    ordered(control.count(), Builder::default, groups, work, |done| {
-        for (piece, leaves) in done {
+    ordered(control.count(), S::default, groups, work, |done| {
+        for Done { piece, leaves, kept } in done {
             leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
+            keep(&piece, kept);
             if piece.last {
                 let found = std::mem::take(&mut hasher).finish();
                 let OutTensor { name, spec, patch: changed, .. } = piece.tensor;
@@ -178,11 +205,11 @@ pub(crate) fn build(
 /// A run of whole leaves of a target tensor: one block, or bytes that stay.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutPiece<'a> {
-    tensor: &'a OutTensor<'a>,
-    block: Option<usize>,
-    start: u64,
-    bytes: usize,
-    last: bool,
+    pub tensor: &'a OutTensor<'a>,
+    pub block: Option<usize>,
+    pub start: u64,
+    pub bytes: usize,
+    pub last: bool,
 }
 
 impl OutPiece<'_> {
@@ -194,7 +221,7 @@ impl OutPiece<'_> {
 
 impl<'a> OutTensor<'a> {
     /// Blocks and, between them, unchanged runs of at most [`PIECE_BYTES`].
-    fn pieces(&'a self) -> impl Iterator<Item = OutPiece<'a>> {
+    pub fn pieces(&'a self) -> impl Iterator<Item = OutPiece<'a>> {
         let blocks = self.patch.map_or(&[][..], |patch| &patch.blocks);
         let end = self.spec.bytes();
         let (mut start, mut number, mut done) = (0, 0, false);
@@ -230,16 +257,16 @@ impl Builder {
     /// Makes the pieces of a group, writes them, and gives back the digests of their leaves.
     fn build<'a>(
         &mut self,
-        group: Vec<OutPiece<'a>>,
+        group: Vec<Task<'a, ()>>,
         base: Option<&dyn TensorSource>,
         patch: &Patch,
         output: Option<Output<'_>>,
-    ) -> Result<Vec<(OutPiece<'a>, Vec<Digest>)>> {
+    ) -> Result<Vec<Done<'a, ()>>> {
         let Builder { bytes, payload } = self;
-        bytes.resize(group.iter().map(|piece| piece.bytes).sum(), 0);
+        bytes.resize(group.iter().map(|task| task.piece.bytes).sum(), 0);
         let mut rest = bytes.as_mut_slice();
         let mut made = Vec::with_capacity(group.len());
-        for piece in &group {
+        for Task { piece, .. } in &group {
             let (now, later) = rest.split_at_mut(piece.bytes);
             rest = later;
             let OutTensor { name, from_base, patch: changed, .. } = piece.tensor;
@@ -252,10 +279,12 @@ impl Builder {
             made.push(&*now);
         }
         let leaves = leaves_of_all(&made);
+        let pieces: Vec<OutPiece<'a>> = group.into_iter().map(|task| task.piece).collect();
         if let Some(output) = output {
-            write_runs(&group, bytes, output)?;
+            write_runs(&pieces, bytes, output)?;
         }
-        Ok(group.into_iter().zip(leaves).collect())
+        let done = |(piece, leaves)| Done { piece, leaves, kept: () };
+        Ok(pieces.into_iter().zip(leaves).map(done).collect())
     }
 }
 
