@@ -14,7 +14,7 @@
 //!  chain, update, measure   Patch::{compose, invert, revert, update}, recover, stat
 //!  checkpoint               Checkpoint, diff, Patch::{apply, verify}: safetensors files
 //! ─────────────────────────── feature `checkpoint` ───────────────────────────────────────
-//!  tensors                  TensorSource, diff, Patch::apply_to: weights wherever they are
+//!  tensors                  TensorSource, diff, Patch::{prepare, apply_to}: weights wherever they are
 //!  patch                    Patch: checked in full · Tail: one tensor without the rest
 //! ─────────────────────────── feature `parallel` ─────────────────────────────────────────
 //!  stream                   Encoder ── a patch, any Write/Read ─▶ Receiver: a verified target
@@ -34,6 +34,8 @@
 //!
 //! **Weights in memory**: [`tensors::diff()`] makes a patch of two [`Weights`], or of whatever is a
 //! [`TensorSource`]; [`Patch::apply_to`] changes [`WeightsMut`] once it has verified the result.
+//! [`Patch::prepare`] does all but the writing beside weights that are in use, and lists what changes for
+//! weights on a device.
 //!
 //! **A stream of your own**: an [`Encoder`] gives a writer for each tensor, takes its bytes, and writes
 //! to any `Write`. A [`Receiver`](stream::Receiver) is pushed bytes as they arrive and applies them to weights in a map,

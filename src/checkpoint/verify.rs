@@ -1,7 +1,6 @@
 //! A patch checked without writing anything.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use crate::checkpoint::apply::{source, FilePolicy};
 use crate::checkpoint::index::leads_to_tensors;
@@ -9,7 +8,7 @@ use crate::checkpoint::plan::{has_parts, Plan};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result};
 use crate::patch::Patch;
-use crate::tensors::diagnose::{check_base, differing_tensor, explain};
+use crate::tensors::diagnose::{check_base, check_target, explain};
 use crate::tensors::target::build;
 use crate::tensors::{Control, Deviation, FileNote};
 use crate::wire::{FileContent, FileKind};
@@ -100,22 +99,8 @@ impl Patch {
         files: FilePolicy,
         control: Control<'_>,
     ) -> Result<Vec<FileNote>> {
-        let found = differing_tensor(target, self, control, |tensor| {
-            tensor.end.and_then(|end| end.target)
-        })?;
-        if found.checkpoint == self.footer().target {
-            return check_files(self, target, files);
-        }
-        let file = self.path().map(Path::to_path_buf);
-        Err(match found.tensor {
-            Some((name, expected, found)) => {
-                Error::TargetMismatch { file, tensor: Some(name), expected, found }
-            }
-            None => {
-                let (expected, found) = (self.footer().target, found.checkpoint);
-                Error::TargetMismatch { file, tensor: None, expected, found }
-            }
-        })
+        check_target(target, self, control)?;
+        check_files(self, target, files)
     }
 }
 

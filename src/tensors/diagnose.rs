@@ -65,6 +65,25 @@ pub(crate) fn check_base(
     Err(Error::BaseMismatch(Box::new(mismatch)).in_file(patch.path()))
 }
 
+/// Compares the digests of a checkpoint with those that the patch names for its target.
+pub(crate) fn check_target(
+    target: &dyn TensorSource,
+    patch: &Patch,
+    control: Control<'_>,
+) -> Result<()> {
+    let found =
+        differing_tensor(target, patch, control, |tensor| tensor.end.and_then(|end| end.target))?;
+    let expected = patch.footer().target;
+    if found.checkpoint == expected {
+        return Ok(());
+    }
+    let (tensor, expected, found) = match found.tensor {
+        Some((name, expected, found)) => (Some(name), expected, found),
+        None => (None, expected, found.checkpoint),
+    };
+    Err(Error::TargetMismatch { file: patch.path().map(Into::into), tensor, expected, found })
+}
+
 pub(crate) struct Differing {
     pub checkpoint: Digest,
     /// The first tensor, in the order of names, whose digest is not the expected one: name,
