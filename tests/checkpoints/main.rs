@@ -11,6 +11,7 @@ mod moving;
 mod names;
 mod opening;
 mod outputs;
+mod prepared;
 mod receiving;
 mod rules;
 mod same_names;

@@ -1,6 +1,8 @@
 //! Memory, measured: bounded by blocks, limits and the bytes that came.
 
 mod hostile;
+#[cfg(feature = "parallel")]
+mod prepared;
 mod streams;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
