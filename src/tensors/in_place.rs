@@ -1,5 +1,7 @@
 //! Applying to weights in memory: verified first, then written, so that there is nothing to undo.
 
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::patch::Patch;
 use crate::tensors::diagnose::check_target;

@@ -107,7 +107,7 @@ impl Case {
                 })
                 .collect();
             // Every other one holds nothing decoded between its two phases.
-            let max = if mutant.len() % 2 == 0 { u64::MAX } else { 0 };
+            let max = if mutant.len().is_multiple_of(2) { u64::MAX } else { 0 };
             let options = PrepareOptions::default().with_changes_bytes_max(max);
             let applied = patch
                 .prepare(&held, options, Control::threads(1))
