@@ -14,7 +14,8 @@
 //!  chain, update, measure   Patch::{compose, invert, revert, update}, recover, stat
 //!  checkpoint               Checkpoint, diff, Patch::{apply, verify}: safetensors files
 //! ─────────────────────────── feature `checkpoint` ───────────────────────────────────────
-//!  tensors                  TensorSource, diff, Patch::apply_to: weights wherever they are
+//!  tensors                  TensorSource, diff, Patch::{prepare, apply_to}, Part, join, Shadow: weights
+//!                           wherever they are
 //!  patch                    Patch: checked in full · Tail: one tensor without the rest
 //! ─────────────────────────── feature `parallel` ─────────────────────────────────────────
 //!  stream                   Encoder ── a patch, any Write/Read ─▶ Receiver: a verified target
@@ -30,10 +31,14 @@
 //! [`Patch::open`], then [`Patch::apply`] to use one, on all cores and in bounded memory. Outputs
 //! appear whole or not at all. See [`checkpoint::diff()`] for both in ten lines.
 //! [`Patch::verify`] checks a patch and writes nothing, [`Patch::update`] changes a checkpoint where
-//! it is, and [`Patch::compose`] makes one patch of many.
+//! it is, and [`Patch::compose`] makes one patch of many. A [`Chain`](patch::Chain) of patches is
+//! applied in one pass.
 //!
 //! **Weights in memory**: [`tensors::diff()`] makes a patch of two [`Weights`], or of whatever is a
 //! [`TensorSource`]; [`Patch::apply_to`] changes [`WeightsMut`] once it has verified the result.
+//! [`Patch::prepare`] does all but the writing beside weights that are in use, and lists what changes for
+//! weights on a device. A [`Shadow`](tensors::Shadow) keeps what was published last, and
+//! [`join`](tensors::join) makes one patch of the parts of many ranks.
 //!
 //! **A stream of your own**: an [`Encoder`] gives a writer for each tensor, takes its bytes, and writes
 //! to any `Write`. A [`Receiver`](stream::Receiver) is pushed bytes as they arrive and applies them to weights in a map,

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::failure::{usage, Failure, Result, USE_ITS_PRODUCER};
 use super::inspect::glob::Glob;
 use super::opening::Reading;
-use super::progress::{control, Progress};
+use super::progress::Progress;
 use super::writing::{changes, existing, tensor_counts, Writing};
 use super::{streams, text, Common, Outcome};
 
@@ -190,20 +190,26 @@ impl Diff {
         let options = DiffOptions::from(self.writing.options().with_lineage(lineage));
         let (Some(previous), Some(base)) = (&self.base_patch, base) else { return Ok(options) };
         let trusted = trusted(&self.reading, previous, base)?;
-        let checked = if self.check {
+        if self.check {
             let progress = Progress::new(common, "check", base.tensor_bytes());
-            trusted.check(base, progress.control())
-        } else {
-            trusted.check_sample(base, control(common.threads))
-        };
-        checked.map_err(|error| match error {
-            Error::BaseMismatch(mut mismatch) => {
-                mismatch.file = Some(previous.clone());
-                Failure::hinted(Error::BaseMismatch(mismatch), USE_ITS_PRODUCER)
-            }
-            other => other.into(),
-        })?;
-        Ok(options.with_trusted_base(trusted))
+            let checked = trusted.check(base, progress.control());
+            checked.map_err(|error| self.of_producer(error.into()))?;
+        }
+        Ok(options.with_trusted_base(trusted).with_sample(!self.check))
+    }
+
+    /// With --base-patch, a wrong base is one that this patch has not produced.
+    fn of_producer(&self, failure: Failure) -> Failure {
+        match (failure, &self.base_patch) {
+            (Failure::Library { error, hint: None }, Some(previous)) => match *error {
+                Error::BaseMismatch(mut mismatch) => {
+                    mismatch.file = Some(previous.clone());
+                    Failure::hinted(Error::BaseMismatch(mismatch), USE_ITS_PRODUCER)
+                }
+                other => other.into(),
+            },
+            (failure, _) => failure,
+        }
     }
 
     pub fn run(&self, common: &Common) -> Result<Outcome> {
@@ -250,7 +256,8 @@ impl Diff {
         let progress = Progress::of_tensors(common, "diff", &tensor_sizes(base.as_ref(), &target));
         let report = streams::write_patch(&self.output, existing(self.force), &inputs, |out| {
             pulse::checkpoint::diff(base.as_ref(), &target, out, options, progress.control())
-        })?;
+        });
+        let report = report.map_err(|failure| self.of_producer(failure))?;
         drop(progress);
         let mut outcome = self.outcome(&report, started.elapsed().as_secs_f64());
         outcome.is_aside = streams::is_stream(&self.output);

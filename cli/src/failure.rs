@@ -218,6 +218,7 @@ fn base_json(mismatch: &BaseMismatch) -> Value {
         .map(|tensor| json!({ "tensor": tensor.tensor, "expected": tensor.expected, "found": tensor.found }));
     json!({
         "is_target": mismatch.is_target,
+        "applied": mismatch.applied,
         "missing": mismatch.missing,
         "extra": mismatch.extra,
         "reshaped": reshaped.collect::<Vec<_>>(),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use crate::chain::chain::{overlapping, Chain, Effect, Link, TensorHistory, Version};
 use crate::chain::changes::Sum;
 use crate::changes::Changes;
 use crate::coding::{self, EncodedBlock};
@@ -12,8 +11,10 @@ use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Made, Result};
 use crate::hash::{TensorHasher, LEAF_BYTES};
-use crate::patch::BlockEntry;
+use crate::patch::chain::{Effect, Link, TensorHistory, Version};
+use crate::patch::{BlockEntry, Chain};
 use crate::stream::{EncoderOptions, Session};
+use crate::tensors::chain_end::ChainEnd;
 use crate::tensors::pieces::{for_each_of, leaves_of_all, Pair, Piece};
 use crate::tensors::{Control, TensorSource};
 use crate::wire::{Action, TensorHeader};
@@ -91,7 +92,7 @@ impl<'a> Combined<'a> {
             header,
             base,
             target,
-            pair: Pair { name, base: base_spec, target: spec },
+            pair: Pair { name, base: base_spec, target: spec, from: 0 },
         }))
     }
 }
@@ -241,14 +242,14 @@ impl Combining<'_> {
     }
 
     fn piece(&self, piece: &Piece<'_>, own: &mut Own) -> Result<Done> {
-        let Pair { name, base, target } = piece.pair;
+        let Pair { name, base, target, .. } = piece.pair;
         let Some(spec) = target else { return Ok(Done { blocks: Vec::new(), leaves: Vec::new() }) };
         let block_bytes = self.options.block_bytes();
         let leaves = |bytes: usize| bytes.div_ceil(LEAF_BYTES) as u64;
         if base.is_none() {
             let mut bytes = vec![0; piece.target_bytes];
             if !bytes.is_empty() {
-                self.chain.read(name, piece.start, &mut bytes)?;
+                ChainEnd::new(self.chain, None)?.read(name, piece.start, &mut bytes)?;
             }
             let whole = |block: &[u8]| {
                 let encoded =
@@ -299,7 +300,7 @@ impl Combining<'_> {
             self.chain.histories.get(piece.pair.name).iter().flat_map(|history| &history.links)
         {
             let mut found = Changes::default();
-            for number in overlapping(&link.tensor.blocks, &range) {
+            for number in link.tensor.overlapping(&range) {
                 let (form, changes) = flat_block(link, number, self.direction, payload)?;
                 if form != self.form {
                     return Err(self

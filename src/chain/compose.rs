@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use crate::chain::chain::Chain;
 use crate::chain::combine::{combine_tensors, Direction};
 use crate::chain::files::{ChainFiles, CompanionEnd, CompanionHistory};
 use crate::checkpoint::files::hash_file;
@@ -14,8 +13,9 @@ use crate::checkpoint::Checkpoint;
 use crate::coding::{BlockOptions, Coding};
 use crate::error::{Error, Made, Result};
 use crate::hash::Sha;
-use crate::patch::{FileEntry, Patch};
+use crate::patch::{Chain, FileEntry, Patch};
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
+use crate::tensors::chain_end::ChainEnd;
 use crate::tensors::diagnose::explain;
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::{Control, TensorSource};
@@ -160,7 +160,7 @@ impl Patch {
         let side = if snapshot { BaseSide::Absent } else { BaseSide::Hashed };
         let session = Session::new(out, options, side)?;
         let (summary, actions) = if verified {
-            build_and_diff(session, chain, &files, base, control)?
+            build_and_diff(session, &chain, &files, base, control)?
         } else {
             combine(session, &chain, &files, control)?
         };
@@ -171,15 +171,11 @@ impl Patch {
 
 /// The options of the encoder; run and steps of the patches where there are no others.
 fn encoder_options(options: ComposeOptions, chain: &Chain<'_>) -> EncoderOptions {
-    let (first, last) = (chain.first().header(), chain.last().header());
-    let same = chain.patches().iter().all(|patch| patch.header().run == first.run);
-    let run = first.run.filter(|_| same);
-    let lineage = Lineage { run, base_step: first.base_step, target_step: last.target_step };
     EncoderOptions {
         block: options.block,
         block_leaves: options.block_leaves,
-        lineage: options.lineage.or(lineage),
-        base_digest: first.base_digest,
+        lineage: options.lineage.or(chain.lineage()),
+        base_digest: chain.first().header().base_digest,
         metadata: options.metadata,
     }
 }
@@ -189,7 +185,7 @@ type Written = (Summary, BTreeMap<Action, u64>);
 /// Makes the target from base and patches, block by block, and diffs it with the base.
 fn build_and_diff<W: Write>(
     mut session: Session<W>,
-    chain: Chain<'_>,
+    chain: &Chain<'_>,
     files: &ChainFiles<'_>,
     base: Option<&Checkpoint>,
     control: Control<'_>,
@@ -197,12 +193,9 @@ fn build_and_diff<W: Write>(
     let (first, last) = (chain.first(), chain.last());
     let source = base.map(|base| base as &dyn TensorSource);
     let made = || {
-        let chain = match source {
-            Some(source) => chain.on(source)?,
-            None => chain,
-        };
-        write_files(&mut session, &chain, files, base)?;
-        let actions = encode_tensors(&mut session, source, &chain, control)?;
+        let end = ChainEnd::new(chain, source)?;
+        write_files(&mut session, chain, files, base)?;
+        let outcomes = encode_tensors(&mut session, source, &end, false, control)?;
         let (_, summary) = session.finish()?;
         if let (Some(expected), Some(found)) = (first.footer().base, summary.footer.base) {
             if expected != found {
@@ -213,14 +206,14 @@ fn build_and_diff<W: Write>(
         if expected != found {
             return Err(last.wrong_result(Made::Checkpoint, expected, found));
         }
-        Ok((summary, actions))
+        Ok((summary, outcomes.actions))
     };
     let made = made();
     // When something went wrong, the base may be the reason; if so, the tensor can be named.
-    explain(source, first, control, made).map_err(|error| match error {
+    explain(source, chain, control, made).map_err(|error| match error {
         Error::BaseMismatch(mut mismatch) => {
-            // That it is the target of the first patch is no reason to leave the others out.
-            mismatch.is_target = false;
+            // That it is the target of some of the patches is no reason to leave the others out.
+            (mismatch.is_target, mismatch.applied) = (false, 0);
             Error::BaseMismatch(mismatch)
         }
         other => other,

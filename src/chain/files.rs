@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::chain::chain::broken;
 use crate::error::Result;
+use crate::patch::chain::broken;
 use crate::patch::{FileEntry, Patch};
 use crate::wire::{FileContent, FileKind, FileRecord, FileState};
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use crate::chain::chain::Chain;
 use crate::chain::combine::{combine_tensors, Direction};
 use crate::checkpoint::{ApplyOptions, Checkpoint, FilePolicy};
 use crate::coding::Coding;
@@ -14,7 +13,7 @@ use crate::disk::Disk;
 use crate::dtype::TensorSpec;
 use crate::error::{BaseMismatch, Error, Fault, Result};
 use crate::limits::Limits;
-use crate::patch::Patch;
+use crate::patch::{Chain, Patch};
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
 use crate::tensors::{ApplyReport, Control};
 use crate::wire::{Action, TensorHeader};

@@ -1,6 +1,5 @@
 //! Patches that follow one another: composed into one, or undone.
 
-pub(crate) mod chain;
 mod changes;
 mod combine;
 mod compose;

@@ -1,7 +1,8 @@
-//! A base and a patch to the target: planned first, then written in parallel, then verified.
+//! A base and patches to the target: planned first, then written in parallel, then verified.
 
 use std::fs;
 use std::path::Path;
+use std::slice;
 
 use crate::checkpoint::index::{MODULES, PIPELINE};
 use crate::checkpoint::plan::Plan;
@@ -12,7 +13,7 @@ use crate::disk::staged::{parent, Staged};
 use crate::disk::system::is_crowded;
 use crate::disk::Disk;
 use crate::error::{Error, FileFault, Result};
-use crate::patch::Patch;
+use crate::patch::{Chain, Patch};
 use crate::tensors::diagnose::explain;
 use crate::tensors::target::{build, Output};
 use crate::tensors::{ApplyReport, Control, TensorSource};
@@ -79,6 +80,55 @@ impl Patch {
         options: ApplyOptions,
         control: Control<'_>,
     ) -> Result<ApplyReport> {
+        Chain::new(slice::from_ref(self))?.apply(base, out, options, control)
+    }
+}
+
+impl Chain<'_> {
+    /// Makes the target of the last patch from `base` at `out`, in one pass over the base; if the first
+    /// patch is a snapshot, no base is needed.
+    ///
+    /// The files are those that [`Patch::apply`] would make with one patch after the other, and so are the
+    /// guarantees. What the patches before the last one make is not written anywhere, and so its digests
+    /// are not compared with anything but those that the next patch names: only where the end is wrong is
+    /// it looked up which patch is at fault.
+    ///
+    /// # Errors
+    /// As [`Patch::apply`]. The error names the patch of the chain that does not lead to its target, if
+    /// the base is the right one. [`Error::BaseMismatch`] says how many of the patches
+    /// [were applied before](crate::error::BaseMismatch::applied), if some were.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let place = |name: &str| dir.path().join(name);
+    /// # let write = |name: &str, data: &[u8; 3]| {
+    /// #     let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+    /// #     std::fs::write(place(name), [&53u64.to_le_bytes()[..], json, data].concat()).unwrap();
+    /// #     pulse::Checkpoint::open(place(name)).unwrap()
+    /// # };
+    /// # let versions = [write("0", b"abc"), write("1", b"abd"), write("2", b"xbd")];
+    /// use pulse::checkpoint::{diff, ApplyOptions, DiffOptions};
+    /// use pulse::patch::Chain;
+    /// use pulse::tensors::Control;
+    /// use pulse::{Limits, Patch};
+    /// let mut patches = Vec::new();
+    /// for pair in versions.windows(2) {
+    ///     let mut patch = Vec::new();
+    ///     diff(Some(&pair[0]), &pair[1], &mut patch, DiffOptions::default(), Control::default())?;
+    ///     patches.push(Patch::from_bytes(patch, Limits::default())?);
+    /// }
+    /// let (chain, options) = (Chain::new(&patches)?, ApplyOptions::default());
+    /// chain.apply(Some(&versions[0]), place("out"), options, Control::default())?;
+    /// assert_eq!(std::fs::read(place("out")).unwrap(), std::fs::read(place("2")).unwrap());
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn apply(
+        &self,
+        base: Option<&Checkpoint>,
+        out: impl AsRef<Path>,
+        options: ApplyOptions,
+        control: Control<'_>,
+    ) -> Result<ApplyReport> {
         apply_on(&Disk::default(), base, self, out.as_ref(), options, control)
     }
 }
@@ -103,19 +153,19 @@ fn check_outside(base: &Checkpoint, out: &Path) -> Result<()> {
 pub(crate) fn apply_on(
     disk: &Disk,
     base: Option<&Checkpoint>,
-    patch: &Patch,
+    chain: &Chain<'_>,
     out: &Path,
     options: ApplyOptions,
     control: Control<'_>,
 ) -> Result<ApplyReport> {
-    let base = base_of(base, patch)?;
-    let plan = explain(source(base), patch, control, Plan::new(base, patch, options.files))?;
+    let base = base_of(base, chain.first())?;
+    let plan = explain(source(base), chain, control, Plan::new(base, chain, options.files))?;
     let shape = Shape::of(plan.is_directory);
     if let Some(base) = base {
         check_outside(base, out)?;
     }
-    let inputs = [base.map(Checkpoint::path), patch.path()];
-    let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
+    let patches = chain.patches().iter().filter_map(Patch::path);
+    let inputs: Vec<&Path> = base.map(Checkpoint::path).into_iter().chain(patches).collect();
     let staged = Staged::begin(out, shape, options.existing, &inputs, disk)?;
     let mut files = Vec::new();
     let is_crowded = is_crowded(plan.files.len() + plan.companions.len());
@@ -129,13 +179,13 @@ pub(crate) fn apply_on(
     }
     let outputs: Vec<_> = files.iter().map(Some).collect();
     let output = Output { files: &outputs, in_place: false };
-    let made = build(&plan.tensors, source(base), patch, Some(output), control)
-        .and_then(|()| plan.write_companions(patch, &staged, &mut files))
+    let made = build(&plan.tensors, source(base), chain, Some(output), control)
+        .and_then(|()| plan.write_companions(&staged, &mut files))
         .and_then(|notes| {
             source(base).map_or(Ok(()), |base| base.check_unchanged())?;
             Ok(notes)
         });
-    let notes = explain(source(base), patch, control, made)?;
+    let notes = explain(source(base), chain, control, made)?;
     // What counts is what a reader finds there.
     let found = Checkpoint::open_on(staged.path(), disk, Access::Read);
     plan.check_opened(&found.map_err(|error| match error {
@@ -145,7 +195,7 @@ pub(crate) fn apply_on(
         error => error,
     })?)?;
     staged.commit(&files)?;
-    Ok(ApplyReport { notes, ..ApplyReport::of(patch, files.len() as u64) })
+    Ok(ApplyReport { notes, ..ApplyReport::of(chain, files.len() as u64) })
 }
 
 /// A checkpoint as a source of tensors.

@@ -9,6 +9,7 @@ use crate::checkpoint::names::{name_tensors, SameTensor};
 use crate::checkpoint::portable::{is_portable, Taken};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result, Visible};
+use crate::stream::Session;
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::{Control, DiffOptions, DiffReport, TensorSource};
 
@@ -113,7 +114,9 @@ pub fn diff(
 ) -> Result<DiffReport> {
     check_names(target)?;
     check_roles(target)?;
-    let mut session = options.session(out, base.is_some())?;
+    let sample = options.sample;
+    let base_side = options.base_side(base.is_some())?;
+    let mut session = Session::new(out, options.encoder, base_side)?;
     // What a reader would refuse in a name is not the caller's fault here.
     let refuse = |error| match error {
         Error::Misuse(what) => Error::bad_file(target.path(), FileFault::Refused(what)),
@@ -122,8 +125,8 @@ pub fn diff(
     let (carried, removed) = write_files(&mut session, base, target).map_err(refuse)?;
 
     let base = base.map(|base| base as &dyn TensorSource);
-    let actions = encode_tensors(&mut session, base, target, control).map_err(refuse)?;
+    let found = encode_tensors(&mut session, base, target, sample, control).map_err(refuse)?;
     let (_, summary) = session.finish()?;
     let target_file_bytes = target.file_bytes();
-    Ok(DiffReport { summary, actions, target_file_bytes, carried, removed })
+    Ok(DiffReport { target_file_bytes, carried, removed, ..found.report(summary) })
 }

@@ -5,6 +5,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod companions;
 mod diff;
 pub(crate) mod files;
+mod ground;
 mod index;
 mod json;
 pub(crate) mod layout;

@@ -3,23 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::checkpoint::apply::{source, FilePolicy};
-use crate::checkpoint::checkpoint::Companion;
-use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
+use crate::checkpoint::apply::FilePolicy;
+use crate::checkpoint::companions::{CarriedFile, OutCompanion, RemovedCompanion};
+use crate::checkpoint::ground::{specs_of, Ground, Held};
 use crate::checkpoint::index::{check_index_bytes, leads_to_tensors, PIPELINE};
 use crate::checkpoint::layout::{read_index, Layout};
 use crate::checkpoint::names::{name_tensors, Names, SameTensor};
-use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor, TensorFile};
+use crate::checkpoint::safetensors::{CarriedHeaders, FileHeader, FileTensor};
 use crate::checkpoint::tree::{check_entries, is_below};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
 use crate::disk::staged::{failed, Staged};
 use crate::disk::system::is_crowded;
 use crate::disk::DiskFile;
-use crate::error::{Error, FileFault, Made, Result};
+use crate::error::{Error, Made, Result};
 use crate::hash::Sha;
-use crate::patch::{FileEntry, Patch};
-use crate::tensors::target::{target_tensors, OutTensor};
+use crate::patch::{Chain, FileEntry, Patch};
+use crate::tensors::target::{patched_tensors, OutTensor};
 use crate::tensors::{Deviation, FileNote};
 use crate::wire::{FileContent, FileKind, FileRecord, FileState};
 
@@ -33,11 +33,13 @@ pub(crate) struct OutFile {
 /// All that is needed to make the target, in the order of its files.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
+    /// The last one that was planned, which the files are described by.
+    patch: &'a Patch,
     pub is_directory: bool,
     pub files: Vec<OutFile>,
     pub tensors: Vec<OutTensor<'a>>,
     pub companions: Vec<OutCompanion<'a>>,
-    /// Companions that the target does not have and that are here what they are in the base: gone in
+    /// Companions that the target does not have and that were here what they are in the base: gone in
     /// an update in place, and not in a new output in any case.
     pub removed: Vec<RemovedCompanion<'a>>,
     /// What is known to differ from the patch before companions are read.
@@ -49,8 +51,61 @@ pub(crate) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub fn new(base: Option<&'a Checkpoint>, patch: &'a Patch, policy: FilePolicy) -> Result<Self> {
+    /// The target of a chain in a new place.
+    pub fn new(
+        base: Option<&'a Checkpoint>,
+        chain: &Chain<'a>,
+        policy: FilePolicy,
+    ) -> Result<Self> {
+        Self::along(Ground::new(base, false), chain, policy)
+    }
+
+    /// The target of a chain where its base is: what no patch speaks of stays.
+    pub fn in_place(base: &'a Checkpoint, chain: &Chain<'a>, policy: FilePolicy) -> Result<Self> {
+        Self::along(Ground::new(Some(base), true), chain, policy)
+    }
+
+    /// Plans each patch on what the plans before it make: what becomes of the files is what it would be
+    /// if the patches were applied one by one.
+    fn along(mut ground: Ground<'a>, chain: &Chain<'a>, policy: FilePolicy) -> Result<Self> {
+        let mut notes = Vec::new();
+        let mut plan = Self::step(&mut ground, chain.first(), policy)?;
+        for pair in chain.patches().windows(2) {
+            let [before, patch] = pair else { continue };
+            notes.append(&mut plan.notes);
+            ground.after(before, plan);
+            plan = Self::step(&mut ground, patch, policy)?;
+            // What is absent since a patch before, and what this one has nothing to say of.
+            let is_listed = |name: &str| patch.files().iter().any(|file| file.record.name == name);
+            notes.retain(|note: &FileNote| note.deviation.is_absence() && !is_listed(&note.name));
+        }
+        let noted: BTreeSet<&str> = plan.notes.iter().map(|note| note.name.as_str()).collect();
+        notes.retain(|note| !noted.contains(note.name.as_str()));
+        plan.notes.append(&mut notes);
+        let mut removed = ground.all_removed();
+        removed.retain(|gone| {
+            !plan.companions.iter().any(|companion| companion.name() == gone.name)
+                && !plan.removed.iter().any(|own| own.name == gone.name)
+        });
+        plan.removed.append(&mut removed);
+        plan.stay_beside(&ground);
+        Ok(plan)
+    }
+
+    /// Where files stay unless they are changed, those of the patches before the last stay, too.
+    fn stay_beside(&mut self, ground: &Ground<'a>) {
+        let known = self.companions.iter().map(OutCompanion::name);
+        let known: BTreeSet<&str> =
+            known.chain(self.removed.iter().map(|gone| gone.name)).collect();
+        let mut stay = ground.carried_in_place();
+        stay.retain(|carried| !known.contains(carried.file.record.name.as_str()));
+        self.companions.extend(stay.into_iter().map(OutCompanion::Carried));
+    }
+
+    /// What one patch makes of what is there; its tensors are taken.
+    fn step(ground: &mut Ground<'a>, patch: &'a Patch, policy: FilePolicy) -> Result<Self> {
         let mut plan = Plan {
+            patch,
             is_directory: false,
             files: Vec::new(),
             tensors: Vec::new(),
@@ -58,48 +113,44 @@ impl<'a> Plan<'a> {
             removed: Vec::new(),
             notes: Vec::new(),
             is_made: false,
-            has_parts: has_parts(base, patch),
+            has_parts: ground.has_parts(patch),
         };
-        let target = target_tensors(source(base), patch)?;
+        let held = ground.take_tensors();
+        let specs = specs_of(&held);
+        let target = patched_tensors(held, patch)?;
+        let fits = specs == specs_of(&target);
+        let ground = &*ground;
         let is_nameless = |file: &FileEntry| file.record.name.is_empty();
         if patch.files().len() > 1 && patch.files().iter().any(is_nameless) {
             return Err(wrong_files(patch, "one file has no name, but the checkpoint has several"));
         }
-        match base {
-            _ if patch.files().is_empty() => plan.own_files(base, &target)?,
-            None => plan.files_of_patch(base, patch, FilePolicy::Exact)?,
-            Some(base) => match policy {
-                FilePolicy::Keep => plan.own_files(Some(base), &target)?,
-                FilePolicy::Follow if !has_files_of(base, patch)? => {
-                    plan.own_tensor_files(Some(base), &target)?;
-                    plan.follow(base, patch)?;
-                }
-                policy => plan.files_of_patch(Some(base), patch, policy)?,
-            },
+        match policy {
+            _ if patch.files().is_empty() => plan.own_files(ground, &target, fits)?,
+            _ if ground.is_none() => plan.files_of_patch(ground, FilePolicy::Exact)?,
+            FilePolicy::Keep => plan.own_files(ground, &target, fits)?,
+            FilePolicy::Follow if !ground.has_files_of(patch)? => {
+                plan.own_tensor_files(ground, &target, fits)?;
+                plan.follow(ground)?;
+            }
+            policy => plan.files_of_patch(ground, policy)?,
         }
-        if let Some(base) = base {
-            plan.note_left_behind(base, patch);
-        }
-        plan.name_tensors(patch)?;
-        plan.assign(target, patch)?;
+        plan.note_left_behind(ground);
+        plan.name_tensors()?;
+        plan.assign(target)?;
         Ok(plan)
     }
 
     /// Files as the patch describes them.
-    fn files_of_patch(
-        &mut self,
-        base: Option<&'a Checkpoint>,
-        patch: &'a Patch,
-        policy: FilePolicy,
-    ) -> Result<()> {
+    fn files_of_patch(&mut self, ground: &Ground<'a>, policy: FilePolicy) -> Result<()> {
+        let patch = self.patch;
         self.is_directory = patch.files().iter().any(|file| !file.record.name.is_empty());
         let mut carried = CarriedHeaders::default();
         for file in patch.files() {
             let record = &file.record;
             if record.kind == FileKind::Companion {
                 match policy {
-                    FilePolicy::Exact => self.exact_companion(base, file)?,
-                    _ => self.follow_companion(base, file)?,
+                    FilePolicy::Exact => self.exact_companion(ground, file)?,
+                    _ => self.follow_companion(ground, file)?,
                 }
                 continue;
             }
@@ -113,8 +164,7 @@ impl<'a> Plan<'a> {
                 check_carried(patch, record, Sha::of(&[&bytes]))?;
                 bytes
             } else {
-                let found = base.and_then(|base| base_header(base, record));
-                found.ok_or_else(|| missing_file(base, record))?.to_vec()
+                ground.header(record).ok_or_else(|| ground.missing(patch, record))?.to_vec()
             };
             let header = FileHeader::parse(bytes, None)
                 .map_err(|fault| wrong_files(patch, format!("'{}': {fault}", record.name)))?;
@@ -124,72 +174,85 @@ impl<'a> Plan<'a> {
     }
 
     /// A companion as the patch has it, and no other.
-    fn exact_companion(&mut self, base: Option<&'a Checkpoint>, file: &'a FileEntry) -> Result<()> {
-        let (record, exact) = (&file.record, true);
-        let found = base.and_then(|base| base.companion(&record.name));
+    fn exact_companion(&mut self, ground: &Ground<'a>, file: &'a FileEntry) -> Result<()> {
+        let record = &file.record;
+        let found = ground.companion(&record.name);
         match record.state {
             FileState::Kept => {
-                let found = found.filter(|found| found.bytes == record.bytes);
-                let Companion { name, path, .. } =
-                    found.ok_or_else(|| missing_file(base, record))?;
-                let expected = Some(record.content());
-                self.companions.push(OutCompanion::Kept { name, path, expected, exact });
+                let found = found.filter(|found| found.bytes() == record.bytes);
+                let found = found.ok_or_else(|| ground.missing(self.patch, record))?;
+                if matches!(found, Held::Carried(_)) && !found.has(record.content())? {
+                    return Err(ground.missing(self.patch, record));
+                }
+                self.companions.push(found.kept(Some(record.content()), true));
             }
             FileState::Removed => {
                 if let Some(found) = found {
-                    self.removed_companion(found, file)?;
+                    self.removed_companion(found, record)?;
                 }
             }
-            _ => {
-                let replaces = record.base().filter(|_| found.is_some());
-                self.companions.push(OutCompanion::Carried { file, replaces });
-            }
+            _ => self.carry(ground, file, found, record.base()),
         }
         Ok(())
+    }
+
+    /// Takes a companion from the patch, in place of the one that is found and is `expected`.
+    fn carry(
+        &mut self,
+        ground: &Ground<'a>,
+        file: &'a FileEntry,
+        found: Option<Held<'a>>,
+        expected: Option<FileContent>,
+    ) {
+        let replaces = match found {
+            Some(found) => found.in_checkpoint(expected),
+            None => ground.removed(&file.record.name),
+        };
+        let carried = CarriedFile { patch: self.patch, file, replaces };
+        self.companions.push(OutCompanion::Carried(carried));
     }
 
     /// A companion as the patch has it, unless the receiver has one of its own.
-    fn follow_companion(
-        &mut self,
-        base: Option<&'a Checkpoint>,
-        file: &'a FileEntry,
-    ) -> Result<()> {
-        let (record, exact) = (&file.record, false);
-        let Some(found) = base.and_then(|base| base.companion(&record.name)) else {
+    fn follow_companion(&mut self, ground: &Ground<'a>, file: &'a FileEntry) -> Result<()> {
+        let record = &file.record;
+        let Some(found) = ground.companion(&record.name) else {
             match record.state {
                 FileState::Removed => {}
                 FileState::Kept => self.note(&record.name, Deviation::Missing),
-                _ => self.companions.push(OutCompanion::Carried { file, replaces: None }),
+                _ => self.carry(ground, file, None, None),
             }
             return Ok(());
         };
-        let Companion { name, path, .. } = found;
-        let kept = |expected| OutCompanion::Kept { name, path, expected, exact };
-        let content = record.content();
+        let (name, content) = (found.name(), record.content());
         match record.state {
-            FileState::Removed => self.removed_companion(found, file)?,
-            FileState::Kept => self.companions.push(kept(Some(content))),
+            FileState::Removed => self.removed_companion(found, record)?,
+            FileState::Kept => {
+                if matches!(found, Held::Carried(_)) && !found.has(content)? {
+                    self.note(name, Deviation::Own);
+                }
+                self.companions.push(found.kept(Some(content), false));
+            }
             // It leads to the files of the patch, which are those that are made. That a model has parts
             // is said by that file whatever is in it.
             _ if self.leads_to_tensors(name) && name != PIPELINE => {
-                let replaces = record.base();
-                self.companions.push(OutCompanion::Carried { file, replaces });
+                self.carry(ground, file, Some(found), record.base());
             }
-            _ if found.has(content)? => self.companions.push(kept(Some(content))),
+            _ if found.has(content)? => self.companions.push(found.kept(Some(content), false)),
             FileState::Replaced(base) if found.has(base)? => {
-                self.companions.push(OutCompanion::Carried { file, replaces: Some(base) });
+                self.carry(ground, file, Some(found), Some(base));
             }
             _ => {
                 self.note(name, Deviation::Own);
-                self.companions.push(kept(None));
+                self.companions.push(found.kept(None, false));
             }
         }
         Ok(())
     }
 
-    fn removed_companion(&mut self, found: &'a Companion, file: &FileEntry) -> Result<()> {
-        let (name, content) = (found.name.as_str(), file.record.content());
+    fn removed_companion(&mut self, found: Held<'a>, record: &FileRecord) -> Result<()> {
+        let (name, content) = (found.name(), record.content());
         if found.has(content)? {
+            let content = found.in_checkpoint(Some(content));
             self.removed.push(RemovedCompanion { name, content });
         } else {
             self.note(name, Deviation::Removed);
@@ -199,7 +262,8 @@ impl<'a> Plan<'a> {
 
     /// The companions of the patch beside the receiver's own tensor files, and a note for each file
     /// that is not as the patch says.
-    fn follow(&mut self, base: &'a Checkpoint, patch: &'a Patch) -> Result<()> {
+    fn follow(&mut self, ground: &Ground<'a>) -> Result<()> {
+        let patch = self.patch;
         let is_made = self.is_made;
         let own: BTreeMap<_, _> = self
             .files
@@ -221,8 +285,8 @@ impl<'a> Plan<'a> {
                         self.note(name, Deviation::Missing);
                     }
                 }
-                None if self.leads_to_tensors(name) => self.own_index(base, file)?,
-                None => self.follow_companion(Some(base), file)?,
+                None if self.leads_to_tensors(name) => self.own_index(ground, file)?,
+                None => self.follow_companion(ground, file)?,
             }
         }
         let extra = if is_made { Deviation::Made } else { Deviation::OwnTensors };
@@ -230,30 +294,28 @@ impl<'a> Plan<'a> {
             self.note(name, extra);
         }
         if !is_made {
-            let own = base.companions.iter();
-            for Companion { name, path, .. } in own {
-                if !self.leads_to_tensors(name) {
+            for found in ground.companions() {
+                if !self.leads_to_tensors(found.name()) {
                     continue;
                 }
-                if !listed.contains_key(name.as_str()) {
-                    self.note(name, Deviation::OwnTensors);
+                if !listed.contains_key(found.name()) {
+                    self.note(found.name(), Deviation::OwnTensors);
                 }
-                let (expected, exact) = (None, false);
-                self.companions.push(OutCompanion::Kept { name, path, expected, exact });
+                self.companions.push(found.kept(None, false));
             }
         }
         // A patch to a single file says nothing of what is beside it.
         if listed.contains_key("") {
             let has_parts = self.has_parts;
-            self.own_companions(base, |found| !leads_to_tensors(&found.name, has_parts));
+            self.own_companions(ground, |name| !leads_to_tensors(name, has_parts));
         }
         Ok(())
     }
 
     /// What to say of an index of the patch that is not in the output: it leads to other files.
-    fn own_index(&mut self, base: &Checkpoint, file: &FileEntry) -> Result<()> {
+    fn own_index(&mut self, ground: &Ground<'a>, file: &FileEntry) -> Result<()> {
         let record = &file.record;
-        let found = base.companion(&record.name).filter(|_| !self.is_made);
+        let found = ground.companion(&record.name).filter(|_| !self.is_made);
         match (found, record.state.is_in_target()) {
             (None, false) => {}
             (None, true) => self.note(&record.name, Deviation::Missing),
@@ -264,11 +326,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Companions of the receiver that the patch does not know of are in no new output.
-    fn note_left_behind(&mut self, base: &Checkpoint, patch: &Patch) {
-        let listed = patch.files().iter().map(|file| file.record.name.as_str());
+    fn note_left_behind(&mut self, ground: &Ground<'a>) {
+        let listed = self.patch.files().iter().map(|file| file.record.name.as_str());
         let kept = self.companions.iter().map(OutCompanion::name);
         let known: BTreeSet<&str> = listed.chain(kept).collect();
-        let own = base.companions.iter().map(|own| own.name.as_str());
+        let own = ground.companions().into_iter().map(|own| own.name());
         let unknown = own.filter(|name| !known.contains(name));
         self.notes.extend(unknown.map(|name| FileNote::new(name, Deviation::LeftBehind)));
     }
@@ -282,14 +344,16 @@ impl<'a> Plan<'a> {
     }
 
     /// The files of the receiver, or those nearest to them.
-    fn own_files(&mut self, base: Option<&'a Checkpoint>, target: &[OutTensor<'_>]) -> Result<()> {
-        self.own_tensor_files(base, target)?;
+    fn own_files(
+        &mut self,
+        ground: &Ground<'a>,
+        target: &[OutTensor<'_>],
+        fits: bool,
+    ) -> Result<()> {
+        self.own_tensor_files(ground, target, fits)?;
         // An index leads to the files of before.
         let (is_made, has_parts) = (self.is_made, self.has_parts);
-        if let Some(base) = base {
-            let leads = |found: &Companion| leads_to_tensors(&found.name, has_parts);
-            self.own_companions(base, |found| !is_made || !leads(found));
-        }
+        self.own_companions(ground, |name| !is_made || !leads_to_tensors(name, has_parts));
         Ok(())
     }
 
@@ -297,43 +361,31 @@ impl<'a> Plan<'a> {
     /// holds all of them.
     fn own_tensor_files(
         &mut self,
-        base: Option<&'a Checkpoint>,
+        ground: &Ground<'a>,
         target: &[OutTensor<'_>],
+        fits: bool,
     ) -> Result<()> {
-        self.is_directory = base.is_some_and(|base| base.is_directory);
-        let specs = || target.iter().map(|tensor| (tensor.name, tensor.spec));
-        let fitting = base
-            .filter(|base| base.tensors().map(|(name, tensor)| (name, tensor.spec())).eq(specs()));
-        self.is_made = fitting.is_none();
-        self.files = match fitting {
-            Some(base) => {
-                let out = |file: &TensorFile| OutFile {
-                    name: file.name.clone(),
-                    header: file.header.clone(),
-                };
-                base.files.iter().map(out).collect()
-            }
-            None => {
-                let header = FileHeader::canonical(specs())?;
-                let name = if self.is_directory { "model.safetensors" } else { "" };
-                vec![OutFile { name: name.into(), header }]
-            }
+        self.is_directory = ground.is_directory();
+        self.is_made = ground.is_none() || !fits;
+        self.files = if self.is_made {
+            let specs = target.iter().map(|tensor| (tensor.name, tensor.spec));
+            let header = FileHeader::canonical(specs)?;
+            let name = if self.is_directory { "model.safetensors" } else { "" };
+            vec![OutFile { name: name.into(), header }]
+        } else {
+            ground.out_files()
         };
         Ok(())
     }
 
-    fn own_companions(&mut self, base: &'a Checkpoint, wanted: impl Fn(&Companion) -> bool) {
-        let (expected, exact) = (None, false);
-        let kept =
-            base.companions.iter().filter(|found| wanted(found)).map(
-                |Companion { name, path, .. }| OutCompanion::Kept { name, path, expected, exact },
-            );
-        self.companions.extend(kept);
+    fn own_companions(&mut self, ground: &Ground<'a>, wanted: impl Fn(&str) -> bool) {
+        let own = ground.companions().into_iter().filter(|found| wanted(found.name()));
+        self.companions.extend(own.map(|found| found.kept(None, false)));
     }
 
     /// Gives the tensors of the files the names that readers of the directory will find there.
-    fn name_tensors(&mut self, patch: &Patch) -> Result<()> {
-        let names = self.check_roles(patch)?;
+    fn name_tensors(&mut self) -> Result<()> {
+        let (names, patch) = (self.check_roles()?, self.patch);
         let mut headers: Vec<_> =
             self.files.iter_mut().map(|file| (file.name.as_str(), &mut file.header)).collect();
         name_tensors(&mut headers, &names).map_err(|SameTensor { tensor, .. }| {
@@ -343,7 +395,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Gives each tensor its place in the files; both must name the same tensors.
-    fn assign(&mut self, target: Vec<OutTensor<'a>>, patch: &Patch) -> Result<()> {
+    fn assign(&mut self, target: Vec<OutTensor<'a>>) -> Result<()> {
+        let patch = self.patch;
         let mut places = std::collections::HashMap::new();
         for (number, file) in self.files.iter().enumerate() {
             for FileTensor { name, spec, offset, .. } in &file.header.tensors {
@@ -387,13 +440,12 @@ impl<'a> Plan<'a> {
     /// Writes the companions; gives back all notes.
     pub fn write_companions(
         &self,
-        patch: &Patch,
         staged: &Staged,
         files: &mut Vec<DiskFile>,
     ) -> Result<Vec<FileNote>> {
         self.with_notes(|companion| {
             let mut created = staged.create(companion.name(), 0)?;
-            let is_expected = companion.copy_to(&created, patch)?;
+            let is_expected = companion.copy_to(&created)?;
             if is_crowded(self.files.len() + self.companions.len()) {
                 created.park().map_err(failed("closing", created.path()))?;
             }
@@ -403,8 +455,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Reads the companions; gives back all notes.
-    pub fn check_companions(&self, patch: &Patch) -> Result<Vec<FileNote>> {
-        self.with_notes(|companion| companion.for_each_chunk(patch, |_| Ok(())))
+    pub fn check_companions(&self) -> Result<Vec<FileNote>> {
+        self.with_notes(|companion| companion.for_each_chunk(|_| Ok(())))
     }
 
     /// The notes so far, and one for each companion that is found to differ.
@@ -424,17 +476,13 @@ impl<'a> Plan<'a> {
 
     /// Refuses files that readers of the directory would take for others than they are (R95); gives
     /// back what the names of its tensors depend on.
-    fn check_roles(&self, patch: &Patch) -> Result<Names> {
-        self.check_roles_beside(patch, Path::new(""), &[]).map(|layout| layout.names)
+    fn check_roles(&self) -> Result<Names> {
+        self.check_roles_beside(Path::new(""), &[]).map(|layout| layout.names)
     }
 
     /// As `check_roles`, in a directory in which other files stay.
-    pub fn check_roles_beside(
-        &self,
-        patch: &Patch,
-        directory: &Path,
-        others: &[String],
-    ) -> Result<Layout<()>> {
+    pub fn check_roles_beside(&self, directory: &Path, others: &[String]) -> Result<Layout<()>> {
+        let patch = self.patch;
         if !self.is_directory {
             return Ok(Layout::default());
         }
@@ -456,7 +504,7 @@ impl<'a> Plan<'a> {
                 let is_tensors = self.files.iter().any(|file| file.name == index);
                 return if is_tensors { Ok(bytes) } else { read_index(directory, index) };
             };
-            found.for_each_chunk(patch, |chunk| {
+            found.for_each_chunk(|chunk| {
                 check_index_bytes((bytes.len() + chunk.len()) as u64)
                     .map_err(|fault| Error::bad_file(Path::new(index), fault))?;
                 bytes.extend_from_slice(chunk);
@@ -505,16 +553,6 @@ impl<'a> Plan<'a> {
     }
 }
 
-fn missing_file(base: Option<&Checkpoint>, record: &FileRecord) -> Error {
-    let wants_directory = !record.name.is_empty();
-    if let Some(base) = base.filter(|base| base.is_directory != wants_directory) {
-        let fault = if wants_directory { FileFault::WantsDirectory } else { FileFault::WantsFile };
-        return Error::bad_file(base.path(), fault);
-    }
-    let FileRecord { name, bytes, sha256, .. } = record.clone();
-    Error::BaseFile { path: base.map(|base| base.file_path(&name)), name, bytes, sha256 }
-}
-
 fn wrong_files(patch: &Patch, what: impl AsRef<str>) -> Error {
     patch.unfit(format!(
         "the files that the patch describes do not fit its tensors: {}",
@@ -529,40 +567,4 @@ pub(crate) fn check_carried(patch: &Patch, record: &FileRecord, found: Digest) -
         return Ok(());
     }
     Err(patch.wrong_result(Made::File(record.name.clone()), expected, found))
-}
-
-/// The header of the base's file of the same name, if it is the recorded one.
-fn base_header<'a>(base: &'a Checkpoint, record: &FileRecord) -> Option<&'a [u8]> {
-    let header = base.file(&record.name)?.header.bytes.as_slice();
-    (FileContent::of(header) == record.content()).then_some(header)
-}
-
-/// Whether tensor files of a checkpoint, or of the target of a patch, lie in subdirectories.
-pub(crate) fn has_parts(base: Option<&Checkpoint>, patch: &Patch) -> bool {
-    let own = base.iter().flat_map(|base| &base.files).map(|file| file.name.as_str());
-    let files = patch.files().iter().map(|file| &file.record);
-    let of_patch = files.filter(|record| record.kind == FileKind::Tensors);
-    own.chain(of_patch.map(|record| record.name.as_str())).any(|name| name.contains('/'))
-}
-
-/// Whether the base has all that the files of the patch need of it: headers, and what leads to them.
-fn has_files_of(base: &Checkpoint, patch: &Patch) -> Result<bool> {
-    let has_parts = has_parts(Some(base), patch);
-    for FileEntry { record, .. } in patch.files() {
-        let is_there = match record.kind {
-            _ if record.state != FileState::Kept => true,
-            FileKind::Tensors => base_header(base, record).is_some(),
-            FileKind::Companion if leads_to_tensors(&record.name, has_parts) => {
-                match base.companion(&record.name) {
-                    Some(found) => record.name == PIPELINE || found.has(record.content())?,
-                    None => false,
-                }
-            }
-            FileKind::Companion => true,
-        };
-        if !is_there {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

@@ -1,15 +1,16 @@
 //! A patch checked without writing anything.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::slice;
 
 use crate::checkpoint::apply::{source, FilePolicy};
+use crate::checkpoint::ground::Ground;
 use crate::checkpoint::index::leads_to_tensors;
-use crate::checkpoint::plan::{has_parts, Plan};
+use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result};
-use crate::patch::Patch;
-use crate::tensors::diagnose::{check_base, differing_tensor, explain};
+use crate::patch::{Chain, Patch};
+use crate::tensors::diagnose::{check_base, check_target, explain};
 use crate::tensors::target::build;
 use crate::tensors::{Control, Deviation, FileNote};
 use crate::wire::{FileContent, FileKind};
@@ -31,10 +32,11 @@ impl Patch {
     /// ```
     pub fn verify(&self, control: Control<'_>) -> Result<()> {
         if self.header().snapshot {
-            let plan = Plan::new(None, self, FilePolicy::Exact)?;
-            return build(&plan.tensors, None, self, None, control);
+            let chain = Chain::new(slice::from_ref(self))?;
+            let plan = Plan::new(None, &chain, FilePolicy::Exact)?;
+            return build(&plan.tensors, None, &chain, None, control);
         }
-        Patch::check_expansion(std::slice::from_ref(self))?;
+        Patch::check_expansion(slice::from_ref(self))?;
         let mut payload = Vec::new();
         for tensor in self.tensors() {
             for (number, block) in tensor.blocks.iter().enumerate() {
@@ -79,11 +81,13 @@ impl Patch {
         if self.header().snapshot {
             return Err(Error::misuse("a snapshot has no base: verify it without one"));
         }
-        check_base(base, self, control)?;
+        let chain = Chain::new(slice::from_ref(self))?;
+        check_base(base, &chain, control)?;
         let base = Some(base);
-        let plan = explain(source(base), self, control, Plan::new(base, self, files))?;
-        let made = build(&plan.tensors, source(base), self, None, control);
-        explain(source(base), self, control, made.and_then(|()| plan.check_companions(self)))
+        let plan = Plan::new(base, &chain, files);
+        let plan = explain(source(base), &chain, control, plan)?;
+        let made = build(&plan.tensors, source(base), &chain, None, control);
+        explain(source(base), &chain, control, made.and_then(|()| plan.check_companions()))
     }
 
     /// Checks that `target` has the digests that the patch names for its target, and compares its
@@ -100,22 +104,8 @@ impl Patch {
         files: FilePolicy,
         control: Control<'_>,
     ) -> Result<Vec<FileNote>> {
-        let found = differing_tensor(target, self, control, |tensor| {
-            tensor.end.and_then(|end| end.target)
-        })?;
-        if found.checkpoint == self.footer().target {
-            return check_files(self, target, files);
-        }
-        let file = self.path().map(Path::to_path_buf);
-        Err(match found.tensor {
-            Some((name, expected, found)) => {
-                Error::TargetMismatch { file, tensor: Some(name), expected, found }
-            }
-            None => {
-                let (expected, found) = (self.footer().target, found.checkpoint);
-                Error::TargetMismatch { file, tensor: None, expected, found }
-            }
-        })
+        check_target(target, self, control)?;
+        check_files(self, target, files)
     }
 }
 
@@ -165,7 +155,7 @@ fn differing_files(patch: &Patch, target: &Checkpoint) -> Result<Vec<FileNote>> 
         let own: Vec<&String> = own.filter(|name| !listed.contains(name.as_str())).collect();
         // An index goes with the tensor files that it leads to.
         let is_own = !own.is_empty() || notes.iter().any(|note| target.file(&note.name).is_some());
-        let has_parts = has_parts(Some(target), patch);
+        let has_parts = Ground::new(Some(target), false).has_parts(patch);
         notes.extend(own.iter().map(|name| FileNote::new(*name, Deviation::OwnTensors)));
         let companions = target.companions.iter().map(|found| &found.name);
         for name in companions.filter(|name| !listed.contains(name.as_str())) {

@@ -194,6 +194,17 @@ impl BlockDecoder {
     /// [`Error::Misuse`] if the chunk cuts an element or goes past the end of the block;
     /// [`Error::Corrupt`] at the end of a contextual block that does not fit this base.
     pub fn apply(&mut self, chunk: &mut [u8]) -> Result<()> {
+        self.apply_with(chunk, |_| {})
+    }
+
+    /// As [`apply`](Self::apply), and adds to `changed` the elements of the block whose bits change,
+    /// in ascending order. A whole block, which overwrites all of them, adds none.
+    #[cfg(feature = "parallel")]
+    pub(crate) fn apply_noting(&mut self, chunk: &mut [u8], changed: &mut Vec<u32>) -> Result<()> {
+        self.apply_with(chunk, |element| changed.push(element))
+    }
+
+    fn apply_with(&mut self, chunk: &mut [u8], changed: impl FnMut(u32)) -> Result<()> {
         if !chunk.len().is_multiple_of(self.element_bytes) || !self.cut.is_empty() {
             return Err(Error::misuse(format!(
                 "a chunk of {} bytes cuts an element of {} bytes; give whole elements",
@@ -208,7 +219,7 @@ impl BlockDecoder {
                 self.elements - self.done
             )));
         }
-        at_width!(self.element_bytes, apply(self, chunk));
+        at_width!(self.element_bytes, apply(self, chunk, changed));
         self.done += elements;
         match &self.body {
             Body::Contextual(walk) if self.is_done() => {
@@ -220,7 +231,7 @@ impl BlockDecoder {
 
     /// Leaves out bytes, whole elements, of which neither base nor target is of interest; of a contextual
     /// block none can be left out.
-    #[cfg(feature = "checkpoint")]
+    #[cfg(feature = "parallel")]
     pub(crate) fn skip(&mut self, bytes: u64) -> Result<()> {
         let end = self.done + bytes / self.element_bytes as u64;
         match &mut self.body {
@@ -282,7 +293,7 @@ impl BlockDecoder {
     }
 }
 
-fn apply<W: Word>(decoder: &mut BlockDecoder, chunk: &mut [u8]) {
+fn apply<W: Word>(decoder: &mut BlockDecoder, chunk: &mut [u8], mut changed: impl FnMut(u32)) {
     let order = decoder.order;
     match &mut decoder.body {
         Body::Flat { form, changes, next } => {
@@ -292,11 +303,17 @@ fn apply<W: Word>(decoder: &mut BlockDecoder, chunk: &mut [u8]) {
             for i in *next..*next + ready {
                 let at = (u64::from(changes.elements[i]) - decoder.done) as usize * W::BYTES;
                 let word = &mut chunk[at..at + W::BYTES];
-                form.target(order, W::load(word), W::narrow(changes.values[i])).store(word);
+                let base = W::load(word);
+                let target = form.target(order, base, W::narrow(changes.values[i]));
+                target.store(word);
+                // An element may be overwritten with the bits that it has.
+                if target != base {
+                    changed(changes.elements[i]);
+                }
             }
             *next += ready;
         }
-        Body::Contextual(walk) => walk.apply::<W>(chunk),
+        Body::Contextual(walk) => walk.apply::<W>(chunk, changed),
         Body::Whole(planes) => copy::<W>(planes, decoder.done as usize, chunk),
     }
 }

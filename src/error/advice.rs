@@ -25,6 +25,7 @@ pub enum Advice {
     GiveItsBase,
     KeepBase,
     GiveEveryPatch,
+    GiveEveryPart,
     WriteNewCheckpoint,
     NothingToDo,
     SaveAgain,
@@ -107,6 +108,10 @@ impl Advice {
             Advice::GiveEveryPatch => {
                 ("give-every-patch", "give every patch between the two checkpoints, in order")
             }
+            Advice::GiveEveryPart => (
+                "give-every-part",
+                "give the parts of all ranks of one step, each once, as they were made",
+            ),
             Advice::WriteNewCheckpoint => ("write-new-checkpoint", "write the target to a new place"),
             Advice::NothingToDo => ("nothing-to-do", "there is nothing left to apply"),
             Advice::SaveAgain => ("save-again", "save the checkpoint again"),

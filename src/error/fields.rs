@@ -23,6 +23,7 @@ impl Error {
             | Error::NeedsBase { file, .. }
             | Error::NotInvertible { file, .. }
             | Error::Chain { file, .. }
+            | Error::Part { file, .. }
             | Error::Unfit { file, .. } => file.as_deref(),
             Error::NotInPlace { path, .. }
             | Error::BadFile { path, .. }

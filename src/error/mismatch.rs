@@ -31,8 +31,11 @@ pub struct BaseMismatch {
     pub reshaped: Vec<Reshaped>,
     /// Number of tensors of the right base, and of this one.
     pub tensors: Option<(u64, u64)>,
-    /// The checkpoint is the target of the patch: it was applied before.
+    /// The checkpoint is the target of the patch, or of the last one of a chain: it was applied before.
     pub is_target: bool,
+    /// So many patches of a chain, the first ones, were applied before: the checkpoint is the target of
+    /// the last of these. Zero where it is the target of none, or of all.
+    pub applied: usize,
 }
 
 /// A tensor that has another dtype or shape than the patch expects.
@@ -85,6 +88,7 @@ impl BaseMismatch {
             reshaped: Vec::new(),
             tensors: None,
             is_target: false,
+            applied: 0,
         }
     }
 }
@@ -96,6 +100,16 @@ impl fmt::Display for BaseMismatch {
         }
         if self.is_target {
             return write!(f, "the checkpoint is already the target of the patch");
+        }
+        if self.applied > 0 {
+            let (patches, them) = match self.applied {
+                1 => ("the first patch".into(), "it"),
+                count => (format!("the first {count} patches"), "them"),
+            };
+            return write!(
+                f,
+                "the checkpoint is already the target of {patches}; leave {them} out"
+            );
         }
         f.write_str("wrong base: ")?;
         if let Some(tensor) = &self.tensor {

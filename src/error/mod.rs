@@ -6,6 +6,7 @@
 //! | `limit` | [`Error::Limit`] | this reader, if the source is trusted |
 //! | `base`, `target` | [`Error::BaseMismatch`], [`Error::TargetMismatch`], [`Error::Chain`] | who chose the checkpoint, or the patches |
 //! | `checkpoint` | [`Error::BadFile`], [`Error::BaseFile`], [`Error::Unfit`] | who keeps the files |
+//! | `part` | [`Error::Part`] | who sent the part, or whose ranks gave what does not fit together |
 //! | `needs-base` | [`Error::NeedsBase`] | the caller: the patch says nothing without its base |
 //! | `not-invertible` | [`Error::NotInvertible`] | the caller: the base is needed, or a patch the other way |
 //! | `not-in-place` | [`Error::NotInPlace`] | the caller: write a new checkpoint |
@@ -134,6 +135,15 @@ pub enum Error {
         what: String,
         /// If it is their digests: that of the base of the patch, and that of the target of the one before.
         digests: Option<Box<(Digest, Digest)>>,
+    },
+    /// A part of a patch is damaged, or parts do not make one patch together.
+    #[error("{}{}", in_file(file), Visible(what))]
+    Part {
+        /// The part; `None` if it is in memory, or if it is about several.
+        file: Option<PathBuf>,
+        /// What is wrong, with the tensor and the numbers of the parts that it is about: they count
+        /// from 0, in the order in which they were given.
+        what: String,
     },
     /// The patch says too little without the checkpoint that it was made from.
     #[error("{}{}", in_file(file), Visible(what))]
@@ -386,6 +396,7 @@ impl Error {
         Error::BaseMismatch(_) | Error::Chain { .. } => "base",
         Error::TargetMismatch { .. } => "target",
         Error::WrongResult { .. } => "digest",
+        Error::Part { .. } => "part",
         Error::NeedsBase { .. } => "needs-base",
         Error::NotInvertible { .. } => "not-invertible",
         Error::NotInPlace { .. } => "not-in-place",
@@ -417,10 +428,13 @@ impl Error {
             Error::Version { .. } => Advice::UseNewerReader,
             Error::Limit { .. } => Advice::RaiseLimit,
             Error::BaseMismatch(mismatch) if mismatch.is_target => Advice::NothingToDo,
+            // What to do is in the message.
+            Error::BaseMismatch(mismatch) if mismatch.applied > 0 => return None,
             Error::BaseMismatch(_) => Advice::UseItsBase,
             Error::TargetMismatch { .. } => Advice::UseItsTarget,
             Error::WrongResult { .. } | Error::Unfit { .. } => Advice::CreateAgain,
             Error::Chain { .. } => Advice::GiveEveryPatch,
+            Error::Part { .. } => Advice::GiveEveryPart,
             Error::NeedsBase { .. } => Advice::GiveItsBase,
             Error::NotInvertible { .. } => Advice::KeepBase,
             Error::NotInPlace { .. } => Advice::WriteNewCheckpoint,

@@ -132,7 +132,7 @@ pub fn stat(
         Buffers::default,
         work,
         |piece, steps: BTreeMap<i64, u64>| {
-            let Pair { name, base, target } = piece.pair;
+            let Pair { name, base, target, .. } = piece.pair;
             let Some(spec) = target.or(base) else { return Ok(()) };
             if piece.first {
                 let action = tensor_header(name, base, target)?.action;

@@ -79,6 +79,15 @@ pub struct TensorEntry {
     pub bytes: u64,
 }
 
+impl TensorEntry {
+    /// Numbers of the blocks that have bytes of the range.
+    pub(crate) fn overlapping(&self, range: &Range<u64>) -> Range<usize> {
+        let first = self.blocks.partition_point(|block| block.range().end <= range.start);
+        let end = self.blocks.partition_point(|block| block.range().start < range.end);
+        first..end.max(first)
+    }
+}
+
 /// Sections of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

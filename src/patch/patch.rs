@@ -113,19 +113,6 @@ impl Patch {
         Ok(Patch { path, source, limits, header, footer, map, by_name })
     }
 
-    /// The patch with its bytes in memory, checked again, if they are in a file: nothing can then
-    /// fail to be read, or change.
-    pub(crate) fn load(&self) -> Result<Option<Self>> {
-        let Source::File(_) = &self.source else { return Ok(None) };
-        let mut bytes = Vec::new();
-        self.read(&(0..self.bytes()), &mut bytes)?;
-        let mut loaded = Self::from_bytes(bytes, self.limits.clone())
-            .map_err(|error| error.in_file(self.path()))?;
-        // It stays the patch of that file: errors name it.
-        loaded.path = self.path.clone();
-        Ok(Some(loaded))
-    }
-
     /// Whether the file that the patch is read from is what it was when it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         match &self.source {
@@ -226,7 +213,7 @@ impl Patch {
     }
 
     /// Block `number` of `tensor`; its payload is read into `payload`.
-    fn block<'a>(
+    pub(crate) fn block<'a>(
         &self,
         tensor: &'a TensorEntry,
         number: usize,
@@ -303,6 +290,28 @@ impl Patch {
             }
         }
         Ok(())
+    }
+
+    /// Applies a decoder of block `number` of `tensor` to the next of its bytes.
+    pub(crate) fn apply_on(
+        &self,
+        tensor: &TensorEntry,
+        number: usize,
+        decoder: &mut BlockDecoder,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        decoder.apply(bytes).map_err(|error| {
+            let error = match error {
+                Error::Corrupt(corrupt) => Error::Corrupt(Box::new(Corrupt {
+                    section: Some(Tag::BLOCK),
+                    tensor: Some(tensor.header.name.clone()),
+                    block: Some(number as u64),
+                    ..*corrupt
+                })),
+                other => other,
+            };
+            error.in_file(self.path())
+        })
     }
 
     /// Passes the data of a carried file to `found`, chunk by chunk.

@@ -220,6 +220,14 @@ impl<'a> Block<'a> {
         applied.map_err(|error| self.placed(error))
     }
 
+    /// As [`apply`](Self::apply), and adds to `changed` the elements of the block that change, if it is
+    /// not whole.
+    #[cfg(feature = "parallel")]
+    pub(crate) fn apply_noting(&self, bytes: &mut [u8], changed: &mut Vec<u32>) -> Result<()> {
+        let applied = self.decode()?.apply_noting(bytes, changed);
+        applied.map_err(|error| self.placed(error))
+    }
+
     /// As [`apply`](Self::apply), for some of the bytes: from `skip` bytes after the start on. A
     /// contextual block is applied from its start.
     #[cfg(feature = "checkpoint")]

@@ -31,7 +31,10 @@ pub use receiver::{Received, Receiver};
 pub use session::Summary;
 pub use store::Store;
 pub use tensor_writer::TensorWriter;
-#[cfg(feature = "parallel")]
-pub(crate) use {options::BaseSide, session::Session};
 #[cfg(feature = "checkpoint")]
-pub(crate) use {session::tensor_header, writer::Totals};
+pub(crate) use writer::Totals;
+#[cfg(feature = "parallel")]
+pub(crate) use {
+    options::BaseSide,
+    session::{tensor_header, Session, TensorOutcome},
+};

@@ -102,6 +102,8 @@ pub(crate) struct TensorOutcome {
     pub action: Action,
     /// The tensor is in the patch.
     pub written: bool,
+    /// Digest of the tensor in the target, if it has it.
+    pub target: Option<Digest>,
 }
 
 #[derive(Debug)]
@@ -292,10 +294,16 @@ impl<W: Write> Session<W> {
     }
 
     pub fn end(&mut self) -> Result<TensorOutcome> {
-        let mut open = self.take_open()?;
-        let name = &open.header.name;
+        let open = self.open()?;
         let base = open.trusted.unwrap_or_else(|| mem::take(&mut open.base).finish());
         let target = mem::take(&mut open.target).finish();
+        self.end_with(base, target)
+    }
+
+    /// Ends the open tensor with digests of its bytes that were computed elsewhere.
+    pub fn end_with(&mut self, base: Digest, target: Digest) -> Result<TensorOutcome> {
+        let open = self.take_open()?;
+        let name = &open.header.name;
         if let Some(spec) = &open.base_spec {
             self.base.add(name, spec, base);
         }
@@ -337,7 +345,7 @@ impl<W: Write> Session<W> {
                 writer.tensor_end(&end)
             })?;
         }
-        Ok(TensorOutcome { action, written })
+        Ok(TensorOutcome { action, written, target: target.filter(|_| action.has_target()) })
     }
 
     pub fn flush(&mut self) -> Result<()> {
@@ -359,8 +367,14 @@ impl<W: Write> Session<W> {
         let base = match &self.base_side {
             BaseSide::Absent => None,
             BaseSide::Hashed => Some(self.base.finish()?),
-            // Digests of its tensors were taken on trust, and so is that of the whole.
-            BaseSide::Trusted(trusted) => Some(trusted.checkpoint),
+            // What was taken on trust must at least agree: those of tensors that another base has do not.
+            BaseSide::Trusted(trusted) => {
+                let found = self.base.finish()?;
+                if found != trusted.checkpoint {
+                    return Err(Error::wrong_base(None, trusted.checkpoint, found));
+                }
+                Some(found)
+            }
         };
         if let (Some(expected), Some(found)) = (self.options.base_digest, base) {
             if expected != found {

@@ -7,7 +7,7 @@ use crate::coding::{self, BlockOptions, EncodedBlock, Matrix};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::hash::{digest_leaves, LEAF_BYTES};
-use crate::stream::{BaseSide, EncoderOptions, Session, Summary, TrustedBase};
+use crate::stream::{BaseSide, EncoderOptions, Session, Summary, TensorOutcome, TrustedBase};
 use crate::tensors::pieces::{for_each_piece, pairs, Buffers, Pair, Piece};
 use crate::tensors::{Control, TensorSource};
 use crate::wire::Action;
@@ -18,6 +18,9 @@ use crate::wire::Action;
 pub struct DiffReport {
     /// Size, totals and digests of the patch.
     pub summary: Summary,
+    /// Digests of all tensors of the target, also of those that did not change: what the next diff,
+    /// which starts from there, may take on trust.
+    pub digests: TrustedBase,
     /// Tensors by what happens to them; those that are not counted here did not change.
     pub actions: BTreeMap<Action, u64>,
     /// Size of the target's files: what a full copy would transfer.
@@ -39,13 +42,23 @@ pub struct Carried {
 }
 
 /// How a diff is made and written.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiffOptions {
     /// How the patch is written.
     pub encoder: EncoderOptions,
     /// Digests of the base that need not be computed again.
     pub trusted_base: Option<TrustedBase>,
+    /// Whether one tensor of a trusted base is hashed all the same, so that the digests of another
+    /// base are noticed before a patch is published. Which one depends on the digest of the
+    /// checkpoint, as with [`TrustedBase::check_sample`]. True by default.
+    pub sample: bool,
+}
+
+impl Default for DiffOptions {
+    fn default() -> Self {
+        EncoderOptions::default().into()
+    }
 }
 
 impl DiffOptions {
@@ -63,25 +76,29 @@ impl DiffOptions {
         self
     }
 
-    /// Starts a patch; without a base, a snapshot.
-    pub(crate) fn session<W: Write>(self, out: W, has_base: bool) -> Result<Session<W>> {
-        let base = match (self.trusted_base, has_base) {
-            (None, true) => BaseSide::Hashed,
-            (Some(trusted), true) => BaseSide::Trusted(trusted),
-            (None, false) => BaseSide::Absent,
-            (Some(_), false) => {
-                return Err(Error::misuse(
-                    "options: digests of a base were given, but there is no base; leave them out",
-                ));
-            }
-        };
-        Session::new(out, self.encoder, base)
+    /// Replaces [`sample`](Self::sample).
+    #[must_use]
+    pub fn with_sample(mut self, sample: bool) -> Self {
+        self.sample = sample;
+        self
+    }
+
+    /// What is known of the base beforehand.
+    pub(crate) fn base_side(&self, has_base: bool) -> Result<BaseSide> {
+        match (&self.trusted_base, has_base) {
+            (None, true) => Ok(BaseSide::Hashed),
+            (Some(trusted), true) => Ok(BaseSide::Trusted(trusted.clone())),
+            (None, false) => Ok(BaseSide::Absent),
+            (Some(_), false) => Err(Error::misuse(
+                "options: digests of a base were given, but there is no base; leave them out",
+            )),
+        }
     }
 }
 
 impl From<EncoderOptions> for DiffOptions {
     fn from(encoder: EncoderOptions) -> Self {
-        DiffOptions { encoder, trusted_base: None }
+        DiffOptions { encoder, trusted_base: None, sample: true }
     }
 }
 
@@ -93,7 +110,7 @@ impl From<EncoderOptions> for DiffOptions {
 ///
 /// # Errors
 /// [`Error::Misuse`] for options and tensors that readers would refuse, [`Error::BaseMismatch`] if
-/// the base is not the one announced in the options, [`Error::Cancelled`], [`Error::Io`].
+/// the base is not the one announced in the options or the digests on trust are not its own, [`Error::Cancelled`], [`Error::Io`].
 ///
 /// ```
 /// use pulse::dtype::{Dtype, TensorSpec};
@@ -114,26 +131,62 @@ pub fn diff(
     options: DiffOptions,
     control: Control<'_>,
 ) -> Result<DiffReport> {
-    let mut session = options.session(out, base.is_some())?;
-    let actions = encode_tensors(&mut session, base, target, control)?;
+    let sample = options.sample;
+    let base_side = options.base_side(base.is_some())?;
+    let mut session = Session::new(out, options.encoder, base_side)?;
+    let found = encode_tensors(&mut session, base, target, sample, control)?;
     let (_, summary) = session.finish()?;
-    let target_file_bytes = summary.footer.target_bytes;
-    Ok(DiffReport { summary, actions, target_file_bytes, carried: Vec::new(), removed: Vec::new() })
+    Ok(found.report(summary))
 }
 
-/// Encodes all tensors in parallel and tells the session of them in the order of their names.
+/// What became of the tensors.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes {
+    pub actions: BTreeMap<Action, u64>,
+    /// Digests of those that the target has.
+    tensors: BTreeMap<String, Digest>,
+}
+
+impl Outcomes {
+    pub fn add(&mut self, name: &str, outcome: TensorOutcome) {
+        if outcome.written {
+            *self.actions.entry(outcome.action).or_default() += 1;
+        }
+        if let Some(digest) = outcome.target {
+            self.tensors.insert(name.into(), digest);
+        }
+    }
+
+    pub fn report(self, summary: Summary) -> DiffReport {
+        let mut digests = TrustedBase::new(summary.footer.target);
+        digests.tensors = self.tensors;
+        let target_file_bytes = summary.footer.target_bytes;
+        let (carried, removed) = (Vec::new(), Vec::new());
+        let actions = self.actions;
+        DiffReport { summary, digests, actions, target_file_bytes, carried, removed }
+    }
+}
+
+/// Encodes all tensors in parallel and tells the session of them in the order of their names. Of
+/// digests taken on trust, that of a `sample` is compared.
 pub(crate) fn encode_tensors<W: Write>(
     session: &mut Session<W>,
     base: Option<&dyn TensorSource>,
     target: &dyn TensorSource,
+    sample: bool,
     control: Control<'_>,
-) -> Result<BTreeMap<Action, u64>> {
+) -> Result<Outcomes> {
     let (block_bytes, options) = (session.options.block_bytes(), session.options.block);
     let base_side = session.base_side.clone();
+    let sample = match (&base_side, base) {
+        (BaseSide::Trusted(trusted), Some(base)) if sample => trusted.sample(base, |_| true),
+        _ => None,
+    };
+    let is_trusted = |name: &str| base_side.trusted_digest(name).is_some() && Some(name) != sample;
     let pairs = pairs(base, Some(target));
-    let mut actions = BTreeMap::new();
+    let mut outcomes = Outcomes::default();
     let work = |own: &mut Encoding, group: &[Piece<'_>]| {
-        own.encode(group, base, target, options, &base_side)
+        own.encode(group, base, Some(target), options, &is_trusted)
     };
     let encoded = for_each_piece(
         &pairs,
@@ -152,10 +205,12 @@ pub(crate) fn encode_tensors<W: Write>(
                 session.block(done.target_leaves.len() as u64, done.block.as_ref())?;
             }
             if piece.last {
-                let outcome = session.end()?;
-                if outcome.written {
-                    *actions.entry(outcome.action).or_default() += 1;
+                let name = piece.pair.name;
+                if let (true, Some(expected)) = (Some(name) == sample, session.open()?.trusted) {
+                    let found = std::mem::take(&mut session.open()?.base).finish();
+                    check_sampled(name, expected, found)?;
                 }
+                outcomes.add(name, session.end()?);
             }
             Ok(())
         },
@@ -165,41 +220,49 @@ pub(crate) fn encode_tensors<W: Write>(
         base.into_iter().chain([target]).try_for_each(|source| source.check_unchanged())?;
     }
     encoded?;
-    Ok(actions)
+    Ok(outcomes)
+}
+
+/// A digest that was taken on trust, and that of the bytes.
+pub(super) fn check_sampled(name: &str, expected: Digest, found: Digest) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::wrong_base(Some(name.into()), expected, found))
 }
 
 /// What a thread keeps while it encodes pieces.
 #[derive(Debug, Default)]
-struct Encoding {
+pub(super) struct Encoding {
     buffers: Buffers,
     scratch: coding::Scratch,
 }
 
 /// What became of a piece.
 #[derive(Debug)]
-struct Encoded {
+pub(super) struct Encoded {
     /// Empty if the digest of the base tensor is taken on trust.
-    base_leaves: Vec<Digest>,
-    target_leaves: Vec<Digest>,
+    pub base_leaves: Vec<Digest>,
+    pub target_leaves: Vec<Digest>,
     /// Absent if nothing changed, or if there is no target.
-    block: Option<EncodedBlock>,
+    pub block: Option<EncodedBlock>,
 }
 
 impl Encoding {
-    fn encode(
+    pub fn encode(
         &mut self,
         group: &[Piece<'_>],
         base: Option<&dyn TensorSource>,
-        target: &dyn TensorSource,
+        target: Option<&dyn TensorSource>,
         options: BlockOptions,
-        base_side: &BaseSide,
+        is_trusted: &impl Fn(&str) -> bool,
     ) -> Result<Vec<Encoded>> {
-        let (bases, targets) = self.buffers.read(group, base, Some(target))?;
+        let (bases, targets) = self.buffers.read(group, base, target)?;
         // All leaves of the group are hashed in one batch.
         let mut batch = Batch::default();
         let mut encoded = Vec::with_capacity(group.len());
         for ((piece, base), target) in group.iter().zip(bases).zip(targets) {
-            let Pair { name, base: base_spec, target: target_spec } = piece.pair;
+            let Pair { name, base: base_spec, target: target_spec, .. } = piece.pair;
             let block = match (base_spec, target_spec) {
                 (_, None) => None,
                 (Some(base_spec), Some(spec)) if base_spec == spec => {
@@ -211,8 +274,7 @@ impl Encoding {
                     Some(coding::encode_whole(spec.dtype(), options, target, &mut self.scratch))
                 }
             };
-            let trusted = base_side.trusted_digest(name).is_some();
-            encoded.push((batch.add(base, target, trusted), block));
+            encoded.push((batch.add(base, target, is_trusted(name)), block));
         }
         let digests = digest_leaves(&batch.leaves);
         let at = |places: Vec<usize>| places.into_iter().map(|place| digests[place]).collect();

@@ -1,22 +1,23 @@
 //! Applying to weights in memory: verified first, then written, so that there is nothing to undo.
 
-use crate::error::{Error, Result};
-use crate::patch::{Patch, TensorEntry};
-use crate::tensors::diagnose::explain;
-use crate::tensors::parallel::ordered;
-use crate::tensors::pieces::{Groups, PIECE_BYTES};
-use crate::tensors::target::{build, target_tensors};
-use crate::tensors::{ApplyReport, Control, TensorSource, WeightsMut};
-use crate::wire::Action;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::patch::Patch;
+use crate::tensors::diagnose::check_target;
+use crate::tensors::{ApplyReport, Control, PrepareOptions, TensorSource, WeightsMut};
 
 impl Patch {
     /// Turns weights in memory from the base into the target of the patch, in parallel and without
     /// a copy of any tensor.
     ///
     /// The whole target is first made block by block in scratch space and its digests compared;
-    /// only then are the weights written. After an error they are what they were: a patch in a file
-    /// is read into memory, so that what was verified is what is applied. Tensors keep
-    /// their place: a patch that adds, replaces or deletes tensors is refused.
+    /// only then are the weights written. After an error they are what they were. Tensors keep
+    /// their place: a patch that adds, replaces or deletes tensors is refused. A snapshot is taken if
+    /// it has the same tensors as the weights, and these too stay what they were until it is proved.
+    ///
+    /// This is [`prepare`](Self::prepare) and [`commit`](crate::tensors::Prepared::commit) in one call:
+    /// apart, the weights can be used until the last moment.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] if the weights are not the base, [`Error::Corrupt`] if the patch does
@@ -44,62 +45,17 @@ impl Patch {
         weights: &mut WeightsMut<'_>,
         control: Control<'_>,
     ) -> Result<ApplyReport> {
-        let stays = |tensor: &&TensorEntry| tensor.header.action != Action::Patched;
-        if let Some(tensor) = self.tensors().iter().find(stays) {
-            let (name, action) = (&tensor.header.name, tensor.header.action.name());
-            return Err(Error::NotInPlace {
-                path: None,
-                what: format!("tensor '{name}' is {action}"),
-            });
-        }
-        let loaded = self.load()?;
-        let patch = loaded.as_ref().unwrap_or(self);
-        verify(&*weights, patch, control)?;
-        commit(weights, patch, control)?;
-        Ok(ApplyReport::of(patch, 0))
+        let prepared = self.prepare(&*weights, PrepareOptions::default(), control)?;
+        prepared.commit(weights, control)
     }
-}
 
-/// Makes the target in scratch space and compares its digests.
-fn verify(weights: &dyn TensorSource, patch: &Patch, control: Control<'_>) -> Result<()> {
-    let made = target_tensors(Some(weights), patch)
-        .and_then(|tensors| build(&tensors, Some(weights), patch, None, control));
-    explain(Some(weights), patch, control, made)
-}
-
-/// A block and the bytes that it changes.
-struct Change<'a> {
-    tensor: &'a TensorEntry,
-    block: usize,
-    bytes: &'a mut [u8],
-}
-
-/// Writes every change. The same bytes, in memory, were decoded from the same base a moment ago, so
-/// nothing is left that could fail.
-fn commit(weights: &mut WeightsMut<'_>, patch: &Patch, control: Control<'_>) -> Result<()> {
-    let mut changes = Vec::new();
-    for (name, mut rest) in weights.bytes_mut() {
-        let Some(tensor) = patch.tensor(name) else { continue };
-        let mut at = 0;
-        for (number, block) in tensor.blocks.iter().enumerate() {
-            let range = block.range();
-            // Within the tensor, whose bytes are in memory.
-            let (skip, len) = ((range.start - at) as usize, (range.end - range.start) as usize);
-            let (bytes, later) = rest.split_at_mut(skip).1.split_at_mut(len);
-            changes.push(Change { tensor, block: number, bytes });
-            (rest, at) = (later, range.end);
-        }
+    /// Checks that weights have the digests that the patch names for its target: all of them are hashed.
+    /// See [`prepare`](Self::prepare) for an example.
+    ///
+    /// # Errors
+    /// [`Error::TargetMismatch`] names the first tensor of the patch that differs, if one does;
+    /// [`Error::Cancelled`], [`Error::Io`].
+    pub fn verify_weights(&self, weights: &dyn TensorSource, control: Control<'_>) -> Result<()> {
+        check_target(weights, self, control)
     }
-    let groups = Groups {
-        items: changes.into_iter(),
-        size: |change: &Change<'_>| change.bytes.len(),
-        full: PIECE_BYTES,
-    };
-    let work = |payload: &mut Vec<u8>, group: Vec<Change<'_>>| {
-        group.into_iter().try_for_each(|change| {
-            patch.apply_block(change.tensor, change.block, payload, change.bytes)
-        })
-    };
-    // Past the point of no return: the callback is not asked any more.
-    ordered(control.count(), Vec::new, groups, work, Ok)
 }

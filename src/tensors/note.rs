@@ -47,6 +47,12 @@ impl Deviation {
         }
     }
 
+    /// Whether the output is without the file.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn is_absence(self) -> bool {
+        matches!(self, Deviation::Missing | Deviation::Removed | Deviation::LeftBehind)
+    }
+
     /// The deviation as a word, for programs.
     ///
     /// ```

@@ -8,7 +8,7 @@ use crate::dtype::TensorSpec;
 use crate::error::Result;
 use crate::hash::{digest_leaves, CheckpointHasher, TensorHasher, LEAF_BYTES};
 use crate::tensors::parallel::ordered;
-use crate::tensors::source::{read_parts, Part};
+use crate::tensors::source::{read_spans, Span};
 use crate::tensors::{Control, TensorSource};
 
 /// Bytes of a piece where there are no blocks to follow.
@@ -20,6 +20,8 @@ pub(crate) struct Pair<'a> {
     pub name: &'a str,
     pub base: Option<&'a TensorSpec>,
     pub target: Option<&'a TensorSpec>,
+    /// Byte of the tensor at which the sources begin, if they have a slice of it.
+    pub from: u64,
 }
 
 /// All tensors of both sides in the order of their names.
@@ -34,7 +36,7 @@ pub(crate) fn pairs<'a>(
     let find = |side: Option<&'a dyn TensorSource>, name| side.and_then(|side| side.spec(name));
     names
         .into_iter()
-        .map(|name| Pair { name, base: find(base, name), target: find(target, name) })
+        .map(|name| Pair { name, base: find(base, name), target: find(target, name), from: 0 })
         .collect()
 }
 
@@ -48,6 +50,13 @@ pub(crate) struct Piece<'a> {
     /// First and last of its pair that is worked on; an empty tensor has one piece that is both.
     pub first: bool,
     pub last: bool,
+}
+
+impl Piece<'_> {
+    /// Bytes of the longer side.
+    pub fn bytes(&self) -> usize {
+        self.base_bytes.max(self.target_bytes)
+    }
 }
 
 impl<'a> Pair<'a> {
@@ -113,7 +122,7 @@ impl<T, I: Iterator<Item = T>, F: Fn(&T) -> usize> Iterator for Groups<I, F> {
         while size < self.full {
             let Some(item) = self.items.next() else { break };
             // Even an empty tensor costs something.
-            size += (self.size)(&item).max(1024);
+            size = size.saturating_add((self.size)(&item).max(1024));
             group.push(item);
         }
         (!group.is_empty()).then_some(group)
@@ -141,16 +150,16 @@ impl Buffers {
         let side = |source: Option<&'s dyn TensorSource>,
                     buffer: &'s mut Vec<u8>,
                     bytes: fn(&Piece<'_>) -> usize| {
-            let parts: Vec<Part<'_>> = group
+            let spans: Vec<Span<'_>> = group
                 .iter()
-                .map(|piece| Part {
+                .map(|piece| Span {
                     name: piece.pair.name,
-                    start: piece.start,
+                    start: piece.start - piece.pair.from,
                     bytes: bytes(piece),
                 })
                 .collect();
             match source {
-                Some(source) => read_present(source, &parts, buffer),
+                Some(source) => read_present(source, &spans, buffer),
                 None => Ok(vec![&[][..]; group.len()]),
             }
         };
@@ -160,17 +169,17 @@ impl Buffers {
     }
 }
 
-/// As `read_parts`, with nothing for parts without bytes: their tensor need not exist.
+/// As `read_spans`, with nothing for spans without bytes: their tensor need not exist.
 fn read_present<'s>(
     source: &'s dyn TensorSource,
-    parts: &[Part<'_>],
+    spans: &[Span<'_>],
     buffer: &'s mut Vec<u8>,
 ) -> Result<Vec<&'s [u8]>> {
-    let present: Vec<Part<'_>> = parts.iter().copied().filter(|part| part.bytes > 0).collect();
-    let mut found = read_parts(source, &present, buffer)?.into_iter();
-    Ok(parts
+    let present: Vec<Span<'_>> = spans.iter().copied().filter(|span| span.bytes > 0).collect();
+    let mut found = read_spans(source, &present, buffer)?.into_iter();
+    Ok(spans
         .iter()
-        .map(|part| if part.bytes > 0 { found.next().unwrap_or(&[]) } else { &[] })
+        .map(|span| if span.bytes > 0 { found.next().unwrap_or(&[]) } else { &[] })
         .collect())
 }
 
@@ -204,22 +213,30 @@ pub(crate) fn for_each_of<'a, S, R: Send>(
     control: Control<'_>,
     scratch: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, &[Piece<'a>]) -> Result<Vec<R>> + Sync,
-    mut consume: impl FnMut(&Piece<'a>, R) -> Result<()>,
+    consume: impl FnMut(&Piece<'a>, R) -> Result<()>,
 ) -> Result<()> {
-    let groups = Groups {
-        items: pieces,
-        size: |piece: &Piece<'_>| piece.base_bytes.max(piece.target_bytes),
-        full,
-    };
+    for_each_item(pieces, Piece::bytes, full, control, scratch, work, consume)
+}
+
+/// The same for anything that stands for a number of tensor bytes.
+pub(crate) fn for_each_item<T: Send, S, R: Send>(
+    items: impl Iterator<Item = T> + Send,
+    size: impl Fn(&T) -> usize + Copy + Send,
+    full: usize,
+    control: Control<'_>,
+    scratch: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, &[T]) -> Result<Vec<R>> + Sync,
+    mut consume: impl FnMut(&T, R) -> Result<()>,
+) -> Result<()> {
     ordered(
         control.count(),
         scratch,
-        groups,
+        Groups { items, size, full },
         |own, group| Ok((work(own, &group)?, group)),
         |(results, group)| {
-            for (piece, result) in group.iter().zip(results) {
-                consume(piece, result)?;
-                control.report(piece.base_bytes.max(piece.target_bytes) as u64)?;
+            for (item, result) in group.iter().zip(results) {
+                consume(item, result)?;
+                control.report(size(item) as u64)?;
             }
             Ok(())
         },

@@ -43,44 +43,44 @@ pub(crate) fn no_tensor(name: &str) -> Error {
 
 /// One range of one tensor.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Part<'a> {
+pub(crate) struct Span<'a> {
     pub name: &'a str,
     pub start: u64,
     pub bytes: usize,
 }
 
-/// The bytes of several parts: as they are in memory, or read into `buffer` one after the other.
-pub(crate) fn read_parts<'s>(
+/// The bytes of several spans: as they are in memory, or read into `buffer` one after the other.
+pub(crate) fn read_spans<'s>(
     source: &'s dyn TensorSource,
-    parts: &[Part<'_>],
+    spans: &[Span<'_>],
     buffer: &'s mut Vec<u8>,
 ) -> Result<Vec<&'s [u8]>> {
     let slices: Vec<Option<&'s [u8]>> =
-        parts.iter().map(|part| source.slice(part.name, part.start, part.bytes)).collect();
-    let missing = parts.iter().zip(&slices).filter(|(_, slice)| slice.is_none());
-    let total = missing.map(|(part, _)| part.bytes).sum();
+        spans.iter().map(|span| source.slice(span.name, span.start, span.bytes)).collect();
+    let missing = spans.iter().zip(&slices).filter(|(_, slice)| slice.is_none());
+    let total = missing.map(|(span, _)| span.bytes).sum();
     // What is there is overwritten; only growth needs to be filled first.
     if buffer.len() < total {
         buffer.resize(total, 0);
     }
     let mut rest = &mut buffer[..total];
-    let mut found = Vec::with_capacity(parts.len());
-    for (part, slice) in parts.iter().zip(slices) {
+    let mut found = Vec::with_capacity(spans.len());
+    for (span, slice) in spans.iter().zip(slices) {
         found.push(match slice {
-            Some(slice) if slice.len() != part.bytes => {
+            Some(slice) if slice.len() != span.bytes => {
                 return Err(Error::misuse(format!(
                     "the source gave a slice of {} bytes of tensor '{}', where {} were asked for",
                     slice.len(),
-                    part.name,
-                    part.bytes
+                    span.name,
+                    span.bytes
                 )))
             }
             Some(slice) => slice,
             None => {
-                let (now, later) = rest.split_at_mut(part.bytes);
+                let (now, later) = rest.split_at_mut(span.bytes);
                 rest = later;
-                if part.bytes > 0 {
-                    source.read(part.name, part.start, now)?;
+                if span.bytes > 0 {
+                    source.read(span.name, span.start, now)?;
                 }
                 now
             }

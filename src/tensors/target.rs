@@ -1,4 +1,4 @@
-//! The tensors of a target from base and patch: made in parallel, verified by their digests.
+//! The tensors of a target from base and patches: made in parallel, verified by their digests.
 
 use std::collections::HashSet;
 
@@ -7,14 +7,15 @@ use crate::disk::DiskFile;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Made, Result};
 use crate::hash::TensorHasher;
-use crate::patch::{Patch, TensorEntry};
+use crate::patch::chain::{Chain, Link};
+use crate::patch::Patch;
 use crate::stream::fit::misfit;
 use crate::stream::tally::{Differs, Tally};
+use crate::tensors::builder::{Builder, OutPiece};
 use crate::tensors::parallel::ordered;
-use crate::tensors::pieces::{digests_of, leaves_of_all, Groups, PIECE_BYTES};
+use crate::tensors::pieces::{digests_of, Groups, PIECE_BYTES};
 use crate::tensors::{Control, FileNote, TensorSource};
-use crate::wire::Action;
-use crate::wire::Footer;
+use crate::wire::{Action, Footer};
 
 /// What was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,8 @@ pub struct ApplyReport {
     pub target: Digest,
     /// Tensor bytes of the result.
     pub target_bytes: u64,
-    /// Elements that changed.
+    /// Elements that changed. Of a chain the changes of all patches: an element that several of them
+    /// change counts for each.
     pub changes: u64,
     /// Files of the result.
     pub files: u64,
@@ -33,9 +35,11 @@ pub struct ApplyReport {
 }
 
 impl ApplyReport {
-    /// Of a patch whose target was made and proved.
-    pub(crate) fn of(patch: &Patch, files: u64) -> Self {
-        let Footer { target, target_bytes, changes, .. } = *patch.footer();
+    /// Of patches whose target was made and proved.
+    pub(crate) fn of(chain: &Chain<'_>, files: u64) -> Self {
+        let Footer { target, target_bytes, .. } = *chain.last().footer();
+        let changes = chain.patches().iter().map(|patch| patch.footer().changes);
+        let changes = changes.fold(0, u64::saturating_add);
         ApplyReport { target, target_bytes, changes, files, notes: Vec::new() }
     }
 }
@@ -47,19 +51,33 @@ pub(crate) struct OutTensor<'a> {
     pub spec: &'a TensorSpec,
     /// The base has bytes that stay, or that the changes start from.
     pub from_base: bool,
-    pub patch: Option<&'a TensorEntry>,
+    /// What is applied, one after the other; none if the tensor stays as it is.
+    pub links: Vec<Link<'a>>,
     /// Number of its file, and its offset there.
     pub file: usize,
     pub offset: u64,
 }
 
+impl<'a> OutTensor<'a> {
+    /// A tensor of the base, or one that a patch puts whole, with no place yet.
+    fn new(name: &'a str, spec: &'a TensorSpec, whole: Option<Link<'a>>) -> Self {
+        let from_base = whole.is_none();
+        let links = whole.into_iter().collect();
+        OutTensor { name, spec, from_base, links, file: 0, offset: 0 }
+    }
+}
+
 /// Checks the base tensors that leave no trace in the target: those replaced or deleted. The
 /// digest of the target says nothing of them, and yet a base where they differ is a wrong one.
-fn check_gone(base: Option<&dyn TensorSource>, patch: &Patch, control: Control<'_>) -> Result<()> {
+fn check_gone(
+    base: Option<&dyn TensorSource>,
+    chain: &Chain<'_>,
+    control: Control<'_>,
+) -> Result<()> {
     let Some(base) = base else { return Ok(()) };
     let expected = |name: &str| {
-        let tensor = patch.tensor(name).filter(|tensor| tensor.header.action != Action::Patched)?;
-        tensor.end.and_then(|end| end.base)
+        let history = chain.histories.get(name).filter(|history| history.is_whole())?;
+        history.base.map(|base| base.digest)
     };
     let mut wrong = None;
     digests_of(
@@ -75,50 +93,65 @@ fn check_gone(base: Option<&dyn TensorSource>, patch: &Patch, control: Control<'
     wrong.map_or(Ok(()), Err)
 }
 
+/// The tensors of a base, in the order of their names.
+pub(crate) fn base_tensors(base: &dyn TensorSource) -> Vec<OutTensor<'_>> {
+    let found = base.tensors().into_iter();
+    let mut tensors: Vec<_> = found.map(|(name, spec)| OutTensor::new(name, spec, None)).collect();
+    tensors.sort_unstable_by_key(|tensor| tensor.name);
+    tensors
+}
+
+/// The tensors that a patch makes of these, in the order of their names, with no place yet.
+pub(crate) fn patched_tensors<'a>(
+    tensors: Vec<OutTensor<'a>>,
+    patch: &'a Patch,
+) -> Result<Vec<OutTensor<'a>>> {
+    let mut patched = Vec::with_capacity(tensors.len());
+    let mut met = HashSet::new();
+    for mut tensor in tensors {
+        let Some(entry) = patch.tensor(tensor.name) else {
+            patched.push(tensor);
+            continue;
+        };
+        met.insert(tensor.name);
+        let link = Link { patch, tensor: entry };
+        match (entry.header.action, &entry.header.spec) {
+            (Action::Deleted, _) => {}
+            (Action::Replaced, Some(spec)) => {
+                patched.push(OutTensor::new(tensor.name, spec, Some(link)));
+            }
+            (Action::Patched, Some(spec)) if spec == tensor.spec => {
+                tensor.links.push(link);
+                patched.push(tensor);
+            }
+            (action, spec) => {
+                let misfit = misfit(tensor.name, action, spec.as_ref(), Some(tensor.spec));
+                return Err(patch.unfit(misfit));
+            }
+        }
+    }
+    for entry in patch.tensors().iter().filter(|entry| !met.contains(&*entry.header.name)) {
+        let name = &entry.header.name;
+        match (&entry.header.spec, entry.header.action) {
+            (Some(spec), Action::Added) => {
+                patched.push(OutTensor::new(name, spec, Some(Link { patch, tensor: entry })));
+            }
+            (spec, action) => {
+                return Err(patch.unfit(misfit(name, action, spec.as_ref(), None)));
+            }
+        }
+    }
+    patched.sort_unstable_by_key(|tensor| tensor.name);
+    Ok(patched)
+}
+
 /// Tensors that the target must have, in the order of their names, with no place yet.
 pub(crate) fn target_tensors<'a>(
     base: Option<&'a dyn TensorSource>,
-    patch: &'a Patch,
+    chain: &Chain<'a>,
 ) -> Result<Vec<OutTensor<'a>>> {
-    let mut tensors = Vec::new();
-    let mut met = HashSet::new();
-    let place = |name, spec, from_base, patch| OutTensor {
-        name,
-        spec,
-        from_base,
-        patch,
-        file: 0,
-        offset: 0,
-    };
-    for (name, found) in base.iter().flat_map(|base| base.tensors()) {
-        let Some(changed) = patch.tensor(name) else {
-            tensors.push(place(name, found, true, None));
-            continue;
-        };
-        met.insert(name);
-        match (changed.header.action, &changed.header.spec) {
-            (Action::Deleted, _) => {}
-            (Action::Replaced, Some(spec)) => tensors.push(place(name, spec, false, Some(changed))),
-            (Action::Patched, Some(spec)) if spec == found => {
-                tensors.push(place(name, spec, true, Some(changed)));
-            }
-            (action, spec) => {
-                return Err(patch.unfit(misfit(name, action, spec.as_ref(), Some(found))));
-            }
-        }
-    }
-    for tensor in patch.tensors().iter().filter(|tensor| !met.contains(&*tensor.header.name)) {
-        match (&tensor.header.spec, tensor.header.action) {
-            (Some(spec), Action::Added) => {
-                tensors.push(place(&tensor.header.name, spec, false, Some(tensor)))
-            }
-            (spec, action) => {
-                return Err(patch.unfit(misfit(&tensor.header.name, action, spec.as_ref(), None)));
-            }
-        }
-    }
-    tensors.sort_unstable_by_key(|tensor| tensor.name);
-    Ok(tensors)
+    let held = base.map(base_tensors).unwrap_or_default();
+    chain.patches().iter().try_fold(held, patched_tensors)
 }
 
 /// Where tensors are written.
@@ -130,156 +163,76 @@ pub(crate) struct Output<'a> {
     pub in_place: bool,
 }
 
-/// Makes every tensor, writes it where there is an output, and checks every digest.
+/// Makes every tensor in one pass over the base, writes it where there is an output, and checks every
+/// digest of the target. Those on the way were compared with one another, and are not made.
 pub(crate) fn build(
     tensors: &[OutTensor<'_>],
     base: Option<&dyn TensorSource>,
-    patch: &Patch,
+    chain: &Chain<'_>,
     output: Option<Output<'_>>,
     control: Control<'_>,
 ) -> Result<()> {
+    let tasks = tensors.iter().flat_map(OutTensor::pieces).map(|piece| Task { piece, with: () });
+    let work = |own: &mut Builder, group| own.build(group, base, output);
+    prove(tasks, chain, base, control, work, |_, ()| {})
+}
+
+/// A piece to be made, and what that takes.
+#[derive(Debug)]
+pub(crate) struct Task<'a, T> {
+    pub piece: OutPiece<'a>,
+    pub with: T,
+}
+
+/// A piece that was made: the digests of its leaves, and what is kept of it.
+#[derive(Debug)]
+pub(crate) struct Done<'a, K> {
+    pub piece: OutPiece<'a>,
+    pub leaves: Vec<Digest>,
+    pub kept: K,
+}
+
+/// Makes every piece of the target with `work`, in groups, checks every digest, and passes what is
+/// kept of each piece to `keep` in their order. The tasks are all pieces of all tensors.
+pub(crate) fn prove<'a, S: Default, T: Send, K: Send>(
+    tasks: impl Iterator<Item = Task<'a, T>> + Send,
+    chain: &Chain<'_>,
+    base: Option<&dyn TensorSource>,
+    control: Control<'_>,
+    work: impl Fn(&mut S, Vec<Task<'a, T>>) -> Result<Vec<Done<'a, K>>> + Sync,
+    mut keep: impl FnMut(&OutPiece<'a>, K),
+) -> Result<()> {
     let groups = Groups {
-        items: tensors.iter().flat_map(OutTensor::pieces),
-        size: |piece: &OutPiece<'_>| piece.bytes,
+        items: tasks,
+        size: |task: &Task<'_, T>| usize::try_from(task.piece.bytes).unwrap_or(usize::MAX),
         full: PIECE_BYTES,
     };
+    let last = chain.last();
     let mut tally = Tally::default();
     let mut hasher = TensorHasher::new();
-    let work = |own: &mut Builder, group| own.build(group, base, patch, output);
-    ordered(control.count(), Builder::default, groups, work, |done| {
-        for (piece, leaves) in done {
+    ordered(control.count(), S::default, groups, work, |done| {
+        for Done { piece, leaves, kept } in done {
             leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
+            keep(&piece, kept);
             if piece.last {
                 let found = std::mem::take(&mut hasher).finish();
-                let OutTensor { name, spec, patch: changed, .. } = piece.tensor;
-                let expected = changed.and_then(|changed| changed.end).and_then(|end| end.target);
-                if let Some(expected) = expected.filter(|&expected| expected != found) {
-                    return Err(patch.wrong_result(
-                        Made::Tensor(name.to_string()),
-                        expected,
-                        found,
-                    ));
+                let OutTensor { name, spec, links, .. } = piece.tensor;
+                let link = links.last().and_then(|link| Some((link, link.tensor.end?.target?)));
+                if let Some((link, expected)) = link.filter(|&(_, expected)| expected != found) {
+                    let made = Made::Tensor(name.to_string());
+                    return Err(link.patch.wrong_result(made, expected, found));
                 }
                 tally.add(name, spec, found);
             }
-            control.report(piece.bytes as u64)?;
+            control.report(piece.bytes)?;
         }
         Ok(())
     })?;
-    match tally.compare(patch.footer())? {
+    match tally.compare(last.footer())? {
         Some(Differs::Digest { expected, found }) => {
-            Err(patch.wrong_result(Made::Checkpoint, expected, found))
+            Err(last.wrong_result(Made::Checkpoint, expected, found))
         }
-        Some(Differs::Total(fault)) => Err(patch.wrong_total(fault)),
-        None => check_gone(base, patch, control),
+        Some(Differs::Total(fault)) => Err(last.wrong_total(fault)),
+        None => check_gone(base, chain, control),
     }
-}
-
-/// A run of whole leaves of a target tensor: one block, or bytes that stay.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OutPiece<'a> {
-    tensor: &'a OutTensor<'a>,
-    block: Option<usize>,
-    start: u64,
-    bytes: usize,
-    last: bool,
-}
-
-impl OutPiece<'_> {
-    /// File of the target, and offset in it.
-    fn place(&self) -> (usize, u64) {
-        (self.tensor.file, self.tensor.offset + self.start)
-    }
-}
-
-impl<'a> OutTensor<'a> {
-    /// Blocks and, between them, unchanged runs of at most [`PIECE_BYTES`].
-    fn pieces(&'a self) -> impl Iterator<Item = OutPiece<'a>> {
-        let blocks = self.patch.map_or(&[][..], |patch| &patch.blocks);
-        let end = self.spec.bytes();
-        let (mut start, mut number, mut done) = (0, 0, false);
-        std::iter::from_fn(move || {
-            if done {
-                return None;
-            }
-            let next = blocks.get(number).map(|block| block.range());
-            let (block, stop) = match next {
-                Some(range) if range.start == start => (Some(number), range.end),
-                Some(range) => (None, range.start.min(start + PIECE_BYTES as u64)),
-                None => (None, end.min(start + PIECE_BYTES as u64)),
-            };
-            number += usize::from(block.is_some());
-            done = stop == end;
-            // A block has at most 64 MiB, other pieces less.
-            let piece =
-                OutPiece { tensor: self, block, start, bytes: (stop - start) as usize, last: done };
-            start = stop;
-            Some(piece)
-        })
-    }
-}
-
-/// What a thread keeps while it makes pieces.
-#[derive(Debug, Default)]
-struct Builder {
-    bytes: Vec<u8>,
-    payload: Vec<u8>,
-}
-
-impl Builder {
-    /// Makes the pieces of a group, writes them, and gives back the digests of their leaves.
-    fn build<'a>(
-        &mut self,
-        group: Vec<OutPiece<'a>>,
-        base: Option<&dyn TensorSource>,
-        patch: &Patch,
-        output: Option<Output<'_>>,
-    ) -> Result<Vec<(OutPiece<'a>, Vec<Digest>)>> {
-        let Builder { bytes, payload } = self;
-        bytes.resize(group.iter().map(|piece| piece.bytes).sum(), 0);
-        let mut rest = bytes.as_mut_slice();
-        let mut made = Vec::with_capacity(group.len());
-        for piece in &group {
-            let (now, later) = rest.split_at_mut(piece.bytes);
-            rest = later;
-            let OutTensor { name, from_base, patch: changed, .. } = piece.tensor;
-            if let (Some(base), true, true) = (base, *from_base, piece.bytes > 0) {
-                base.read(name, piece.start, now)?;
-            }
-            if let (Some(changed), Some(block)) = (changed, piece.block) {
-                patch.apply_block(changed, block, payload, now)?;
-            }
-            made.push(&*now);
-        }
-        let leaves = leaves_of_all(&made);
-        if let Some(output) = output {
-            write_runs(&group, bytes, output)?;
-        }
-        Ok(group.into_iter().zip(leaves).collect())
-    }
-}
-
-/// Writes consecutive pieces, whose bytes are consecutive too, with one call where they stand side
-/// by side in one file: threads that write many small pieces wait for each other.
-fn write_runs(pieces: &[OutPiece<'_>], bytes: &[u8], output: Output<'_>) -> Result<()> {
-    let (mut rest, mut at) = (bytes, 0);
-    while let Some(first) = pieces.get(at) {
-        let (file, start) = first.place();
-        let skipped = |piece: &OutPiece<'_>| output.in_place && piece.block.is_none();
-        let mut end = start;
-        let run = pieces[at..].iter().take_while(|piece| {
-            let adjoins = piece.place() == (file, end) && skipped(piece) == skipped(first);
-            end += if adjoins { piece.bytes as u64 } else { 0 };
-            adjoins
-        });
-        at += run.count();
-        let (now, later) = rest.split_at((end - start) as usize);
-        rest = later;
-        if let Some(out) = output.files.get(file).copied().flatten().filter(|_| !skipped(first)) {
-            let doing = || format!("writing tensor '{}' to", first.tensor.name);
-            out.write_all_at(now, start)
-                .map_err(|error| Error::io_at(doing(), out.path(), error))?;
-        }
-    }
-    Ok(())
 }

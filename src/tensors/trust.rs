@@ -29,11 +29,7 @@ impl TrustedBase {
     /// # Ok::<(), pulse::Error>(())
     /// ```
     pub fn check_sample(&self, base: &dyn TensorSource, control: Control<'_>) -> Result<()> {
-        let has_bytes = |name: &&String| base.spec(name).is_none_or(|spec| spec.bytes() > 0);
-        let names: Vec<&String> = self.tensors.keys().filter(has_bytes).collect();
-        let [a, b, c, d, ..] = self.checkpoint.0;
-        let chosen = u32::from_le_bytes([a, b, c, d]) as usize;
-        let Some(&name) = chosen.checked_rem(names.len()).and_then(|at| names.get(at)) else {
+        let Some(name) = self.sample(base, |_| true) else {
             // Only all of them together have a digest to compare.
             return self.check(base, control);
         };
@@ -51,10 +47,30 @@ impl TrustedBase {
                     .tensors
                     .get(name)
                     .filter(|&&expected| expected != found)
-                    .map(|&expected| Error::wrong_base(Some(name.clone()), expected, found));
+                    .map(|&expected| Error::wrong_base(Some(name.into()), expected, found));
             },
         )?;
         wrong.map_or(Ok(()), Err)
+    }
+
+    /// The tensor that the digest of the checkpoint picks among those that are trusted and
+    /// `eligible`, without those that have no bytes in the base.
+    pub(crate) fn sample(
+        &self,
+        base: &dyn TensorSource,
+        eligible: impl Fn(&str) -> bool,
+    ) -> Option<&str> {
+        let has_bytes = |name: &&str| base.spec(name).is_none_or(|spec| spec.bytes() > 0);
+        let names: Vec<&str> = self
+            .tensors
+            .keys()
+            .map(String::as_str)
+            .filter(has_bytes)
+            .filter(|name| eligible(name))
+            .collect();
+        let [a, b, c, d, ..] = self.checkpoint.0;
+        let chosen = u32::from_le_bytes([a, b, c, d]) as usize;
+        chosen.checked_rem(names.len()).and_then(|at| names.get(at)).copied()
     }
 
     /// Compares every tensor of the base, and the checkpoint, with the trusted digests: as much work

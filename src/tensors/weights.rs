@@ -22,6 +22,11 @@ impl<'a> TensorRef<'a> {
         spec.check_bytes("a tensor", bytes.len())?;
         Ok(TensorRef { spec, bytes })
     }
+
+    /// Bytes that are known to be as many as the spec says.
+    pub(crate) fn known(spec: &TensorSpec, bytes: &'a [u8]) -> Self {
+        TensorRef { spec: spec.clone(), bytes }
+    }
 }
 
 /// A tensor in memory that a patch may change.
@@ -39,6 +44,11 @@ impl<'a> TensorMut<'a> {
     pub fn new(spec: TensorSpec, bytes: &'a mut [u8]) -> Result<Self> {
         spec.check_bytes("a tensor", bytes.len())?;
         Ok(TensorMut { spec, bytes })
+    }
+
+    /// Bytes that are known to be as many as the spec says.
+    pub(crate) fn known(spec: &TensorSpec, bytes: &'a mut [u8]) -> Self {
+        TensorMut { spec: spec.clone(), bytes }
     }
 }
 

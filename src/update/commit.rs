@@ -84,7 +84,7 @@ impl Update<'_> {
             Way::Undo => self.stage_undo(&staging, control)?,
         };
         self.stage_companions(&staging)?;
-        self.patch.check_unchanged()?;
+        self.chain.check_unchanged()?;
         Ok(Prepared { staging, members })
     }
 
@@ -94,7 +94,7 @@ impl Update<'_> {
             let Some(out) = source.map(|at| &self.plan.companions[at]) else { continue };
             let replaces = companion.base.map(|_| self.room.directory.join(&companion.name));
             let file = self.create_beside(staging, companion.number, replaces)?;
-            out.copy_to(&file, self.patch)?;
+            out.copy_to(&file)?;
             file.sync().map_err(failed("syncing", file.path()))?;
             staging.hold(file);
         }
@@ -119,8 +119,7 @@ impl Update<'_> {
     }
 
     fn record(&self, staging: &Staging) -> Record {
-        let header = self.patch.header();
-        let footer = self.patch.footer();
+        let (first, last) = (self.chain.first(), self.chain.last());
         let head = |header: &FileHeader| Head {
             bytes: header.file_bytes,
             length: (header.bytes.len() - 8) as u64,
@@ -147,8 +146,11 @@ impl Update<'_> {
             id: staging.mark.id(),
             way: staging.way,
             directory: self.base.is_directory,
-            base: State { digest: footer.base.unwrap_or_default(), step: header.base_step },
-            target: State { digest: footer.target, step: header.target_step },
+            base: State {
+                digest: first.footer().base.unwrap_or_default(),
+                step: first.header().base_step,
+            },
+            target: State { digest: last.footer().target, step: last.header().target_step },
             tensors,
             companions: self.companions.iter().map(|(companion, _)| companion.clone()).collect(),
         }

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::Path;
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use crate::disk::{Call, Disk, Watch};
 use crate::error::Result;
-use crate::patch::Patch;
+use crate::patch::{Chain, Patch};
 use crate::tensors::Control;
 use crate::update::recover::recover_on;
 use crate::update::update::update_on;
@@ -54,7 +55,8 @@ impl Fault {
         options: UpdateOptions,
         control: Control<'_>,
     ) -> Result<UpdateReport> {
-        update_on(&self.disk(), path, patch, options, control)
+        let chain = Chain::new(slice::from_ref(patch))?;
+        update_on(&self.disk(), path, &chain, options, control)
     }
 
     /// [`recover`](crate::update::recover()), with this fault.

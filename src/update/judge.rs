@@ -3,6 +3,7 @@
 //! Names, ids and records say what may be touched, never what is true: a file may have been moved,
 //! copied back or fetched again since.
 
+use std::slice;
 use std::sync::Arc;
 
 use crate::checkpoint::safetensors::{FileHeader, TensorFile};
@@ -13,7 +14,7 @@ use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::hash::Sha;
 use crate::limits::Limits;
-use crate::patch::Patch;
+use crate::patch::{Chain, Patch};
 use crate::tensors::target::{build, target_tensors, OutTensor};
 use crate::tensors::Control;
 use crate::update::pending::{content_of, read_head, Found, Pending, Side, BACK};
@@ -152,11 +153,12 @@ impl Pending {
             Ok(files) => self.checkpoint(files)?,
             Err(what) => return Ok(Err(what)),
         };
-        let tensors = match self.undo_tensors(&torn, &undo) {
+        let chain = Chain::new(slice::from_ref(&undo))?;
+        let tensors = match self.undo_tensors(&torn, &chain) {
             Ok(tensors) => tensors,
             Err(error) => return disproof(error).map(Err),
         };
-        match build(&tensors, Some(&torn), &undo, None, control) {
+        match build(&tensors, Some(&torn), &chain, None, control) {
             Ok(()) if undo.footer().target == self.record.base.digest => {
                 Ok(self.prove_companions(Side::Base)?.map(|()| true))
             }
@@ -174,7 +176,7 @@ impl Pending {
     pub fn undo_tensors<'a>(
         &self,
         torn: &'a Checkpoint,
-        undo: &'a Patch,
+        undo: &Chain<'a>,
     ) -> Result<Vec<OutTensor<'a>>> {
         let mut tensors = target_tensors(Some(torn), undo)?;
         let marked: Vec<bool> =
@@ -182,7 +184,7 @@ impl Pending {
         for tensor in &mut tensors {
             (tensor.file, tensor.offset) = torn.place(tensor.name).unwrap_or_default();
             if !marked[tensor.file] {
-                tensor.patch = None;
+                tensor.links.clear();
             }
         }
         Ok(tensors)

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::slice;
 use std::sync::Arc;
 
-use crate::checkpoint::companions::OutCompanion;
+use crate::checkpoint::companions::CarriedFile;
 use crate::checkpoint::safetensors::{open_locked, FileHeader, TensorFile};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
@@ -18,7 +19,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, FileFault, Result};
 use crate::hash::Sha;
 use crate::limits::Limits;
-use crate::patch::{FileEntry, Patch};
+use crate::patch::{Chain, FileEntry, Patch};
 use crate::tensors::target::{build, target_tensors};
 use crate::tensors::Control;
 use crate::update::pending::{staged_name, BACK};
@@ -73,8 +74,8 @@ impl Conversion<'_> {
         let locked: Vec<Arc<DiskFile>> =
             opened.iter().map(|file| file.disk_file().clone()).collect();
         let torn = Checkpoint::of_files(&self.room.directory, opened)?;
-        let proved = build(&target_tensors(Some(&torn), &undo)?, Some(&torn), &undo, None, control);
-        proved?;
+        let chain = Chain::new(slice::from_ref(&undo))?;
+        build(&target_tensors(Some(&torn), &chain)?, Some(&torn), &chain, None, control)?;
 
         let mark = Mark::random();
         let place = |name: &str| self.room.directory.join(name);
@@ -178,7 +179,7 @@ impl Conversion<'_> {
         }
         let place = self.room.directory.join(name);
         let out = self.disk.create_private(staged).map_err(failed("creating", staged))?;
-        OutCompanion::Carried { file, replaces: None }.copy_to(&out, undo)?;
+        CarriedFile { patch: undo, file, replaces: None }.copy_to(&out)?;
         if let Ok(taken) = fs::metadata(&place) {
             out.held()
                 .and_then(|out| keep_access(&place, &taken, out, 0))

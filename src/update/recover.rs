@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 
 use crate::checkpoint::safetensors::open_locked;
@@ -16,6 +17,7 @@ use crate::disk::staged::{failed, parent};
 use crate::disk::system::is_of_an_equal;
 use crate::disk::{old_journal, Disk, DiskFile};
 use crate::error::{Error, FileFault, Result};
+use crate::patch::Chain;
 use crate::tensors::target::{build, Output};
 use crate::tensors::Control;
 use crate::update::judge::Verdict;
@@ -425,7 +427,8 @@ impl Pending {
             Ok(files) => self.checkpoint(files)?,
             Err(what) => return Err(Error::Internal(what)),
         };
-        let tensors = self.undo_tensors(&torn, &undo)?;
+        let chain = Chain::new(slice::from_ref(&undo))?;
+        let tensors = self.undo_tensors(&torn, &chain)?;
         let files: Vec<_> = torn.files.iter().map(|file| Some(&**file.disk_file())).collect();
         for file in torn.files.iter().map(|file| (file.disk_file(), &file.header.bytes)) {
             let (file, header) = file;
@@ -434,7 +437,7 @@ impl Pending {
             }
         }
         let output = Output { files: &files, in_place: true };
-        build(&tensors, Some(&torn), &undo, Some(output), control)?;
+        build(&tensors, Some(&torn), &chain, Some(output), control)?;
         torn.files.iter().try_for_each(|file| self.sync(file.disk_file()))
     }
 }

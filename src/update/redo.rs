@@ -60,9 +60,9 @@ impl Update<'_> {
         let outputs: Vec<_> = staged.iter().map(|file| file.as_deref()).collect();
         let output = Output { files: &outputs, in_place: false };
         let base = source(Some(self.base));
-        let made = build(&self.plan.tensors, base, self.patch, Some(output), control)
+        let made = build(&self.plan.tensors, base, self.chain, Some(output), control)
             .and_then(|()| self.base.check_unchanged());
-        explain(base, self.patch, control, made)?;
+        explain(base, self.chain, control, made)?;
         for file in staged.iter().flatten() {
             file.sync().map_err(failed("syncing", file.path()))?;
         }

@@ -5,16 +5,16 @@
 //! old ones.
 
 use std::io::{BufWriter, Write};
-use std::slice;
 
-use crate::chain::chain::Chain;
 use crate::checkpoint::files::write_header;
 use crate::coding::Coding;
 use crate::disk::staged::failed;
 use crate::disk::Sequential;
 use crate::error::{Error, Made, Result};
 use crate::limits::Limits;
-use crate::stream::{BaseSide, EncoderOptions, Lineage, Session};
+use crate::patch::Patch;
+use crate::stream::{BaseSide, EncoderOptions, Session};
+use crate::tensors::chain_end::ChainEnd;
 use crate::tensors::diagnose::explain;
 use crate::tensors::diff::encode_tensors;
 use crate::tensors::target::{build, Output};
@@ -28,9 +28,10 @@ use crate::word::ValueForm;
 impl Update<'_> {
     /// Why the bytes cannot be overwritten where they are: something moves.
     pub fn cannot_overwrite(&self) -> Option<String> {
-        let tensors = self.patch.tensors().iter();
-        let moved =
-            tensors.map(|tensor| &tensor.header).find(|tensor| tensor.action != Action::Patched);
+        let mut tensors = self.chain.patches().iter().flat_map(Patch::tensors);
+        let moved = tensors
+            .find(|tensor| tensor.header.action != Action::Patched)
+            .map(|tensor| &tensor.header);
         if let Some(tensor) = moved {
             return Some(format!("tensor '{}' is {}", tensor.name, tensor.action.name()));
         }
@@ -50,26 +51,27 @@ impl Update<'_> {
         let file = self.disk.create_private(&path).map_err(failed("creating", &path))?;
         staging.lock(&file)?;
         self.keep_least_access(&file)?;
-        let header = self.patch.header();
+        let leaves = self.chain.first().header().block_leaves;
         let options = EncoderOptions::default()
             .with_coding(Coding::Flat)
             .with_values(ValueForm::Overwrite)
             // Read back under the default limits.
-            .with_block_leaves(header.block_leaves.min(Limits::default().block_leaves))
-            .with_lineage(Lineage::from(header).inverted());
+            .with_block_leaves(leaves.min(Limits::default().block_leaves))
+            .with_lineage(self.chain.lineage().inverted());
         let out = BufWriter::with_capacity(1 << 18, Sequential { file: &file, offset: 0 });
         let mut session = Session::new(out, options, BaseSide::Hashed)?;
         for (base, target) in self.base.files.iter().zip(&self.plan.files) {
             let same = base.header.bytes == target.header.bytes;
             write_header(&mut session, &base.name, &base.header.bytes, same)?;
         }
-        let target = Chain::new(slice::from_ref(self.patch))?.on(self.base)?;
+        let target = ChainEnd::new(self.chain, Some(self.base))?;
         // The encoder does not know what file it writes to.
         let of_journal = |error| match error {
             Error::Io { path: None, source, .. } => Error::io_at("writing", &path, source),
             other => other,
         };
-        encode_tensors(&mut session, Some(&target), self.base, control).map_err(of_journal)?;
+        encode_tensors(&mut session, Some(&target), self.base, false, control)
+            .map_err(of_journal)?;
         let (mut out, summary) = session.finish().map_err(of_journal)?;
         let written = out.flush();
         drop(out);
@@ -82,13 +84,14 @@ impl Update<'_> {
 
     /// That the patch on disk leads from the target to the base.
     fn check_ends(&self, back: &Footer, control: Control<'_>) -> Result<()> {
-        let footer = self.patch.footer();
-        if back.base == Some(footer.target) && Some(back.target) == footer.base {
+        let (first, last) = (self.chain.first().footer(), self.chain.last());
+        let expected = last.footer().target;
+        if back.base == Some(expected) && Some(back.target) == first.base {
             return Ok(());
         }
-        let (expected, found) = (footer.target, back.base.unwrap_or_default());
-        let wrong = Err(self.patch.wrong_result(Made::Checkpoint, expected, found));
-        explain(Some(self.base), self.patch, control, wrong)
+        let found = back.base.unwrap_or_default();
+        let wrong = Err(last.wrong_result(Made::Checkpoint, expected, found));
+        explain(Some(self.base), self.chain, control, wrong)
     }
 
     /// Overwrites what changes, synced. The target is proved again by reading it back.
@@ -103,7 +106,7 @@ impl Update<'_> {
         }
         let files: Vec<_> = self.base.files.iter().map(|file| Some(&**file.disk_file())).collect();
         let output = Output { files: &files, in_place: true };
-        build(&self.plan.tensors, Some(self.base), self.patch, Some(output), control)?;
+        build(&self.plan.tensors, Some(self.base), self.chain, Some(output), control)?;
         self.base.files.iter().try_for_each(|file| pending.sync(file.disk_file()))?;
         match pending.prove_target(control)? {
             Ok(()) => Ok(()),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::{fs, io, slice};
 
 use crate::checkpoint::apply::FilePolicy;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
@@ -17,7 +17,7 @@ use crate::disk::stamp::Identity;
 use crate::disk::system::may_replace;
 use crate::disk::Disk;
 use crate::error::{Error, FileFault, Result};
-use crate::patch::Patch;
+use crate::patch::{Chain, Patch};
 use crate::tensors::diagnose::{check_base, explain};
 use crate::tensors::pieces::digests_of;
 use crate::tensors::{ApplyReport, Control, Deviation, FileNote};
@@ -128,6 +128,52 @@ impl Patch {
         options: UpdateOptions,
         control: Control<'_>,
     ) -> Result<UpdateReport> {
+        Chain::new(slice::from_ref(self))?.update(path, options, control)
+    }
+}
+
+impl Chain<'_> {
+    /// Turns the checkpoint at `path`, a file or a directory, from the base of the first patch into the
+    /// target of the last, in place and in one pass.
+    ///
+    /// All that is said of [`Patch::update`] holds: the target of the last patch is proved before a byte
+    /// changes, and after a crash the checkpoint becomes the base or that target, never one on the way.
+    ///
+    /// # Errors
+    /// As [`Patch::update`]; which patch is at fault is found out as in [`Chain::apply`](Self::apply).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let place = |name: &str| dir.path().join(name);
+    /// # let write = |name: &str, data: &[u8; 3]| {
+    /// #     let json = br#"{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"#;
+    /// #     std::fs::write(place(name), [&53u64.to_le_bytes()[..], json, data].concat()).unwrap();
+    /// #     pulse::Checkpoint::open(place(name)).unwrap()
+    /// # };
+    /// # let versions = [write("0", b"abc"), write("1", b"abd"), write("2", b"xbd")];
+    /// use pulse::checkpoint::{diff, DiffOptions};
+    /// use pulse::patch::Chain;
+    /// use pulse::tensors::Control;
+    /// use pulse::update::UpdateOptions;
+    /// use pulse::{Limits, Patch};
+    /// # let mut patches = Vec::new();
+    /// # for pair in versions.windows(2) {
+    /// #     let mut patch = Vec::new();
+    /// #     diff(Some(&pair[0]), &pair[1], &mut patch, DiffOptions::default(), Control::default())?;
+    /// #     patches.push(Patch::from_bytes(patch, Limits::default())?);
+    /// # }
+    /// # drop(versions); // Nobody may read what is to be changed.
+    /// let chain = Chain::new(&patches)?;
+    /// chain.update(place("0"), UpdateOptions::default(), Control::default())?;
+    /// assert_eq!(std::fs::read(place("0")).unwrap(), std::fs::read(place("2")).unwrap());
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn update(
+        &self,
+        path: impl AsRef<Path>,
+        options: UpdateOptions,
+        control: Control<'_>,
+    ) -> Result<UpdateReport> {
         update_on(&Disk::default(), path.as_ref(), self, options, control)
     }
 }
@@ -135,11 +181,11 @@ impl Patch {
 pub(crate) fn update_on(
     disk: &Disk,
     path: &Path,
-    patch: &Patch,
+    chain: &Chain<'_>,
     options: UpdateOptions,
     control: Control<'_>,
 ) -> Result<UpdateReport> {
-    if patch.header().snapshot {
+    if chain.first().header().snapshot {
         let what = "a snapshot replaces every tensor".into();
         return Err(Error::NotInPlace { path: Some(path.into()), what });
     }
@@ -148,16 +194,16 @@ pub(crate) fn update_on(
     check_links(path)?;
     let mut base = Checkpoint::open_on(&room.checkpoint, disk, Access::Change)?;
     let lock = base.take_lock();
-    let plan = Update::plan(disk, &room, &base, patch, options.files);
+    let plan = Update::plan(disk, &room, &base, chain, options.files);
     let report = |way, files, notes| UpdateReport {
-        target: ApplyReport { notes: files, ..ApplyReport::of(patch, base.file_count()) },
+        target: ApplyReport { notes: files, ..ApplyReport::of(chain, base.file_count()) },
         way,
         recovery: recovery.clone(),
         notes,
     };
-    let mut update = match explain(Some(&base), patch, control, plan) {
+    let mut update = match explain(Some(&base), chain, control, plan) {
         Err(Error::BaseMismatch(mismatch)) if mismatch.is_target => {
-            let files = check_files(patch, &base, options.files)?;
+            let files = check_files(chain.last(), &base, options.files)?;
             return Ok(report(None, files, Vec::new()));
         }
         update => update?,
@@ -285,7 +331,7 @@ pub(super) struct Update<'a> {
     pub disk: &'a Disk,
     pub room: &'a Room,
     pub base: &'a Checkpoint,
-    pub patch: &'a Patch,
+    pub chain: &'a Chain<'a>,
     pub plan: Plan<'a>,
     /// Number of each file of the plan by its name.
     pub numbers: BTreeMap<String, usize>,
@@ -303,12 +349,12 @@ impl<'a> Update<'a> {
         disk: &'a Disk,
         room: &'a Room,
         base: &'a Checkpoint,
-        patch: &'a Patch,
+        chain: &'a Chain<'a>,
         files: FilePolicy,
     ) -> Result<Self> {
         let refuse = |what: String| Err(Error::NotInPlace { path: Some(base.path().into()), what });
-        let plan = Plan::new(Some(base), patch, files)?;
-        let mut file_notes = plan.check_companions(patch)?;
+        let plan = Plan::in_place(base, chain, files)?;
+        let mut file_notes = plan.check_companions()?;
         file_notes.iter_mut().for_each(|note| note.deviation = note.deviation.in_place());
         if plan.is_directory != base.is_directory {
             return refuse("a file becomes a directory, or a directory a file".into());
@@ -327,14 +373,14 @@ impl<'a> Update<'a> {
         // Once, not for each question: there can be as many files as tensors.
         let mut changed: Vec<bool> = plan.files.iter().map(|out| differs(base, out)).collect();
         for tensor in &plan.tensors {
-            changed[tensor.file] |= tensor.patch.is_some_and(|entry| !entry.blocks.is_empty());
+            changed[tensor.file] |= tensor.links.iter().any(|link| !link.tensor.blocks.is_empty());
         }
         let numbers = plan.files.iter().enumerate().map(|(at, file)| (file.name.clone(), at));
         let mut update = Update {
             disk,
             room,
             base,
-            patch,
+            chain,
             numbers: numbers.collect(),
             changed,
             plan,
@@ -389,7 +435,7 @@ impl<'a> Update<'a> {
         let tree = Tree::walk(directory)?;
         let stays = |name: &&String| !is_listed(name) && Mark::of_name(name).is_none();
         let stays: Vec<String> = tree.files.keys().filter(stays).cloned().collect();
-        match self.plan.check_roles_beside(self.patch, directory, &stays) {
+        match self.plan.check_roles_beside(directory, &stays) {
             Err(Error::Unfit { what, .. }) => refuse(what),
             Err(error) => Err(error),
             Ok(layout) => match tree.check_parts(&layout.lists) {
@@ -403,9 +449,9 @@ impl<'a> Update<'a> {
     fn plan_companions(&mut self, policy: FilePolicy) -> Result<()> {
         let first = number_of(self.plan.files.len().max(self.base.files.len()));
         for (at, companion) in self.plan.companions.iter().enumerate() {
-            let OutCompanion::Carried { file, replaces } = companion else { continue };
-            let name = companion.name();
-            let target = Found::File(file.record.content().into());
+            let OutCompanion::Carried(carried) = companion else { continue };
+            let (name, replaces) = (companion.name(), carried.replaces);
+            let target = Found::File(carried.file.record.content().into());
             match self.content_of(name)? {
                 found if found == target => continue,
                 _ if name.contains('/') => {
@@ -425,11 +471,13 @@ impl<'a> Update<'a> {
             self.check_replaceable(name)?;
             let number = first + number_of(self.companions.len());
             let base = replaces.map(Into::into);
-            let target = Some(file.record.content().into());
+            let target = Some(carried.file.record.content().into());
             let name = name.to_string();
             self.companions.push((Beside { name, base, target, number }, Some(at)));
         }
         for RemovedCompanion { name, content } in &self.plan.removed {
+            // What a patch brought and another took away was never here.
+            let Some(content) = content else { continue };
             if name.contains('/') {
                 return Err(refused_below(&self.room.directory.join(name)));
             }
@@ -493,10 +541,10 @@ impl<'a> Update<'a> {
 
     /// Whether a tensor that the patch changes is the target's already.
     fn seems_done(&self, control: Control<'_>) -> Result<bool> {
-        let changed = self.patch.tensors().iter().filter_map(|tensor| {
-            let (base, target) = tensor.end.map(|end| (end.base, end.target))?;
-            let spec = tensor.header.spec.as_ref().filter(|_| base != target)?;
-            Some((spec.bytes(), &tensor.header.name, target?))
+        let changed = self.chain.histories.iter().filter_map(|(name, history)| {
+            let (base, target) = (history.base.map(|base| base.digest), history.target?);
+            let spec = target.spec.filter(|_| base != Some(target.digest))?;
+            Some((spec.bytes(), *name, target.digest))
         });
         let Some((_, smallest, target)) = changed.min() else { return Ok(false) };
         let mut found = None;
@@ -517,17 +565,17 @@ impl<'a> Update<'a> {
         files: FilePolicy,
         control: Control<'_>,
     ) -> Result<Vec<FileNote>> {
-        let checked = || check_files(self.patch, self.base, files);
-        let footer = self.patch.footer();
-        match check_base(self.base, self.patch, control) {
+        let (first, last) = (self.chain.first(), self.chain.last());
+        let checked = || check_files(last, self.base, files);
+        match check_base(self.base, self.chain, control) {
             Err(Error::BaseMismatch(mismatch)) if mismatch.is_target => checked(),
             Err(error) => Err(error),
             // The tensors are the same before and after.
-            Ok(()) if footer.base == Some(footer.target) => checked(),
+            Ok(()) if first.footer().base == Some(last.footer().target) => checked(),
             Ok(()) => {
                 let what =
                     "the patch is inconsistent: applied to its own base it does not give its target";
-                Err(failure.unwrap_or_else(|| self.patch.unfit(what)))
+                Err(failure.unwrap_or_else(|| last.unfit(what)))
             }
         }
     }

@@ -20,6 +20,8 @@ pub(crate) use footer::FOOTER_BYTES;
 pub(crate) use footer::FOOTER_DIGEST_BYTES;
 pub use header::Header;
 pub(crate) use index::IndexEntry;
+#[cfg(feature = "parallel")]
+pub(crate) use tensor::{parse_spec, put_spec};
 pub use tensor::{Action, TensorHeader, TensorTrailer};
 
 use byteorder::{WriteBytesExt, LE};

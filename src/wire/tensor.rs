@@ -83,13 +83,7 @@ impl TensorHeader {
         put_name(&mut out, previous, &self.name);
         out.push(self.action.code());
         if let Some(spec) = &self.spec {
-            out.push(spec.dtype().code());
-            if let Dtype::Other(name) = spec.dtype() {
-                put_string(&mut out, name);
-                varint::put(&mut out, spec.bytes());
-            }
-            varint::put(&mut out, spec.shape().len() as u64);
-            spec.shape().iter().for_each(|&dim| varint::put(&mut out, dim));
+            put_spec(&mut out, spec);
         }
         out
     }
@@ -115,7 +109,17 @@ impl TensorHeader {
     }
 }
 
-fn parse_spec<'a>(start: &'a [u8], limits: &Limits) -> Parse<'a, TensorSpec> {
+pub(crate) fn put_spec(out: &mut Vec<u8>, spec: &TensorSpec) {
+    out.push(spec.dtype().code());
+    if let Dtype::Other(name) = spec.dtype() {
+        put_string(out, name);
+        varint::put(out, spec.bytes());
+    }
+    varint::put(out, spec.shape().len() as u64);
+    spec.shape().iter().for_each(|&dim| varint::put(out, dim));
+}
+
+pub(crate) fn parse_spec<'a>(start: &'a [u8], limits: &Limits) -> Parse<'a, TensorSpec> {
     let (mut i, code) = parse::u8(start, "dtype")?;
     let mut other = None;
     let dtype = if code == 0 {

@@ -1,6 +1,7 @@
 //! Whole checkpoints: files and directories to a patch, and back byte for byte.
 
 mod cancel;
+mod chains;
 mod compose;
 mod examples;
 mod hostile;
@@ -11,9 +12,12 @@ mod moving;
 mod names;
 mod opening;
 mod outputs;
+mod parts;
+mod prepared;
 mod receiving;
 mod rules;
 mod same_names;
+mod shadow;
 mod stat;
 mod streams;
 mod subdirectories;

@@ -1,6 +1,10 @@
 //! Memory, measured: bounded by blocks, limits and the bytes that came.
 
+#[cfg(feature = "checkpoint")]
+mod chains;
 mod hostile;
+#[cfg(feature = "parallel")]
+mod prepared;
 mod streams;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -8,7 +8,7 @@ use crate::{assert_keys, model, pulse};
 use testkit::files::{header, raw, stepped, tensor, Files, Place};
 
 /// Checkpoints "0" to "3" and the patches "01", "12" and "23" between them, made with these options.
-fn run(options: &[&str]) -> Place {
+pub(crate) fn run(options: &[&str]) -> Place {
     let place = Place::new();
     let mut tensors = model();
     for step in 0..4 {

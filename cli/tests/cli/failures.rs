@@ -52,7 +52,7 @@ type Case<'a> = (&'a [&'a str], i32, Value);
 fn cases(place: &Place) -> Vec<Case<'static>> {
     let [base, target] = ["base.safetensors", "target.safetensors"].map(|name| digest(place, name));
     let real = |name: &str| place.path(name).canonicalize().unwrap().display().to_string();
-    let same = json!({ "is_target": false, "missing": [], "extra": [], "reshaped": [], "tensors_expected": 2, "tensors_found": 2 });
+    let same = json!({ "is_target": false, "applied": 0, "missing": [], "extra": [], "reshaped": [], "tensors_expected": 2, "tensors_found": 2 });
     let base_with = |key: &str, value: Value| {
         let mut base = same.clone();
         base[key] = value;
@@ -110,7 +110,7 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
             1,
             json!({ "kind": "base", "file": "41.pulse", "expected": base, "found": digest(place, "tied"),
                 "advice": "use-its-base",
-                "base": { "is_target": false, "missing": ["b"], "extra": [], "reshaped": [],
+                "base": { "is_target": false, "applied": 0, "missing": ["b"], "extra": [], "reshaped": [],
                     "tensors_expected": 2, "tensors_found": 1 } }),
         ),
         (

@@ -1,5 +1,6 @@
 //! The programs as users run them: real processes in a directory of their own.
 
+mod chains;
 mod commands;
 mod compose;
 mod damage;

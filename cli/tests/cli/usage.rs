@@ -87,7 +87,6 @@ fn wrong_usage_ends_with_two_and_writes_nothing() {
             "base step",
         ),
         (vec!["apply", "base.safetensors", "41.pulse"], "--output"),
-        (vec!["apply", "base.safetensors", "41.pulse", "42.pulse", "-o", "out"], "42.pulse"),
         (vec!["compose", "-o", "out"], "PATCH"),
         (vec!["compose", "41.pulse"], "--output"),
         (vec!["compose", "41.pulse", "-o", "out", "--values", "xor"], "--base"),

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use pulse::checkpoint::{ApplyOptions, FilePolicy};
 use pulse::patch::FileEntry;
-use pulse::tensors::{Control, TensorMut, WeightsMut};
+use pulse::tensors::{Control, PrepareOptions, TensorMut, WeightsMut};
 use pulse::wire::{Action, FileKind, Footer, SIGNATURE};
 use pulse::{Checkpoint, Error, Patch, Result};
 use sha2::{Digest as _, Sha256};
@@ -122,6 +122,7 @@ pub fn apply(data: &[u8]) {
     let target = received.as_ref().ok().map(|(target, _)| target);
     let case = Case { base, patch: &opened, target, footer: opened.footer() };
     case.prove(received.as_ref().err());
+    case.to_memory();
     case.in_place();
     if !opened.files().is_empty() || opened.bytes() % 16 == 0 {
         case.to_disk();
@@ -174,6 +175,19 @@ impl Case<'_> {
         }
     }
 
+    /// Makes new weights of a snapshot.
+    fn to_memory(&self) {
+        if !self.is_snapshot() {
+            return;
+        }
+        match (self.patch.to_memory(Control::threads(1)), self.target) {
+            (Ok(found), Some(target)) => assert!(found == *target, "other weights in memory"),
+            (Err(error), None) => sound(&error),
+            (Ok(_), None) => panic!("made in memory what a receiver refuses"),
+            (Err(error), Some(_)) => panic!("refused in memory what a receiver takes: {error}"),
+        }
+    }
+
     /// Applies the patch to weights in memory, if nothing but changes is in it.
     fn in_place(&self) {
         if self.is_snapshot()
@@ -181,15 +195,17 @@ impl Case<'_> {
         {
             return;
         }
-        let mut weights = self.base.tensors.clone();
-        match (in_place(&mut weights, self.patch), self.target) {
-            (Ok(()), Some(target)) => assert!(weights == *target, "other weights"),
-            (Err(error), None) => {
-                sound(&error);
-                assert!(weights == self.base.tensors, "weights changed, and then: {error}");
+        for way in [in_place, decoded_again] {
+            let mut weights = self.base.tensors.clone();
+            match (way(&mut weights, self.patch), self.target) {
+                (Ok(()), Some(target)) => assert!(weights == *target, "other weights"),
+                (Err(error), None) => {
+                    sound(&error);
+                    assert!(weights == self.base.tensors, "weights changed, and then: {error}");
+                }
+                (Ok(()), None) => panic!("applied in place what a receiver refuses"),
+                (Err(error), Some(_)) => panic!("refused in place what a receiver takes: {error}"),
             }
-            (Ok(()), None) => panic!("applied in place what a receiver refuses"),
-            (Err(error), Some(_)) => panic!("refused in place what a receiver takes: {error}"),
         }
         // The same on a base that is another one.
         let changed = self.patch.tensors().iter().find(|tensor| !tensor.blocks.is_empty());
@@ -268,11 +284,22 @@ fn check_file(out: &Path, file: &FileEntry) {
     );
 }
 
-fn in_place(weights: &mut Tensors, patch: &Patch) -> Result<()> {
+fn muts(weights: &mut Tensors) -> Result<WeightsMut<'_>> {
     let held = weights.iter_mut();
-    let held =
-        held.map(|(name, (spec, bytes))| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)));
-    patch.apply_to(&mut held.collect::<Result<WeightsMut<'_>>>()?, Control::threads(1)).map(|_| ())
+    held.map(|(name, (spec, bytes))| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)))
+        .collect()
+}
+
+fn in_place(weights: &mut Tensors, patch: &Patch) -> Result<()> {
+    patch.apply_to(&mut muts(weights)?, Control::threads(1)).map(|_| ())
+}
+
+/// In two phases, with nothing held decoded in between.
+fn decoded_again(weights: &mut Tensors, patch: &Patch) -> Result<()> {
+    let mut held = muts(weights)?;
+    let options = PrepareOptions::default().with_changes_bytes_max(0);
+    let prepared = patch.prepare(&held, options, Control::threads(1))?;
+    prepared.commit(&mut held, Control::threads(1)).map(|_| ())
 }
 
 /// An error must be one that a patch or a base can cause, and say what is wrong.

@@ -138,9 +138,9 @@ impl Walk {
         Ok(())
     }
 
-    /// Applies the changes to the next elements, in place.
+    /// Applies the changes to the next elements, in place, and tells which elements of the block change.
     #[inline(always)]
-    pub fn apply<W: Word>(&mut self, chunk: &mut [u8]) {
+    pub fn apply<W: Word>(&mut self, chunk: &mut [u8], mut changed: impl FnMut(u32)) {
         let (classes, level) = (self.classes, Level::new());
         let (mut tile, mut due) = (Tile::new(), std::mem::take(&mut self.due));
         for chunk in chunk.chunks_mut(Tile::ELEMENTS * W::BYTES) {
@@ -154,9 +154,14 @@ impl Walk {
             }
             for &element in &due {
                 let at = element as usize;
-                let step = self.step(tile.class(at), self.done + u64::from(element));
+                let place = self.done + u64::from(element);
+                let step = self.step(tile.class(at), place);
                 let word = &mut chunk[at * W::BYTES..(at + 1) * W::BYTES];
                 ValueForm::UlpStep.target(self.order, W::load(word), W::narrow(step)).store(word);
+                // A dense class has a step for each element, zero if it stays. A block has few enough.
+                if step != 0 {
+                    changed(place as u32);
+                }
             }
             self.done += elements as u64;
         }

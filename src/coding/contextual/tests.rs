@@ -33,7 +33,7 @@ fn round_trip_of(dtype: &Dtype, matrix: Option<Matrix>, base: &[u8], target: &[u
 }
 
 fn apply_chunk<W: Word>(walk: &mut Walk, chunk: &mut [u8]) {
-    walk.apply::<W>(chunk);
+    walk.apply::<W>(chunk, |_| {});
 }
 
 /// Noise from digests: even, and the same everywhere.
@@ -105,7 +105,7 @@ fn predicted_signs_are_refused_where_there_is_no_matrix_and_where_they_do_not_en
         let (order, count) = (Dtype::Bf16.order(), changes.elements.len() as u64);
         let walk = Walk::new(payload, 2, order, matrix, 6400, count);
         let walked = walk.map_err(|bad| bad.fault).and_then(|mut walk| {
-            walk.apply::<u16>(&mut base.clone());
+            walk.apply::<u16>(&mut base.clone(), |_| {});
             walk.finish(6400)
         });
         walked.map_or_else(|fault| fault.kind(), |()| "none")
@@ -142,7 +142,7 @@ fn the_worked_example_of_the_spec() {
     let payload = [0x7e, 2, 1, 1, 0, 0, 2, 0, 0, 1, 0x31, 0x16];
     let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), None, 8, 3).unwrap();
     let mut found = bytes(base);
-    walk.apply::<u16>(&mut found);
+    walk.apply::<u16>(&mut found, |_| {});
     walk.finish(8).unwrap();
     assert_eq!(found, bytes(target));
     round_trip(&Dtype::Bf16, &bytes(base), &bytes(target));
@@ -185,7 +185,7 @@ fn ranges_beyond_the_dtype_and_lies_about_counts_are_refused() {
 fn gaps_past_the_end_of_a_class_are_refused() {
     let payload = [0, 1, 1, 0, 0, 0, 0b0011];
     let mut walk = Walk::new(&payload, 2, Dtype::Bf16.order(), None, 2, 1).unwrap();
-    walk.apply::<u16>(&mut [0; 4]);
+    walk.apply::<u16>(&mut [0; 4], |_| {});
     assert!(matches!(walk.finish(2), Err(Fault::Position { .. })));
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::disk::{Fault, Faulty};
-use super::scene::{restore, snapshot, Contents, Scene};
+use super::scene::{chain_of, restore, snapshot, Contents, Scene};
 use crate::checkpoint::{diff, Checkpoint};
 use crate::coding::Coding;
 use crate::disk::mark::Mark;
@@ -24,7 +24,7 @@ fn update(scene: &Scene, faulty: &Arc<Faulty>, way: Option<Way>) -> Result<Updat
     let disk = faulty.disk();
     let patch = Patch::open(&scene.patch, Limits::default())?;
     let options = UpdateOptions::default().with_way(way);
-    update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1))
+    update_on(&disk, &scene.checkpoint, &chain_of(&patch), options, Control::threads(1))
 }
 
 fn recovered(scene: &Scene, faulty: &Arc<Faulty>) -> Result<Recovery> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 
 use super::disk::{Fault, Faulty};
@@ -11,7 +12,7 @@ use crate::coding::Coding;
 use crate::disk::mark::Mark;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::patch::Patch;
+use crate::patch::{Chain, Patch};
 use crate::stream::EncoderOptions;
 use crate::tensors::Control;
 use crate::update::recover::recover_on;
@@ -84,7 +85,30 @@ fn checkpoints(both: bool) -> [Contents; 2] {
     [base.into(), target.into()]
 }
 
-/// A directory with a checkpoint to be changed, the patch, and all that may be found there.
+/// Between base and target of `checkpoints`: other changes, another header, a companion that is there for
+/// this moment only, and one that differs from both.
+fn middle() -> Contents {
+    let changed = |i: usize| u8::from(i.is_multiple_of(61));
+    let [mut files, _] = checkpoints(false);
+    let one = tensors(["a", "b"], |i| (i % 253) as u8 ^ changed(i), "40 and a half");
+    files.insert("one.safetensors".into(), one);
+    files.insert("state.json".into(), b"{\"step\": 40.5}".to_vec());
+    files.insert("passing.json".into(), b"[40.5]".to_vec());
+    files
+}
+
+/// A directory in memory where there is one: a scene has a disk of its own in mind, and is set up
+/// thousands of times.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// A patch as the chain that it is.
+pub(super) fn chain_of(patch: &Patch) -> Chain<'_> {
+    Chain::new(slice::from_ref(patch)).unwrap()
+}
+
+/// A directory with a checkpoint to be changed, the patches, and all that may be found there.
 pub(super) struct Scene {
     _dir: tempfile::TempDir,
     /// Holds the checkpoint and whatever is left beside it.
@@ -92,19 +116,27 @@ pub(super) struct Scene {
     pub checkpoint: PathBuf,
     pub base: Contents,
     pub target: Contents,
+    /// The first of the patches.
     pub patch: PathBuf,
+    pub patches: Vec<PathBuf>,
     pub way: Way,
 }
 
 impl Scene {
     /// The directory, or only the first file of it.
     pub fn new(directory: bool, coding: Coding, way: Way) -> Self {
-        Self::of(checkpoints(false), directory, coding, way).unwrap()
+        Self::of(checkpoints(false).into(), directory, coding, way).unwrap()
     }
 
     /// A directory of two files that both change.
     pub fn of_two(way: Way) -> Self {
-        Self::of(checkpoints(true), true, Coding::Contextual, way).unwrap()
+        Self::of(checkpoints(true).into(), true, Coding::Contextual, way).unwrap()
+    }
+
+    /// The directory, and two patches that are applied at once.
+    pub fn of_chain(directory: bool, way: Way) -> Self {
+        let [base, target] = checkpoints(false);
+        Self::of(vec![base, middle(), target], directory, Coding::Contextual, way).unwrap()
     }
 
     /// A directory of which one file goes and another one comes.
@@ -112,7 +144,7 @@ impl Scene {
         let [base, mut target] = checkpoints(true);
         let moved = target.remove(Path::new("two.safetensors")).unwrap();
         target.insert("three.safetensors".into(), moved);
-        Self::of([base, target], true, Coding::Contextual, Way::Redo).unwrap()
+        Self::of(vec![base, target], true, Coding::Contextual, Way::Redo).unwrap()
     }
 
     /// A directory of which a companion alone changes.
@@ -121,7 +153,7 @@ impl Scene {
         let mut target = base.clone();
         let state = PathBuf::from("state.json");
         target.insert(state.clone(), other[&state].clone());
-        Self::of([base, target], true, Coding::Contextual, way).unwrap()
+        Self::of(vec![base, target], true, Coding::Contextual, way).unwrap()
     }
 
     /// A directory of two files that both have a tensor of the same name, and an index that names one of
@@ -139,36 +171,42 @@ impl Scene {
             let at = second.windows(4).position(|bytes| bytes == b"\"d\":").unwrap();
             second[at + 1] = b'b';
         }
-        Self::of([base, target], true, Coding::Contextual, way).unwrap()
+        Self::of(vec![base, target], true, Coding::Contextual, way).unwrap()
     }
 
-    fn of(
-        [mut base, mut target]: [Contents; 2],
-        directory: bool,
-        coding: Coding,
-        way: Way,
-    ) -> Result<Self> {
-        let dir = tempfile::tempdir().unwrap();
+    fn of(mut versions: Vec<Contents>, directory: bool, coding: Coding, way: Way) -> Result<Self> {
+        let dir = scratch();
         if !directory {
             let first = PathBuf::from("one.safetensors");
-            base = [(PathBuf::from("model"), base.remove(&first).unwrap())].into();
-            target = [(PathBuf::from("model"), target.remove(&first).unwrap())].into();
+            for files in &mut versions {
+                *files = [(PathBuf::from("model"), files.remove(&first).unwrap())].into();
+            }
         }
-        let (room, patch) = (dir.path().join("room"), dir.path().join("step.pulse"));
-        let [from, to] = ["base", "target"].map(|name| dir.path().join(name));
-        restore(&from, &base);
-        restore(&to, &target);
+        let room = dir.path().join("room");
         let at = |path: &Path| if directory { path.into() } else { path.join("model") };
-        let options =
-            EncoderOptions::default().with_coding(coding).with_block_leaves(1).with_steps(40, 41);
-        let (from, to) = (Checkpoint::open(at(&from))?, Checkpoint::open(at(&to))?);
-        let file = fs::File::create(&patch).unwrap();
-        diff(Some(&from), &to, file, options.into(), Control::threads(1))?;
+        let mut patches = Vec::new();
+        for (number, pair) in versions.windows(2).enumerate() {
+            let [from, to] = ["base", "target"].map(|name| dir.path().join(name));
+            restore(&from, &pair[0]);
+            restore(&to, &pair[1]);
+            let end = if number + 2 == versions.len() { 41 } else { 40 };
+            let options = EncoderOptions::default()
+                .with_coding(coding)
+                .with_block_leaves(1)
+                .with_steps(40, end);
+            let (from, to) = (Checkpoint::open(at(&from))?, Checkpoint::open(at(&to))?);
+            let patch = dir.path().join(format!("{number}.pulse"));
+            let file = fs::File::create(&patch).unwrap();
+            diff(Some(&from), &to, file, options.into(), Control::threads(1))?;
+            patches.push(patch);
+        }
         // Without links, as the calls name it.
         fs::create_dir(&room).unwrap();
         let room = room.canonicalize().unwrap();
         let checkpoint = at(&room);
-        Ok(Scene { _dir: dir, room, checkpoint, base, target, patch, way })
+        let (base, target) = (versions.remove(0), versions.pop().unwrap());
+        let patch = patches[0].clone();
+        Ok(Scene { _dir: dir, room, checkpoint, base, target, patch, patches, way })
     }
 
     pub fn all() -> impl Iterator<Item = Self> {
@@ -178,6 +216,8 @@ impl Scene {
             .into_iter()
             .flat_map(move |(directory, coding)| ways.map(|way| Scene::new(directory, coding, way)))
             .chain([Scene::of_other_shards()])
+            .chain(ways.map(|way| Scene::of_chain(true, way)))
+            .chain([Scene::of_chain(false, Way::Undo)])
     }
 
     pub fn reset(&self) {
@@ -218,12 +258,13 @@ impl Scene {
     pub fn update(&self, faulty: &Arc<Faulty>) -> (bool, Result<()>) {
         let disk = faulty.disk();
         let options = UpdateOptions::default().with_way(self.way);
-        let done = Patch::open_on(&self.patch, Limits::default(), &disk)
-            .and_then(|patch| {
-                update_on(&disk, &self.checkpoint, &patch, options, Control::threads(1))
-            })
-            .map(drop);
-        (faulty.fired(), done)
+        let open = |path: &PathBuf| Patch::open_on(path, Limits::default(), &disk);
+        let patches = self.patches.iter().map(open).collect::<Result<Vec<_>>>();
+        let done = patches.and_then(|patches| {
+            let chain = Chain::new(&patches)?;
+            update_on(&disk, &self.checkpoint, &chain, options, Control::threads(1))
+        });
+        (faulty.fired(), done.map(drop))
     }
 
     /// Recovers on this disk.

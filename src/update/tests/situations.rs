@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use super::disk::{Fault, Faulty};
-use super::scene::{restore, snapshot, Contents, Scene};
+use super::scene::{chain_of, restore, snapshot, Contents, Scene};
 use crate::checkpoint::apply::apply_on;
 use crate::checkpoint::{diff, ApplyOptions, Checkpoint};
 use crate::coding::Coding;
@@ -391,8 +391,13 @@ fn whoever_comes_while_an_update_runs_is_kept_out_or_finds_base_or_target() {
                 let disk = Meanwhile::disk(at, false, act);
                 let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
                 let options = UpdateOptions::default().with_way(way);
-                let done =
-                    update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+                let done = update_on(
+                    &disk,
+                    &scene.checkpoint,
+                    &chain_of(&patch),
+                    options,
+                    Control::threads(1),
+                );
                 let Some(came) = *seen.lock().unwrap() else { break };
                 let about = format!("{way:?}, {who} at {at}: {came:?}, {done:?}");
                 assert!(
@@ -441,8 +446,13 @@ fn what_takes_a_name_while_an_update_runs_stays_as_it_is() {
                 let disk = Meanwhile::disk(at, true, act);
                 let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
                 let options = UpdateOptions::default().with_way(way);
-                let done =
-                    update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+                let done = update_on(
+                    &disk,
+                    &scene.checkpoint,
+                    &chain_of(&patch),
+                    options,
+                    Control::threads(1),
+                );
                 if came.load(Relaxed) == 0 {
                     break;
                 }
@@ -501,7 +511,8 @@ fn keeps_its_mark(scene: &Scene) {
         let disk = Meanwhile::disk(at, false, act);
         let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
         let options = UpdateOptions::default().with_way(Way::Redo);
-        let done = update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+        let done =
+            update_on(&disk, &scene.checkpoint, &chain_of(&patch), options, Control::threads(1));
         let Some(was_changed) = *came.lock().unwrap() else { break };
         assert_eq!(done.is_err(), was_changed, "{at}: {done:?}");
         let after = snapshot(&scene.room);
@@ -534,7 +545,8 @@ fn what_opens_otherwise_than_planned_does_not_appear() {
         let base = Checkpoint::open(&scene.checkpoint).unwrap();
         let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
         let options = ApplyOptions::default();
-        let done = apply_on(&disk, Some(&base), &patch, &out, options, Control::threads(1));
+        let done =
+            apply_on(&disk, Some(&base), &chain_of(&patch), &out, options, Control::threads(1));
         let Some(was_changed) = *came.lock().unwrap() else { break };
         assert_eq!(done.is_ok(), out.exists(), "{at}: {done:?}");
         assert!(done.is_ok() || was_changed, "{at}: {done:?}");
@@ -683,8 +695,13 @@ fn a_directory_that_readers_would_take_for_another_is_not_called_the_target() {
                 let disk = Meanwhile::disk(at, false, act);
                 let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
                 let options = UpdateOptions::default().with_way(way);
-                let done =
-                    update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+                let done = update_on(
+                    &disk,
+                    &scene.checkpoint,
+                    &chain_of(&patch),
+                    options,
+                    Control::threads(1),
+                );
                 if !*came.lock().unwrap() {
                     break;
                 }
@@ -720,7 +737,8 @@ fn what_is_written_to_the_base_before_the_marks_is_not_replaced() {
         let disk = Meanwhile::disk(at, false, act);
         let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
         let options = UpdateOptions::default().with_way(Way::Redo);
-        let done = update_on(&disk, &scene.checkpoint, &patch, options, Control::threads(1));
+        let done =
+            update_on(&disk, &scene.checkpoint, &chain_of(&patch), options, Control::threads(1));
         let Some(has_journal) = *came.lock().unwrap() else { break };
         if has_journal {
             break;

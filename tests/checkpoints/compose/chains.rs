@@ -2,10 +2,10 @@
 
 use std::slice::from_ref;
 
-use pulse::checkpoint::DiffOptions;
 use pulse::coding::ValueForm;
 use pulse::error::Advice;
-use pulse::stream::{EncoderOptions, TrustedBase};
+use pulse::hash::tensor_digest;
+use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::wire::Action;
 use pulse::{Error, Limits, Patch};
@@ -13,7 +13,7 @@ use pulse::{Error, Limits, Patch};
 use super::{drifted, eventful, every_dtype, flat, Run};
 use testkit::files::{noise, stepped, tensor, weights, Files};
 use testkit::forge;
-use testkit::library::{diff, every_coding, open, open_patch};
+use testkit::library::{every_coding, open, open_patch};
 
 const NO_BASE: [ValueForm; 2] = [ValueForm::UlpStep, ValueForm::Xor];
 
@@ -191,7 +191,7 @@ fn a_broken_chain_is_refused_where_it_breaks() {
     let snapshot = run.patch(None, 1, &EncoderOptions::default());
     breaks(&run, &[patch(0, 1), snapshot], &["to1.pulse does not follow", "snapshot"]);
     let nothing = run.compose(&[], None, &flat(ValueForm::UlpStep)).unwrap_err();
-    assert_eq!(nothing.to_string(), "no patch to compose");
+    assert_eq!(nothing.to_string(), "no patch given; give one at least");
 }
 
 /// A patch whose base digest is a lie: nobody could apply it, but its digests fit a chain.
@@ -344,12 +344,10 @@ fn a_patch_that_lies_about_its_target_makes_nothing() {
     assert_eq!(run.compose(&[snapshot], None, &options).unwrap_err().kind(), "digest");
 
     // Changes that undo each other, between tensors that are said to differ.
-    let path = run.place.path("lie.pulse");
-    let mut trusted = TrustedBase::new(base);
-    trusted.tensors.insert("w".into(), pulse::hash::tensor_digest(b"another"));
-    let trusting = DiffOptions::from(options.clone()).with_trusted_base(trusted);
-    diff(Some(&run.checkpoints[0]), &run.checkpoints[1], &path, trusting, 1);
-    let patches = [open_patch(&path), run.patch(Some(1), 0, &options)];
+    let (held, another) = (tensor_digest(&weights(1, 50)), tensor_digest(b"another"));
+    let lie = forge::replaced(&run.direct(Some(0), 1, &options), b'E', &held.0, &another.0);
+    let lie = open_patch(&run.place.put_bytes("lie.pulse", &lie));
+    let patches = [lie, run.patch(Some(1), 0, &options)];
     assert_eq!(run.compose(&patches, None, &options).unwrap_err().kind(), "digest");
 
     // A tensor that was put, and has not the digest that it is said to have.
@@ -359,7 +357,7 @@ fn a_patch_that_lies_about_its_target_makes_nothing() {
         Files::one(&tensors)
     };
     let run = Run::new(&[added(0), added(1)]);
-    let digest = pulse::hash::tensor_digest(&weights(4, 50));
+    let digest = tensor_digest(&weights(4, 50));
     let lie = forge::replaced(&run.direct(Some(0), 1, &options), b'E', &digest.0, &[7; 32]);
     let lie = open_patch(&run.place.put_bytes("lie.pulse", &lie));
     assert_eq!(run.compose(&[lie], None, &options).unwrap_err().kind(), "digest");

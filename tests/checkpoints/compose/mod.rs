@@ -16,18 +16,18 @@ use pulse::{Patch, Result};
 use testkit::files::{noise, safetensors, tensor, Files, Place, Tensor};
 use testkit::library::{apply, diff, open, open_patch};
 
-fn flat(values: ValueForm) -> EncoderOptions {
+pub(crate) fn flat(values: ValueForm) -> EncoderOptions {
     EncoderOptions::default().with_coding(Coding::Flat).with_values(values)
 }
 
 /// Checkpoints on disk, one for each step of a run.
-struct Run {
-    place: Place,
-    checkpoints: Vec<PathBuf>,
+pub(crate) struct Run {
+    pub place: Place,
+    pub checkpoints: Vec<PathBuf>,
 }
 
 impl Run {
-    fn new(checkpoints: &[Files]) -> Run {
+    pub fn new(checkpoints: &[Files]) -> Run {
         let place = Place::new();
         let checkpoints = checkpoints.iter().enumerate();
         let checkpoints =
@@ -35,12 +35,12 @@ impl Run {
         Run { place, checkpoints }
     }
 
-    fn ends(&self) -> (&Path, &Path) {
+    pub fn ends(&self) -> (&Path, &Path) {
         (&self.checkpoints[0], self.checkpoints.last().unwrap())
     }
 
     /// The bytes of the patch from one step to another; a snapshot without the first.
-    fn direct(&self, from: Option<usize>, to: usize, options: &EncoderOptions) -> Vec<u8> {
+    pub fn direct(&self, from: Option<usize>, to: usize, options: &EncoderOptions) -> Vec<u8> {
         let path = self.place.path("direct.pulse");
         let lineage = options.lineage.with_target_step(to as u64);
         let lineage = from.map_or(lineage, |step| lineage.with_base_step(step as u64));
@@ -55,13 +55,13 @@ impl Run {
         std::fs::read(path).unwrap()
     }
 
-    fn patch(&self, from: Option<usize>, to: usize, options: &EncoderOptions) -> Patch {
+    pub fn patch(&self, from: Option<usize>, to: usize, options: &EncoderOptions) -> Patch {
         let name = format!("{}to{to}.pulse", from.map_or(String::new(), |from| from.to_string()));
         open_patch(&self.place.put_bytes(&name, &self.direct(from, to, options)))
     }
 
     /// A patch for each step, with these options in turn.
-    fn patches(&self, options: &[EncoderOptions]) -> Vec<Patch> {
+    pub fn patches(&self, options: &[EncoderOptions]) -> Vec<Patch> {
         let steps = (1..self.checkpoints.len()).zip(options.iter().cycle());
         steps.map(|(step, options)| self.patch(Some(step - 1), step, options)).collect()
     }
@@ -112,7 +112,7 @@ fn width(tensor: &Tensor) -> usize {
 }
 
 /// Other bits in about one element of `every`.
-fn drifted(mut tensor: Tensor, seed: u64, every: u64) -> Tensor {
+pub(crate) fn drifted(mut tensor: Tensor, seed: u64, every: u64) -> Tensor {
     let width = width(&tensor);
     let dice = noise(seed, 16 * (tensor.bytes.len() / width));
     for (element, dice) in tensor.bytes.chunks_mut(width).zip(dice.chunks(16)) {
@@ -138,7 +138,7 @@ fn every_dtype() -> Vec<Tensor> {
 }
 
 /// A directory of two shards and two companions.
-fn directory(shard: &[Tensor], other: &[Tensor], config: &str) -> Files {
+pub(crate) fn directory(shard: &[Tensor], other: &[Tensor], config: &str) -> Files {
     Files::many([
         ("model-1.safetensors", safetensors(shard)),
         ("model-2.safetensors", safetensors(other)),
@@ -148,7 +148,7 @@ fn directory(shard: &[Tensor], other: &[Tensor], config: &str) -> Files {
 }
 
 /// Four steps in which everything happens that can happen to a tensor, a header and a companion.
-fn eventful() -> Run {
+pub(crate) fn eventful() -> Run {
     let bf16 = |name: &str, seed, elements: u64| {
         tensor(name, "BF16", &[elements], noise(seed, 2 * elements as usize))
     };

@@ -10,7 +10,7 @@ use pulse::checkpoint::{write_whole, ApplyOptions, DiffOptions, Existing, FilePo
 use pulse::error::{BaseMismatch, Change, Content, Fault, FileFault, Made, Occupant};
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{Control, TensorMut, WeightsMut};
+use pulse::tensors::{Control, Part, TensorMut, WeightsMut};
 use pulse::update::{recover, UpdateOptions};
 use pulse::wire::Tag;
 use pulse::{Checkpoint, Error, Limits, Patch};
@@ -147,6 +147,10 @@ fn of_the_caller() -> Vec<(Error, Error)> {
                 ),
                 digests: Some(Box::new((digest_of(b"abcd"), digest_of(b"abce")))),
             },
+        ),
+        (
+            Part::from_bytes(b"junk".to_vec()).unwrap_err(),
+            Error::Part { file: None, what: "it is no part of a patch".into() },
         ),
         (
             patch.apply(None, &out, apply, control).unwrap_err(),

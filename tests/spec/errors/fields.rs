@@ -132,6 +132,7 @@ fn every_error_answers_for_what_it_holds() {
         );
     }
     for error in [
+        Error::Part { file: file(), what: what() },
         Error::NeedsBase { file: file(), what: what() },
         Error::NotInvertible { file: file(), what: what() },
         Error::Unfit { file: file(), what: what() },
@@ -204,6 +205,7 @@ fn every_error_has_the_advice_that_fits_it() {
             Error::Chain { file: None, before: text(), patch: text(), what: what(), digests: None },
             Some("give-every-patch"),
         ),
+        (Error::Part { file: None, what: what() }, Some("give-every-part")),
         (Error::NeedsBase { file: None, what: what() }, Some("give-its-base")),
         (Error::NotInvertible { file: None, what: what() }, Some("keep-base")),
         (Error::NotInPlace { path: None, what: what() }, Some("write-new-checkpoint")),

@@ -1,13 +1,17 @@
-//! The in-memory path of a process that holds the weights: `tensors::diff` and `Patch::apply_to` at
-//! one thread and at all of them, and one-thread SHA-256 over the same bytes, in one run.
+//! The in-memory path of a process that holds the weights: `tensors::diff`, `Patch::apply_to` and its
+//! two phases, a snapshot to new and to given buffers, at one thread and at all of them, and
+//! one-thread SHA-256 over the same bytes, in one run.
 //!
-//! `cargo run --release -p pulse-tools --bin memory [-- MEGABYTES]`
+//! `cargo run --release -p pulse-tools --bin memory [-- MEGABYTES [STEPS]]`: the size of the weights, and
+//! optimizer steps from base to target.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use pulse::dtype::TensorSpec;
-use pulse::tensors::{diff, Control, DiffOptions, TensorMut, TensorRef, Weights, WeightsMut};
+use pulse::tensors::{
+    diff, Control, DiffOptions, PrepareOptions, TensorMut, TensorRef, Weights, WeightsMut,
+};
 use pulse::{Checkpoint, Limits, Patch};
 use pulse_cli::simulation::Simulation;
 use sha2::{Digest, Sha256};
@@ -33,6 +37,13 @@ fn refs(tensors: &Tensors) -> pulse::Result<Weights<'_>> {
         .collect()
 }
 
+fn muts(tensors: &mut Tensors) -> pulse::Result<WeightsMut<'_>> {
+    tensors
+        .iter_mut()
+        .map(|(name, spec, bytes)| Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?)))
+        .collect()
+}
+
 fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let started = Instant::now();
     let value = work();
@@ -46,11 +57,12 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let megabytes: usize = std::env::args().nth(1).map_or(Ok(512), |text| text.parse())?;
+    let steps: usize = std::env::args().nth(2).map_or(Ok(4), |text| text.parse())?;
     let dir = tempfile::tempdir()?;
     let path = |name: &str| dir.path().join(name);
     let mut simulation = Simulation::new(megabytes * 500_000, 1e-6, 1);
     simulation.save(&path("base"))?;
-    (0..4).for_each(|_| simulation.step());
+    (0..steps).for_each(|_| simulation.step());
     simulation.save(&path("target"))?;
     let (base, target) =
         (load(&Checkpoint::open(path("base"))?)?, load(&Checkpoint::open(path("target"))?)?);
@@ -60,6 +72,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     // One round after the other, so that a change in the machine's speed touches all figures.
     let mut times = BTreeMap::<String, Vec<f64>>::new();
+    let mut snapshot = Vec::new();
+    diff(None, &refs(&target)?, &mut snapshot, DiffOptions::default(), Control::default())?;
+    let snapshot = Patch::from_bytes(snapshot, Limits::default())?;
+    let mut density = 0.0;
     for _ in 0..ROUNDS {
         let (sha, _) = seconds(|| target.iter().map(|weight| Sha256::digest(&weight.2)[0]).max());
         times.entry("SHA-256, 1 thread".into()).or_default().push(sha);
@@ -71,19 +87,37 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             report?;
             times.entry(format!("diff, {threads} threads")).or_default().push(time);
             let patch = Patch::from_bytes(patch, Limits::default())?;
+            density = patch.footer().changes as f64 / patch.footer().target_elements as f64;
             let mut weights = base.clone();
-            let tensors = weights.iter_mut();
-            let held = tensors.map(|(name, spec, bytes)| {
-                Ok((name.as_str(), TensorMut::new(spec.clone(), bytes)?))
-            });
-            let mut held = held.collect::<pulse::Result<WeightsMut<'_>>>()?;
-            let (time, report) = seconds(|| patch.apply_to(&mut held, control));
+            let (time, report) = seconds(|| patch.apply_to(&mut muts(&mut weights)?, control));
             report?;
             times.entry(format!("apply_to, {threads} threads")).or_default().push(time);
             assert!(weights == target, "the weights are the target's, bit for bit");
+            // With all changes held, and with none: these are decoded twice.
+            for (how, max) in [("", u64::MAX), (" of none", 0)] {
+                let mut weights = base.clone();
+                let options = PrepareOptions::default().with_changes_bytes_max(max);
+                let mut held = muts(&mut weights)?;
+                let (time, prepared) = seconds(|| patch.prepare(&held, options, control));
+                times.entry(format!("prepare{how}, {threads} threads")).or_default().push(time);
+                let (time, report) = seconds(|| prepared?.commit(&mut held, control));
+                report?;
+                times.entry(format!("commit{how}, {threads} threads")).or_default().push(time);
+                assert!(weights == target, "the weights are the target's, bit for bit");
+            }
+            let (time, made) = seconds(|| snapshot.to_memory(control));
+            drop(made?);
+            times.entry(format!("snapshot, new, {threads} threads")).or_default().push(time);
+            let (time, report) = seconds(|| snapshot.apply_to(&mut muts(&mut weights)?, control));
+            report?;
+            times.entry(format!("snapshot, given, {threads} threads")).or_default().push(time);
         }
     }
-    println!("{} MB of BF16 weights in memory, median of {ROUNDS} rounds", bytes / 1_000_000);
+    println!(
+        "{} MB of BF16 weights in memory, {:.2}% changed, median of {ROUNDS} rounds",
+        bytes / 1_000_000,
+        100.0 * density
+    );
     let sha = median(times["SHA-256, 1 thread"].clone());
     for (what, times) in &times {
         let time = median(times.clone());

@@ -1,0 +1,118 @@
+//! A snapshot, and what follows it, to weights in memory.
+
+use std::collections::BTreeMap;
+use std::{io, slice};
+
+use crate::dtype::TensorSpec;
+use crate::error::{Error, Result};
+use crate::patch::{Chain, Patch};
+use crate::tensors::builder::Builder;
+use crate::tensors::diagnose::explain;
+use crate::tensors::pieces::leaves_of_all;
+use crate::tensors::target::{prove, target_tensors, Done, OutTensor, Task};
+use crate::tensors::Control;
+
+impl Patch {
+    /// The weights of a snapshot in new buffers, by name: made in parallel, in place, and proved. For
+    /// buffers that are there already, [`apply_to`](Self::apply_to) takes a snapshot as well.
+    ///
+    /// Memory is that of the target, which [`Limits::target_bytes`](crate::Limits::target_bytes) and
+    /// [`expansion`](crate::Limits::expansion) have bounded when the patch was opened.
+    ///
+    /// # Errors
+    /// [`Error::NeedsBase`] if it is not a snapshot, [`Error::Corrupt`] or [`Error::WrongResult`] if the
+    /// patch does not lead to its target, [`Error::Io`] if there is not enough memory,
+    /// [`Error::Cancelled`].
+    ///
+    /// ```
+    /// use pulse::dtype::{Dtype, TensorSpec};
+    /// use pulse::tensors::{diff, Control, DiffOptions, TensorRef, Weights};
+    /// use pulse::{Limits, Patch};
+    /// let spec = TensorSpec::new(Dtype::U8, &[3])?;
+    /// let weights: Weights = [("w", TensorRef::new(spec.clone(), b"abc")?)].into_iter().collect();
+    /// let mut anchor = Vec::new();
+    /// diff(None, &weights, &mut anchor, DiffOptions::default(), Control::default())?;
+    /// let anchor = Patch::from_bytes(anchor, Limits::default())?;
+    /// let found = anchor.to_memory(Control::default())?;
+    /// assert_eq!(found["w"], (spec, b"abc".to_vec()));
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn to_memory(
+        &self,
+        control: Control<'_>,
+    ) -> Result<BTreeMap<String, (TensorSpec, Vec<u8>)>> {
+        Chain::new(slice::from_ref(self))?.to_memory(control)
+    }
+}
+
+impl Chain<'_> {
+    /// The weights at the end of a chain that starts with a snapshot, in new buffers, by name: as
+    /// [`Patch::to_memory`], each byte made once and proved at its end.
+    ///
+    /// # Errors
+    /// As [`Patch::to_memory`].
+    pub fn to_memory(
+        &self,
+        control: Control<'_>,
+    ) -> Result<BTreeMap<String, (TensorSpec, Vec<u8>)>> {
+        if !self.first().header().snapshot {
+            let what = "not a snapshot: it needs the base that it was made from".into();
+            return Err(Error::NeedsBase { file: self.first().path().map(Into::into), what });
+        }
+        let tensors = target_tensors(None, self)?;
+        let mut buffers = Vec::with_capacity(tensors.len());
+        for OutTensor { name, spec, .. } in &tensors {
+            buffers.push(buffer(name, spec.bytes())?);
+        }
+        let made = fill(self, &tensors, &mut buffers, control);
+        explain(None, self, control, made)?;
+        let found = tensors.iter().zip(buffers);
+        Ok(found
+            .map(|(tensor, bytes)| (tensor.name.into(), (tensor.spec.clone(), bytes)))
+            .collect())
+    }
+}
+
+/// Makes each piece where it belongs, and proves all of them.
+fn fill(
+    chain: &Chain<'_>,
+    tensors: &[OutTensor<'_>],
+    buffers: &mut [Vec<u8>],
+    control: Control<'_>,
+) -> Result<()> {
+    let tasks = tensors.iter().zip(buffers).flat_map(|(tensor, buffer)| {
+        let mut rest = buffer.as_mut_slice();
+        tensor.pieces().map(move |piece| {
+            // Within the tensor, whose bytes are in memory.
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.bytes as usize);
+            rest = later;
+            Task { piece, with: now }
+        })
+    });
+    prove(tasks, chain, None, control, make, |_, ()| {})
+}
+
+fn make<'a>(
+    builder: &mut Builder,
+    mut group: Vec<Task<'a, &mut [u8]>>,
+) -> Result<Vec<Done<'a, ()>>> {
+    for Task { piece, with: now } in group.iter_mut().filter(|task| task.piece.is_changed) {
+        builder.apply(piece, now)?;
+    }
+    let made: Vec<&[u8]> = group.iter().map(|task| &*task.with).collect();
+    let made = group.iter().zip(leaves_of_all(&made));
+    Ok(made.map(|(task, leaves)| Done { piece: task.piece, leaves, kept: () }).collect())
+}
+
+/// Room for a tensor, an error where there is none. Zeros that come from the system cost nothing
+/// before they are overwritten.
+fn buffer(name: &str, bytes: u64) -> Result<Vec<u8>> {
+    let bytes = usize::try_from(bytes).ok();
+    match bytes.filter(|&bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok()) {
+        Some(bytes) => Ok(vec![0; bytes]),
+        None => {
+            let doing = format!("making room for tensor '{name}'");
+            Err(Error::io(doing, io::ErrorKind::OutOfMemory.into()))
+        }
+    }
+}
