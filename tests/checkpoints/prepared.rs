@@ -9,6 +9,7 @@ use pulse::coding::Coding;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::error::Advice;
 use pulse::hash::tensor_digest;
+use pulse::patch::Chain;
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{
     Changed, Control, PrepareOptions, Prepared, TensorMut, TensorRef, TensorSource, Weights,
@@ -438,4 +439,101 @@ fn a_snapshot_that_lies_is_refused() {
     let error = snapshot.apply_to(&mut muts(&mut held), Control::threads(2)).unwrap_err();
     assert_eq!(error.kind(), "digest");
     assert!(held == base, "the weights were touched");
+}
+
+/// Four versions: elements change once, in each step, or back again.
+fn versions() -> Vec<Tensors> {
+    let spec = TensorSpec::new(Dtype::Bf16, &[1200, 1500]).unwrap();
+    let same = TensorSpec::new(Dtype::U8, &[70_000]).unwrap();
+    let tensors = |bytes: &[u8]| {
+        Tensors::from([
+            ("few".to_string(), (spec.clone(), bytes.to_vec())),
+            ("same".to_string(), (same.clone(), noise(12, 70_000))),
+        ])
+    };
+    let mut bytes = noise(10, 3_600_000);
+    let first = bytes.clone();
+    let mut versions = vec![tensors(&bytes)];
+    for step in 0..3 {
+        let elements = bytes.chunks_mut(2).zip(noise(11, 1_800_000)).enumerate();
+        elements.filter(|(_, (_, at))| *at == step || *at == 7).for_each(|(_, (e, _))| e[0] ^= 1);
+        if step == 1 {
+            bytes[..1_000_000].copy_from_slice(&first[..1_000_000]);
+        }
+        versions.push(tensors(&bytes));
+    }
+    versions
+}
+
+/// Patches from version to version, with blocks of so many leaves each.
+fn steps(versions: &[Tensors], leaves: [u64; 3], options: &EncoderOptions) -> Vec<Patch> {
+    let pairs = versions.windows(2).zip(leaves);
+    let patch = |(pair, leaves): (&[Tensors], u64)| {
+        let options = options.clone().with_block_leaves(leaves);
+        let (base, target) = (refs(&pair[0]), refs(&pair[1]));
+        let bytes = library::diff_tensors(Some(&base), &target, options, Control::threads(2));
+        Patch::from_bytes(bytes.unwrap(), Limits::default()).unwrap()
+    };
+    pairs.map(patch).collect()
+}
+
+/// Whether blocks are cut alike, hold one another, or overlap so that a piece is larger than what is made at once.
+#[test]
+fn several_patches_are_prepared_in_one_pass() {
+    let versions = versions();
+    let (base, target) = (&versions[0], &versions[3]);
+    for options in every_coding() {
+        for leaves in [[1, 1, 1], [1, 2, 32], [3, 2, 5]] {
+            let patches = steps(&versions, leaves, &options);
+            let chain = Chain::new(&patches).unwrap();
+            for (threads, max) in [(1, u64::MAX), (2, 40_000), (3, 0)] {
+                let control = Control::threads(threads);
+                let prepared = chain.prepare(&refs(base), holding(max), control).unwrap();
+                assert!(scattered(&prepared, base) == *target, "{leaves:?}, {max}");
+                assert!(scattered_whole(&prepared, base) == *target, "{leaves:?}, {max}");
+                let mut held = base.clone();
+                prepared.commit(&mut muts(&mut held), control).unwrap();
+                assert!(held == *target, "{leaves:?}, {max}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_and_what_follows_it_goes_to_memory_in_one_pass() {
+    let versions = versions();
+    for leaves in [[1, 1, 1], [3, 2, 5]] {
+        let mut patches = steps(&versions, leaves, &EncoderOptions::default());
+        assert_eq!(
+            Chain::new(&patches).unwrap().to_memory(Control::threads(2)).unwrap_err().kind(),
+            "needs-base"
+        );
+        patches.insert(0, patch_with(None, &versions[0], EncoderOptions::default()));
+        let chain = Chain::new(&patches).unwrap();
+        for threads in [1, 3] {
+            let control = Control::threads(threads);
+            assert!(chain.to_memory(control).unwrap() == versions[3]);
+            // Whatever the weights were.
+            for max in [u64::MAX, 0] {
+                let mut held = versions[2].clone();
+                let prepared = chain.prepare(&refs(&held), holding(max), control).unwrap();
+                prepared.commit(&mut muts(&mut held), control).unwrap();
+                assert!(held == versions[3], "{leaves:?}, {max}");
+            }
+        }
+    }
+}
+
+#[test]
+fn patches_that_change_which_tensors_there_are_are_not_prepared() {
+    let versions = versions();
+    let mut more = versions[1].clone();
+    more.insert("new".into(), more["same"].clone());
+    let last = [more.clone(), versions[2].clone()];
+    let patches =
+        [patch(&versions[0], &versions[1]), patch(&versions[1], &more), patch(&last[0], &last[1])];
+    let chain = Chain::new(&patches).unwrap();
+    let refused = chain.prepare(&refs(&versions[0]), holding(0), Control::threads(1)).unwrap_err();
+    assert!(matches!(refused, Error::NotInPlace { .. }), "{refused}");
+    assert!(refused.to_string().contains("'new' is added"), "{refused}");
 }
