@@ -6,6 +6,8 @@
 //! round, run what nothing could beat: hashing the target with one-thread SHA-256, by this library's
 //! crate and by Python's hashlib, and copying it. Ratios are medians over rounds; they carry over to other machines, seconds do not.
 
+mod chain;
+mod in_memory;
 mod measure;
 mod pair;
 mod table;
@@ -37,6 +39,9 @@ struct Options {
     /// Rounds after the first, which counts apart.
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
+    /// Leave out the receiver that is behind by several versions.
+    #[arg(long)]
+    no_chain: bool,
     /// Leave out the case of many small tensors.
     #[arg(long)]
     no_many: bool,
@@ -148,6 +153,25 @@ impl Case<'_> {
         Ok(())
     }
 
+    /// The same in memory, beside what the field does.
+    fn run_in_memory(&self, table: &mut Table) -> Result<()> {
+        let target = self.pair.path("target");
+        let mut beside = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..=self.rounds {
+            beside[0].push(measure::sha(&target)?);
+            beside[1].push(measure::copy(&target, &self.pair.path("out"))?);
+            beside[2].push(measure::hashlib(&target)?);
+        }
+        let (rows, note) = in_memory::run(&self.pair, self.rounds)?;
+        let label = format!("{}, in memory", self.label);
+        for (name, runs) in &rows {
+            let beside = beside.each_ref().map(Vec::as_slice);
+            table.add(&label, name, "2", self.pair.layout.bytes(), runs, beside);
+        }
+        table.notes.push(note);
+        Ok(())
+    }
+
     /// What the patch is, from `pulse inspect`.
     fn describe(&self) -> Result<String> {
         let patch = self.pair.patch("step").into_os_string();
@@ -182,10 +206,12 @@ fn case(
     dir: &Path,
     label: String,
     layout: Layout,
+    in_memory: bool,
     table: &mut Table,
 ) -> Result<()> {
-    // Three checkpoints at a time, patches, and the memory of the program.
-    let needed = 3 * layout.bytes() + layout.bytes() / 4 + (512 << 20);
+    // Three checkpoints at a time, in memory as well, patches, and the memory of the program.
+    let copies = if in_memory { 6 } else { 3 };
+    let needed = copies * layout.bytes() + layout.bytes() / 4 + (512 << 20);
     if let Some(free) = free(dir).filter(|&free| free < needed) {
         let [needed, free] = [needed, free].map(text::bytes);
         text::note(&format!(
@@ -205,6 +231,9 @@ fn case(
     let case = Case { pair, program, label, rounds: options.rounds, base_patch };
     case.run(table)?;
     table.notes.push(case.describe()?);
+    if in_memory {
+        case.run_in_memory(table)?;
+    }
     Ok(())
 }
 
@@ -226,15 +255,23 @@ fn run(options: &Options) -> Result<()> {
             let layout = Layout { tensors, tensor_bytes: LARGE, steps };
             let plural = if steps == 1 { "" } else { "s" };
             let label = format!("{gib} GiB, {steps} step{plural}");
-            case(options, &program, &dir, label, layout, &mut table)?;
+            case(options, &program, &dir, label, layout, true, &mut table)?;
         }
+    }
+    if !options.no_chain {
+        let layout = Layout { tensors: 32, tensor_bytes: LARGE, steps: 1 };
+        text::note(
+            "a chain: making checkpoints of 0.25 GiB, each one optimizer step after the other",
+        );
+        let rows = chain::run(&program, &dir, layout, options.rounds)?;
+        table.chain(&rows);
     }
     if !options.no_many {
         let one = Layout { tensors: 1, tensor_bytes: SMALL.bytes() as usize, ..SMALL };
         let labels =
             ["1 tensor".to_string(), format!("{} tensors", text::count(SMALL.tensors as u64))];
         for (label, layout) in labels.iter().zip([one, SMALL]) {
-            case(options, &program, &dir, label.clone(), layout, &mut table)?;
+            case(options, &program, &dir, label.clone(), layout, false, &mut table)?;
         }
         table.compare(&labels[1], &labels[0]);
     }

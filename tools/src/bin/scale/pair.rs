@@ -26,19 +26,17 @@ impl Layout {
     }
 }
 
-/// Files in a directory, which takes them along when it goes.
-pub struct Pair {
+/// Versions of a checkpoint, in the files of a directory, which takes them along when it goes.
+pub struct Versions<const N: usize> {
     pub dir: tempfile::TempDir,
-    pub layout: Layout,
 }
 
-impl Pair {
-    /// Writes `before`, `base` and `target`.
-    pub fn create(dir: &Path, layout: Layout) -> io::Result<Pair> {
-        let pair = Pair { dir: tempfile::tempdir_in(dir)?, layout };
+impl<const N: usize> Versions<N> {
+    pub fn create(dir: &Path, layout: Layout) -> io::Result<Self> {
+        let versions = Versions { dir: tempfile::tempdir_in(dir)? };
         let mut files = Vec::new();
-        for name in ["before", "base", "target"] {
-            files.push(File::create(pair.path(name))?);
+        for number in 0..N {
+            files.push(File::create(versions.path(number))?);
         }
         let header = safetensors::header(layout.tensors, layout.tensor_bytes);
         files.iter_mut().try_for_each(|file| file.write_all(&header))?;
@@ -47,11 +45,11 @@ impl Pair {
         let chunks: Vec<u64> = (0..elements.div_ceil(CHUNK as u64)).collect();
         let make = |chunk: u64| {
             let size = (elements - chunk * CHUNK as u64).min(CHUNK as u64);
-            adam::weights(chunk, size as usize, [0, 1, 2].map(|number| number * layout.steps))
+            adam::weights(chunk, size as usize, std::array::from_fn(|at| at as u32 * layout.steps))
         };
         let cores = thread::available_parallelism().map_or(1, usize::from);
         for chunks in chunks.chunks(cores) {
-            let made: Vec<[Vec<u8>; 3]> = thread::scope(|scope| {
+            let made: Vec<[Vec<u8>; N]> = thread::scope(|scope| {
                 let workers: Vec<_> =
                     chunks.iter().map(|&chunk| scope.spawn(move || make(chunk))).collect();
                 workers
@@ -66,16 +64,36 @@ impl Pair {
                     .try_for_each(|(file, bytes)| file.write_all(&bytes))?;
             }
         }
+        Ok(versions)
+    }
+
+    pub fn path(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("{number}.safetensors"))
+    }
+}
+
+/// Three of them: `before`, `base` and `target`.
+pub struct Pair {
+    versions: Versions<3>,
+    pub layout: Layout,
+}
+
+impl Pair {
+    pub fn create(dir: &Path, layout: Layout) -> io::Result<Pair> {
+        let pair = Pair { versions: Versions::create(dir, layout)?, layout };
+        for (number, name) in ["before", "base", "target"].into_iter().enumerate() {
+            fs::rename(pair.versions.path(number), pair.path(name))?;
+        }
         Ok(pair)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name).with_extension("safetensors")
+        self.versions.dir.path().join(name).with_extension("safetensors")
     }
 
     /// A patch of this name.
     pub fn patch(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name).with_extension("pulse")
+        self.versions.dir.path().join(name).with_extension("pulse")
     }
 }
 

@@ -86,6 +86,21 @@ impl Table {
         }
     }
 
+    /// Times of a receiver that is behind, as multiples of those of the last row, as a note.
+    pub fn chain(&mut self, rows: &[(String, Vec<Run>)]) {
+        let best = |runs: &[Run]| runs.iter().map(|run| run.seconds).fold(f64::INFINITY, f64::min);
+        let Some((name, one)) = rows.last() else { return };
+        let times = rows.iter().map(|(name, runs)| {
+            let (best, one) = (best(runs), best(one));
+            format!("{name} {} ({:.2})", text::seconds(best), best / one)
+        });
+        let times: Vec<String> = times.collect();
+        self.notes.push(format!(
+            "apply to 0.25 GiB on 2 threads, the best run, and as multiples of {name}: {}\n",
+            times.join(", ")
+        ));
+    }
+
     pub fn text(&self) -> String {
         format!(
             "{}\n\
