@@ -6,7 +6,7 @@ scripts/mutants.py --take N     N of them, others with each commit: what CI does
 scripts/mutants.py WORD...      those whose rule has one of the words
 
 Each is one change of the sources in a copy of the tree, in target/mutants. Fails if a change goes unnoticed, or if its
-lines are not in the sources any more. For changes that nobody thought of: cargo mutants, with .cargo/mutants.toml.
+lines are not in the sources any more. For changes that nobody thought of: all_mutants.py.
 """
 import argparse
 import os
