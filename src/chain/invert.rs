@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::dtype::TensorSpec;
 use crate::error::{BaseMismatch, Error, Fault, Result};
 use crate::limits::Limits;
-use crate::patch::{Chain, Patch};
+use crate::patch::Patch;
 use crate::stream::{BaseSide, EncoderOptions, Lineage, Session, Summary, Totals};
 use crate::tensors::{ApplyReport, Control};
 use crate::wire::{Action, TensorHeader};
@@ -234,7 +234,7 @@ fn invert(
         .with_lineage(options.lineage.or(Lineage::from(header).inverted()));
     encoder.metadata = options.metadata;
     let mut session = Session::new(out, encoder, BaseSide::Hashed)?;
-    let chain = Chain::new(std::slice::from_ref(patch))?;
+    let chain = patch.as_chain()?;
     combine_tensors(&mut session, &chain, Direction::Back, control)?;
 
     // The base lacks what was added, and nothing was deleted: that would not have come this far.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::slice;
 
 use crate::checkpoint::index::{MODULES, PIPELINE};
 use crate::checkpoint::plan::Plan;
@@ -80,7 +79,7 @@ impl Patch {
         options: ApplyOptions,
         control: Control<'_>,
     ) -> Result<ApplyReport> {
-        Chain::new(slice::from_ref(self))?.apply(base, out, options, control)
+        self.as_chain()?.apply(base, out, options, control)
     }
 }
 

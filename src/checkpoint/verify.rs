@@ -9,7 +9,7 @@ use crate::checkpoint::index::leads_to_tensors;
 use crate::checkpoint::plan::Plan;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileFault, Result};
-use crate::patch::{Chain, Patch};
+use crate::patch::Patch;
 use crate::tensors::diagnose::{check_base, check_target, explain};
 use crate::tensors::target::build;
 use crate::tensors::{Control, Deviation, FileNote};
@@ -32,7 +32,7 @@ impl Patch {
     /// ```
     pub fn verify(&self, control: Control<'_>) -> Result<()> {
         if self.header().snapshot {
-            let chain = Chain::new(slice::from_ref(self))?;
+            let chain = self.as_chain()?;
             let plan = Plan::new(None, &chain, FilePolicy::Exact)?;
             return build(&plan.tensors, None, &chain, None, control);
         }
@@ -81,7 +81,7 @@ impl Patch {
         if self.header().snapshot {
             return Err(Error::misuse("a snapshot has no base: verify it without one"));
         }
-        let chain = Chain::new(slice::from_ref(self))?;
+        let chain = self.as_chain()?;
         check_base(base, &chain, control)?;
         let base = Some(base);
         let plan = Plan::new(base, &chain, files);

@@ -1,6 +1,7 @@
 //! Patches that follow one another, checked link by link, and what they do to each tensor.
 
 use std::collections::BTreeMap;
+use std::slice;
 
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
@@ -151,6 +152,13 @@ pub struct Chain<'a> {
     first: &'a Patch,
     last: &'a Patch,
     pub(crate) histories: BTreeMap<&'a str, TensorHistory<'a>>,
+}
+
+impl Patch {
+    /// The patch as the chain that it is.
+    pub(crate) fn as_chain(&self) -> Result<Chain<'_>> {
+        Chain::new(slice::from_ref(self))
+    }
 }
 
 impl<'a> Chain<'a> {

@@ -247,11 +247,7 @@ impl<'a> ChangedTensor<'a> {
                 "tensor '{name}' {spec} has more elements than u32 can number; use append_u64"
             )));
         }
-        self.for_each_block(weights, |block| {
-            indices.extend(block.indices().map(|index| index as u32));
-            values.extend_from_slice(block.values());
-            Ok(())
-        })
+        self.append(weights, indices, values, |index| index as u32)
     }
 
     /// As [`append_u32`](Self::append_u32), for tensors of any size.
@@ -264,8 +260,18 @@ impl<'a> ChangedTensor<'a> {
         indices: &mut Vec<u64>,
         values: &mut Vec<u8>,
     ) -> Result<()> {
+        self.append(weights, indices, values, |index| index)
+    }
+
+    fn append<I>(
+        &self,
+        weights: &dyn TensorSource,
+        indices: &mut Vec<I>,
+        values: &mut Vec<u8>,
+        index: impl Fn(u64) -> I,
+    ) -> Result<()> {
         self.for_each_block(weights, |block| {
-            indices.extend(block.indices());
+            indices.extend(block.indices().map(&index));
             values.extend_from_slice(block.values());
             Ok(())
         })

@@ -1,7 +1,6 @@
 //! An update in two phases: all that takes time first, beside weights that are in use, and then the
 //! changes alone.
 
-use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
@@ -85,7 +84,7 @@ impl Patch {
         options: PrepareOptions,
         control: Control<'_>,
     ) -> Result<Prepared> {
-        Chain::new(slice::from_ref(self))?.prepare(weights, options, control)
+        self.as_chain()?.prepare(weights, options, control)
     }
 }
 

@@ -6,16 +6,17 @@ use std::io::{self, Write};
 use crate::digest::Digest;
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
-use crate::hash::{leaf_digests, CheckpointHasher, TensorHasher};
+use crate::hash::{CheckpointHasher, TensorHasher};
 use crate::limits::Limits;
+use crate::patch::chain::Link;
 use crate::patch::{Patch, TensorEntry};
 use crate::stream::{EncoderOptions, TrustedBase};
+use crate::tensors::builder::Builder;
 use crate::tensors::parallel::ordered;
-use crate::tensors::pieces::{Groups, PIECE_BYTES};
-use crate::tensors::{
-    diff, Control, DiffOptions, DiffReport, TensorMut, TensorRef, TensorSource, Weights, WeightsMut,
-};
-use crate::wire::Action;
+use crate::tensors::snapshot::buffers;
+use crate::tensors::target::{base_tensors, groups, hashed, pieces_in, Done, OutTensor, Task};
+use crate::tensors::{diff, Control, DiffOptions, DiffReport, TensorRef, TensorSource, Weights};
+use crate::wire::TensorHeader;
 
 /// A trainer's copy of the weights that it published last, with their digests: each checkpoint is
 /// hashed once in its life, and nobody has to keep account of what the next patch starts from.
@@ -86,61 +87,38 @@ impl Shadow {
     /// [`Error::Misuse`] for names that are given twice or too long, [`Error::Cancelled`], and
     /// what the source gives.
     pub fn new(weights: &dyn TensorSource, control: Control<'_>) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
-        for (name, spec) in weights.tensors() {
-            let bytes = usize::try_from(spec.bytes()).map_err(|_| {
-                Error::misuse(format!("tensor '{name}': {spec} is too large for this machine"))
-            })?;
-            tensors.insert(name.to_string(), (spec.clone(), vec![0; bytes]));
-        }
-        type Piece<'a> = (&'a str, usize, &'a mut [u8]);
-        let mut hashers: BTreeMap<String, TensorHasher> =
-            tensors.keys().map(|name| (name.clone(), TensorHasher::new())).collect();
-        let groups = Groups {
-            items: tensors.iter_mut().flat_map(|(name, (_, bytes))| {
-                let pieces = bytes.chunks_mut(PIECE_BYTES).enumerate();
-                pieces.map(move |(number, bytes)| (name.as_str(), number * PIECE_BYTES, bytes))
-            }),
-            size: |(_, _, bytes): &Piece<'_>| bytes.len(),
-            full: PIECE_BYTES,
-        };
-        let copy = |group: Vec<Piece<'_>>| {
-            group
-                .into_iter()
-                .map(|(name, start, bytes)| {
-                    weights.read(name, start as u64, bytes)?;
-                    Ok((name.to_string(), leaf_digests(bytes), bytes.len()))
-                })
-                .collect::<Result<Vec<_>>>()
-        };
+        let tensors = base_tensors(weights);
+        let mut buffers = buffers(&tensors)?;
+        let tasks = pieces_in(&tensors, buffers.iter_mut().map(Vec::as_mut_slice));
+        let copy = |(): &mut (), group| copied(weights, group);
+        let (mut checkpoint, mut hasher) = (CheckpointHasher::new(), TensorHasher::new());
+        let mut digests = TrustedBase::default();
         ordered(
             control.count(),
             || (),
-            groups,
-            |_, group| copy(group),
+            groups(tasks),
+            copy,
             |copied| {
-                for (name, leaves, bytes) in copied {
-                    if let Some(hasher) = hashers.get_mut(&name) {
-                        leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
+                for Done { piece, leaves, .. } in copied {
+                    leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
+                    if piece.last {
+                        let OutTensor { name, spec, .. } = piece.tensor;
+                        let digest = std::mem::take(&mut hasher).finish();
+                        checkpoint.add(name, spec, digest);
+                        digests.tensors.insert((*name).into(), digest);
                     }
-                    control.report(bytes as u64)?;
+                    control.report(piece.bytes)?;
                 }
                 Ok(())
             },
         )?;
         // A copy of what never was would be worse than none.
         weights.check_unchanged()?;
-        let mut digests = TrustedBase::default();
-        let mut checkpoint = CheckpointHasher::new();
-        for (name, hasher) in hashers {
-            let digest = hasher.finish();
-            if let Some((spec, _)) = tensors.get(&name) {
-                checkpoint.add(&name, spec, digest);
-            }
-            digests.tensors.insert(name, digest);
-        }
         digests.checkpoint = checkpoint.finish()?;
-        Ok(Shadow { tensors, digests, broken: false })
+        let tensors = tensors.iter().zip(buffers);
+        let tensors =
+            tensors.map(|(tensor, bytes)| (tensor.name.into(), (tensor.spec.clone(), bytes)));
+        Ok(Shadow { tensors: tensors.collect(), digests, broken: false })
     }
 
     /// The digests of the weights that it holds: of the checkpoint, and of every tensor.
@@ -208,24 +186,32 @@ impl Shadow {
         // A patch of its own may unpack to whatever the weights are.
         let limits = Limits::default().with_expansion(u64::MAX).with_name_expansion(u64::MAX);
         let patch = Patch::from_bytes(patch, limits)?;
-        let is = |wanted: fn(Action) -> bool| {
-            patch.tensors().iter().filter(move |tensor| wanted(tensor.header.action))
-        };
-        let put = is(Action::is_whole).map(|tensor| put_whole(&patch, tensor));
-        let put: Vec<_> = put.collect::<Result<_>>()?;
-        let held = self.tensors.iter_mut().filter(|(name, _)| {
-            patch.tensor(name).is_some_and(|tensor| tensor.header.action == Action::Patched)
-        });
-        let mut held: WeightsMut<'_> = held
-            .map(|(name, (spec, bytes))| (name.as_str(), TensorMut::known(spec, bytes)))
-            .collect();
+        let put = |entry: &&TensorEntry| entry.header.action.is_whole();
+        let put: Vec<OutTensor<'_>> =
+            patch.tensors().iter().filter(put).filter_map(|entry| changed(&patch, entry)).collect();
+        let room = buffers(&put)?;
         // Past this, the weights are neither what they were nor what they become.
         self.broken = true;
-        commit(&mut held, &patch, control)?;
-        for tensor in is(|action| action == Action::Deleted) {
-            self.tensors.remove(&tensor.header.name);
+        for (tensor, room) in put.iter().zip(room) {
+            self.tensors.insert(tensor.name.into(), (tensor.spec.clone(), room));
         }
-        self.tensors.extend(put);
+        let mut tensors = Vec::new();
+        let mut held = Vec::new();
+        for (name, (_, bytes)) in &mut self.tensors {
+            if let Some(tensor) = patch.tensor(name).and_then(|entry| changed(&patch, entry)) {
+                tensors.push(tensor);
+                held.push(bytes.as_mut_slice());
+            }
+        }
+        let tasks = pieces_in(&tensors, held).filter(|task| task.piece.is_changed);
+        let apply = |builder: &mut Builder, group: Vec<Task<'_, &mut [u8]>>| {
+            group.into_iter().try_for_each(|task| builder.apply(&task.piece, task.with))
+        };
+        // Past the point of no return: the callback is not asked any more.
+        ordered(control.count(), Builder::default, groups(tasks), apply, Ok)?;
+        for entry in patch.tensors().iter().filter(|entry| entry.header.spec.is_none()) {
+            self.tensors.remove(&entry.header.name);
+        }
         self.digests = report.digests;
         self.broken = false;
         Ok(())
@@ -241,57 +227,21 @@ impl Shadow {
     }
 }
 
-/// A block and the bytes that it changes.
-struct Change<'a> {
-    tensor: &'a TensorEntry,
-    block: usize,
-    bytes: &'a mut [u8],
+/// Pieces with the bytes of the weights, and their digests.
+fn copied<'a>(
+    weights: &dyn TensorSource,
+    mut group: Vec<Task<'a, &mut [u8]>>,
+) -> Result<Vec<Done<'a, ()>>> {
+    for Task { piece, with } in group.iter_mut().filter(|task| task.piece.bytes > 0) {
+        weights.read(piece.tensor.name, piece.start, with)?;
+    }
+    Ok(hashed(group))
 }
 
-/// Writes every change. The patch was made from these very bytes, and proves nothing that its maker did
-/// not know.
-fn commit(weights: &mut WeightsMut<'_>, patch: &Patch, control: Control<'_>) -> Result<()> {
-    let mut changes = Vec::new();
-    for (name, mut rest) in weights.bytes_mut() {
-        let Some(tensor) = patch.tensor(name) else { continue };
-        let mut at = 0;
-        for (number, block) in tensor.blocks.iter().enumerate() {
-            let range = block.range();
-            // Within the tensor, whose bytes are in memory.
-            let (skip, len) = ((range.start - at) as usize, (range.end - range.start) as usize);
-            let (bytes, later) = rest.split_at_mut(skip).1.split_at_mut(len);
-            changes.push(Change { tensor, block: number, bytes });
-            (rest, at) = (later, range.end);
-        }
-    }
-    let groups = Groups {
-        items: changes.into_iter(),
-        size: |change: &Change<'_>| change.bytes.len(),
-        full: PIECE_BYTES,
-    };
-    let work = |payload: &mut Vec<u8>, group: Vec<Change<'_>>| {
-        group.into_iter().try_for_each(|change| {
-            patch.apply_block(change.tensor, change.block, payload, change.bytes)
-        })
-    };
-    // Past the point of no return: the callback is not asked any more.
-    ordered(control.count(), Vec::new, groups, work, Ok)
-}
-
-/// A tensor that the patch carries whole.
-fn put_whole(patch: &Patch, tensor: &TensorEntry) -> Result<(String, (TensorSpec, Vec<u8>))> {
-    let Some(spec) = &tensor.header.spec else {
-        return Err(Error::Internal("a tensor that is put whole has no spec".into()));
-    };
-    // It was in memory when the patch was made.
-    let mut bytes = vec![0; usize::try_from(spec.bytes()).unwrap_or(0)];
-    let mut payload = Vec::new();
-    for (number, block) in tensor.blocks.iter().enumerate() {
-        let range = block.range();
-        let bytes = &mut bytes[range.start as usize..range.end as usize];
-        patch.apply_block(tensor, number, &mut payload, bytes)?;
-    }
-    Ok((tensor.header.name.clone(), (spec.clone(), bytes)))
+/// A tensor that the patch changes or puts; none if it deletes it.
+fn changed<'a>(patch: &'a Patch, tensor: &'a TensorEntry) -> Option<OutTensor<'a>> {
+    let TensorHeader { name, spec, .. } = &tensor.header;
+    Some(OutTensor::new(name, spec.as_ref()?, Some(Link { patch, tensor })))
 }
 
 /// Keeps what is written.

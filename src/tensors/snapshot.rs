@@ -1,15 +1,14 @@
 //! A snapshot, and what follows it, to weights in memory.
 
 use std::collections::BTreeMap;
-use std::{io, slice};
+use std::io;
 
 use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 use crate::patch::{Chain, Patch};
 use crate::tensors::builder::Builder;
 use crate::tensors::diagnose::explain;
-use crate::tensors::pieces::leaves_of_all;
-use crate::tensors::target::{prove, target_tensors, Done, OutTensor, Task};
+use crate::tensors::target::{hashed, pieces_in, prove, target_tensors, Done, OutTensor, Task};
 use crate::tensors::Control;
 
 impl Patch {
@@ -41,7 +40,7 @@ impl Patch {
         &self,
         control: Control<'_>,
     ) -> Result<BTreeMap<String, (TensorSpec, Vec<u8>)>> {
-        Chain::new(slice::from_ref(self))?.to_memory(control)
+        self.as_chain()?.to_memory(control)
     }
 }
 
@@ -60,11 +59,9 @@ impl Chain<'_> {
             return Err(Error::NeedsBase { file: self.first().path().map(Into::into), what });
         }
         let tensors = target_tensors(None, self)?;
-        let mut buffers = Vec::with_capacity(tensors.len());
-        for OutTensor { name, spec, .. } in &tensors {
-            buffers.push(buffer(name, spec.bytes())?);
-        }
-        let made = fill(self, &tensors, &mut buffers, control);
+        let mut buffers = buffers(&tensors)?;
+        let tasks = pieces_in(&tensors, buffers.iter_mut().map(Vec::as_mut_slice));
+        let made = prove(tasks, self, None, control, make, |_, ()| {});
         explain(None, self, control, made)?;
         let found = tensors.iter().zip(buffers);
         Ok(found
@@ -73,46 +70,28 @@ impl Chain<'_> {
     }
 }
 
-/// Makes each piece where it belongs, and proves all of them.
-fn fill(
-    chain: &Chain<'_>,
-    tensors: &[OutTensor<'_>],
-    buffers: &mut [Vec<u8>],
-    control: Control<'_>,
-) -> Result<()> {
-    let tasks = tensors.iter().zip(buffers).flat_map(|(tensor, buffer)| {
-        let mut rest = buffer.as_mut_slice();
-        tensor.pieces().map(move |piece| {
-            // Within the tensor, whose bytes are in memory.
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.bytes as usize);
-            rest = later;
-            Task { piece, with: now }
-        })
-    });
-    prove(tasks, chain, None, control, make, |_, ()| {})
-}
-
 fn make<'a>(
     builder: &mut Builder,
     mut group: Vec<Task<'a, &mut [u8]>>,
 ) -> Result<Vec<Done<'a, ()>>> {
-    for Task { piece, with: now } in group.iter_mut().filter(|task| task.piece.is_changed) {
-        builder.apply(piece, now)?;
+    for Task { piece, with } in group.iter_mut().filter(|task| task.piece.is_changed) {
+        builder.apply(piece, with)?;
     }
-    let made: Vec<&[u8]> = group.iter().map(|task| &*task.with).collect();
-    let made = group.iter().zip(leaves_of_all(&made));
-    Ok(made.map(|(task, leaves)| Done { piece: task.piece, leaves, kept: () }).collect())
+    Ok(hashed(group))
 }
 
-/// Room for a tensor, an error where there is none. Zeros that come from the system cost nothing
-/// before they are overwritten.
-fn buffer(name: &str, bytes: u64) -> Result<Vec<u8>> {
-    let bytes = usize::try_from(bytes).ok();
-    match bytes.filter(|&bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok()) {
-        Some(bytes) => Ok(vec![0; bytes]),
-        None => {
-            let doing = format!("making room for tensor '{name}'");
-            Err(Error::io(doing, io::ErrorKind::OutOfMemory.into()))
+/// Room for tensors, an error where there is none. Zeros that come from the system cost nothing before
+/// they are overwritten.
+pub(super) fn buffers(tensors: &[OutTensor<'_>]) -> Result<Vec<Vec<u8>>> {
+    let room = |tensor: &OutTensor<'_>| {
+        let bytes = usize::try_from(tensor.spec.bytes()).ok();
+        match bytes.filter(|&bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok()) {
+            Some(bytes) => Ok(vec![0; bytes]),
+            None => {
+                let doing = format!("making room for tensor '{}'", tensor.name);
+                Err(Error::io(doing, io::ErrorKind::OutOfMemory.into()))
+            }
         }
-    }
+    };
+    tensors.iter().map(room).collect()
 }

@@ -13,7 +13,7 @@ use crate::stream::fit::misfit;
 use crate::stream::tally::{Differs, Tally};
 use crate::tensors::builder::{Builder, OutPiece};
 use crate::tensors::parallel::ordered;
-use crate::tensors::pieces::{digests_of, Groups, PIECE_BYTES};
+use crate::tensors::pieces::{digests_of, leaves_of_all, Groups, PIECE_BYTES};
 use crate::tensors::{Control, FileNote, TensorSource};
 use crate::wire::{Action, Footer};
 
@@ -60,7 +60,7 @@ pub(crate) struct OutTensor<'a> {
 
 impl<'a> OutTensor<'a> {
     /// A tensor of the base, or one that a patch puts whole, with no place yet.
-    fn new(name: &'a str, spec: &'a TensorSpec, whole: Option<Link<'a>>) -> Self {
+    pub fn new(name: &'a str, spec: &'a TensorSpec, whole: Option<Link<'a>>) -> Self {
         let from_base = whole.is_none();
         let links = whole.into_iter().collect();
         OutTensor { name, spec, from_base, links, file: 0, offset: 0 }
@@ -184,12 +184,42 @@ pub(crate) struct Task<'a, T> {
     pub with: T,
 }
 
+/// All pieces of tensors, each with the place in memory where it is made.
+pub(crate) fn pieces_in<'a, 'b>(
+    tensors: &'a [OutTensor<'a>],
+    buffers: impl IntoIterator<Item = &'b mut [u8], IntoIter: Send>,
+) -> impl Iterator<Item = Task<'a, &'b mut [u8]>> + Send {
+    tensors.iter().zip(buffers).flat_map(|(tensor, mut rest)| {
+        tensor.pieces().map(move |piece| {
+            // Within the tensor, whose bytes are in memory.
+            let (with, later) = std::mem::take(&mut rest).split_at_mut(piece.bytes as usize);
+            rest = later;
+            Task { piece, with }
+        })
+    })
+}
+
+/// Pieces whose bytes are in memory, with the digests of their leaves.
+pub(crate) fn hashed<'a>(group: Vec<Task<'a, &mut [u8]>>) -> Vec<Done<'a, ()>> {
+    let made: Vec<&[u8]> = group.iter().map(|task| &*task.with).collect();
+    let made = group.iter().zip(leaves_of_all(&made));
+    made.map(|(task, leaves)| Done { piece: task.piece, leaves, kept: () }).collect()
+}
+
 /// A piece that was made: the digests of its leaves, and what is kept of it.
 #[derive(Debug)]
 pub(crate) struct Done<'a, K> {
     pub piece: OutPiece<'a>,
     pub leaves: Vec<Digest>,
     pub kept: K,
+}
+
+/// Tasks that each make a piece in a time worth a thread's.
+pub(crate) fn groups<'a, T>(
+    tasks: impl Iterator<Item = Task<'a, T>> + Send,
+) -> impl Iterator<Item = Vec<Task<'a, T>>> + Send {
+    let size = |task: &Task<'a, T>| usize::try_from(task.piece.bytes).unwrap_or(usize::MAX);
+    Groups { items: tasks, size, full: PIECE_BYTES }
 }
 
 /// Makes every piece of the target with `work`, in groups, checks every digest, and passes what is
@@ -202,15 +232,10 @@ pub(crate) fn prove<'a, S: Default, T: Send, K: Send>(
     work: impl Fn(&mut S, Vec<Task<'a, T>>) -> Result<Vec<Done<'a, K>>> + Sync,
     mut keep: impl FnMut(&OutPiece<'a>, K),
 ) -> Result<()> {
-    let groups = Groups {
-        items: tasks,
-        size: |task: &Task<'_, T>| usize::try_from(task.piece.bytes).unwrap_or(usize::MAX),
-        full: PIECE_BYTES,
-    };
     let last = chain.last();
     let mut tally = Tally::default();
     let mut hasher = TensorHasher::new();
-    ordered(control.count(), S::default, groups, work, |done| {
+    ordered(control.count(), S::default, groups(tasks), work, |done| {
         for Done { piece, leaves, kept } in done {
             leaves.iter().for_each(|leaf| hasher.push_leaf(leaf));
             keep(&piece, kept);

@@ -45,11 +45,6 @@ impl<'a> TensorMut<'a> {
         spec.check_bytes("a tensor", bytes.len())?;
         Ok(TensorMut { spec, bytes })
     }
-
-    /// Bytes that are known to be as many as the spec says.
-    pub(crate) fn known(spec: &TensorSpec, bytes: &'a mut [u8]) -> Self {
-        TensorMut { spec: spec.clone(), bytes }
-    }
 }
 
 /// Weights in memory that are read: collected from pairs of name and tensor, whatever the caller

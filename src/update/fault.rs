@@ -2,13 +2,12 @@
 
 use std::io;
 use std::path::Path;
-use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use crate::disk::{Call, Disk, Watch};
 use crate::error::Result;
-use crate::patch::{Chain, Patch};
+use crate::patch::Patch;
 use crate::tensors::Control;
 use crate::update::recover::recover_on;
 use crate::update::update::update_on;
@@ -55,7 +54,7 @@ impl Fault {
         options: UpdateOptions,
         control: Control<'_>,
     ) -> Result<UpdateReport> {
-        let chain = Chain::new(slice::from_ref(patch))?;
+        let chain = patch.as_chain()?;
         update_on(&self.disk(), path, &chain, options, control)
     }
 

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::{fs, io, slice};
+use std::{fs, io};
 
 use crate::checkpoint::apply::FilePolicy;
-use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
 use crate::checkpoint::plan::{OutFile, Plan};
 use crate::checkpoint::tree::Tree;
 use crate::checkpoint::verify::check_files;
@@ -14,14 +13,13 @@ use crate::disk::lock::Access;
 use crate::disk::mark::Mark;
 use crate::disk::staged::failed;
 use crate::disk::stamp::Identity;
-use crate::disk::system::may_replace;
 use crate::disk::Disk;
 use crate::error::{Error, FileFault, Result};
 use crate::patch::{Chain, Patch};
 use crate::tensors::diagnose::{check_base, explain};
 use crate::tensors::pieces::digests_of;
-use crate::tensors::{ApplyReport, Control, Deviation, FileNote};
-use crate::update::pending::{content_of, Found};
+use crate::tensors::{ApplyReport, Control, FileNote};
+use crate::update::companions::refused_below;
 use crate::update::record::{Beside, Way};
 use crate::update::recover::{recover_on, Note, Recovery, Room};
 use crate::update::redo::{is_no_rename, is_no_room};
@@ -128,7 +126,7 @@ impl Patch {
         options: UpdateOptions,
         control: Control<'_>,
     ) -> Result<UpdateReport> {
-        Chain::new(slice::from_ref(self))?.update(path, options, control)
+        self.as_chain()?.update(path, options, control)
     }
 }
 
@@ -307,14 +305,6 @@ fn hard_links(_: &fs::Metadata) -> u64 {
     1
 }
 
-/// The journal is of the files of one directory.
-fn refused_below(path: &Path) -> Error {
-    Error::NotInPlace {
-        path: Some(path.into()),
-        what: "it changes, and lies in a subdirectory".into(),
-    }
-}
-
 /// Number of the file that is staged for a file of the plan.
 pub(super) fn number_of(file: usize) -> u32 {
     u32::try_from(file).unwrap_or(u32::MAX)
@@ -340,7 +330,7 @@ pub(super) struct Update<'a> {
     /// Companions that change, with where the bytes of the target are.
     pub companions: Vec<(Beside, Option<usize>)>,
     /// Files that are not as the patch says.
-    file_notes: Vec<FileNote>,
+    pub file_notes: Vec<FileNote>,
     notes: Vec<Note>,
 }
 
@@ -443,79 +433,6 @@ impl<'a> Update<'a> {
                 Ok(()) => Ok(()),
             },
         }
-    }
-
-    /// Finds the companions that change, each only if its bytes here are those of the base (R74).
-    fn plan_companions(&mut self, policy: FilePolicy) -> Result<()> {
-        let first = number_of(self.plan.files.len().max(self.base.files.len()));
-        for (at, companion) in self.plan.companions.iter().enumerate() {
-            let OutCompanion::Carried(carried) = companion else { continue };
-            let (name, replaces) = (companion.name(), carried.replaces);
-            let target = Found::File(carried.file.record.content().into());
-            match self.content_of(name)? {
-                found if found == target => continue,
-                _ if name.contains('/') => {
-                    return Err(refused_below(&self.room.directory.join(name)))
-                }
-                found if found == Found::of(replaces.map(Into::into)) => {}
-                // An index that leads elsewhere cannot stay.
-                _ if policy == FilePolicy::Exact || self.plan.leads_to_tensors(name) => {
-                    let what = format!("'{name}' is neither as in the base nor as in the target");
-                    return Err(self.refused(what));
-                }
-                _ => {
-                    self.file_notes.push(FileNote::new(name, Deviation::Own));
-                    continue;
-                }
-            }
-            self.check_replaceable(name)?;
-            let number = first + number_of(self.companions.len());
-            let base = replaces.map(Into::into);
-            let target = Some(carried.file.record.content().into());
-            let name = name.to_string();
-            self.companions.push((Beside { name, base, target, number }, Some(at)));
-        }
-        for RemovedCompanion { name, content } in &self.plan.removed {
-            // What a patch brought and another took away was never here.
-            let Some(content) = content else { continue };
-            if name.contains('/') {
-                return Err(refused_below(&self.room.directory.join(name)));
-            }
-            self.check_replaceable(name)?;
-            let number = first + number_of(self.companions.len());
-            let (name, base) = (name.to_string(), Some((*content).into()));
-            self.companions.push((Beside { name, base, target: None, number }, None));
-        }
-        self.file_notes.sort_unstable();
-        match self.file_notes.iter().find(|note| note.deviation != Deviation::Extra) {
-            // In a new place it would be left behind; here it would stay.
-            Some(note) if policy == FilePolicy::Exact => Err(Error::bad_file(
-                &self.room.directory.join(&note.name),
-                FileFault::OtherCompanion,
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_replaceable(&self, name: &str) -> Result<()> {
-        if may_replace(&self.room.directory.join(name)) {
-            return Ok(());
-        }
-        Err(self.refused(format!("only its owner may replace '{name}' in a sticky directory")))
-    }
-
-    /// What is at the name of a companion; nothing is looked for behind a link.
-    fn content_of(&self, name: &str) -> Result<Found> {
-        for (end, _) in name.match_indices('/') {
-            let directory = self.room.directory.join(&name[..end]);
-            match fs::symlink_metadata(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-                Err(error) => return Err(failed("looking at", &directory)(error)),
-                Ok(found) if found.is_dir() => {}
-                Ok(_) => return Ok(Found::Other),
-            }
-        }
-        content_of(&self.room.directory.join(name))
     }
 
     /// Whether a file of the target differs from that of the base.

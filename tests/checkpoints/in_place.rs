@@ -6,13 +6,10 @@ use pulse::dtype::{Dtype, TensorSpec};
 use pulse::error::Advice;
 use pulse::hash::{tensor_digest, CheckpointHasher};
 use pulse::stream::{EncoderOptions, TrustedBase};
-use pulse::tensors::{
-    Control, DiffOptions, TensorMut, TensorRef, TensorSource, Weights, WeightsMut,
-};
+use pulse::tensors::{Control, DiffOptions, TensorRef, TensorSource, Weights};
 use pulse::{Encoder, Error, Limits, Patch};
+use testkit::held::{muts, refs, Tensors};
 use testkit::library;
-
-type Tensors = BTreeMap<String, (TensorSpec, Vec<u8>)>;
 
 /// Three tensors: several blocks, a small one, an empty one.
 fn weights(seed: u64) -> Tensors {
@@ -30,19 +27,6 @@ fn weights(seed: u64) -> Tensors {
         (name.to_string(), (spec, bytes))
     };
     BTreeMap::from([tensor("a.large", 200_000), tensor("b.small", 30), tensor("c.empty", 0)])
-}
-
-fn refs(tensors: &Tensors) -> Weights<'_> {
-    tensors
-        .iter()
-        .map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()))
-        .collect()
-}
-
-fn muts(tensors: &mut Tensors) -> WeightsMut<'_> {
-    let held = tensors.iter_mut();
-    held.map(|(name, (spec, bytes))| (name.as_str(), TensorMut::new(spec.clone(), bytes).unwrap()))
-        .collect()
 }
 
 fn patch_bytes(

@@ -12,6 +12,7 @@ use pulse::tensors::{diff, Control, DiffOptions, TensorRef, TensorSource, Weight
 use pulse::{Decoder, Error, Limits, Patch, Result};
 
 use testkit::files::{stepped, weights};
+use testkit::held::refs;
 
 const ELEMENTS: u64 = 70_000;
 
@@ -211,10 +212,7 @@ fn a_receiver_that_is_pushed_too_little_says_so() {
 #[test]
 fn odd_numbers_are_clamped_or_refused() {
     let (bytes, held) = patch();
-    let base: Weights<'_> = held
-        .iter()
-        .map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()))
-        .collect();
+    let base = refs(&held);
     for threads in [0, 1, 7, 1_000_000_000, usize::MAX] {
         let control = Control::threads(threads);
         diff(Some(&base), &base, io::sink(), DiffOptions::default(), control).unwrap();

@@ -1,6 +1,5 @@
 //! One patch from the parts of many producers.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 
@@ -8,25 +7,14 @@ use pulse::coding::Coding;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::hash::{tensor_digest, Digest};
 use pulse::stream::{EncoderOptions, Receiver, TrustedBase};
-use pulse::tensors::{
-    join, Control, DiffOptions, DiffReport, Part, Slices, TensorRef, TensorSource, Weights,
-};
+use pulse::tensors::{join, Control, DiffOptions, DiffReport, Part, Slices, TensorSource, Weights};
 use pulse::{Error, Limits, Patch, Result};
 use sha2::Digest as _;
 use testkit::files::{noise, stepped, weights, Place};
+use testkit::held::{refs, Tensors};
 use testkit::library::{diff_tensors, every_coding};
 
-/// Tensors as a rank holds them, or a single producer.
-type Tensors = BTreeMap<String, (TensorSpec, Vec<u8>)>;
-
 const LEAF: u64 = 65536;
-
-fn refs(tensors: &Tensors) -> Weights<'_> {
-    tensors
-        .iter()
-        .map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()))
-        .collect()
-}
 
 /// What one rank gives.
 #[derive(Clone, Default)]
@@ -110,7 +98,7 @@ impl Model {
         diff_tensors(base, &refs(&self.target), options.clone(), Control::threads(2)).unwrap()
     }
 
-    /// The patch leads to the target, has the digests of a single producer, and not many more bytes.
+    /// The patch leads to the target, and has the digests of a single producer.
     #[track_caller]
     fn check(&self, patch: &[u8], report: &DiffReport, options: &EncoderOptions, has_base: bool) {
         let single = Patch::from_bytes(self.single(has_base, options), Limits::default()).unwrap();
@@ -283,6 +271,31 @@ fn random_slices_of_a_tensor_make_its_patch() {
             .collect();
         let (patch, report) = joined(&parts, &options).unwrap();
         model.check(&patch, &report, &options, true);
+    }
+}
+
+/// Four ranks with a quarter of the rows each, which end within leaves, after one step: what is said in
+/// docs/guide/trainer.md.
+#[test]
+fn slices_cost_few_bytes_where_they_meet() {
+    const COLUMNS: u64 = 2000;
+    let full = known(Dtype::Bf16, &[4096, COLUMNS]);
+    let elements = full.elements() as usize;
+    let before = weights(3, elements);
+    let mut after = before.clone();
+    let changed = after.chunks_mut(2).zip(noise(4, elements)).filter(|(_, at)| *at == 0);
+    changed.for_each(|(element, _)| element[0] ^= 1);
+    let tensors = |bytes| Tensors::from([("w".to_string(), (full.clone(), bytes))]);
+    let model = Model { base: tensors(before), target: tensors(after) };
+    let options = EncoderOptions::default();
+    for has_base in [true, false] {
+        let ranks = ranks(&model, 4, |_, n| vec![n / 4, n / 2, n / 4 * 3]);
+        let parts: Vec<_> =
+            ranks.iter().map(|rank| rank.part(has_base, options.clone(), 2)).collect();
+        let joined = joined(&parts, &options).unwrap().0.len();
+        let single = model.single(has_base, &options).len();
+        println!("with a base: {has_base}; single {single}, joined {joined}");
+        assert!(joined * 1000 <= single * 1005, "{joined} of {single}");
     }
 }
 

@@ -11,15 +11,11 @@ use pulse::error::Advice;
 use pulse::hash::tensor_digest;
 use pulse::patch::Chain;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{
-    Changed, Control, PrepareOptions, Prepared, TensorMut, TensorRef, TensorSource, Weights,
-    WeightsMut,
-};
+use pulse::tensors::{Changed, Control, PrepareOptions, Prepared, TensorSource};
 use pulse::{Error, Limits, Patch};
 use testkit::files::noise;
+use testkit::held::{muts, refs, Tensors};
 use testkit::library::{self, every_coding};
-
-type Tensors = BTreeMap<String, (TensorSpec, Vec<u8>)>;
 
 /// Base and target: a tensor of which few elements change, in several blocks, one that changes all
 /// over, one that stays, a scalar, and an empty one.
@@ -63,19 +59,6 @@ fn two_sizes() -> (Tensors, Tensors) {
 
 fn bf16() -> (Tensors, Tensors) {
     pair(&Dtype::Bf16)
-}
-
-fn refs(tensors: &Tensors) -> Weights<'_> {
-    tensors
-        .iter()
-        .map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()))
-        .collect()
-}
-
-fn muts(tensors: &mut Tensors) -> WeightsMut<'_> {
-    let held = tensors.iter_mut();
-    held.map(|(name, (spec, bytes))| (name.as_str(), TensorMut::new(spec.clone(), bytes).unwrap()))
-        .collect()
 }
 
 /// Blocks of one leaf, so that tensors have several.

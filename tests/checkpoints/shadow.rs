@@ -1,24 +1,15 @@
 //! A trainer's copy of what it published last.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::hash::tensor_digest;
 use pulse::stream::{EncoderOptions, Receiver};
-use pulse::tensors::{Control, DiffOptions, Shadow, TensorRef, Weights};
+use pulse::tensors::{Control, DiffOptions, Shadow};
 use pulse::{Error, Limits, Patch};
 use testkit::files::{noise, stepped, weights};
+use testkit::held::{refs, Tensors};
 use testkit::library::diff_tensors;
-
-type Tensors = BTreeMap<String, (TensorSpec, Vec<u8>)>;
-
-fn refs(tensors: &Tensors) -> Weights<'_> {
-    tensors
-        .iter()
-        .map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()))
-        .collect()
-}
 
 fn bf16(shape: &[u64], seed: u64) -> (TensorSpec, Vec<u8>) {
     let spec = TensorSpec::new(Dtype::Bf16, shape).unwrap();

@@ -17,7 +17,7 @@ use crate::bits::{rice_bits, BitWriter};
 use crate::changes::Changes;
 use crate::coding::Matrix;
 use crate::word::{Order, Word};
-use classes::Classes;
+use classes::{Classes, CLASSES_MAX};
 use fearless_simd::Level;
 use masks::Tile;
 use table::{ClassTable, Coded, Table, RAW_GAP_BITS};
@@ -126,9 +126,10 @@ impl Sorted {
 
         // For each class: elements so far, where its next change goes, and the element after the one
         // before.
-        let mut seen = vec![0u32; classes.count()];
-        let mut next: Vec<usize> = ranges.iter().map(|range| range.first).collect();
-        let mut after = vec![0u32; classes.count()];
+        let mut seen = [0u32; CLASSES_MAX];
+        let mut next = [0usize; CLASSES_MAX];
+        let mut after = [0u32; CLASSES_MAX];
+        next.iter_mut().zip(&ranges).for_each(|(next, range)| *next = range.first);
         let (level, mut tile) = (Level::new(), Tile::new());
         let mut pending = changes.elements.iter().map(|&element| element as usize).peekable();
         let mut steps = changes.values.iter();
@@ -137,12 +138,17 @@ impl Sorted {
             tile.fill(level, elements, |filled| classes.fill::<W>(bytes, filled));
             let here =
                 std::iter::from_fn(|| pending.next_if(|element| *element < start + elements));
-            tile.rank(level, &mut seen, here.map(|element| element - start), |class, rank| {
-                self.gaps[next[class]] = rank - after[class];
-                self.steps[next[class]] = steps.next().copied().unwrap_or_default();
-                next[class] += 1;
-                after[class] = rank + 1;
-            });
+            tile.rank(
+                level,
+                &mut seen[..ranges.len()],
+                here.map(|element| element - start),
+                |class, rank| {
+                    self.gaps[next[class]] = rank - after[class];
+                    self.steps[next[class]] = steps.next().copied().unwrap_or_default();
+                    next[class] += 1;
+                    after[class] = rank + 1;
+                },
+            );
         }
         for (range, seen) in ranges.iter_mut().zip(seen) {
             range.elements = u64::from(seen);

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::disk::{Fault, Faulty, Loss};
-use super::scene::{chain_of, restore, snapshot, Scene};
+use super::scene::{restore, snapshot, Scene};
 use crate::checkpoint::apply::apply_on;
 use crate::checkpoint::{ApplyOptions, Checkpoint};
 use crate::coding::Coding;
@@ -275,7 +275,7 @@ fn a_new_checkpoint_appears_whole_or_not_at_all_whatever_fails() {
                 let done = base.and_then(|base| {
                     let patch = Patch::open_on(&scene.patch, Limits::default(), &disk)?;
                     let options = ApplyOptions::default();
-                    let chain = chain_of(&patch);
+                    let chain = patch.as_chain().unwrap();
                     apply_on(&disk, Some(&base), &chain, &out, options, Control::threads(1))
                 });
                 if let Some(loss) = loss {

@@ -6,26 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::disk::{Fault, Faulty};
-use super::scene::{chain_of, restore, snapshot, Contents, Scene};
+use super::scene::{restore, snapshot, Contents, Scene};
 use crate::checkpoint::{diff, Checkpoint};
 use crate::coding::Coding;
 use crate::disk::mark::Mark;
 use crate::error::{Error, Result};
-use crate::limits::Limits;
-use crate::patch::Patch;
 use crate::stream::EncoderOptions;
 use crate::tensors::Control;
 use crate::update::recover::recover_on;
-use crate::update::update::update_on;
-use crate::update::{Note, Recovery, UpdateOptions, UpdateReport, Way};
+use crate::update::{Note, Recovery, Way};
 use crate::word::ValueForm;
-
-fn update(scene: &Scene, faulty: &Arc<Faulty>, way: Option<Way>) -> Result<UpdateReport> {
-    let disk = faulty.disk();
-    let patch = Patch::open(&scene.patch, Limits::default())?;
-    let options = UpdateOptions::default().with_way(way);
-    update_on(&disk, &scene.checkpoint, &chain_of(&patch), options, Control::threads(1))
-}
 
 fn recovered(scene: &Scene, faulty: &Arc<Faulty>) -> Result<Recovery> {
     recover_on(&faulty.disk(), &scene.checkpoint, Control::threads(1))
@@ -53,7 +43,7 @@ fn where_files_cannot_be_made_beside_they_are_overwritten_if_that_is_possible_an
             for at in 0.. {
                 scene.reset();
                 let faulty = Faulty::new(at, Fault::Error(kind));
-                let done = update(scene, &faulty, way);
+                let done = scene.update_on(&faulty.disk(), way);
                 if !faulty.fired() {
                     break;
                 }

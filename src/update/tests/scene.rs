@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::slice;
 use std::sync::Arc;
 
 use super::disk::{Fault, Faulty};
 use crate::checkpoint::{diff, Checkpoint};
 use crate::coding::Coding;
 use crate::disk::mark::Mark;
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::patch::{Chain, Patch};
@@ -17,7 +17,7 @@ use crate::stream::EncoderOptions;
 use crate::tensors::Control;
 use crate::update::recover::recover_on;
 use crate::update::update::update_on;
-use crate::update::{Recovered, UpdateOptions, Way};
+use crate::update::{Recovered, UpdateOptions, UpdateReport, Way};
 
 /// Files by their names.
 pub(super) type Contents = BTreeMap<PathBuf, Vec<u8>>;
@@ -101,11 +101,6 @@ fn middle() -> Contents {
 /// thousands of times.
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-/// A patch as the chain that it is.
-pub(super) fn chain_of(patch: &Patch) -> Chain<'_> {
-    Chain::new(slice::from_ref(patch)).unwrap()
 }
 
 /// A directory with a checkpoint to be changed, the patches, and all that may be found there.
@@ -252,6 +247,13 @@ impl Scene {
             (false, Ok(_)) => Err("a mixture opens".into()),
             (marked, opened) => Err(format!("marked: {marked}, but {opened:?}")),
         }
+    }
+
+    /// Updates with the first patch on this disk, which does not see the patch.
+    pub fn update_on(&self, disk: &Disk, way: impl Into<Option<Way>>) -> Result<UpdateReport> {
+        let patch = Patch::open(&self.patch, Limits::default())?;
+        let options = UpdateOptions::default().with_way(way);
+        update_on(disk, &self.checkpoint, &patch.as_chain()?, options, Control::threads(1))
     }
 
     /// Updates on this disk; gives back whether the fault came, and what was done.

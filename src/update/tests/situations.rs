@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use super::disk::{Fault, Faulty};
-use super::scene::{chain_of, restore, snapshot, Contents, Scene};
+use super::scene::{restore, snapshot, Contents, Scene};
 use crate::checkpoint::apply::apply_on;
 use crate::checkpoint::{diff, ApplyOptions, Checkpoint};
 use crate::coding::Coding;
@@ -19,7 +19,6 @@ use crate::patch::Patch;
 use crate::stream::EncoderOptions;
 use crate::tensors::Control;
 use crate::update::recover::recover_on;
-use crate::update::update::update_on;
 use crate::update::{recover, Note, Recovered, Recovery, UpdateOptions, Way};
 use crate::word::ValueForm;
 
@@ -389,15 +388,7 @@ fn whoever_comes_while_an_update_runs_is_kept_out_or_finds_base_or_target() {
                     *told.lock().unwrap() = Some(result.map_err(|error| error.kind()));
                 };
                 let disk = Meanwhile::disk(at, false, act);
-                let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
-                let options = UpdateOptions::default().with_way(way);
-                let done = update_on(
-                    &disk,
-                    &scene.checkpoint,
-                    &chain_of(&patch),
-                    options,
-                    Control::threads(1),
-                );
+                let done = scene.update_on(&disk, way);
                 let Some(came) = *seen.lock().unwrap() else { break };
                 let about = format!("{way:?}, {who} at {at}: {came:?}, {done:?}");
                 assert!(
@@ -444,15 +435,7 @@ fn what_takes_a_name_while_an_update_runs_stays_as_it_is() {
                     told.store(1, Relaxed);
                 };
                 let disk = Meanwhile::disk(at, true, act);
-                let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
-                let options = UpdateOptions::default().with_way(way);
-                let done = update_on(
-                    &disk,
-                    &scene.checkpoint,
-                    &chain_of(&patch),
-                    options,
-                    Control::threads(1),
-                );
+                let done = scene.update_on(&disk, way);
                 if came.load(Relaxed) == 0 {
                     break;
                 }
@@ -509,10 +492,7 @@ fn keeps_its_mark(scene: &Scene) {
         let is_staged = |name: &str| Mark::of_name(name).is_some_and(|(_, what)| what == "new-0");
         let act = move || *told.lock().unwrap() = Some(damage(&room, is_staged));
         let disk = Meanwhile::disk(at, false, act);
-        let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
-        let options = UpdateOptions::default().with_way(Way::Redo);
-        let done =
-            update_on(&disk, &scene.checkpoint, &chain_of(&patch), options, Control::threads(1));
+        let done = scene.update_on(&disk, Way::Redo);
         let Some(was_changed) = *came.lock().unwrap() else { break };
         assert_eq!(done.is_err(), was_changed, "{at}: {done:?}");
         let after = snapshot(&scene.room);
@@ -545,8 +525,14 @@ fn what_opens_otherwise_than_planned_does_not_appear() {
         let base = Checkpoint::open(&scene.checkpoint).unwrap();
         let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
         let options = ApplyOptions::default();
-        let done =
-            apply_on(&disk, Some(&base), &chain_of(&patch), &out, options, Control::threads(1));
+        let done = apply_on(
+            &disk,
+            Some(&base),
+            &patch.as_chain().unwrap(),
+            &out,
+            options,
+            Control::threads(1),
+        );
         let Some(was_changed) = *came.lock().unwrap() else { break };
         assert_eq!(done.is_ok(), out.exists(), "{at}: {done:?}");
         assert!(done.is_ok() || was_changed, "{at}: {done:?}");
@@ -693,15 +679,7 @@ fn a_directory_that_readers_would_take_for_another_is_not_called_the_target() {
                     *told.lock().unwrap() = true;
                 };
                 let disk = Meanwhile::disk(at, false, act);
-                let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
-                let options = UpdateOptions::default().with_way(way);
-                let done = update_on(
-                    &disk,
-                    &scene.checkpoint,
-                    &chain_of(&patch),
-                    options,
-                    Control::threads(1),
-                );
+                let done = scene.update_on(&disk, way);
                 if !*came.lock().unwrap() {
                     break;
                 }
@@ -735,10 +713,7 @@ fn what_is_written_to_the_base_before_the_marks_is_not_replaced() {
             *told.lock().unwrap() = Some(has_journal);
         };
         let disk = Meanwhile::disk(at, false, act);
-        let patch = Patch::open(&scene.patch, Limits::default()).unwrap();
-        let options = UpdateOptions::default().with_way(Way::Redo);
-        let done =
-            update_on(&disk, &scene.checkpoint, &chain_of(&patch), options, Control::threads(1));
+        let done = scene.update_on(&disk, Way::Redo);
         let Some(has_journal) = *came.lock().unwrap() else { break };
         if has_journal {
             break;

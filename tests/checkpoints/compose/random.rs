@@ -7,11 +7,12 @@ use proptest::prelude::*;
 use pulse::coding::ValueForm;
 use pulse::dtype::{Dtype, TensorSpec};
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{Control, TensorRef, Weights};
+use pulse::tensors::Control;
 use pulse::{Error, Limits, Patch};
 
 use super::flat;
 use testkit::files::{noise, tensor, Files, Place, Tensor};
+use testkit::held::refs;
 use testkit::library::{diff_tensors, every_coding, open};
 
 /// A version of a tensor: dtype and shape of a few, and contents of a few, so that they come back.
@@ -49,12 +50,6 @@ fn held(model: &Model) -> Vec<Tensor> {
         tensor(&name, spec.dtype().name(), spec.shape(), bytes)
     };
     tensors(model).into_iter().map(one).collect()
-}
-
-fn refs(held: &BTreeMap<String, (TensorSpec, Vec<u8>)>) -> Weights<'_> {
-    held.iter()
-        .map(|(name, (spec, bytes))| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()))
-        .collect()
 }
 
 fn diff(base: &Model, target: &Model, options: &EncoderOptions) -> Vec<u8> {

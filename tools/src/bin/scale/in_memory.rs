@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
@@ -59,24 +58,20 @@ fn weights_mut<'a>(model: &'a mut Model, spec: &TensorSpec) -> Result<WeightsMut
 
 /// Does something with each item, on all threads, and keeps the results in their order.
 fn on_all<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let items: Vec<Mutex<Option<T>>> =
-        items.into_iter().map(|item| Mutex::new(Some(item))).collect();
-    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let (items, done) = (Mutex::new(items.into_iter().enumerate()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(at) else { return };
-                let item = item.lock().expect("no work panics").take().expect("taken once");
-                *results[at].lock().expect("no work panics") = Some(work(item));
+                let next = items.lock().expect("no work panics").next();
+                let Some((at, item)) = next else { return };
+                let result = work(item);
+                done.lock().expect("no work panics").push((at, result));
             });
         }
     });
-    results
-        .into_iter()
-        .map(|result| result.into_inner().expect("no work panics").expect("done"))
-        .collect()
+    let mut done = done.into_inner().expect("no work panics");
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// A tensor as its bits that differ, and a checksum of what it becomes.

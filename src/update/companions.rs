@@ -1,0 +1,97 @@
+//! Which companions an update changes, and which stay because they are someone's own.
+
+use std::path::Path;
+use std::{fs, io};
+
+use crate::checkpoint::apply::FilePolicy;
+use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
+use crate::disk::staged::failed;
+use crate::disk::system::may_replace;
+use crate::error::{Error, FileFault, Result};
+use crate::tensors::{Deviation, FileNote};
+use crate::update::pending::{content_of, Found};
+use crate::update::record::Beside;
+use crate::update::update::{number_of, Update};
+
+impl Update<'_> {
+    /// Finds the companions that change, each only if its bytes here are those of the base (R74).
+    pub fn plan_companions(&mut self, policy: FilePolicy) -> Result<()> {
+        let first = number_of(self.plan.files.len().max(self.base.files.len()));
+        for (at, companion) in self.plan.companions.iter().enumerate() {
+            let OutCompanion::Carried(carried) = companion else { continue };
+            let (name, replaces) = (companion.name(), carried.replaces);
+            let target = Found::File(carried.file.record.content().into());
+            match self.content_of(name)? {
+                found if found == target => continue,
+                _ if name.contains('/') => {
+                    return Err(refused_below(&self.room.directory.join(name)))
+                }
+                found if found == Found::of(replaces.map(Into::into)) => {}
+                // An index that leads elsewhere cannot stay.
+                _ if policy == FilePolicy::Exact || self.plan.leads_to_tensors(name) => {
+                    let what = format!("'{name}' is neither as in the base nor as in the target");
+                    return Err(self.refused(what));
+                }
+                _ => {
+                    self.file_notes.push(FileNote::new(name, Deviation::Own));
+                    continue;
+                }
+            }
+            self.check_replaceable(name)?;
+            let number = first + number_of(self.companions.len());
+            let base = replaces.map(Into::into);
+            let target = Some(carried.file.record.content().into());
+            let name = name.to_string();
+            self.companions.push((Beside { name, base, target, number }, Some(at)));
+        }
+        for RemovedCompanion { name, content } in &self.plan.removed {
+            // What a patch brought and another took away was never here.
+            let Some(content) = content else { continue };
+            if name.contains('/') {
+                return Err(refused_below(&self.room.directory.join(name)));
+            }
+            self.check_replaceable(name)?;
+            let number = first + number_of(self.companions.len());
+            let (name, base) = (name.to_string(), Some((*content).into()));
+            self.companions.push((Beside { name, base, target: None, number }, None));
+        }
+        self.file_notes.sort_unstable();
+        match self.file_notes.iter().find(|note| note.deviation != Deviation::Extra) {
+            // In a new place it would be left behind; here it would stay.
+            Some(note) if policy == FilePolicy::Exact => Err(Error::bad_file(
+                &self.room.directory.join(&note.name),
+                FileFault::OtherCompanion,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_replaceable(&self, name: &str) -> Result<()> {
+        if may_replace(&self.room.directory.join(name)) {
+            return Ok(());
+        }
+        Err(self.refused(format!("only its owner may replace '{name}' in a sticky directory")))
+    }
+
+    /// What is at the name of a companion; nothing is looked for behind a link.
+    fn content_of(&self, name: &str) -> Result<Found> {
+        for (end, _) in name.match_indices('/') {
+            let directory = self.room.directory.join(&name[..end]);
+            match fs::symlink_metadata(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+                Err(error) => return Err(failed("looking at", &directory)(error)),
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Ok(Found::Other),
+            }
+        }
+        content_of(&self.room.directory.join(name))
+    }
+}
+
+/// The journal is of the files of one directory.
+pub(super) fn refused_below(path: &Path) -> Error {
+    Error::NotInPlace {
+        path: Some(path.into()),
+        what: "it changes, and lies in a subdirectory".into(),
+    }
+}
