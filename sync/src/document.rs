@@ -34,7 +34,9 @@ impl Document {
         let (Some(payload), Some(seal), Some(b""), None) =
             (lines.next(), lines.next(), lines.next(), lines.next())
         else {
-            return Err(malformed("it is not two lines, each with its end: cut off, or no document"));
+            return Err(malformed(
+                "it is not two lines, each with its end: cut off, or no document",
+            ));
         };
         let wrong = |line: &str, what: String| Error::malformed(name, format!("{line}: {what}"));
         let seal = Object::parse(seal).map_err(|what| wrong("its seal", what))?;

@@ -331,9 +331,10 @@ impl Error {
             Error::Document { fault, .. } => {
                 matches!(fault, DocumentFault::Malformed(_) | DocumentFault::Seal { .. })
             }
-            Error::RolledBack { .. } | Error::Data { .. } | Error::Wrong { .. } | Error::Lost { .. } => {
-                true
-            }
+            Error::RolledBack { .. }
+            | Error::Data { .. }
+            | Error::Wrong { .. }
+            | Error::Lost { .. } => true,
             _ => false,
         }
     }

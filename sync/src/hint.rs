@@ -111,14 +111,16 @@ impl Hints {
             list.iter().map(name).collect::<json::Result<Vec<String>>>()
         };
         let anchors = names("anchors", name::ANCHOR, ANCHORS_MAX);
-        let both = anchors
-            .and_then(|anchors| Ok(Hints { anchors, skips: names("skips", name::SKIP, SKIPS_MAX)? }));
+        let both = anchors.and_then(|anchors| {
+            Ok(Hints { anchors, skips: names("skips", name::SKIP, SKIPS_MAX)? })
+        });
         both.map_err(|what| Error::malformed(name::HINTS, what))
     }
 }
 
 fn is_by_product(name: &str, folder: &str) -> bool {
-    name.split_once('/').is_some_and(|(found, _)| found == folder) && name::version_of(name).is_some()
+    name.split_once('/').is_some_and(|(found, _)| found == folder)
+        && name::version_of(name).is_some()
 }
 
 /// A skip or an anchor that no record names.

@@ -29,7 +29,8 @@ pub(crate) type Result<T, E = String> = std::result::Result<T, E>;
 impl Object {
     pub fn parse(line: &[u8]) -> Result<Self> {
         let mut parser = serde_json::Deserializer::from_slice(line);
-        let value = Nested(DEPTH_MAX).deserialize(&mut parser).map_err(|error| error.to_string())?;
+        let value =
+            Nested(DEPTH_MAX).deserialize(&mut parser).map_err(|error| error.to_string())?;
         parser.end().map_err(|error| error.to_string())?;
         match value {
             Value::Object(object) => Ok(object),
@@ -136,7 +137,6 @@ impl Nested {
         self.0.checked_sub(1).ok_or_else(|| E::custom("it is nested too deeply"))
     }
 }
-
 
 impl<'de> Visitor<'de> for Nested {
     type Value = Value;

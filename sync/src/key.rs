@@ -48,8 +48,9 @@ impl FromStr for PublicKey {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bytes = from_hex(text)
-            .ok_or_else(|| Error::Key(format!("{text:?} is not 64 hexadecimal digits in lower case")))?;
+        let bytes = from_hex(text).ok_or_else(|| {
+            Error::Key(format!("{text:?} is not 64 hexadecimal digits in lower case"))
+        })?;
         match VerifyingKey::from_bytes(&bytes) {
             Ok(key) if !key.is_weak() => Ok(PublicKey(bytes)),
             _ => Err(Error::Key(format!("{text} is no Ed25519 key that can be trusted"))),

@@ -1,19 +1,35 @@
 //! wip
 #![forbid(unsafe_code)]
+mod address;
 mod document;
 mod error;
+mod feed;
+mod fetch;
+mod follower;
 mod hint;
 mod id;
 mod json;
+mod keep;
 mod key;
+mod log;
 mod manifest;
 mod name;
+mod publisher;
 mod record;
+mod retry;
 mod store;
+mod upload;
+mod way;
+mod work;
 mod world;
 pub use error::{DocumentFault, Error, Result};
+pub use feed::Feed;
+pub use follower::{Event, Follower, FollowerOptions, Update};
 pub use id::{ParseIdError, Run, Writer};
 pub use key::{PublicKey, SecretKey};
+pub use log::Mark;
 pub use manifest::Manifest;
+pub use publisher::{Published, Publisher, PublisherOptions};
 pub use record::{Anchor, Data, Links, Record, Sealed};
+pub use way::{Part, Way};
 pub use world::{System, World};

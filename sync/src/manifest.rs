@@ -25,7 +25,8 @@ pub struct Manifest {
 impl Manifest {
     pub(crate) fn seal(&self, key: Option<&SecretKey>) -> Vec<u8> {
         let fields = json::Writer::new().text("type", "feed").hex("run", &self.run.0);
-        let fields = fields.integer("major", MAJOR).integer("minor", MINOR).integer("time", self.time);
+        let fields =
+            fields.integer("major", MAJOR).integer("minor", MINOR).integer("time", self.time);
         let payload = fields.optional(self.key, |fields, key| fields.hex("key", &key.0)).end();
         seal(&payload, key.as_slice())
     }
@@ -33,7 +34,8 @@ impl Manifest {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let document = Document::parse(name::FEED, bytes)?;
         let wrong = |what| Error::malformed(name::FEED, what);
-        let major = check_type(&document.fields, "feed").and_then(|()| document.fields.integer("major"));
+        let major =
+            check_type(&document.fields, "feed").and_then(|()| document.fields.integer("major"));
         let major = major.map_err(wrong)?;
         if major != MAJOR {
             return Err(Error::document(name::FEED, DocumentFault::Version(major)));

@@ -49,6 +49,11 @@ pub(crate) fn version_of(name: &str) -> Option<u64> {
     }
 }
 
+/// The version that the skip at this name starts from.
+pub(crate) fn start_of(name: &str) -> Option<u64> {
+    number(name.strip_prefix("skip/")?.get(..20)?)
+}
+
 fn number(digits: &str) -> Option<u64> {
     let is_number = digits.len() == 20 && digits.bytes().all(|c| c.is_ascii_digit());
     is_number.then(|| digits.parse().ok()).flatten()

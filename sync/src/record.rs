@@ -32,7 +32,9 @@ impl Data {
         }
         let format = fields.integer("format")?;
         if format != FORMAT {
-            return Err(format!("{object} is of patch format {format}, this program knows {FORMAT}"));
+            return Err(format!(
+                "{object} is of patch format {format}, this program knows {FORMAT}"
+            ));
         }
         let (sha256, bytes) = (digest(fields, "sha256")?, fields.integer("bytes")?);
         Ok(Data { object: object.into(), sha256, bytes })
@@ -155,7 +157,9 @@ impl Record {
         let fields = fields.raw("anchor", &self.anchor.write());
         let fields = fields.optional(self.rekeyed, |fields, at| fields.integer("rekeyed", at));
         let fields = fields.optional(self.new_key, |fields, key| fields.hex("new_key", &key.0));
-        fields.optional(self.ended.then_some("true"), |fields, ended| fields.raw("ended", ended)).end()
+        fields
+            .optional(self.ended.then_some("true"), |fields, ended| fields.raw("ended", ended))
+            .end()
     }
 
     pub(crate) fn seal(&self, keys: &[&SecretKey]) -> Vec<u8> {

@@ -28,6 +28,14 @@ pub(crate) enum Put {
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub bytes: u64,
+}
+
+/// A part of an object, and what else came with it.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub bytes: Bytes,
+    /// Size of the whole object.
+    pub object_bytes: u64,
     pub e_tag: Option<String>,
 }
 
@@ -78,8 +86,7 @@ impl Store {
             Err(Answer::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        let too_large =
-            |bytes| Error::document(name, DocumentFault::Limit { bytes, allowed: max });
+        let too_large = |bytes| Error::document(name, DocumentFault::Limit { bytes, allowed: max });
         if got.meta.size > max {
             return Err(too_large(got.meta.size));
         }
@@ -136,7 +143,11 @@ impl Store {
             let plain = PutOptions { attributes: Attributes::default(), ..options };
             put = self.inner.put_opts(&path, bytes.into(), plain).await;
         }
-        put.map(|_| ()).map_err(|source| Error::Store { doing: "writing", object: name.into(), source })
+        put.map(|_| ()).map_err(|source| Error::Store {
+            doing: "writing",
+            object: name.into(),
+            source,
+        })
     }
 
     /// Begins an object that is sent in parts.
@@ -148,10 +159,10 @@ impl Store {
         })
     }
 
-    /// Size and tag of an object; `None` if there is none.
+    /// The size of an object; `None` if there is none.
     pub async fn head(&self, name: &str) -> Result<Option<Head>> {
         match self.inner.head(&self.path(name)).await {
-            Ok(meta) => Ok(Some(Head { bytes: meta.size, e_tag: meta.e_tag })),
+            Ok(meta) => Ok(Some(Head { bytes: meta.size })),
             Err(Answer::NotFound { .. }) => Ok(None),
             Err(source) => Err(Error::Store { doing: "asking for", object: name.into(), source }),
         }
@@ -163,15 +174,19 @@ impl Store {
         name: &str,
         range: Range<u64>,
         e_tag: Option<String>,
-    ) -> Result<Option<Bytes>> {
-        let options =
-            GetOptions { range: Some(range.into()), if_match: e_tag, ..GetOptions::default() };
+    ) -> Result<Option<Piece>> {
         let failed = |source| Error::Store { doing: "reading", object: name.into(), source };
-        match self.inner.get_opts(&self.path(name), options).await {
-            Ok(got) => Ok(Some(got.bytes().await.map_err(failed)?)),
-            Err(Answer::NotFound { .. }) => Ok(None),
-            Err(source) => Err(failed(source)),
-        }
+        // An empty range cannot be asked for.
+        let part = (!range.is_empty()).then(|| range.clone().into());
+        let options = GetOptions { range: part, if_match: e_tag, ..GetOptions::default() };
+        let got = match self.inner.get_opts(&self.path(name), options).await {
+            Ok(got) => got,
+            Err(Answer::NotFound { .. }) => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        let (object_bytes, e_tag) = (got.meta.size, got.meta.e_tag.clone());
+        let bytes = got.bytes().await.map_err(failed)?;
+        Ok(Some(Piece { bytes, object_bytes, e_tag }))
     }
 
     /// The objects of a folder of the feed.

@@ -1,0 +1,123 @@
+//! Addresses of feeds: URLs and paths.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, RetryConfig};
+use url::Url;
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// How often the client of a store tries by itself. Those who call try longer, and know what for.
+fn retry() -> RetryConfig {
+    RetryConfig {
+        max_retries: 2,
+        retry_timeout: std::time::Duration::from_secs(20),
+        ..RetryConfig::default()
+    }
+}
+
+/// Opens the store that an address names: `s3://bucket/prefix`, `gs://`, `az://`, `https://`, `file://`, or
+/// a path. Credentials and endpoints come from the environment.
+pub(crate) fn open(address: &str) -> Result<Store> {
+    let wrong = |what: &str| Error::Address { address: visible(address), what: what.into() };
+    let Some((scheme, _)) = address.split_once("://") else {
+        return open_directory(FilePath::new(address), address);
+    };
+    let url = Url::parse(address).map_err(|error| wrong(&error.to_string()))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong(
+            "credentials do not belong into an address: give them in the environment",
+        ));
+    }
+    if scheme == "file" {
+        let path = url.to_file_path().map_err(|()| wrong("it is no path of this machine"))?;
+        return open_directory(&path, address);
+    }
+    if scheme == "memory" {
+        let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        return Ok(Store::new(inner, Path::default(), address.into()));
+    }
+    open_remote(&url, address)
+}
+
+/// An address without what may be secret in it.
+fn visible(address: &str) -> String {
+    match Url::parse(address) {
+        Ok(mut url) => {
+            let _ = url.set_password(None);
+            let _ = url.set_username("");
+            url.set_query(None);
+            url.to_string()
+        }
+        Err(_) => address.into(),
+    }
+}
+
+fn open_directory(path: &FilePath, address: &str) -> Result<Store> {
+    let failed = |error| Error::io("opening the feed in", path, error);
+    std::fs::create_dir_all(path).map_err(failed)?;
+    // Without it a power cut could leave an empty record in a name that is never written again.
+    let store = LocalFileSystem::new_with_prefix(path).map(|store| store.with_fsync(true));
+    let store = store.map_err(|source| Error::Store {
+        doing: "opening",
+        object: address.into(),
+        source,
+    })?;
+    Ok(Store::new(Arc::new(store), Path::default(), address.into()))
+}
+
+#[cfg(feature = "net")]
+fn open_remote(url: &Url, address: &str) -> Result<Store> {
+    use object_store::ObjectStoreScheme as Scheme;
+
+    // The one who comes first wins, and it is the same for all.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let wrong = |what: String| Error::Address { address: visible(address), what };
+    let failed = |source| Error::Store { doing: "opening", object: visible(address), source };
+    let (scheme, path) = Scheme::parse(url).map_err(|error| wrong(error.to_string()))?;
+    let is_plain = url.scheme() == "http";
+    let inner: Arc<dyn ObjectStore> = match scheme {
+        #[cfg(feature = "aws")]
+        Scheme::AmazonS3 => {
+            let builder = object_store::aws::AmazonS3Builder::from_env().with_url(url.as_str());
+            Arc::new(builder.with_retry(retry()).build().map_err(failed)?)
+        }
+        #[cfg(feature = "azure")]
+        Scheme::MicrosoftAzure => {
+            let builder = object_store::azure::MicrosoftAzureBuilder::from_env();
+            let builder = builder.with_url(url.as_str()).with_retry(retry());
+            Arc::new(builder.build().map_err(failed)?)
+        }
+        #[cfg(feature = "gcp")]
+        Scheme::GoogleCloudStorage => {
+            let builder = object_store::gcp::GoogleCloudStorageBuilder::from_env();
+            Arc::new(builder.with_url(url.as_str()).with_retry(retry()).build().map_err(failed)?)
+        }
+        #[cfg(feature = "http")]
+        Scheme::Http => {
+            use object_store::{ClientOptions, HeaderMap, HeaderValue};
+            // What a cache on the way has kept is older than what is asked for.
+            let fresh = HeaderValue::from_static("no-cache");
+            let headers = HeaderMap::from_iter([(http::header::CACHE_CONTROL, fresh)]);
+            let options =
+                ClientOptions::new().with_allow_http(is_plain).with_default_headers(headers);
+            let builder = object_store::http::HttpBuilder::new();
+            let builder = builder.with_url(&url[..url::Position::BeforePath]);
+            let builder = builder.with_client_options(options).with_retry(retry());
+            Arc::new(builder.build().map_err(failed)?)
+        }
+        _ => return Err(wrong(format!("this program was built without '{}'", url.scheme()))),
+    };
+    Ok(Store::new(inner, path, visible(address)))
+}
+
+#[cfg(not(feature = "net"))]
+fn open_remote(url: &Url, address: &str) -> Result<Store> {
+    let what = format!("this program was built without '{}'", url.scheme());
+    Err(Error::Address { address: visible(address), what })
+}

@@ -1,0 +1,604 @@
+//! The side of those who run the model: finds the newest version, fetches what leads to it, and says what to
+//! apply (FEED.md §7).
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pulse::dtype::TensorSpec;
+use pulse::hash::Digest;
+use pulse::patch::Chain;
+use pulse::tensors::Control;
+use pulse::{Limits, Patch};
+use tokio::time::Instant;
+
+use crate::document::{DOCUMENT_BYTES, HINTS_BYTES};
+use crate::error::{Error, Result};
+use crate::feed::Feed;
+use crate::fetch::{Fetch, Fetched};
+use crate::hint::{ByProduct, Hints};
+use crate::key::PublicKey;
+use crate::log::{Log, Mark};
+use crate::name;
+use crate::record::{Data, Record, Sealed};
+use crate::retry::{jittered, Backoff};
+use crate::way::{Map, Part, Way};
+use crate::work::in_place;
+
+/// Versions that are looked at one by one behind the one that is wanted.
+const SECTION_MAX: u64 = 1_024;
+/// By-products that are looked at for one way.
+const BY_PRODUCTS_MAX: usize = 64;
+/// How often the hint of the newest version is looked at, for its age.
+const LATEST_EVERY: Duration = Duration::from_secs(60);
+/// Clocks may differ by this much.
+const CLOCK_SKEW: u64 = 5 * 60 * 1000;
+
+/// What a follower tells while it works.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Nothing is new; the next look is after this time.
+    Waiting {
+        /// The newest version.
+        head: u64,
+        /// Until the next look.
+        pause: Duration,
+    },
+    /// Something failed or was refused; it is tried again after this time.
+    Refused {
+        /// What.
+        error: &'a Error,
+        /// Until the next try.
+        pause: Duration,
+    },
+    /// A way was found.
+    Planned {
+        /// The version that it leads to.
+        version: u64,
+        /// The parts.
+        way: &'a Way,
+    },
+    /// Bytes of it arrived.
+    Arrived {
+        /// Since the last event.
+        bytes: u64,
+    },
+    /// The publisher has promised a newer hint than there is, or clocks differ: it is down, the mirror
+    /// stale, or a clock wrong.
+    Expired {
+        /// When the hint was written, by the publisher's clock.
+        time: u64,
+        /// Until when a newer one was promised.
+        expires: u64,
+        /// What this machine's clock says.
+        now: u64,
+    },
+}
+
+type Told = dyn Fn(&Event<'_>) + Send + Sync;
+
+/// Choices of a [`Follower`].
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct FollowerOptions {
+    /// The key that signs the feed, or that has handed over to the one that does. Without it the store is
+    /// trusted for the key (FEED.md §5).
+    pub trust: Option<PublicKey>,
+    /// The shortest time between two looks for a newer version. The time grows with the age of the newest
+    /// one, up to [`poll_max`](Self::poll_max).
+    pub poll: Duration,
+    /// The longest time between two looks.
+    pub poll_max: Duration,
+    /// A directory for data that is too large to be held in memory; without one, memory takes all.
+    pub spool: Option<PathBuf>,
+    /// Limits of the patches.
+    pub limits: Limits,
+    /// Follow to this version and no further, also if it is an older one.
+    pub at: Option<u64>,
+    told: Arc<Told>,
+}
+
+impl fmt::Debug for FollowerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("FollowerOptions");
+        shown.field("trust", &self.trust).field("poll", &self.poll).field("at", &self.at);
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl Default for FollowerOptions {
+    fn default() -> Self {
+        FollowerOptions {
+            trust: None,
+            poll: Duration::from_millis(500),
+            poll_max: Duration::from_secs(10),
+            spool: None,
+            limits: Limits::default(),
+            at: None,
+            told: Arc::new(|_| {}),
+        }
+    }
+}
+
+impl FollowerOptions {
+    /// Replaces [`trust`](Self::trust).
+    #[must_use]
+    pub fn with_trust(mut self, key: PublicKey) -> Self {
+        self.trust = Some(key);
+        self
+    }
+
+    /// Replaces [`poll`](Self::poll) and [`poll_max`](Self::poll_max).
+    #[must_use]
+    pub fn with_poll(mut self, poll: Duration, poll_max: Duration) -> Self {
+        (self.poll, self.poll_max) = (poll, poll_max);
+        self
+    }
+
+    /// Replaces [`spool`](Self::spool).
+    #[must_use]
+    pub fn with_spool(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.spool = Some(directory.into());
+        self
+    }
+
+    /// Replaces [`limits`](Self::limits).
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Replaces [`at`](Self::at).
+    #[must_use]
+    pub fn with_at(mut self, version: u64) -> Self {
+        self.at = Some(version);
+        self
+    }
+
+    /// Calls this for every [`Event`].
+    #[must_use]
+    pub fn with_events(mut self, told: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.told = Arc::new(told);
+        self
+    }
+}
+
+/// A newer version and the patches that lead to it: what to apply.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Update {
+    /// The record of the version.
+    pub record: Record,
+    /// The way that was taken.
+    pub way: Way,
+    /// Seconds that the data took to arrive.
+    pub seconds: f64,
+    sealed: Arc<Sealed>,
+    patches: Vec<Patch>,
+    _files: Vec<Option<tempfile::TempPath>>,
+}
+
+impl Update {
+    /// The patches, each of which starts where the one before it ends: to be
+    /// [prepared](Chain::prepare), [applied](Chain::apply) or [made in memory](Chain::to_memory).
+    /// None for a version that is held already.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if they do not follow one another, although each leads where its record says.
+    pub fn chain(&self) -> Result<Chain<'_>> {
+        Chain::new(&self.patches).map_err(|error| Error::data("data", error.to_string()))
+    }
+
+    /// The patches.
+    #[must_use]
+    pub fn patches(&self) -> &[Patch] {
+        &self.patches
+    }
+
+    /// Whether it starts from nothing: no weights are needed.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.way.parts.first().is_some_and(|part| part.from.is_none())
+    }
+}
+
+/// Follows a feed: gives one update after the other to whoever holds the weights.
+///
+/// What is served is the caller's: it applies an [`Update`], says so by [`served`](Self::served) with the
+/// digest of what it made, or by [`failed`](Self::failed), and asks for the next. The
+/// [`mark`](Self::mark) is to be kept where a restart finds it.
+///
+/// ```
+/// # use pulse::dtype::{Dtype, TensorSpec};
+/// # use pulse::tensors::{Shadow, TensorRef, Weights};
+/// use pulse::tensors::{Control, PrepareOptions, TensorMut, WeightsMut};
+/// use pulse_sync::{Feed, Follower, FollowerOptions};
+/// # use pulse_sync::{Publisher, PublisherOptions};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let address = dir.path().to_str().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let spec = TensorSpec::new(Dtype::U8, &[3])?;
+/// # let weights = |bytes| -> pulse::Result<Weights<'_>> {
+/// #     Ok([("w", TensorRef::new(spec.clone(), bytes)?)].into_iter().collect())
+/// # };
+/// # let feed = Feed::open(address)?;
+/// # let mut publisher = Publisher::start(&feed, PublisherOptions::default()).await?;
+/// # let mut shadow = Shadow::new(&weights(b"abc")?, Control::default())?;
+/// # publisher.publish(&mut shadow, &weights(b"abc")?, None).await?;
+/// let mut follower = Follower::open(&Feed::open(address)?, None, FollowerOptions::default()).await?;
+/// // At first: all of it, into memory.
+/// let update = follower.next(None).await?;
+/// let mut tensors = update.chain()?.to_memory(Control::default())?;
+/// follower.served(&update, update.record.target)?;
+/// # publisher.publish(&mut shadow, &weights(b"abd")?, None).await?;
+/// // Then, for ever: what changed, made beside the weights that are served …
+/// let update = follower.next(Some(update.record.target)).await?;
+/// let mut held: WeightsMut = (tensors.iter_mut())
+///     .map(|(name, (spec, bytes))| Ok((name, TensorMut::new(spec.clone(), bytes)?)))
+///     .collect::<pulse::Result<_>>()?;
+/// let prepared = update.chain()?.prepare(&held, PrepareOptions::default(), Control::default())?;
+/// // … and switched to in an instant.
+/// let report = prepared.commit(&mut held, Control::default())?;
+/// follower.served(&update, report.target)?;
+/// # assert_eq!(tensors["w"].1, b"abd");
+/// # Ok::<(), pulse_sync::Error>(()) }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Follower {
+    feed: Feed,
+    options: FollowerOptions,
+    log: Option<Log>,
+    mark: Option<Mark>,
+    /// Objects and digests of data that is not used again (F31).
+    barred_names: HashSet<String>,
+    barred_digests: HashSet<Digest>,
+    /// Recorded data that failed once.
+    suspects: HashSet<String>,
+    /// When the head was found to be the newest.
+    head_since: Instant,
+    /// When the hint of the newest version was looked at.
+    latest_seen: Option<Instant>,
+}
+
+impl Follower {
+    /// Begins to follow a feed, from the mark on if this reader has one.
+    ///
+    /// # Errors
+    /// [`Error::NoFeed`]; [`Error::Document`] of another run or key; [`Error::RolledBack`] and
+    /// [`Error::Forked`] if the feed does not lead back to the mark; [`Error::Chain`]; [`Error::Store`].
+    pub async fn open(feed: &Feed, mark: Option<Mark>, options: FollowerOptions) -> Result<Self> {
+        let mut follower = Follower {
+            feed: feed.clone(),
+            options,
+            log: None,
+            mark,
+            barred_names: HashSet::new(),
+            barred_digests: HashSet::new(),
+            suspects: HashSet::new(),
+            head_since: Instant::now(),
+            latest_seen: None,
+        };
+        follower.log = follower.open_log().await?;
+        Ok(follower)
+    }
+
+    async fn open_log(&self) -> Result<Option<Log>> {
+        let manifest = self.feed.existing().await?;
+        Log::open(&self.feed.store, manifest, self.options.trust, self.mark.as_ref()).await
+    }
+
+    /// What was served last: to be kept, and given to [`open`](Self::open) after a restart.
+    #[must_use]
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    /// The newest version that is known.
+    #[must_use]
+    pub fn head(&self) -> Option<&Record> {
+        self.log.as_ref().map(|log| &log.head().record)
+    }
+
+    /// The key that signs the feed now; `None` if it is unsigned, and as trustworthy as its store.
+    #[must_use]
+    pub fn key(&self) -> Option<PublicKey> {
+        self.log.as_ref().and_then(|log| log.key_at(log.head().record.version + 1))
+    }
+
+    fn tell(&self, event: &Event<'_>) {
+        (self.options.told)(event);
+    }
+
+    /// Waits for a newer version than the one with the digest that is `held`, and fetches what leads there.
+    ///
+    /// What passes by itself is waited for: a store that fails, a hint or record that does not parse, data that is
+    /// missing. [`Event::Refused`] tells of it. To drop the call is to lose nothing.
+    ///
+    /// # Errors
+    /// What does not pass: [`Error::Forked`], [`Error::Chain`], [`Error::Document`] of another run or key,
+    /// [`Error::Ended`] when the last version is held, [`Error::Io`].
+    pub async fn next(&mut self, held: Option<Digest>) -> Result<Update> {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        loop {
+            let error = match self.look(held).await {
+                Ok(Some(update)) => return Ok(update),
+                Ok(None) => {
+                    let pause = self.pause();
+                    let head = self.head().map_or(0, |head| head.version);
+                    self.tell(&Event::Waiting { head, pause });
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+                Err(error) if error.is_passing() => error,
+                Err(error) => return Err(error),
+            };
+            let pause = backoff.pause(self.feed.world.as_ref());
+            self.tell(&Event::Refused { error: &error, pause });
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// As [`next`](Self::next), but says `None` where that would wait for a newer version.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next), and what it waits for.
+    pub async fn look(&mut self, held: Option<Digest>) -> Result<Option<Update>> {
+        self.advance().await?;
+        let Some(log) = &mut self.log else { return Ok(None) };
+        let head = log.head().record.version;
+        let wanted = match self.options.at {
+            Some(at) if at > head => return Ok(None),
+            Some(at) => at,
+            None => head,
+        };
+        let target = log.record(wanted).await?;
+        if Some(target.record.target) == held {
+            // It is served already, perhaps under an older number.
+            if self.options.at.is_none() || self.mark.is_none_or(|mark| mark.version <= wanted) {
+                self.mark = Some(log.mark(&target));
+            }
+            if target.record.ended {
+                return Err(Error::Ended { version: wanted });
+            }
+            return Ok(None);
+        }
+        self.fetch(held, wanted).await
+    }
+
+    /// Looks for newer records.
+    async fn advance(&mut self) -> Result<()> {
+        match &mut self.log {
+            Some(log) => {
+                if log.advance().await? {
+                    self.head_since = Instant::now();
+                }
+            }
+            None => self.log = self.open_log().await?,
+        }
+        self.check_freshness().await;
+        Ok(())
+    }
+
+    /// How long to wait for the next version: a share of the time that the newest one took, so that who
+    /// waits long asks seldom.
+    fn pause(&self) -> Duration {
+        let age = self.head_since.elapsed() / 64;
+        let pause = age.clamp(self.options.poll, self.options.poll_max.max(self.options.poll));
+        jittered(pause, self.feed.world.as_ref())
+    }
+
+    /// Tells if the hint of the newest version is older than promised (F34). What is wrong with it is no
+    /// reason to do anything else.
+    async fn check_freshness(&mut self) {
+        let due = self.latest_seen.is_none_or(|seen| seen.elapsed() >= LATEST_EVERY);
+        let Some(log) = self.log.as_ref().filter(|_| due) else { return };
+        let latest = log.latest().await;
+        self.latest_seen = Some(Instant::now());
+        let now = self.feed.world.now();
+        if let Ok(Some(latest)) = latest {
+            let (time, expires) = (latest.time, latest.expires);
+            if expires < now || time > now.saturating_add(CLOCK_SKEW) {
+                self.tell(&Event::Expired { time, expires, now });
+            }
+        }
+    }
+
+    /// The newest version whose target is held, if one is that can be looked at.
+    async fn version_of(&mut self, held: Option<Digest>, wanted: u64) -> Result<Option<u64>> {
+        let (Some(held), Some(log)) = (held, &mut self.log) else { return Ok(None) };
+        if let Some(mark) = self.mark.filter(|mark| mark.version <= wanted) {
+            // Between the mark and what is wanted there is nothing that was served.
+            let sealed = log.record(mark.version).await?;
+            if sealed.record.target == held {
+                return Ok(Some(mark.version));
+            }
+        }
+        let section = log.section(wanted.saturating_sub(SECTION_MAX), wanted).await?;
+        let same = section.iter().rev().find(|sealed| sealed.record.target == held);
+        Ok(same.map(|sealed| sealed.record.version))
+    }
+
+    async fn fetch(&mut self, held: Option<Digest>, wanted: u64) -> Result<Option<Update>> {
+        let from = self.version_of(held, wanted).await?;
+        let section = self.section(from, wanted).await?;
+        let by_products = self.by_products(&section).await;
+        let is_barred = |data: &Data| {
+            self.barred_names.contains(&data.object) || self.barred_digests.contains(&data.sha256)
+        };
+        let mut map = Map::new(&section, &is_barred);
+        by_products.iter().for_each(|made| map.add_by_product(made));
+        // If what is wanted cannot be reached, the newest that can (F32).
+        let older = self.mark.map_or(0, |mark| mark.version).max(from.unwrap_or(0));
+        let found = map.way(from, wanted).map(|way| (wanted, way)).or_else(|| {
+            let newest = map.newest(from, wanted).filter(|_| self.options.at.is_none());
+            newest.filter(|(version, way)| *version > older && !way.parts.is_empty())
+        });
+        let Some((version, way)) = found else {
+            let why = "no patch, skip or anchor that leads there is to be had".into();
+            return Err(Error::Lost { wanted, why });
+        };
+        self.tell(&Event::Planned { version, way: &way });
+        let sealed = section.iter().find(|sealed| sealed.record.version == version);
+        let Some(sealed) = sealed.cloned() else {
+            return Err(Error::Misuse(format!("version {version} is not in its section")));
+        };
+        let started = Instant::now();
+        let mut files = Vec::new();
+        for part in &way.parts {
+            match self.part(part, &section).await {
+                Ok(fetched) => files.push(fetched),
+                Err(error @ Error::Data { .. }) => {
+                    self.bar(part);
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let (patches, files) =
+            files.into_iter().map(|fetched| (fetched.patch, fetched.file)).unzip();
+        let record = sealed.record.clone();
+        Ok(Some(Update { record, way, seconds, sealed, patches, _files: files }))
+    }
+
+    /// The records that may be on the way: from what is held, or from the newest anchor if that is nearer.
+    async fn section(&mut self, from: Option<u64>, wanted: u64) -> Result<Vec<Arc<Sealed>>> {
+        let Some(log) = &mut self.log else { return Ok(Vec::new()) };
+        let anchor = log.record(wanted).await?.record.anchor.version;
+        let far = wanted.saturating_sub(SECTION_MAX);
+        let start = match from {
+            Some(from) if from >= far => from.min(anchor.max(far)),
+            _ => anchor.max(far).min(wanted),
+        };
+        log.section(start, wanted).await
+    }
+
+    /// Skips and anchors that start and end in this section, as far as hints tell of them.
+    async fn by_products(&self, section: &[Arc<Sealed>]) -> Vec<ByProduct> {
+        let Some((first, last, run)) = section
+            .first()
+            .zip(section.last())
+            .map(|(first, last)| (first.record.version, last.record.version, last.record.run))
+        else {
+            return Vec::new();
+        };
+        if last - first < 2 {
+            return Vec::new();
+        }
+        let store = &self.feed.store;
+        let Ok(Some(bytes)) = store.document(name::HINTS, HINTS_BYTES).await else {
+            return Vec::new();
+        };
+        let Ok(hints) = Hints::parse(&bytes, run) else { return Vec::new() };
+        let names = hints.anchors.iter().chain(&hints.skips).rev();
+        let near = |name: &&String| {
+            let to = name::version_of(name).is_some_and(|to| (first..=last).contains(&to));
+            to && name::start_of(name).is_none_or(|from| from >= first)
+        };
+        let reads = names.filter(near).take(BY_PRODUCTS_MAX).map(|name| async move {
+            let bytes = store.document(name, DOCUMENT_BYTES).await.ok().flatten()?;
+            ByProduct::parse(name, &bytes, run).ok()
+        });
+        futures::future::join_all(reads).await.into_iter().flatten().collect()
+    }
+
+    async fn part(&self, part: &Part, section: &[Arc<Sealed>]) -> Result<Fetched> {
+        let told = Arc::clone(&self.options.told);
+        let fetch = Fetch {
+            store: &self.feed.store,
+            world: self.feed.world.as_ref(),
+            spool: self.options.spool.as_ref(),
+            limits: self.options.limits.clone(),
+            arrived: &move |bytes| told(&Event::Arrived { bytes }),
+        };
+        let absent = || Error::data(&part.data.object, "it is not there any more");
+        let fetched = fetch.patch(&part.data).await?.ok_or_else(absent)?;
+        // What it leads from and to is what records say, not what it is called (F29).
+        let footer = fetched.patch.footer();
+        let target = |version: u64| {
+            let sealed = section.iter().find(|sealed| sealed.record.version == version);
+            sealed.map(|sealed| sealed.record.target)
+        };
+        let base = part.from.and_then(target);
+        if footer.base != base || footer.target != part.target {
+            let name =
+                |digest: Option<Digest>| digest.map_or("nothing".into(), |it| it.to_string());
+            let what = format!(
+                "it leads from {} to {}, but was to lead from {} to {}",
+                name(footer.base),
+                footer.target,
+                name(base),
+                part.target
+            );
+            return Err(Error::data(&part.data.object, what));
+        }
+        Ok(fetched)
+    }
+
+    fn bar(&mut self, part: &Part) {
+        // Recorded data is tried once more: the store or the way may have been at fault.
+        if part.is_recorded && self.suspects.insert(part.data.object.clone()) {
+            return;
+        }
+        self.barred_names.insert(part.data.object.clone());
+        self.barred_digests.insert(part.data.sha256);
+    }
+
+    /// To be called when the version of an update is served: `made` is the digest that was recomputed from
+    /// the weights, as all calls that apply patches report it.
+    ///
+    /// # Errors
+    /// [`Error::Wrong`] if it is not that of the version; the parts are then not used again.
+    pub fn served(&mut self, update: &Update, made: Digest) -> Result<()> {
+        let (version, expected) = (update.record.version, update.record.target);
+        if made != expected {
+            self.failed(update);
+            return Err(Error::Wrong { version, expected, found: made });
+        }
+        if let Some(log) = &self.log {
+            self.mark = Some(log.mark(&update.sealed));
+        }
+        Ok(())
+    }
+
+    /// To be called when an update could not be applied, although the weights are those that it starts from:
+    /// another way is taken next (F31).
+    pub fn failed(&mut self, update: &Update) {
+        let by_products = update.way.parts.iter().any(|part| !part.is_recorded);
+        for part in &update.way.parts {
+            if !by_products || !part.is_recorded {
+                self.bar(part);
+            }
+        }
+    }
+
+    /// Fetches the newest version, or the one wanted, from nothing, into memory: name, dtype and shape, bytes.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn to_memory(
+        &mut self,
+        control: Control<'_>,
+    ) -> Result<(Record, std::collections::BTreeMap<String, (TensorSpec, Vec<u8>)>)> {
+        loop {
+            let update = self.next(None).await?;
+            match in_place(|| update.chain().and_then(|chain| Ok(chain.to_memory(control)?))) {
+                Ok(tensors) => {
+                    self.served(&update, update.record.target)?;
+                    return Ok((update.record, tensors));
+                }
+                Err(error @ Error::Pulse(pulse::Error::Cancelled)) => return Err(error),
+                Err(error) => {
+                    self.failed(&update);
+                    let pause = self.options.poll;
+                    self.tell(&Event::Refused { error: &error, pause });
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,757 @@
+//! The side of the trainer: versions are put one after the other, by one writer (FEED.md §6).
+
+use std::io::Write;
+use std::time::Duration;
+
+use pulse::hash::Digest;
+use pulse::stream::EncoderOptions;
+use pulse::tensors::{Control, DiffReport, Shadow, TensorSource, Unpublished};
+
+use crate::error::{is_refusal, DocumentFault, Error, Result};
+use crate::feed::Feed;
+use crate::hint::{ByProduct, Latest};
+use crate::id::{Run, Writer};
+use crate::keep;
+use crate::key::SecretKey;
+use crate::log::{self, Log};
+use crate::manifest::Manifest;
+use crate::name;
+use crate::record::{back, Anchor, Data, Links, Record, Sealed};
+use crate::retry::Backoff;
+use crate::store::Put;
+use crate::upload::Upload;
+use crate::work::in_place;
+use crate::world::{id, nonce};
+
+/// Choices of a [`Publisher`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PublisherOptions {
+    /// Signs what is published; a new feed is then signed.
+    pub key: Option<SecretKey>,
+    /// An anchor is made when so many versions have gone by since the last one; never, if it is 0.
+    pub anchor_every: u64,
+    /// How long the hint of the newest version counts as fresh.
+    pub expires: Duration,
+    /// How long a record without a clear answer is tried before the call gives up. The next call
+    /// goes on with it.
+    pub patience: Duration,
+    /// Threads that encode.
+    pub threads: usize,
+    /// How patches are written.
+    pub encoder: EncoderOptions,
+}
+
+impl Default for PublisherOptions {
+    fn default() -> Self {
+        PublisherOptions {
+            key: None,
+            anchor_every: 50,
+            expires: Duration::from_secs(24 * 3600),
+            patience: Duration::from_secs(300),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            encoder: EncoderOptions::default(),
+        }
+    }
+}
+
+impl PublisherOptions {
+    /// Replaces [`key`](Self::key).
+    #[must_use]
+    pub fn with_key(mut self, key: SecretKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Replaces [`anchor_every`](Self::anchor_every).
+    #[must_use]
+    pub fn with_anchor_every(mut self, versions: u64) -> Self {
+        self.anchor_every = versions;
+        self
+    }
+
+    /// Replaces [`expires`](Self::expires).
+    #[must_use]
+    pub fn with_expires(mut self, expires: Duration) -> Self {
+        self.expires = expires;
+        self
+    }
+
+    /// Replaces [`patience`](Self::patience).
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Replaces [`threads`](Self::threads).
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Replaces [`encoder`](Self::encoder).
+    #[must_use]
+    pub fn with_encoder(mut self, encoder: EncoderOptions) -> Self {
+        self.encoder = encoder;
+        self
+    }
+}
+
+/// A version that everybody can have now.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Published {
+    /// Its record.
+    pub record: Record,
+    /// Changed elements, and what else the diff found; `None` of an anchor.
+    pub report: Option<DiffReport>,
+    /// Bytes that were put for it.
+    pub bytes: u64,
+    /// Seconds of making and sending data together, and of putting the record.
+    pub seconds: (f64, f64),
+    /// Why the hint of the newest version or an anchor that was due could not be put. Nothing is lost.
+    pub warnings: Vec<String>,
+}
+
+/// What makes the patches and anchors of one version.
+pub(crate) trait Source {
+    /// Digest of the weights that patches start from; `None` if there are none.
+    fn base(&self) -> Option<Digest>;
+    /// How large data may become.
+    fn largest(&self) -> u64;
+    /// Writes the patch from the base to the version.
+    fn diff(
+        &mut self,
+        out: &mut dyn Write,
+        options: EncoderOptions,
+        control: Control<'_>,
+    ) -> Result<DiffReport>;
+    /// Writes an anchor of the version.
+    fn snapshot(
+        &mut self,
+        out: &mut dyn Write,
+        options: EncoderOptions,
+        control: Control<'_>,
+    ) -> Result<Digest>;
+}
+
+/// A record whose put has no clear answer yet (F19).
+#[derive(Debug)]
+struct Pending {
+    record: Record,
+    bytes: Vec<u8>,
+    /// What the weights become when it is there.
+    unpublished: Option<Unpublished>,
+    /// Whether a request of it may have reached the store.
+    is_tried: bool,
+}
+
+enum Settled {
+    /// It is the next version, whoever put it.
+    Done(Sealed),
+    /// A version of a writer that is fenced now came before.
+    Overtaken(Sealed),
+}
+
+/// Appends versions to a feed.
+///
+/// It is the only one that may: whoever starts after it fences it, and it stops at its next version. What
+/// fails can be tried again: a version is there when its record is, and until then the weights that the
+/// next patch starts from stay what they were.
+///
+/// ```
+/// use pulse::dtype::{Dtype, TensorSpec};
+/// use pulse::tensors::{Control, Shadow, TensorRef, Weights};
+/// use pulse_sync::{Feed, Publisher, PublisherOptions};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let address = dir.path().to_str().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let spec = TensorSpec::new(Dtype::U8, &[3])?;
+/// let weights = |bytes| -> pulse::Result<Weights<'_>> {
+///     Ok([("w", TensorRef::new(spec.clone(), bytes)?)].into_iter().collect())
+/// };
+/// let mut publisher = Publisher::start(&Feed::open(address)?, PublisherOptions::default()).await?;
+/// let mut shadow = Shadow::new(&weights(b"abc")?, Control::default())?;
+/// for (step, bytes) in [b"abc", b"abd", b"xbd"].into_iter().enumerate() {
+///     let published = publisher.publish(&mut shadow, &weights(bytes)?, Some(step as u64)).await?;
+///     assert_eq!(published.record.version, step as u64);
+/// }
+/// # Ok::<(), pulse_sync::Error>(()) }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Publisher {
+    feed: Feed,
+    manifest: Manifest,
+    log: Option<Log>,
+    writer: Writer,
+    epoch: u64,
+    options: PublisherOptions,
+    pending: Option<Pending>,
+    /// An anchor that the next record names.
+    anchor: Option<Anchor>,
+    /// The key that signs from the record after the next one on.
+    new_key: Option<SecretKey>,
+    fenced: bool,
+}
+
+impl Publisher {
+    /// Joins a feed as its writer, and creates it if there is none. Nothing is written to one that exists
+    /// before the first version, or [`claim`](Self::claim).
+    ///
+    /// # Errors
+    /// [`Error::Conditions`] if the store cannot hold a feed, [`Error::Ended`] if the run has ended,
+    /// [`Error::Document`] if it is signed by another key, [`Error::Store`].
+    pub async fn start(feed: &Feed, options: PublisherOptions) -> Result<Self> {
+        let manifest = match feed.manifest().await? {
+            Some(manifest) => manifest,
+            None => feed.create(options.key.as_ref()).await?,
+        };
+        let key = options.key.as_ref().map(SecretKey::public);
+        let log = Log::open(&feed.store, manifest, key, None).await?;
+        let next = log.as_ref().map_or(0, |log| log.head().record.version + 1);
+        let in_force = log.as_ref().map_or(manifest.key, |log| log.key_at(next));
+        if let Some(found) = in_force.filter(|found| key != Some(*found)) {
+            let fault = match key {
+                Some(trusted) => DocumentFault::Untrusted { trusted, found },
+                None => DocumentFault::Unsigned(found),
+            };
+            return Err(Error::document(name::FEED, fault));
+        }
+        if let Some(head) = log.as_ref().map(Log::head).filter(|head| head.record.ended) {
+            return Err(Error::Ended { version: head.record.version });
+        }
+        let epoch = log.as_ref().map_or(1, |log| log.head().record.epoch + 1);
+        let (feed, writer) = (feed.clone(), Writer(id(feed.world.as_ref())));
+        Ok(Publisher {
+            feed,
+            manifest,
+            log,
+            writer,
+            epoch,
+            options,
+            pending: None,
+            anchor: None,
+            new_key: None,
+            fenced: false,
+        })
+    }
+
+    /// The run of the feed.
+    #[must_use]
+    pub fn run(&self) -> Run {
+        self.manifest.run
+    }
+
+    /// The newest version; `None` before the first.
+    #[must_use]
+    pub fn head(&self) -> Option<&Record> {
+        self.log.as_ref().map(|log| &log.head().record)
+    }
+
+    /// Fences every writer that was there before, without waiting for a version: it puts a version that
+    /// changes nothing. Of an empty feed nothing can be claimed yet.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn claim(&mut self) -> Result<()> {
+        loop {
+            if let Some(settled) = self.settle().await? {
+                self.take(settled)?;
+            }
+            let Some(head) = self.head() else { return Ok(()) };
+            if (head.epoch, head.writer) == (self.epoch, self.writer) {
+                return Ok(());
+            }
+            let (target, step) = (head.target, head.step);
+            let record = self.next_record(target, step, None, None).await?;
+            self.begin(record, None);
+        }
+    }
+
+    /// Publishes weights as the next version: the patch from the shadow to them, or an anchor where there is
+    /// no version that the shadow has. The shadow becomes these weights when the version is there.
+    ///
+    /// A call that is given up, or fails, leaves the shadow as it was: call it again with the weights
+    /// that there are by then. If its record was on the way to the store, that is cleared up first.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if another writer has taken over; [`Error::Store`] if the store failed for longer than
+    /// [`PublisherOptions::patience`]; [`Error::Ended`]; [`Error::Pulse`].
+    pub async fn publish(
+        &mut self,
+        shadow: &mut Shadow,
+        weights: &dyn TensorSource,
+        step: Option<u64>,
+    ) -> Result<Published> {
+        let control = Control::threads(self.options.threads);
+        loop {
+            if let Some((settled, unpublished)) = self.settle_with().await? {
+                let is_done = matches!(settled, Settled::Done(_));
+                self.take(settled)?;
+                if let (true, Some(unpublished)) = (is_done, unpublished) {
+                    in_place(|| shadow.advance(unpublished, control))?;
+                }
+            }
+            let mut source = OfShadow { shadow, weights, unpublished: None, is_behind: true };
+            let made = self.make(&mut source, step).await?;
+            let unpublished = source.unpublished.take();
+            let (published, record) = made;
+            self.begin(record, unpublished);
+            let started = tokio::time::Instant::now();
+            let Some((settled, unpublished)) = self.settle_with().await? else { continue };
+            if let Settled::Overtaken(sealed) = settled {
+                self.take(Settled::Overtaken(sealed))?;
+                continue;
+            }
+            self.take(settled)?;
+            if let Some(unpublished) = unpublished {
+                in_place(|| shadow.advance(unpublished, control))?;
+            }
+            let put = started.elapsed().as_secs_f64();
+            let mut source = OfShadow { shadow, weights, unpublished: None, is_behind: false };
+            return self.follow_up(published, put, &mut source).await;
+        }
+    }
+
+    /// Publishes what a source makes; nothing is kept of it.
+    pub(crate) async fn publish_from(
+        &mut self,
+        source: &mut dyn Source,
+        step: Option<u64>,
+    ) -> Result<Published> {
+        loop {
+            if let Some(settled) = self.settle().await? {
+                self.take(settled)?;
+            }
+            let (published, record) = self.make(source, step).await?;
+            self.begin(record, None);
+            let started = tokio::time::Instant::now();
+            match self.settle().await? {
+                Some(Settled::Done(sealed)) => self.take(Settled::Done(sealed))?,
+                Some(overtaken) => {
+                    self.take(overtaken)?;
+                    continue;
+                }
+                None => continue,
+            }
+            let put = started.elapsed().as_secs_f64();
+            return self.follow_up(published, put, source).await;
+        }
+    }
+
+    /// Hands the feed over to another key: the next version is signed by both, all after it by the new
+    /// one alone.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if the feed is not signed.
+    pub fn hand_over(&mut self, key: SecretKey) -> Result<()> {
+        if self.options.key.is_none() {
+            return Err(Error::Misuse(
+                "an unsigned feed cannot change its key; begin a new one".into(),
+            ));
+        }
+        self.new_key = Some(key);
+        Ok(())
+    }
+
+    /// Puts the last version of the run, which changes nothing.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn end(&mut self) -> Result<()> {
+        loop {
+            if let Some(settled) = self.settle().await? {
+                self.take(settled)?;
+            }
+            let Some(head) = self.head() else {
+                return Err(Error::Misuse("a feed without a version cannot end".into()));
+            };
+            if head.ended {
+                return Ok(());
+            }
+            let (target, step) = (head.target, head.step);
+            let record =
+                Record { ended: true, ..self.next_record(target, step, None, None).await? };
+            self.begin(record, None);
+        }
+    }
+
+    /// Says that the publisher is there although there is nothing new: to be called when a third of
+    /// [`PublisherOptions::expires`] has gone by since the last version (F26).
+    ///
+    /// # Errors
+    /// [`Error::Store`], which is no failure of any version.
+    pub async fn refresh(&mut self) -> Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let (head, time) = (log.head(), self.feed.world.now());
+        let expires = u64::try_from(self.options.expires.as_millis()).unwrap_or(u64::MAX);
+        let expires = time.saturating_add(expires).min(crate::json::INTEGER_MAX);
+        let (version, record) = (head.record.version, head.digest);
+        let latest = Latest { version, record, time, expires };
+        // It is signed by the key that signs the record it names.
+        let bytes = latest.seal(self.manifest.run, self.signer_of(version));
+        self.feed.store.overwrite(name::LATEST, bytes).await
+    }
+
+    /// The key that signed the record of this version.
+    fn signer_of(&self, version: u64) -> Option<&SecretKey> {
+        let in_force = self.log.as_ref().and_then(|log| log.key_at(version));
+        let keys = [self.options.key.as_ref(), self.new_key.as_ref()];
+        keys.into_iter()
+            .flatten()
+            .find(|key| Some(key.public()) == in_force)
+            .or(self.options.key.as_ref())
+    }
+
+    /// Makes the data of the next version and puts it; gives back the record that makes it one.
+    async fn make(
+        &mut self,
+        source: &mut dyn Source,
+        step: Option<u64>,
+    ) -> Result<(Published, Record)> {
+        if let Some(head) = self.head().filter(|head| head.ended) {
+            return Err(Error::Ended { version: head.version });
+        }
+        let started = tokio::time::Instant::now();
+        let head = self.head().map(|head| head.target);
+        let is_patch = head.is_some() && head == source.base() && self.has_data().await?;
+        let mut published = Published {
+            record: self.blank(),
+            report: None,
+            bytes: 0,
+            seconds: (0.0, 0.0),
+            warnings: Vec::new(),
+        };
+        let version = self.next_version();
+        let options = self.options.encoder.clone().with_run(self.manifest.run.0);
+        let control = Control::threads(self.options.threads);
+        let store = self.feed.store.clone();
+        let object = name::data(version, nonce(self.feed.world.as_ref()));
+        let mut upload = Upload::new(&store, object, source.largest());
+        let record = if is_patch {
+            let made = in_place(|| source.diff(&mut upload, options, control));
+            let report = match made {
+                Ok(report) => report,
+                Err(error) => {
+                    upload.abort().await;
+                    return Err(error);
+                }
+            };
+            let target = report.summary.footer.target;
+            let found = report.summary.footer.base;
+            if found != head {
+                upload.abort().await;
+                let (expected, found) = (head.unwrap_or_default(), found.unwrap_or_default());
+                return Err(Error::Base { version: version.saturating_sub(1), expected, found });
+            }
+            published.report = Some(report);
+            if head == Some(target) {
+                upload.abort().await;
+                self.next_record(target, step, None, None).await?
+            } else {
+                let data = upload.finish().await?;
+                published.bytes = data.bytes;
+                self.next_record(target, step, Some(data), None).await?
+            }
+        } else {
+            let made = in_place(|| source.snapshot(&mut upload, options, control));
+            let target = match made {
+                Ok(target) => target,
+                Err(error) => {
+                    upload.abort().await;
+                    return Err(error);
+                }
+            };
+            let data = upload.finish().await?;
+            published.bytes = data.bytes;
+            self.next_record(target, step, None, Some(Anchor { version, target, data })).await?
+        };
+        published.seconds.0 = started.elapsed().as_secs_f64();
+        published.record = record.clone();
+        Ok((published, record))
+    }
+
+    /// Whether readers of the newest version find the data that led to it (F22).
+    async fn has_data(&mut self) -> Result<bool> {
+        let Some(log) = &mut self.log else { return Ok(false) };
+        let mut at = log.head().clone();
+        while let (false, Some(before)) = (at.record.is_change(), at.record.version.checked_sub(1))
+        {
+            at = log.record(before).await?;
+        }
+        let own = at.record.own_anchor().map(|anchor| &anchor.data);
+        let Some(data) = at.record.patch.as_ref().or(own) else { return Ok(false) };
+        let found = self.feed.store.head(&data.object).await?;
+        Ok(found.is_some_and(|found| found.bytes == data.bytes))
+    }
+
+    fn next_version(&self) -> u64 {
+        self.head().map_or(0, |head| head.version + 1)
+    }
+
+    /// A record of nothing yet.
+    fn blank(&self) -> Record {
+        let data = Data { object: String::new(), sha256: Digest::default(), bytes: 0 };
+        let anchor = Anchor { version: 0, target: Digest::default(), data };
+        Record {
+            run: self.manifest.run,
+            version: self.next_version(),
+            epoch: self.epoch,
+            writer: self.writer,
+            links: None,
+            target: Digest::default(),
+            step: None,
+            time: self.feed.world.now(),
+            patch: None,
+            anchor,
+            rekeyed: None,
+            new_key: None,
+            ended: false,
+        }
+    }
+
+    async fn next_record(
+        &mut self,
+        target: Digest,
+        step: Option<u64>,
+        patch: Option<Data>,
+        own: Option<Anchor>,
+    ) -> Result<Record> {
+        let blank = self.blank();
+        let version = blank.version;
+        let back = match &mut self.log {
+            Some(log) => Some(log.record(back(version)).await?.digest),
+            None => None,
+        };
+        let head = self.log.as_ref().map(|log| (&log.head().record, log.head().digest));
+        let newest = head.map(|(head, _)| head.anchor.clone());
+        // One that was made meanwhile, if no other writer has recorded a newer one.
+        let made = self
+            .anchor
+            .clone()
+            .filter(|made| newest.as_ref().is_none_or(|newest| newest.version < made.version));
+        let Some(anchor) = own.or(made).or(newest) else {
+            return Err(Error::Misuse("the first version of a feed needs an anchor".into()));
+        };
+        let links = match head {
+            None => None,
+            Some((head, digest)) => {
+                let back = back.unwrap_or(digest);
+                Some(Links { previous: digest, back, base: head.target })
+            }
+        };
+        let new_key = self.new_key.as_ref().map(SecretKey::public).filter(|_| version > 0);
+        let rekeyed = match new_key {
+            Some(_) => Some(version),
+            None => head.and_then(|(head, _)| head.rekeyed),
+        };
+        Ok(Record { links, target, step, patch, anchor, rekeyed, new_key, ..blank })
+    }
+
+    fn begin(&mut self, record: Record, unpublished: Option<Unpublished>) {
+        let mut keys = Vec::from_iter(&self.options.key);
+        keys.extend(self.new_key.as_ref().filter(|_| record.new_key.is_some()));
+        let bytes = record.seal(&keys);
+        self.pending = Some(Pending { record, bytes, unpublished, is_tried: false });
+    }
+
+    async fn settle(&mut self) -> Result<Option<Settled>> {
+        Ok(self.settle_with().await?.map(|(settled, _)| settled))
+    }
+
+    /// Puts the pending record until there is a clear answer. It stays pending if there is none, or if the
+    /// caller gives up waiting (F19).
+    async fn settle_with(&mut self) -> Result<Option<(Settled, Option<Unpublished>)>> {
+        if self.fenced {
+            return Err(Error::Misuse(
+                "this publisher is fenced: another one has taken over".into(),
+            ));
+        }
+        let deadline = tokio::time::Instant::now() + self.options.patience;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let Some(pending) = &mut self.pending else { return Ok(None) };
+            let was_tried = std::mem::replace(&mut pending.is_tried, true);
+            let name = name::record(pending.record.version);
+            let mut failure = match self.feed.store.create(&name, pending.bytes.clone()).await {
+                Put::Created => {
+                    let sealed = Sealed::parse(&name, &pending.bytes)?;
+                    let unpublished = pending.unpublished.take();
+                    self.pending = None;
+                    return Ok(Some((Settled::Done(sealed), unpublished)));
+                }
+                Put::Exists => None,
+                Put::Unclear(error) => Some(error),
+            };
+            if let Some(Error::Store { source, .. }) = &failure {
+                if is_refusal(source) && !was_tried {
+                    // This is clear: it was understood and refused, and nothing was put before.
+                    self.pending = None;
+                    return failure.map_or(Ok(None), Err);
+                }
+            }
+            match log::read(&self.feed.store, pending.record.version).await {
+                Ok(Some(found)) => return self.decide(found).map(Some),
+                // No answer: what is being written, what is not to be read yet, or nothing.
+                Ok(None) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+            let pause = backoff.pause(self.feed.world.as_ref());
+            if tokio::time::Instant::now() + pause > deadline {
+                let why = "the store says that its record exists, but not what it is".into();
+                let wanted = self.next_version();
+                return Err(failure.unwrap_or(Error::Lost { wanted, why }));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// What a record means that is there where the pending one should be (F20, F25).
+    fn decide(&mut self, found: Sealed) -> Result<(Settled, Option<Unpublished>)> {
+        let Some(pending) = self.pending.take() else {
+            return Err(Error::Misuse("nothing is pending".into()));
+        };
+        let (own, other) = (&pending.record, &found.record);
+        let is_same = other == own
+            || own.is_change()
+                && other.links.map(|links| links.previous) == own.links.map(|links| links.previous)
+                && (other.target, other.step) == (own.target, own.step);
+        if is_same {
+            return Ok((Settled::Done(found), pending.unpublished));
+        }
+        if other.epoch < self.epoch || (other.epoch, other.writer) == (self.epoch, self.writer) {
+            return Ok((Settled::Overtaken(found), pending.unpublished));
+        }
+        self.fenced = true;
+        Err(Error::Fenced {
+            version: other.version,
+            writer: self.writer,
+            epoch: self.epoch,
+            other: other.writer,
+            other_epoch: other.epoch,
+        })
+    }
+
+    /// Goes on after a record that is there.
+    fn take(&mut self, settled: Settled) -> Result<()> {
+        let (Settled::Done(sealed) | Settled::Overtaken(sealed)) = settled;
+        if sealed.record.anchor.version >= self.anchor.as_ref().map_or(0, |made| made.version) {
+            self.anchor = None;
+        }
+        let handed_over = sealed.record.new_key;
+        match &mut self.log {
+            Some(log) => log.accept(sealed.into())?,
+            None => {
+                self.log = Some(Log::begin(&self.feed.store, self.manifest, sealed)?);
+            }
+        }
+        if handed_over.is_some() && handed_over == self.new_key.as_ref().map(SecretKey::public) {
+            self.options.key = self.new_key.take();
+        }
+        Ok(())
+    }
+
+    /// What is due when a version is there: hints, and an anchor now and then.
+    async fn follow_up(
+        &mut self,
+        mut published: Published,
+        put: f64,
+        source: &mut dyn Source,
+    ) -> Result<Published> {
+        published.seconds.1 = put;
+        if let Some(head) = self.head() {
+            published.record = head.clone();
+        }
+        if let Err(error) = self.refresh().await {
+            published.warnings.push(format!("the hint of the newest version was not put: {error}"));
+        }
+        let newest = published.record.anchor.version;
+        let newest = self.anchor.as_ref().map_or(newest, |made| made.version.max(newest));
+        let gone_by = published.record.version - newest;
+        if self.options.anchor_every > 0 && gone_by >= self.options.anchor_every {
+            if let Err(error) = self.put_anchor(source, published.record.target).await {
+                published.warnings.push(format!("an anchor was due, and was not put: {error}"));
+            }
+        }
+        Ok(published)
+    }
+
+    /// Makes an anchor of the newest version, which the next record names; until then it is a by-product.
+    async fn put_anchor(&mut self, source: &mut dyn Source, target: Digest) -> Result<()> {
+        let version = self.next_version().saturating_sub(1);
+        let (store, world) = (self.feed.store.clone(), self.feed.world.clone());
+        let object = name::data(version, nonce(world.as_ref()));
+        let mut upload = Upload::new(&store, object, source.largest());
+        let control = Control::threads(self.options.threads);
+        let options = self.options.encoder.clone().with_run(self.manifest.run.0);
+        match in_place(|| source.snapshot(&mut upload, options, control)) {
+            Ok(found) if found == target => {}
+            Ok(found) => {
+                upload.abort().await;
+                return Err(Error::Wrong { version, expected: target, found });
+            }
+            Err(error) => {
+                upload.abort().await;
+                return Err(error);
+            }
+        }
+        let data = upload.finish().await?;
+        self.anchor = Some(Anchor { version, target, data: data.clone() });
+        let made = ByProduct { from: None, to: version, target, data };
+        keep::announce(&self.feed, self.manifest.run, &[made]).await
+    }
+}
+
+/// Weights in memory and the shadow of those that were published last.
+struct OfShadow<'a> {
+    shadow: &'a mut Shadow,
+    weights: &'a dyn TensorSource,
+    unpublished: Option<Unpublished>,
+    /// Whether the shadow may hold other weights than these.
+    is_behind: bool,
+}
+
+impl Source for OfShadow<'_> {
+    fn base(&self) -> Option<Digest> {
+        Some(self.shadow.digests().checkpoint)
+    }
+
+    fn largest(&self) -> u64 {
+        let bytes = self
+            .weights
+            .tensors()
+            .iter()
+            .map(|(_, spec)| spec.bytes())
+            .fold(0, u64::saturating_add);
+        bytes.saturating_add(bytes / 8)
+    }
+
+    fn diff(
+        &mut self,
+        out: &mut dyn Write,
+        options: EncoderOptions,
+        control: Control<'_>,
+    ) -> Result<DiffReport> {
+        let unpublished = self.shadow.diff(self.weights, out, options, control)?;
+        let report = unpublished.report().clone();
+        self.unpublished = Some(unpublished);
+        Ok(report)
+    }
+
+    fn snapshot(
+        &mut self,
+        out: &mut dyn Write,
+        options: EncoderOptions,
+        control: Control<'_>,
+    ) -> Result<Digest> {
+        if self.is_behind {
+            // No version is what the shadow holds, so that no patch can start from it.
+            let options = EncoderOptions::default();
+            let ahead = self.shadow.diff(self.weights, std::io::sink(), options, control)?;
+            self.shadow.advance(ahead, control)?;
+        }
+        Ok(self.shadow.snapshot(out, options, control)?.summary.footer.target)
+    }
+}
