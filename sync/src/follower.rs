@@ -422,7 +422,27 @@ impl Follower {
         Ok(same.map(|sealed| sealed.record.version))
     }
 
-    async fn fetch(&mut self, held: Option<Digest>, wanted: u64) -> Result<Option<Update>> {
+    /// The cheapest way from what is held to the newest version, or the one wanted, without fetching it.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if there is none, and those of [`look`](Self::look).
+    pub async fn plan(&mut self, held: Option<Digest>) -> Result<Way> {
+        self.advance().await?;
+        let head = self.head().map(|head| head.version);
+        let wanted = self
+            .options
+            .at
+            .or(head)
+            .ok_or_else(|| Error::Lost { wanted: 0, why: "the feed has no version yet".into() })?;
+        Ok(self.find_way(held, wanted).await?.1)
+    }
+
+    /// The version that a way leads to, the way, and the records along it.
+    async fn find_way(
+        &mut self,
+        held: Option<Digest>,
+        wanted: u64,
+    ) -> Result<(Arc<Sealed>, Way, Vec<Arc<Sealed>>)> {
         let from = self.version_of(held, wanted).await?;
         let section = self.section(from, wanted).await?;
         let by_products = self.by_products(&section).await;
@@ -441,11 +461,16 @@ impl Follower {
             let why = "no patch, skip or anchor that leads there is to be had".into();
             return Err(Error::Lost { wanted, why });
         };
-        self.tell(&Event::Planned { version, way: &way });
         let sealed = section.iter().find(|sealed| sealed.record.version == version);
         let Some(sealed) = sealed.cloned() else {
             return Err(Error::Misuse(format!("version {version} is not in its section")));
         };
+        Ok((sealed, way, section))
+    }
+
+    async fn fetch(&mut self, held: Option<Digest>, wanted: u64) -> Result<Option<Update>> {
+        let (sealed, way, section) = self.find_way(held, wanted).await?;
+        self.tell(&Event::Planned { version: sealed.record.version, way: &way });
         let started = Instant::now();
         let mut files = Vec::new();
         for part in &way.parts {

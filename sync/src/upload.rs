@@ -3,6 +3,7 @@
 use std::io;
 
 use object_store::{MultipartUpload, WriteMultipart};
+use pulse::hash::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
@@ -71,6 +72,37 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
+    /// Bytes that were written.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Writes from a task.
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        self.take(bytes);
+        if self.rest.len() > self.part_bytes {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.rest.extend_from_slice(bytes);
+    }
+
+    /// As [`finish`](Self::finish), if the bytes have this SHA-256; otherwise nothing appears.
+    pub async fn finish_if(mut self, expected: Digest) -> Result<Data> {
+        let found = Digest(self.hasher.clone().finalize().into());
+        if found != expected {
+            self.abort().await;
+            let what = format!("it has SHA-256 {found}, but {expected} was published");
+            return Err(Error::data(&self.name, what));
+        }
+        self.finish().await
+    }
+
     /// Sends the rest and asks the store whether it has all of it (F18).
     pub async fn finish(mut self) -> Result<Data> {
         if let Some(error) = self.failed.take() {
@@ -93,7 +125,7 @@ impl<'a> Upload<'a> {
             let what = format!("{} bytes were put, but {found} arrived", self.bytes);
             return Err(Error::data(&self.name, what));
         }
-        let sha256 = pulse::hash::Digest(self.hasher.finalize().into());
+        let sha256 = Digest(self.hasher.finalize().into());
         Ok(Data { object: self.name, sha256, bytes: self.bytes })
     }
 
@@ -108,9 +140,7 @@ impl<'a> Upload<'a> {
 
 impl io::Write for Upload<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.hasher.update(bytes);
-        self.bytes += bytes.len() as u64;
-        self.rest.extend_from_slice(bytes);
+        self.take(bytes);
         if self.rest.len() > self.part_bytes {
             if let Some(Err(error)) = wait(self.send()) {
                 let message = error.to_string();

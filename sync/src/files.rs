@@ -1,0 +1,226 @@
+//! Versions as checkpoints on disk: made beside what is served, and switched to by one link (FEED.md §7.3).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pulse::checkpoint::{write_whole, ApplyOptions, Existing};
+use pulse::hash::Digest;
+use pulse::tensors::{ApplyReport, Control};
+use pulse::Checkpoint;
+
+use crate::document::{parse_digest, seal, Document};
+use crate::error::{Error, Result};
+use crate::follower::Update;
+use crate::id::Run;
+use crate::json;
+use crate::key::PublicKey;
+use crate::log::Mark;
+use crate::record::check_type;
+
+/// Makes the checkpoint that an update leads to.
+pub(crate) fn make(
+    update: &Update,
+    base: Option<&Path>,
+    out: &Path,
+    control: Control<'_>,
+) -> Result<ApplyReport> {
+    let base = base.map(Checkpoint::open).transpose()?;
+    let options = ApplyOptions::default().with_existing(Existing::Replace);
+    Ok(update.chain()?.apply(base.as_ref(), out, options, control)?)
+}
+
+/// Where versions are served from: `DEST` is a link to `DEST.versions/<version>`, an ordinary checkpoint.
+///
+/// A new version is made beside the old one and proved; then one rename turns the link, and nobody ever
+/// finds anything half made under it. Older versions stay for those who have them open.
+#[derive(Debug)]
+pub struct Versions {
+    link: PathBuf,
+    directory: PathBuf,
+    keep: usize,
+}
+
+/// Name of the file with the mark, in the directory of versions.
+const MARK: &str = "mark.json";
+
+impl Versions {
+    /// Versions below `destination`, which may not exist, or be a link that this made. Besides the
+    /// newest one, `keep` older ones stay.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if an ordinary file or directory is there, [`Error::Io`].
+    pub fn open(destination: impl AsRef<Path>, keep: usize) -> Result<Self> {
+        let link = destination.as_ref().to_path_buf();
+        let Some(name) = link.file_name() else {
+            return Err(Error::Misuse(format!("{} is no name for a link", link.display())));
+        };
+        let mut beside = name.to_os_string();
+        beside.push(".versions");
+        let directory = link.with_file_name(beside);
+        let versions = Versions { link, directory, keep };
+        match fs::symlink_metadata(&versions.link) {
+            Ok(found) if !found.is_symlink() => {
+                return Err(Error::Misuse(format!(
+                    "{} is there and is no link to a version: choose another place, or change it in place",
+                    versions.link.display()
+                )));
+            }
+            _ => {}
+        }
+        fs::create_dir_all(&versions.directory)
+            .map_err(|error| Error::io("making", &versions.directory, error))?;
+        Ok(versions)
+    }
+
+    /// The link that is served.
+    #[must_use]
+    pub fn link(&self) -> &Path {
+        &self.link
+    }
+
+    /// The directory of the versions; a good place for data that is fetched, since it is on the same disk.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What was served last, as far as it is known; what cannot be read counts as unknown.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Document`] if the file is damaged: remove it only if you know that no
+    /// version will be served again that is older than one before.
+    pub fn mark(&self) -> Result<Option<Mark>> {
+        let path = self.directory.join(MARK);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("reading", &path, error)),
+        };
+        read_mark(&path.display().to_string(), &bytes).map(Some)
+    }
+
+    /// The path of the version that the link leads to, and its digest, recomputed from its bytes; `None`
+    /// if there is none or it is damaged.
+    ///
+    /// # Errors
+    /// [`Error::Pulse`] if the work was cancelled.
+    pub fn held(&self, control: Control<'_>) -> Result<Option<(PathBuf, Digest)>> {
+        let Ok(path) = fs::canonicalize(&self.link) else { return Ok(None) };
+        match Checkpoint::open(&path).and_then(|checkpoint| checkpoint.digest(control)) {
+            Ok(digest) => Ok(Some((path, digest))),
+            Err(error @ pulse::Error::Cancelled) => Err(error.into()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Makes the version that the update leads to, beside what is served, and proves it. `base` is the
+    /// path of the weights that it starts from.
+    ///
+    /// # Errors
+    /// Those of [`Chain::apply`](pulse::patch::Chain::apply); what is served stays.
+    pub fn stage(
+        &self,
+        update: &Update,
+        base: Option<&Path>,
+        control: Control<'_>,
+    ) -> Result<(PathBuf, ApplyReport)> {
+        let out = self.directory.join(update.record.version.to_string());
+        let base = base.filter(|_| !update.is_whole());
+        let report = make(update, base, &out, control)?;
+        Ok((out, report))
+    }
+
+    /// Turns the link to a version that was staged, in one rename, and remembers the mark before it. Then
+    /// removes older versions, but for those that are kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the link then leads where it did.
+    pub fn switch(&self, staged: &Path, mark: &Mark) -> Result<()> {
+        // In this order: a mark that is too new is asked for again, one that is too old forgets.
+        self.keep_mark(mark)?;
+        let failed = |error| Error::io("turning", &self.link, error);
+        let (Some(beside), Some(version)) = (self.directory.file_name(), staged.file_name()) else {
+            return Err(Error::Misuse(format!("{} is no version", staged.display())));
+        };
+        let target = Path::new(beside).join(version);
+        let turned = self.directory.join(".link");
+        let _ = fs::remove_file(&turned);
+        symlink(&target, &turned).map_err(failed)?;
+        fs::rename(&turned, &self.link).map_err(failed)?;
+        if let Some(parent) = self.link.parent() {
+            // The rename lasts, where directories can be synced.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            let _ = fs::File::open(parent).and_then(|directory| directory.sync_all());
+        }
+        self.remove_old(version.to_str().and_then(|version| version.parse().ok()))
+    }
+
+    /// Remembers what is served.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn keep_mark(&self, mark: &Mark) -> Result<()> {
+        let path = self.directory.join(MARK);
+        let text = write_mark(mark);
+        Ok(write_whole(&path, Existing::Replace, &[], |file| {
+            let written = io::Write::write_all(file, &text);
+            written.map_err(|source| {
+                let (doing, path) = ("writing the mark to".into(), Some(path.clone()));
+                pulse::Error::Io { doing, path, source }
+            })
+        })?)
+    }
+
+    fn remove_old(&self, served: Option<u64>) -> Result<()> {
+        let failed = |error| Error::io("looking into", &self.directory, error);
+        let mut versions = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let version = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
+            versions.extend(version.filter(|version| Some(*version) != served));
+        }
+        versions.sort_unstable();
+        versions.truncate(versions.len().saturating_sub(self.keep));
+        for version in versions {
+            let path = self.directory.join(version.to_string());
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|error| Error::io("removing", &path, error))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+#[cfg(not(unix))]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_dir(target, link)
+}
+
+/// The bytes of a mark, sealed as documents are, so that damage shows.
+fn write_mark(mark: &Mark) -> Vec<u8> {
+    let fields = json::Writer::new().text("type", "mark").hex("run", &mark.run.0);
+    let fields = fields.integer("version", mark.version).hex("record", &mark.record.0);
+    seal(&fields.optional(mark.key, |fields, key| fields.hex("key", &key.0)).end(), &[])
+}
+
+fn read_mark(name: &str, bytes: &[u8]) -> Result<Mark> {
+    let document = Document::parse(name, bytes)?;
+    let read = |fields: &json::Object| -> json::Result<Mark> {
+        check_type(fields, "mark")?;
+        let record = fields.text("record")?;
+        let record = parse_digest(record).ok_or_else(|| format!("{record:?} is no digest"))?;
+        Ok(Mark {
+            run: Run(fields.hex("run")?),
+            version: fields.integer("version")?,
+            record,
+            key: fields.optional_hex("key")?.map(PublicKey),
+        })
+    };
+    read(&document.fields).map_err(|what| Error::malformed(name, what))
+}

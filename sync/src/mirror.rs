@@ -1,0 +1,188 @@
+//! A copy of a feed at another place, which is a feed itself (F37).
+
+use crate::document::{DOCUMENT_BYTES, HINTS_BYTES};
+use crate::error::{Error, Result};
+use crate::feed::Feed;
+use crate::hint::{parse_floor, seal_floor, ByProduct};
+use crate::keep::{hints, open_log};
+use crate::key::PublicKey;
+use crate::log;
+use crate::name;
+use crate::record::{Anchor, Data};
+use crate::retry::Backoff;
+use crate::store::Put;
+use crate::upload::Upload;
+
+/// Bytes that are copied at once.
+const PIECE_BYTES: u64 = 8 << 20;
+/// Records that are looked at together.
+const SECTION: u64 = 512;
+
+/// What was copied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Mirrored {
+    /// Records.
+    pub records: u64,
+    /// Objects with data.
+    pub objects: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Data that the source has no more, although it is above its floor.
+    pub missing: u64,
+}
+
+/// Copies what `to` does not have yet of `from`, all verified, in the order that keeps the copy whole at
+/// every moment. Of what is below the floor of the source, only the records are copied.
+///
+/// # Errors
+/// [`Error::Document`] if `to` is the feed of another run, [`Error::Forked`] if it has another record than the
+/// source; what a [`Follower`](crate::Follower) refuses of the source; [`Error::Store`].
+pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<Mirrored> {
+    let mut log = open_log(from, trust).await?;
+    let run = log.manifest().run;
+    copy_document(from, to, name::FEED).await?;
+    let floor = from.store.document(name::FLOOR, DOCUMENT_BYTES).await?;
+    let floor = floor.and_then(|bytes| parse_floor(&bytes, run).ok()).unwrap_or(0);
+    let head = log.head().record.version;
+    let floor = floor.min(head);
+    if floor > 0 {
+        to.store.overwrite(name::FLOOR, seal_floor(run, floor, from.world.now())).await?;
+    }
+    let manifest = to.existing().await?;
+    let there = log::Log::open(&to.store, manifest, trust, None).await?;
+    let start = match there {
+        Some(there) => {
+            let theirs = there.head();
+            let version = theirs.record.version;
+            if version > head {
+                return Err(Error::RolledBack { mark: version, head });
+            }
+            let ours = log.record(version).await?;
+            if ours.digest != theirs.digest {
+                let (expected, found) = (ours.digest, theirs.digest);
+                return Err(Error::Forked { version, expected, found });
+            }
+            version + 1
+        }
+        None => 0,
+    };
+    let mut done = Mirrored::default();
+    let mut at = start;
+    while at <= head {
+        let section = log.section(at, head.min(at + SECTION - 1)).await?;
+        for sealed in &section {
+            let record = &sealed.record;
+            if record.version >= floor {
+                let patch = record.patch.as_ref();
+                let newly =
+                    Some(&record.anchor).filter(|anchor| is_new(anchor, record.version, floor));
+                for data in patch.into_iter().chain(newly.map(|anchor| &anchor.data)) {
+                    copy_data(from, to, data, &mut done).await?;
+                }
+            }
+            copy_document(from, to, &name::record(record.version)).await?;
+            done.records += 1;
+        }
+        at += section.len() as u64;
+    }
+    copy_by_products(from, to, floor, head, &mut done).await?;
+    for (name, max) in [(name::LATEST, DOCUMENT_BYTES), (name::HINTS, HINTS_BYTES)] {
+        if let Some(bytes) = from.store.document(name, max).await? {
+            to.store.overwrite(name, bytes.to_vec()).await?;
+        }
+    }
+    Ok(done)
+}
+
+/// Whether readers of the copy may need the anchor that a record names.
+fn is_new(anchor: &Anchor, version: u64, floor: u64) -> bool {
+    anchor.version >= floor || version == floor
+}
+
+async fn copy_by_products(
+    from: &Feed,
+    to: &Feed,
+    floor: u64,
+    head: u64,
+    done: &mut Mirrored,
+) -> Result<()> {
+    let run = to.existing().await?.run;
+    let hints = hints(from, run).await;
+    for name in hints.anchors.iter().chain(&hints.skips) {
+        let near = name::version_of(name).is_some_and(|version| (floor..=head).contains(&version));
+        if !near || to.store.head(name).await?.is_some() {
+            continue;
+        }
+        let Some(bytes) = from.store.document(name, DOCUMENT_BYTES).await? else { continue };
+        let Ok(made) = ByProduct::parse(name, &bytes, run) else { continue };
+        copy_data(from, to, &made.data, done).await?;
+        copy_document(from, to, name).await?;
+    }
+    Ok(())
+}
+
+/// Copies a document that is written once; what is there already must be the same.
+async fn copy_document(from: &Feed, to: &Feed, name: &str) -> Result<()> {
+    let absent = || Error::data(name, "it is not there any more");
+    let bytes = from.store.document(name, DOCUMENT_BYTES).await?.ok_or_else(absent)?;
+    let mut backoff =
+        Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(5));
+    for _ in 0..8 {
+        let put = to.store.create(name, bytes.to_vec()).await;
+        // Whatever was answered, what is there decides.
+        match to.store.document(name, DOCUMENT_BYTES).await {
+            Ok(Some(found)) if found == bytes => return Ok(()),
+            Ok(Some(found)) if crate::document::Document::parse(name, &found).is_ok() => {
+                return Err(Error::data(name, "another one is there already"));
+            }
+            _ => {}
+        }
+        if let Put::Unclear(error) = put {
+            if !error.is_passing() {
+                return Err(error);
+            }
+        }
+        tokio::time::sleep(backoff.pause(to.world.as_ref())).await;
+    }
+    Err(Error::data(name, "it could not be written"))
+}
+
+/// Copies data, and verifies it on the way; what does not verify is not put.
+async fn copy_data(from: &Feed, to: &Feed, data: &Data, done: &mut Mirrored) -> Result<()> {
+    if to.store.head(&data.object).await?.is_some_and(|found| found.bytes == data.bytes) {
+        return Ok(());
+    }
+    let mut upload = Upload::new(&to.store, data.object.clone(), data.bytes);
+    let mut at = 0;
+    let mut e_tag = None;
+    while at < data.bytes {
+        let range = at..data.bytes.min(at + PIECE_BYTES);
+        match from.store.range(&data.object, range.clone(), e_tag.clone()).await {
+            Ok(Some(piece)) if piece.bytes.len() as u64 == range.end - range.start => {
+                e_tag = piece.e_tag;
+                upload.push(&piece.bytes).await?;
+                at = range.end;
+            }
+            Ok(None) => {
+                upload.abort().await;
+                done.missing += 1;
+                return Ok(());
+            }
+            Ok(Some(piece)) => {
+                upload.abort().await;
+                let what = format!("{} bytes of range {range:?} arrived", piece.bytes.len());
+                return Err(Error::data(&data.object, what));
+            }
+            Err(error) => {
+                upload.abort().await;
+                return Err(error);
+            }
+        }
+    }
+    let bytes = data.bytes;
+    upload.finish_if(data.sha256).await?;
+    done.objects += 1;
+    done.bytes += bytes;
+    Ok(())
+}
