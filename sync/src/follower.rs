@@ -253,11 +253,12 @@ pub struct Follower {
     options: FollowerOptions,
     log: Option<Log>,
     mark: Option<Mark>,
-    /// Objects and digests of data that is not used again (F31).
+    /// Objects and digests of by-products that are not used again (F31).
     barred_names: HashSet<String>,
     barred_digests: HashSet<Digest>,
-    /// Recorded data that failed once.
+    /// Recorded data that failed once, and that which failed again.
     suspects: HashSet<String>,
+    barred_records: HashSet<String>,
     /// When the head was found to be the newest.
     head_since: Instant,
     /// When the hint of the newest version was looked at.
@@ -279,6 +280,7 @@ impl Follower {
             barred_names: HashSet::new(),
             barred_digests: HashSet::new(),
             suspects: HashSet::new(),
+            barred_records: HashSet::new(),
             head_since: Instant::now(),
             latest_seen: None,
         };
@@ -446,8 +448,13 @@ impl Follower {
         let from = self.version_of(held, wanted).await?;
         let section = self.section(from, wanted).await?;
         let by_products = self.by_products(&section).await;
-        let is_barred = |data: &Data| {
-            self.barred_names.contains(&data.object) || self.barred_digests.contains(&data.sha256)
+        let is_barred = |data: &Data, is_recorded: bool| match is_recorded {
+            true => self.barred_records.contains(&data.object),
+            // What a record names is not barred for what others say of it.
+            false => {
+                self.barred_names.contains(&data.object)
+                    || self.barred_digests.contains(&data.sha256)
+            }
         };
         let mut map = Map::new(&section, &is_barred);
         by_products.iter().for_each(|made| map.add_by_product(made));
@@ -565,12 +572,14 @@ impl Follower {
     }
 
     fn bar(&mut self, part: &Part) {
-        // Recorded data is tried once more: the store or the way may have been at fault.
-        if part.is_recorded && self.suspects.insert(part.data.object.clone()) {
-            return;
+        let object = part.data.object.clone();
+        if !part.is_recorded {
+            self.barred_names.insert(object);
+            self.barred_digests.insert(part.data.sha256);
+        } else if !self.suspects.insert(object.clone()) {
+            // It was tried once more: the store or the way there may have been at fault.
+            self.barred_records.insert(object);
         }
-        self.barred_names.insert(part.data.object.clone());
-        self.barred_digests.insert(part.data.sha256);
     }
 
     /// To be called when the version of an update is served: `made` is the digest that was recomputed from

@@ -13,7 +13,7 @@ use crate::id::Run;
 use crate::key::PublicKey;
 use crate::manifest::Manifest;
 use crate::name;
-use crate::record::{path, Sealed};
+use crate::record::{back, path, Sealed};
 use crate::store::Store;
 
 /// Records that are kept to be asked for again.
@@ -250,6 +250,14 @@ impl Log {
             section.push(sealed);
         }
         section.reverse();
+        // Those who jump back must come to the same records as those who walk.
+        for sealed in &section {
+            let version = sealed.record.version;
+            let earlier = back(version).checked_sub(from).and_then(|at| usize::try_from(at).ok());
+            if let Some(earlier) = earlier.filter(|_| version > from) {
+                sealed.check_leads_to(&section[earlier])?;
+            }
+        }
         Ok(section)
     }
 

@@ -8,7 +8,7 @@ use crate::keep::{hints, open_log};
 use crate::key::PublicKey;
 use crate::log;
 use crate::name;
-use crate::record::{Anchor, Data};
+use crate::record::Data;
 use crate::retry::Backoff;
 use crate::store::Put;
 use crate::upload::Upload;
@@ -93,11 +93,6 @@ pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<
         }
     }
     Ok(done)
-}
-
-/// Whether readers of the copy may need the anchor that a record names.
-fn is_new(anchor: &Anchor, version: u64, floor: u64) -> bool {
-    anchor.version >= floor || version == floor
 }
 
 async fn copy_by_products(

@@ -45,11 +45,12 @@ pub(crate) struct Map<'a> {
     parts: Vec<Part>,
     /// Target of each version, from the first record on.
     targets: BTreeMap<u64, Digest>,
-    is_barred: &'a dyn Fn(&Data) -> bool,
+    /// Whether data failed before; the second is whether a record names it.
+    is_barred: &'a dyn Fn(&Data, bool) -> bool,
 }
 
 impl<'a> Map<'a> {
-    pub fn new(section: &[impl AsRef<Sealed>], is_barred: &'a dyn Fn(&Data) -> bool) -> Self {
+    pub fn new(section: &[impl AsRef<Sealed>], is_barred: &'a dyn Fn(&Data, bool) -> bool) -> Self {
         let mut map = Map { parts: Vec::new(), targets: BTreeMap::new(), is_barred };
         for sealed in section {
             let record = &sealed.as_ref().record;
@@ -83,7 +84,7 @@ impl<'a> Map<'a> {
 
     fn add(&mut self, from: Option<u64>, to: u64, target: Digest, data: &Data, is_recorded: bool) {
         let ends_right = self.targets.get(&to) == Some(&target);
-        if ends_right && !(self.is_barred)(data) {
+        if ends_right && !(self.is_barred)(data, is_recorded) {
             self.parts.push(Part { from, to, target, data: data.clone(), is_recorded });
         }
     }

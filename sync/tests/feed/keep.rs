@@ -1,0 +1,274 @@
+//! FEED.md §8: by-products, pruning, copies.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use pulse_sync::{
+    compact, mirror, prune, status, verify, CompactOptions, PruneOptions, PublisherOptions,
+};
+
+use crate::scripted::Cue;
+use crate::support::{digest_of, model, record, sealed, Bench, START};
+
+/// A feed of so many versions with an anchor every four.
+async fn bench(versions: u64) -> Bench {
+    let bench = Bench::new();
+    let options = PublisherOptions::default().with_anchor_every(4);
+    bench.publisher_with(options).await.publish_all(0..versions).await;
+    bench
+}
+
+/// What is put now counts as old.
+fn a_day_later(bench: &Bench) {
+    // The store in memory takes its times from the clock of the machine.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    bench.world.now.store(now.as_millis() as u64 + 24 * 3600 * 1000, SeqCst);
+}
+
+#[tokio::test]
+async fn f38_skips_lead_over_many_versions_and_are_proved() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..18).await;
+    let made = compact(&bench.feed, &CompactOptions::default()).await.unwrap();
+    let ends: Vec<_> = made.iter().map(|made| (made.from, made.to)).collect();
+    assert_eq!(ends, [(Some(8), 16)]);
+    assert!(made[0].bytes < made[0].instead_of.unwrap());
+    let again = compact(&bench.feed, &CompactOptions::default()).await.unwrap();
+    assert_eq!(again, [], "it is there already");
+    let mut reader = bench.follower().await;
+    reader.held = Some(model(8));
+    let way = reader.follower.plan(Some(digest_of(&model(8)))).await.unwrap();
+    assert_eq!((way.parts.len(), way.parts[0].to), (2, 16));
+    assert_eq!(reader.look().await.unwrap(), Some(17));
+    assert_eq!(reader.held, Some(model(17)));
+}
+
+#[tokio::test]
+async fn a_compactor_makes_anchors_for_a_publisher_that_does_not() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..10).await;
+    let options = CompactOptions::default().with_spans([]).with_anchor_every(5);
+    let made = compact(&bench.feed, &options).await.unwrap();
+    assert_eq!((made.len(), made[0].from, made[0].to), (1, None, 9));
+    let mut reader = bench.follower().await;
+    let way = reader.follower.plan(None).await.unwrap();
+    assert_eq!((way.parts.len(), way.parts[0].is_recorded), (1, false));
+    assert_eq!(reader.look().await.unwrap(), Some(9));
+    assert_eq!(reader.held, Some(model(9)));
+}
+
+#[tokio::test]
+async fn f31_by_products_that_lie_are_barred_and_the_chain_is_used() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..18).await;
+    compact(&bench.feed, &CompactOptions::default()).await.unwrap();
+    // The skip is replaced by one that names the right ends and is another object.
+    let objects = bench.objects().await;
+    let skip = objects.keys().find(|name| name.starts_with("skip/")).unwrap();
+    let text = String::from_utf8(objects[skip].clone()).unwrap();
+    let at = text.find("data/").unwrap();
+    let object = text[at..].split('"').next().unwrap().to_string();
+    let patch = objects.iter().find(|(name, _)| name.starts_with("data/00000000000000000009"));
+    let bytes = patch.unwrap().1.clone();
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bytes));
+    let payload = text.lines().next().unwrap();
+    let field = |name: &str| {
+        let at = payload.find(name).unwrap() + name.len();
+        payload[at..].split([',', '"', '}']).next().unwrap().to_string()
+    };
+    let old_bytes = format!(r#""bytes":{}"#, field(r#""bytes":"#));
+    let forged = payload
+        .replace(&field(r#""sha256":""#), &digest)
+        .replace(&old_bytes, &format!(r#""bytes":{}"#, bytes.len()));
+    bench.put(&object, bytes).await;
+    bench.put(skip, sealed(&forged)).await;
+    let mut reader = bench.follower().await;
+    reader.held = Some(model(8));
+    assert_eq!(reader.look().await.unwrap_err().kind(), "data");
+    assert_eq!(reader.held, Some(model(8)));
+    bench.store.asked();
+    assert_eq!(reader.look().await.unwrap(), Some(17), "by the chain");
+    assert!(
+        !bench.store.asked().iter().any(|line| line.contains(&object)),
+        "it is not asked for again"
+    );
+    assert_eq!(reader.held, Some(model(17)));
+}
+
+#[tokio::test]
+async fn f29_by_products_that_end_elsewhere_than_records_say_are_no_way() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..18).await;
+    compact(&bench.feed, &CompactOptions::default()).await.unwrap();
+    let objects = bench.objects().await;
+    let skip = objects.keys().find(|name| name.starts_with("skip/")).unwrap();
+    let other = digest_of(&model(3)).to_string();
+    let target = digest_of(&model(16)).to_string();
+    bench.edit(skip, &target, &other).await;
+    let mut reader = bench.follower().await;
+    let way = reader.follower.plan(Some(digest_of(&model(8)))).await.unwrap();
+    assert!(way.parts.iter().all(|part| part.is_recorded));
+}
+
+#[tokio::test]
+async fn f36_pruning_deletes_what_is_below_the_floor_and_nothing_else() {
+    let bench = bench(14).await;
+    let options = PruneOptions::default().with_anchors(2);
+    // Nothing is old enough.
+    let pruned = prune(&bench.feed, &options.clone()).await.unwrap();
+    assert_eq!((pruned.floor, pruned.objects), (Some(8), 0));
+    a_day_later(&bench);
+    let before = bench.objects().await;
+    let pruned = prune(&bench.feed, &options).await.unwrap();
+    assert!(pruned.objects > 0);
+    let after = bench.objects().await;
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        let (folder, rest) = name.split_once('/').unwrap();
+        assert!(["data", "anchor", "skip"].contains(&folder), "{name}");
+        let version: u64 = rest[..20].parse().unwrap();
+        assert!(version < 8, "{name}");
+    }
+    for name in after.keys().filter(|name| name.starts_with("data/")) {
+        assert!(name[5..25].parse::<u64>().unwrap() >= 8, "{name}");
+    }
+    for version in 0..14 {
+        assert!(after.contains_key(&record(version)), "records stay");
+    }
+    // Those who come new, and those who are at the floor, reach the newest version.
+    let mut new = bench.follower().await;
+    assert_eq!(new.look().await.unwrap(), Some(13));
+    let mut at_floor = bench.follower().await;
+    at_floor.held = Some(model(8));
+    assert_eq!(at_floor.look().await.unwrap(), Some(13));
+    // One from before takes the anchor.
+    let mut old = bench.follower().await;
+    old.held = Some(model(2));
+    assert_eq!(old.look().await.unwrap(), Some(13));
+    assert_eq!(old.held, Some(model(13)));
+    assert_eq!(prune(&bench.feed, &options).await.unwrap().objects, 0);
+}
+
+#[tokio::test]
+async fn f35_an_anchor_that_is_damaged_is_no_floor() {
+    let bench = bench(14).await;
+    a_day_later(&bench);
+    let objects = bench.objects().await;
+    let anchors: Vec<_> = (objects.keys())
+        .filter(|name| name.starts_with("data/00000000000000000008"))
+        .cloned()
+        .collect();
+    // The patch to version 8 and its anchor; the larger one is the anchor.
+    let anchor = anchors.iter().max_by_key(|name| objects[*name].len()).unwrap();
+    let mut damaged = objects[anchor].clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    bench.put(anchor, damaged).await;
+    let error = prune(&bench.feed, &PruneOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), "data");
+    assert_eq!(bench.objects().await.len(), objects.len(), "nothing is deleted");
+    assert!(!bench.objects().await.contains_key("floor.json"));
+    bench.delete(anchor).await;
+    assert_eq!(prune(&bench.feed, &PruneOptions::default()).await.unwrap_err().kind(), "data");
+}
+
+#[tokio::test]
+async fn f36_a_listing_that_fails_deletes_nothing() {
+    let bench = bench(14).await;
+    a_day_later(&bench);
+    let before = bench.objects().await;
+    bench.store.cue("list", "skip", &[Cue::Fails]);
+    assert_eq!(prune(&bench.feed, &PruneOptions::default()).await.unwrap_err().kind(), "store");
+    assert_eq!(
+        before.keys().filter(|name| *name != "floor.json").count(),
+        bench.objects().await.keys().filter(|name| *name != "floor.json").count()
+    );
+}
+
+#[tokio::test]
+async fn f37_a_mirror_is_a_feed_at_every_moment() {
+    let source = bench(14).await;
+    compact(&source.feed, &CompactOptions::default().with_spans([8])).await.unwrap();
+    let copy = Bench::new();
+    let done = mirror(&source.feed, &copy.feed, None).await.unwrap();
+    assert_eq!(done.records, 14);
+    assert_eq!(done.missing, 0);
+    assert_eq!(
+        copy.objects().await,
+        source.objects().await,
+        "nothing was pruned: the same objects"
+    );
+    // Whatever was written before a record was written whole.
+    let asked = copy.store.asked();
+    let mut puts = asked.iter().filter_map(|line| line.strip_prefix("put run/"));
+    assert_eq!(puts.next(), Some("pulse.json"));
+    let order: Vec<&str> = puts.collect();
+    let at = |text: &str| order.iter().position(|name| name.contains(text)).unwrap();
+    for version in 1..14 {
+        assert!(at(&format!("data/{version:020}")) < at(&record(version)), "version {version}");
+    }
+    assert!(at("skip/") > at(&record(13)));
+    assert_eq!(order[order.len() - 2..], ["latest.json", "hints.json"]);
+    // What comes later is added, and what is cut off is gone on with.
+    let mut trainer = source.publisher().await;
+    trainer.publish_all([20, 21]).await;
+    copy.store.cue("put", &record(15), &[Cue::Denied]);
+    assert!(mirror(&source.feed, &copy.feed, None).await.is_err());
+    let mut reader = copy.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(14));
+    mirror(&source.feed, &copy.feed, None).await.unwrap();
+    assert_eq!(reader.look().await.unwrap(), Some(15));
+    assert_eq!(reader.held, Some(model(21)));
+}
+
+#[tokio::test]
+async fn a_mirror_of_another_run_or_past_is_not_written_to() {
+    let source = bench(4).await;
+    let other = Bench::new();
+    other.world.random_run();
+    other.publisher().await.publish_all(0..2).await;
+    let before = other.objects().await;
+    assert_eq!(mirror(&source.feed, &other.feed, None).await.unwrap_err().kind(), "data");
+    assert_eq!(other.objects().await, before);
+}
+
+#[tokio::test]
+async fn a_mirror_of_a_pruned_feed_has_what_the_feed_has() {
+    let source = bench(14).await;
+    a_day_later(&source);
+    prune(&source.feed, &PruneOptions::default()).await.unwrap();
+    let copy = Bench::new();
+    let done = mirror(&source.feed, &copy.feed, None).await.unwrap();
+    assert_eq!((done.records, done.missing), (14, 0));
+    let mut reader = copy.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(13));
+    assert_eq!(reader.held, Some(model(13)));
+}
+
+#[tokio::test]
+async fn a_feed_is_proved_byte_by_byte() {
+    let bench = bench(10).await;
+    let audit = verify(&bench.feed, None, None, |_, _| {}).await.unwrap();
+    assert_eq!((audit.records, audit.problems.len()), (10, 0), "{:?}", audit.problems);
+    // Nine patches, and the anchors of versions 0, 4 and 8, of which the last two are by-products as well.
+    assert_eq!(audit.objects, 9 + 3 + 2);
+    let objects = bench.objects().await;
+    let data = objects.keys().find(|name| name.starts_with("data/00000000000000000005")).unwrap();
+    let mut bytes = objects[data].clone();
+    bytes[40] ^= 4;
+    bench.put(data, bytes).await;
+    let audit = verify(&bench.feed, None, None, |_, _| {}).await.unwrap();
+    assert_eq!(audit.problems.len(), 1);
+    assert_eq!(audit.problems[0].kind(), "data");
+    bench.delete(data).await;
+    let audit = verify(&bench.feed, None, None, |_, _| {}).await.unwrap();
+    assert!(audit.problems[0].to_string().contains("not there"));
+}
+
+#[tokio::test]
+async fn status_tells_at_a_glance() {
+    let bench = bench(10).await;
+    let found = status(&bench.feed, None).await.unwrap();
+    assert_eq!((found.head.version, found.head.anchor.version), (9, 8));
+    assert_eq!((found.recent.versions, found.now), (9, START));
+    assert_eq!(found.join.map(|(parts, _)| parts), Some(2));
+    assert_eq!(found.key, None);
+}

@@ -1,0 +1,274 @@
+//! FEED.md §6: how versions come into being.
+
+use std::time::Duration;
+
+use pulse_sync::{Error, PublisherOptions};
+
+use crate::scripted::Cue;
+use crate::support::{digest_of, model, record, weights, Bench, Trainer};
+
+#[tokio::test]
+async fn every_version_arrives_bit_for_bit() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    let mut reader = bench.follower().await;
+    for step in 0..6 {
+        let published = trainer.publish(step).await.unwrap();
+        assert_eq!(published.record.version, step);
+        assert_eq!(published.record.step, Some(step));
+        assert_eq!(published.warnings, Vec::<String>::new());
+        assert_eq!(reader.look().await.unwrap(), Some(step));
+        assert_eq!(reader.held.as_deref(), Some(&model(step)[..]));
+    }
+    assert_eq!(reader.look().await.unwrap(), None, "nothing is new");
+}
+
+#[tokio::test]
+async fn f18_data_is_there_whole_before_its_record() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all(0..2).await;
+    let asked = bench.store.asked();
+    let at = |verb: &str, name: &str| {
+        let found = asked.iter().position(|line| line.starts_with(verb) && line.contains(name));
+        found.unwrap_or_else(|| panic!("{verb} {name} in {asked:#?}"))
+    };
+    let data = "data/00000000000000000001";
+    assert!(at("put", data) < at("head", data));
+    assert!(at("head", data) < at("put", &record(1)));
+    // If it is not, there is no record.
+    bench.store.cue("put", "data/00000000000000000002", &[Cue::NotDoneButExists]);
+    assert_eq!(trainer.publish(2).await.unwrap_err().kind(), "data");
+    assert!(!bench.objects().await.contains_key(&record(2)));
+    trainer.publish_all(2..4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn f19_a_put_without_a_clear_answer_is_cleared_up_first() {
+    use Cue::{DoneButExists, DoneButFails, Fails, NotDoneButExists};
+    let scripts: [&[Cue]; 6] = [
+        &[DoneButFails],
+        &[DoneButExists],
+        &[NotDoneButExists, NotDoneButExists],
+        &[Fails, NotDoneButExists, DoneButFails],
+        &[Fails, Fails, Fails],
+        &[DoneButFails, Fails],
+    ];
+    for cues in scripts {
+        let bench = Bench::new();
+        let mut trainer = bench.publisher().await;
+        trainer.publish_all(0..2).await;
+        bench.store.cue("put", &record(2), cues);
+        let published = trainer.publish(2).await.unwrap();
+        assert_eq!(published.record.version, 2, "{cues:?}");
+        trainer.publish_all(3..5).await;
+        let mut reader = bench.follower().await;
+        assert_eq!(reader.look().await.unwrap(), Some(4));
+        assert_eq!(reader.held, Some(model(4)), "{cues:?}");
+        // It is there once.
+        let records = bench.objects().await;
+        assert_eq!(records.keys().filter(|name| name.starts_with("log/")).count(), 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f19_a_publisher_that_gave_up_waiting_goes_on_with_the_same_record() {
+    let bench = Bench::new();
+    let options = PublisherOptions::default().with_patience(Duration::from_secs(5));
+    let mut trainer = bench.publisher_with(options).await;
+    trainer.publish_all(0..2).await;
+    // It landed, but nobody says so, and nobody can read it.
+    bench.store.cue("put", &record(2), &[Cue::DoneButFails]);
+    bench.store.cue("put", &record(2), &[Cue::Fails; 50]);
+    bench.store.cue("get", &record(2), &[Cue::Fails; 50]);
+    assert_eq!(trainer.publish(2).await.unwrap_err().kind(), "store");
+    let stuck = bench.objects().await.remove(&record(2)).unwrap();
+    let after = Bench { store: bench.store.clone(), ..Bench::new() };
+    drop(after);
+    // The weights have gone on meanwhile: what was on its way is a version, and these are the next.
+    let mut tries = 0;
+    let published = loop {
+        tries += 1;
+        match trainer.publish(3).await {
+            Ok(published) => break published,
+            Err(error) => assert_eq!(error.kind(), "store"),
+        }
+        assert!(tries < 50);
+    };
+    assert_eq!(published.record.version, 3);
+    assert_eq!(bench.objects().await[&record(2)], stuck);
+    let mut reader = bench.follower().await;
+    reader.look().await.unwrap();
+    assert_eq!(reader.held, Some(model(3)));
+}
+
+#[tokio::test]
+async fn f20_ranks_that_publish_the_same_are_both_right() {
+    let bench = Bench::new();
+    let mut one = bench.publisher().await;
+    one.publish_all(0..1).await;
+    let mut other = bench.publisher().await;
+    other.shadow = pulse::tensors::Shadow::new(&weights(&model(0)), Default::default()).unwrap();
+    // The other one has a higher epoch, and still: it is the same step to the same weights.
+    let first = other.publish(1).await.unwrap();
+    let second = one.publish(1).await.unwrap();
+    assert_eq!((first.record.version, second.record.version), (1, 1));
+    assert_eq!(first.record, second.record);
+}
+
+#[tokio::test]
+async fn f21_a_version_that_failed_is_part_of_the_next_patch() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all(0..2).await;
+    bench.store.cue("put", &record(2), &[Cue::Denied]);
+    assert_eq!(trainer.publish(2).await.unwrap_err().kind(), "store");
+    assert_eq!(trainer.shadow.digests().checkpoint, digest_of(&model(1)));
+    let published = trainer.publish(3).await.unwrap();
+    assert_eq!(published.record.version, 2);
+    let mut reader = bench.follower().await;
+    reader.look().await.unwrap();
+    assert_eq!(reader.held, Some(model(3)));
+}
+
+#[tokio::test]
+async fn f22_after_data_that_is_gone_comes_an_anchor() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all(0..3).await;
+    let objects = bench.objects().await;
+    let data = objects.keys().find(|name| name.starts_with("data/00000000000000000002"));
+    bench.delete(data.unwrap()).await;
+    let published = trainer.publish(3).await.unwrap();
+    assert_eq!(published.record.anchor.version, 3);
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(3));
+    assert_eq!(reader.held, Some(model(3)));
+}
+
+#[tokio::test]
+async fn f23_a_store_that_replaces_what_it_was_to_create_is_refused() {
+    let bench = Bench::new();
+    bench.store.cue("put", "data/", &[Cue::Replaces, Cue::Replaces]);
+    let error = Trainer::start(&bench.feed, PublisherOptions::default()).await.err().unwrap();
+    assert_eq!(error.kind(), "conditions");
+    assert!(error.advice().unwrap().contains("conditional writes"));
+    assert_eq!(bench.objects().await.len(), 0, "nothing is left behind");
+    // One that says that it exists, and replaces it all the same.
+    bench.store.cue("put", "data/", &[Cue::Well, Cue::Replaces]);
+    let error = Trainer::start(&bench.feed, PublisherOptions::default()).await.err().unwrap();
+    assert_eq!(error.kind(), "conditions");
+    bench.publisher().await;
+}
+
+#[tokio::test]
+async fn f24_f25_a_publisher_that_starts_fences_the_one_before() {
+    let bench = Bench::new();
+    let mut old = bench.publisher().await;
+    old.publish_all(0..3).await;
+    let mut new = bench.publisher().await;
+    new.publisher.claim().await.unwrap();
+    assert_eq!(new.publisher.head().unwrap().version, 3);
+    assert!(!new.publisher.head().unwrap().is_change());
+    let error = old.publish(3).await.unwrap_err();
+    assert!(matches!(error, Error::Fenced { version: 3, epoch: 1, other_epoch: 2, .. }), "{error}");
+    assert!(old.publish(4).await.is_err(), "and it stays so");
+    new.publish_all(5..7).await;
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(5));
+    assert_eq!(reader.held, Some(model(6)));
+}
+
+#[tokio::test]
+async fn f25_what_a_publisher_of_a_lower_epoch_put_meanwhile_is_built_upon() {
+    let bench = Bench::new();
+    let mut old = bench.publisher().await;
+    old.publish_all(0..2).await;
+    let mut new = bench.publisher().await;
+    // Between its start and its first version the old one was faster.
+    old.publish_all(2..3).await;
+    let published = new.publish(7).await.unwrap();
+    assert_eq!((published.record.version, published.record.epoch), (3, 2));
+    assert_eq!(old.publish(3).await.unwrap_err().kind(), "fenced");
+    let mut reader = bench.follower().await;
+    reader.look().await.unwrap();
+    assert_eq!(reader.held, Some(model(7)));
+}
+
+#[tokio::test]
+async fn f24_of_two_that_start_at_once_one_goes_on() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..2).await;
+    let (mut one, mut other) = (bench.publisher().await, bench.publisher().await);
+    one.publisher.claim().await.unwrap();
+    assert_eq!(other.publisher.claim().await.unwrap_err().kind(), "fenced");
+    one.publish_all(3..5).await;
+}
+
+#[tokio::test]
+async fn weights_that_did_not_change_are_a_version_without_data() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all([0, 1, 1, 1]).await;
+    let objects = bench.objects().await;
+    assert_eq!(objects.keys().filter(|name| name.starts_with("data/")).count(), 2);
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(3));
+    assert_eq!(reader.held, Some(model(1)));
+    trainer.publish_all([1]).await;
+    assert_eq!(reader.look().await.unwrap(), None, "the weights are the same");
+    assert_eq!(reader.follower.mark().unwrap().version, 4, "and count as the newest version");
+}
+
+#[tokio::test]
+async fn a_trainer_that_goes_back_publishes_one_more_version() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all([0, 1, 2, 3, 1]).await;
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(4));
+    assert_eq!(reader.held, Some(model(1)));
+}
+
+#[tokio::test]
+async fn anchors_are_made_when_they_are_due_and_recorded_in_the_next_version() {
+    let bench = Bench::new();
+    let options = PublisherOptions::default().with_anchor_every(3);
+    let mut trainer = bench.publisher_with(options).await;
+    let mut anchors = Vec::new();
+    for step in 0..9 {
+        anchors.push(trainer.publish(step).await.unwrap().record.anchor.version);
+    }
+    assert_eq!(anchors, [0, 0, 0, 0, 3, 3, 3, 6, 6]);
+    // Before it is recorded it is a by-product already.
+    let objects = bench.objects().await;
+    assert_eq!(objects.keys().filter(|name| name.starts_with("anchor/")).count(), 2);
+}
+
+#[tokio::test]
+async fn f12_a_run_that_has_ended_takes_no_version_more() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all(0..2).await;
+    trainer.publisher.end().await.unwrap();
+    trainer.publisher.end().await.unwrap();
+    assert_eq!(trainer.publish(2).await.unwrap_err().kind(), "ended");
+    let error = Trainer::start(&bench.feed, PublisherOptions::default()).await.err().unwrap();
+    assert_eq!(error.kind(), "ended");
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(2));
+    assert_eq!(reader.look().await.unwrap_err().kind(), "ended", "nothing comes any more");
+}
+
+#[tokio::test]
+async fn f26_a_hint_that_cannot_be_put_is_no_failure() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    bench.store.cue("put", "latest.json", &[Cue::Fails, Cue::Denied]);
+    for step in 0..2 {
+        let published = trainer.publish(step).await.unwrap();
+        assert_eq!(published.warnings.len(), 1, "{:?}", published.warnings);
+    }
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(1));
+}
