@@ -71,9 +71,26 @@ fn open_directory(path: &FilePath, address: &str) -> Result<Store> {
     Ok(Store::new(Arc::new(store), Path::default(), address.into()))
 }
 
+/// The client's own limit is for a request with its body, whatever its size: a day. What stalls is noticed
+/// where it is waited for.
+const REQUEST_TIMEOUT: &str = "86400 seconds";
+
+/// Whether an address is of this very machine, where nobody listens in.
+fn is_loopback(address: &str) -> bool {
+    let url = Url::parse(address).ok();
+    let host = url.as_ref().and_then(Url::host_str);
+    host.is_some_and(|host| ["127.0.0.1", "localhost", "[::1]"].contains(&host))
+}
+
+/// The value of the first of these variables that is set.
+#[cfg(any(feature = "aws", feature = "azure"))]
+fn variable(names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| std::env::var(name).ok())
+}
+
 #[cfg(feature = "net")]
 fn open_remote(url: &Url, address: &str) -> Result<Store> {
-    use object_store::ObjectStoreScheme as Scheme;
+    use object_store::{ClientConfigKey as Client, ObjectStoreScheme as Scheme};
 
     // The one who comes first wins, and it is the same for all.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -84,19 +101,39 @@ fn open_remote(url: &Url, address: &str) -> Result<Store> {
     let inner: Arc<dyn ObjectStore> = match scheme {
         #[cfg(feature = "aws")]
         Scheme::AmazonS3 => {
-            let builder = object_store::aws::AmazonS3Builder::from_env().with_url(url.as_str());
-            Arc::new(builder.with_retry(retry()).build().map_err(failed)?)
+            use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
+            let mut builder =
+                AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retry());
+            let endpoint = variable(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]);
+            if endpoint.is_some_and(|endpoint| is_loopback(&endpoint)) {
+                builder = builder.with_allow_http(true);
+            }
+            if variable(&["AWS_TIMEOUT"]).is_none() {
+                builder = builder.with_config(Key::Client(Client::Timeout), REQUEST_TIMEOUT);
+            }
+            Arc::new(builder.build().map_err(failed)?)
         }
         #[cfg(feature = "azure")]
         Scheme::MicrosoftAzure => {
-            let builder = object_store::azure::MicrosoftAzureBuilder::from_env();
-            let builder = builder.with_url(url.as_str()).with_retry(retry());
+            use object_store::azure::{AzureConfigKey as Key, MicrosoftAzureBuilder};
+            let mut builder =
+                MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retry());
+            let endpoint = variable(&["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"]);
+            if endpoint.is_some_and(|endpoint| is_loopback(&endpoint)) {
+                builder = builder.with_allow_http(true);
+            }
+            if variable(&["AZURE_TIMEOUT"]).is_none() {
+                builder = builder.with_config(Key::Client(Client::Timeout), REQUEST_TIMEOUT);
+            }
             Arc::new(builder.build().map_err(failed)?)
         }
         #[cfg(feature = "gcp")]
         Scheme::GoogleCloudStorage => {
-            let builder = object_store::gcp::GoogleCloudStorageBuilder::from_env();
-            Arc::new(builder.with_url(url.as_str()).with_retry(retry()).build().map_err(failed)?)
+            use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey as Key};
+            let builder =
+                GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retry());
+            let builder = builder.with_config(Key::Client(Client::Timeout), REQUEST_TIMEOUT);
+            Arc::new(builder.build().map_err(failed)?)
         }
         #[cfg(feature = "http")]
         Scheme::Http => {
@@ -104,8 +141,9 @@ fn open_remote(url: &Url, address: &str) -> Result<Store> {
             // What a cache on the way has kept is older than what is asked for.
             let fresh = HeaderValue::from_static("no-cache");
             let headers = HeaderMap::from_iter([(http::header::CACHE_CONTROL, fresh)]);
-            let options =
-                ClientOptions::new().with_allow_http(is_plain).with_default_headers(headers);
+            let options = ClientOptions::new().with_allow_http(is_plain);
+            let options = options.with_default_headers(headers);
+            let options = options.with_config(Client::Timeout, REQUEST_TIMEOUT);
             let builder = object_store::http::HttpBuilder::new();
             let builder = builder.with_url(&url[..url::Position::BeforePath]);
             let builder = builder.with_client_options(options).with_retry(retry());

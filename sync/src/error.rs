@@ -314,7 +314,9 @@ impl Error {
                 "two publishers could overwrite each other there; use a store with conditional writes \
                  (If-None-Match), such as S3, R2, GCS, Azure or a directory"
             }
-            Error::NoFeed { .. } => "check the address; pulse publish creates a feed",
+            Error::NoFeed { .. } => {
+                "check the address, and that the bucket exists; pulse publish creates a feed"
+            }
             Error::Base { .. } => "give the weights of the newest version as the base",
             Error::Store { source, .. } => return store_advice(source),
             Error::Pulse(error) => return error.advice().map(|advice| advice.to_string()),
@@ -354,6 +356,18 @@ pub(crate) fn is_refusal(error: &object_store::Error) -> bool {
     )
 }
 
+/// All that an error and its causes say.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 fn store_advice(error: &object_store::Error) -> Option<String> {
     use object_store::Error as E;
     let advice = match error {
@@ -365,7 +379,18 @@ fn store_advice(error: &object_store::Error) -> Option<String> {
             "this store can only be read; publish to S3, GCS, Azure or a directory"
         }
         E::NotFound { .. } => "check that the bucket or container exists",
-        _ => return None,
+        _ => {
+            let all = chain(error);
+            if all.contains("latest/api/token") || all.contains("169.254.") {
+                "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+                 or AZURE_STORAGE_ACCOUNT_KEY …), and this machine has none of its own"
+            } else if all.contains("builder error") {
+                "an http:// endpoint needs AWS_ALLOW_HTTP=true or AZURE_ALLOW_HTTP=true; https:// needs the \
+                 certificates of the system (package ca-certificates, or SSL_CERT_FILE)"
+            } else {
+                "is the store up, and its address right? It is tried again"
+            }
+        }
     };
     Some(advice.into())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{stream, StreamExt};
+use object_store::Error as Answer;
 use pulse::hash::Digest;
 use pulse::{Limits, Patch};
 use sha2::{Digest as _, Sha256};
@@ -80,8 +81,13 @@ impl Fetch<'_> {
         let mut hasher = Sha256::new();
         // The first range tells which object it is, for all others.
         let first = RANGE_BYTES.min(data.bytes);
-        let Some((bytes, e_tag)) = self.range(data, 0..first, None).await? else {
-            return Ok(None);
+        let (bytes, e_tag) = match self.range(data, 0..first, None).await {
+            Ok(Some(got)) => got,
+            Ok(None) => return Ok(None),
+            Err(Error::Store { source: Answer::NotSupported { .. }, .. }) => {
+                return self.whole(data, sink).await;
+            }
+            Err(error) => return Err(error),
         };
         self.take(&mut sink, &mut hasher, &bytes)?;
         let starts = (first..data.bytes).step_by(RANGE_BYTES as usize);
@@ -94,12 +100,27 @@ impl Fetch<'_> {
             let Some((bytes, _)) = range? else { return Ok(None) };
             self.take(&mut sink, &mut hasher, &bytes)?;
         }
-        let found = Digest(hasher.finalize().into());
-        if found != data.sha256 {
-            let what = format!("it has SHA-256 {found}, but {} was published", data.sha256);
+        self.open(data, sink, hasher).map(Some)
+    }
+
+    /// From a server that has no ranges.
+    async fn whole(&self, data: &Data, mut sink: Sink) -> Result<Option<Fetched>> {
+        let mut hasher = Sha256::new();
+        let Some(mut body) = self.store.stream(&data.object).await? else { return Ok(None) };
+        let mut arrived = 0;
+        while let Some(bytes) = body.next().await? {
+            arrived += bytes.len() as u64;
+            if arrived > data.bytes {
+                break;
+            }
+            self.take(&mut sink, &mut hasher, &bytes)?;
+        }
+        if arrived != data.bytes {
+            let found = if arrived > data.bytes { "more" } else { "fewer" };
+            let what = format!("it has {found} than the {} bytes that were published", data.bytes);
             return Err(Error::data(&data.object, what));
         }
-        self.open(data, sink).map(Some)
+        self.open(data, sink, hasher).map(Some)
     }
 
     fn sink(&self, data: &Data) -> Result<Sink> {
@@ -129,7 +150,12 @@ impl Fetch<'_> {
         })
     }
 
-    fn open(&self, data: &Data, sink: Sink) -> Result<Fetched> {
+    fn open(&self, data: &Data, sink: Sink, hasher: Sha256) -> Result<Fetched> {
+        let found = Digest(hasher.finalize().into());
+        if found != data.sha256 {
+            let what = format!("it has SHA-256 {found}, but {} was published", data.sha256);
+            return Err(Error::data(&data.object, what));
+        }
         let limits = self.limits.clone();
         let opened = in_place(|| match sink {
             Sink::Memory(bytes) => {
@@ -175,9 +201,14 @@ impl Fetch<'_> {
                     Error::data(&data.object, what)
                 }
                 Err(error) if !error.is_passing() => return Err(error),
-                // Another object has this name now.
-                Err(Error::Store { source: object_store::Error::Precondition { .. }, .. }) => {
-                    return Err(Error::data(&data.object, "it was replaced while it was read"));
+                // Another object has this name now, or none.
+                Err(Error::Store { source: Answer::Precondition { .. }, .. }) => {
+                    return match self.store.head(&data.object).await? {
+                        None => Ok(None),
+                        Some(_) => {
+                            Err(Error::data(&data.object, "it was replaced while it was read"))
+                        }
+                    };
                 }
                 Err(error) => error,
             };

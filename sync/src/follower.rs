@@ -465,6 +465,9 @@ impl Follower {
             newest.filter(|(version, way)| *version > older && !way.parts.is_empty())
         });
         let Some((version, way)) = found else {
+            // What failed may have been mended by the time of the next look.
+            self.suspects.clear();
+            self.barred_records.clear();
             let why = "no patch, skip or anchor that leads there is to be had".into();
             return Err(Error::Lost { wanted, why });
         };

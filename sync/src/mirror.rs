@@ -75,8 +75,7 @@ pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<
             let record = &sealed.record;
             if record.version >= floor {
                 let patch = record.patch.as_ref();
-                let newly =
-                    Some(&record.anchor).filter(|anchor| is_new(anchor, record.version, floor));
+                let newly = Some(&record.anchor).filter(|anchor| anchor.version >= floor);
                 for data in patch.into_iter().chain(newly.map(|anchor| &anchor.data)) {
                     copy_data(from, to, data, &mut done).await?;
                 }

@@ -1,10 +1,13 @@
 //! The objects of one feed in a store: small ones whole and bounded, data in ranges, and what answers mean.
 
 use std::fmt;
+use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
@@ -39,6 +42,30 @@ pub(crate) struct Piece {
     pub e_tag: Option<String>,
 }
 
+/// The bytes of an object as they arrive.
+pub(crate) struct Stream {
+    name: String,
+    body: Body,
+}
+
+type Body = BoxStream<'static, Result<Bytes, Answer>>;
+
+impl Stream {
+    /// The next of them; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        next(&mut self.body).await.map_err(|source| Error::Store {
+            doing: "reading",
+            object: self.name.clone(),
+            source,
+        })
+    }
+}
+
+/// The next piece of a body, which must not stall.
+async fn next(body: &mut Body) -> Result<Option<Bytes>, Answer> {
+    within(SMALL, async { body.next().await.transpose() }).await
+}
+
 /// An object among others.
 #[derive(Debug, Clone)]
 pub(crate) struct Listed {
@@ -47,6 +74,30 @@ pub(crate) struct Listed {
     pub bytes: u64,
     /// Milliseconds since 1970, by the clock of the store.
     pub modified: u64,
+}
+
+/// A small request that takes longer is stuck.
+const SMALL: Duration = Duration::from_secs(60);
+/// Bytes that the slowest line still carries in a second.
+const SLOWEST: u64 = 64 << 10;
+
+/// The longest time that a request with so many bytes may take.
+pub(crate) fn longest(bytes: u64) -> Duration {
+    SMALL + Duration::from_secs(bytes / SLOWEST)
+}
+
+/// Waits for a request no longer than it may take.
+async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, Answer>>,
+) -> Result<T, Answer> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let source = format!("no answer within {} seconds", limit.as_secs()).into();
+            Err(Answer::Generic { store: "store", source })
+        }
+    }
 }
 
 /// A prefix of a store.
@@ -81,7 +132,7 @@ impl Store {
     /// The bytes of a document, of at most so many bytes; `None` if there is none.
     pub async fn document(&self, name: &str, max: u64) -> Result<Option<Bytes>> {
         let failed = |source| Error::Store { doing: "reading", object: name.into(), source };
-        let got = match self.inner.get(&self.path(name)).await {
+        let got = match within(SMALL, self.inner.get(&self.path(name))).await {
             Ok(got) => got,
             Err(Answer::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(failed(error)),
@@ -93,8 +144,8 @@ impl Store {
         // What a store says of the size is not what it has to send.
         let mut body = got.into_stream();
         let mut bytes = Vec::new();
-        while let Some(piece) = body.next().await {
-            bytes.extend_from_slice(&piece.map_err(failed)?);
+        while let Some(piece) = next(&mut body).await.map_err(failed)? {
+            bytes.extend_from_slice(&piece);
             if bytes.len() as u64 > max {
                 return Err(too_large(bytes.len() as u64));
             }
@@ -137,11 +188,13 @@ impl Store {
 
     async fn put(&self, name: &str, bytes: Vec<u8>, options: PutOptions) -> Result<()> {
         let (path, bytes) = (self.path(name), Bytes::from(bytes));
-        let mut put = self.inner.put_opts(&path, bytes.clone().into(), options.clone()).await;
+        let limit = longest(bytes.len() as u64);
+        let put = self.inner.put_opts(&path, bytes.clone().into(), options.clone());
+        let mut put = within(limit, put).await;
         if let Err(Answer::NotImplemented { .. }) = put {
             // A directory has no attributes to keep.
             let plain = PutOptions { attributes: Attributes::default(), ..options };
-            put = self.inner.put_opts(&path, bytes.into(), plain).await;
+            put = within(limit, self.inner.put_opts(&path, bytes.into(), plain)).await;
         }
         put.map(|_| ()).map_err(|source| Error::Store {
             doing: "writing",
@@ -152,7 +205,8 @@ impl Store {
 
     /// Begins an object that is sent in parts.
     pub async fn multipart(&self, name: &str) -> Result<Box<dyn object_store::MultipartUpload>> {
-        self.inner.put_multipart(&self.path(name)).await.map_err(|source| Error::Store {
+        let begun = within(SMALL, self.inner.put_multipart(&self.path(name))).await;
+        begun.map_err(|source| Error::Store {
             doing: "beginning to write",
             object: name.into(),
             source,
@@ -161,7 +215,7 @@ impl Store {
 
     /// The size of an object; `None` if there is none.
     pub async fn head(&self, name: &str) -> Result<Option<Head>> {
-        match self.inner.head(&self.path(name)).await {
+        match within(SMALL, self.inner.head(&self.path(name))).await {
             Ok(meta) => Ok(Some(Head { bytes: meta.size })),
             Err(Answer::NotFound { .. }) => Ok(None),
             Err(source) => Err(Error::Store { doing: "asking for", object: name.into(), source }),
@@ -179,14 +233,26 @@ impl Store {
         // An empty range cannot be asked for.
         let part = (!range.is_empty()).then(|| range.clone().into());
         let options = GetOptions { range: part, if_match: e_tag, ..GetOptions::default() };
-        let got = match self.inner.get_opts(&self.path(name), options).await {
+        let limit = longest(range.end - range.start);
+        let got = match within(limit, self.inner.get_opts(&self.path(name), options)).await {
             Ok(got) => got,
             Err(Answer::NotFound { .. }) => return Ok(None),
             Err(source) => return Err(failed(source)),
         };
         let (object_bytes, e_tag) = (got.meta.size, got.meta.e_tag.clone());
-        let bytes = got.bytes().await.map_err(failed)?;
+        let bytes = within(limit, got.bytes()).await.map_err(failed)?;
         Ok(Some(Piece { bytes, object_bytes, e_tag }))
+    }
+
+    /// The bytes of an object one after the other, from a store that has no ranges; `None` if there is no
+    /// such object.
+    pub async fn stream(&self, name: &str) -> Result<Option<Stream>> {
+        let failed = |source| Error::Store { doing: "reading", object: name.into(), source };
+        match within(SMALL, self.inner.get(&self.path(name))).await {
+            Ok(got) => Ok(Some(Stream { name: name.into(), body: got.into_stream() })),
+            Err(Answer::NotFound { .. }) => Ok(None),
+            Err(source) => Err(failed(source)),
+        }
     }
 
     /// The objects of a folder of the feed.

@@ -5,10 +5,12 @@ use std::io;
 use object_store::{MultipartUpload, WriteMultipart};
 use pulse::hash::Digest;
 use sha2::{Digest as _, Sha256};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::record::Data;
-use crate::store::Store;
+use crate::store::{longest, Store};
 use crate::work::wait;
 
 /// Smaller objects are sent in one request, larger ones in parts of at least this size.
@@ -50,8 +52,17 @@ impl<'a> Upload<'a> {
         }
     }
 
-    fn store_error(&self, doing: &'static str, source: object_store::Error) -> Error {
-        Error::Store { doing, object: self.name.clone(), source }
+    fn answered<T>(
+        &self,
+        doing: &'static str,
+        answer: Result<Result<T, object_store::Error>, Elapsed>,
+    ) -> Result<T> {
+        let stuck = |_| object_store::Error::Generic {
+            store: "store",
+            source: "no part of it arrives any more".into(),
+        };
+        let answer = answer.map_err(stuck).and_then(|answer| answer);
+        answer.map_err(|source| Error::Store { doing, object: self.name.clone(), source })
     }
 
     async fn begin(&mut self) -> Result<&mut WriteMultipart> {
@@ -65,9 +76,10 @@ impl<'a> Upload<'a> {
             self.begin().await?;
         }
         if let Some(sending) = &mut self.sending {
-            let waited = sending.wait_for_capacity(PARTS_AT_ONCE).await;
+            let limit = longest((PARTS_AT_ONCE * self.part_bytes) as u64);
+            let waited = timeout(limit, sending.wait_for_capacity(PARTS_AT_ONCE)).await;
             sending.put(std::mem::take(&mut self.rest).into());
-            waited.map_err(|source| self.store_error("writing a part of", source))?;
+            self.answered("writing a part of", waited)?;
         }
         Ok(())
     }
@@ -115,8 +127,9 @@ impl<'a> Upload<'a> {
         } else {
             self.send().await?;
             if let Some(sending) = self.sending.take() {
-                let finished = sending.finish().await;
-                finished.map_err(|source| self.store_error("finishing", source))?;
+                let limit = longest((PARTS_AT_ONCE * self.part_bytes) as u64);
+                let finished = timeout(limit, sending.finish()).await;
+                self.answered("finishing", finished)?;
             }
         }
         let found = self.store.head(&self.name).await?.map(|head| head.bytes);
