@@ -12,13 +12,16 @@ pub(crate) const DOCUMENT_BYTES: u64 = 1 << 16;
 /// The most bytes of `hints.json`.
 pub(crate) const HINTS_BYTES: u64 = 1 << 20;
 
+/// A key and what it signed with.
+type Signed = (PublicKey, [u8; 64]);
+
 /// A document that was read: its payload, and who signed it. Signatures are not checked yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Document {
     payload: Vec<u8>,
     pub digest: Digest,
     pub fields: Object,
-    signatures: Vec<(PublicKey, [u8; 64])>,
+    signatures: Vec<Signed>,
 }
 
 /// SHA-256 of bytes.
@@ -63,7 +66,7 @@ impl Document {
     }
 }
 
-fn read_seal(seal: &Object) -> Result<(Digest, Vec<(PublicKey, [u8; 64])>), String> {
+fn read_seal(seal: &Object) -> Result<(Digest, Vec<Signed>), String> {
     let digest = Digest(seal.hex("sha256")?);
     let signature = |value: &Value| match value {
         Value::Object(entry) => Ok((PublicKey(entry.hex("key")?), entry.hex("signature")?)),

@@ -448,13 +448,12 @@ impl Follower {
         let from = self.version_of(held, wanted).await?;
         let section = self.section(from, wanted).await?;
         let by_products = self.by_products(&section).await;
-        let is_barred = |data: &Data, is_recorded: bool| match is_recorded {
-            true => self.barred_records.contains(&data.object),
-            // What a record names is not barred for what others say of it.
-            false => {
-                self.barred_names.contains(&data.object)
-                    || self.barred_digests.contains(&data.sha256)
+        let is_barred = |data: &Data, is_recorded: bool| {
+            if is_recorded {
+                // What a record names is not barred for what others say of it.
+                return self.barred_records.contains(&data.object);
             }
+            self.barred_names.contains(&data.object) || self.barred_digests.contains(&data.sha256)
         };
         let mut map = Map::new(&section, &is_barred);
         by_products.iter().for_each(|made| map.add_by_product(made));

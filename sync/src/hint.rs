@@ -159,9 +159,10 @@ impl ByProduct {
         let document = open(name, bytes, if is_skip { "skip" } else { "anchor" }, run)?;
         let read = |fields: &Object| {
             let to = fields.integer(if is_skip { "to" } else { "version" })?;
-            let from = match is_skip {
-                true => Some((fields.integer("from")?, digest(fields, "base")?)),
-                false => None,
+            let from = if is_skip {
+                Some((fields.integer("from")?, digest(fields, "base")?))
+            } else {
+                None
             };
             let data = Data::read(fields.object("data")?, to)?;
             let found = ByProduct { from, to, target: digest(fields, "target")?, data };
