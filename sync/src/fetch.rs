@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,8 +20,9 @@ use crate::store::Store;
 use crate::work::in_place;
 use crate::world::World;
 
-/// Bytes of a range.
-const RANGE_BYTES: u64 = 8 << 20;
+/// Bytes of a range, at least and at most.
+const RANGE_MIN: u64 = 1 << 20;
+const RANGE_MAX: u64 = 8 << 20;
 /// Ranges that are under way at once: memory is as many of them.
 const AT_ONCE: usize = 4;
 /// Tries of one range before the object is given up.
@@ -79,32 +81,28 @@ impl Fetch<'_> {
     async fn once(&self, data: &Data) -> Result<Option<Fetched>> {
         let mut sink = self.sink(data)?;
         let mut hasher = Sha256::new();
-        // The first range tells which object it is, for all others.
-        let first = RANGE_BYTES.min(data.bytes);
-        let (bytes, e_tag) = match self.range(data, 0..first, None).await {
-            Ok(Some(got)) => got,
-            Ok(None) => return Ok(None),
-            Err(Error::Store { source: Answer::NotSupported { .. }, .. }) => {
-                return self.whole(data, sink).await;
-            }
-            Err(error) => return Err(error),
-        };
-        self.take(&mut sink, &mut hasher, &bytes)?;
-        let starts = (first..data.bytes).step_by(RANGE_BYTES as usize);
-        let ranges = starts.map(|start| {
-            let range = start..data.bytes.min(start + RANGE_BYTES);
-            self.range(data, range, e_tag.clone())
-        });
+        let length = range_bytes(data.bytes);
+        // A name is used once, and the digest decides: no range waits for what another tells of the object.
+        let starts = (0..data.bytes).step_by(usize::try_from(length).unwrap_or(usize::MAX));
+        let ranges = starts.map(|start| self.range(data, start..data.bytes.min(start + length)));
         let mut ranges = stream::iter(ranges).buffered(AT_ONCE);
         while let Some(range) = ranges.next().await {
-            let Some((bytes, _)) = range? else { return Ok(None) };
-            self.take(&mut sink, &mut hasher, &bytes)?;
+            match range {
+                Ok(Some(bytes)) => self.take(&mut sink, &mut hasher, &bytes)?,
+                Ok(None) => return Ok(None),
+                Err(Error::Store { source: Answer::NotSupported { .. }, .. }) => {
+                    drop(ranges);
+                    return self.whole(data).await;
+                }
+                Err(error) => return Err(error),
+            }
         }
         self.open(data, sink, hasher).map(Some)
     }
 
     /// From a server that has no ranges.
-    async fn whole(&self, data: &Data, mut sink: Sink) -> Result<Option<Fetched>> {
+    async fn whole(&self, data: &Data) -> Result<Option<Fetched>> {
+        let mut sink = self.sink(data)?;
         let mut hasher = Sha256::new();
         let Some(mut body) = self.store.stream(&data.object).await? else { return Ok(None) };
         let mut arrived = 0;
@@ -174,42 +172,25 @@ impl Fetch<'_> {
     }
 
     /// A range, tried a few times.
-    async fn range(
-        &self,
-        data: &Data,
-        range: std::ops::Range<u64>,
-        e_tag: Option<String>,
-    ) -> Result<Option<(Bytes, Option<String>)>> {
+    async fn range(&self, data: &Data, range: Range<u64>) -> Result<Option<Bytes>> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut tries = 0;
         loop {
-            let got = self.store.range(&data.object, range.clone(), e_tag.clone()).await;
-            let error = match got {
+            let error = match self.store.range(&data.object, range.clone()).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(got)) if got.object_bytes != data.bytes => {
-                    let what = format!(
-                        "it has {} bytes, but {} were published",
-                        got.object_bytes, data.bytes
-                    );
+                    let (found, bytes) = (got.object_bytes, data.bytes);
+                    let what = format!("it has {found} bytes, but {bytes} were published");
                     return Err(Error::data(&data.object, what));
                 }
                 Ok(Some(got)) if got.bytes.len() as u64 == range.end - range.start => {
-                    return Ok(Some((got.bytes, got.e_tag)));
+                    return Ok(Some(got.bytes));
                 }
                 Ok(Some(got)) => {
                     let what = format!("{} bytes of range {range:?} arrived", got.bytes.len());
                     Error::data(&data.object, what)
                 }
                 Err(error) if !error.is_passing() => return Err(error),
-                // Another object has this name now, or none.
-                Err(Error::Store { source: Answer::Precondition { .. }, .. }) => {
-                    return match self.store.head(&data.object).await? {
-                        None => Ok(None),
-                        Some(_) => {
-                            Err(Error::data(&data.object, "it was replaced while it was read"))
-                        }
-                    };
-                }
                 Err(error) => error,
             };
             tries += 1;
@@ -219,4 +200,10 @@ impl Fetch<'_> {
             tokio::time::sleep(backoff.pause(self.world)).await;
         }
     }
+}
+
+/// Bytes of a range of an object: small ones come over several connections, too, each of which is slow at
+/// first.
+fn range_bytes(bytes: u64) -> u64 {
+    bytes.div_ceil(AT_ONCE as u64).clamp(RANGE_MIN, RANGE_MAX)
 }

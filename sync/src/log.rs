@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{stream, StreamExt};
 use pulse::hash::Digest;
+use tokio::time::Instant;
 
 use crate::document::DOCUMENT_BYTES;
 use crate::error::{DocumentFault, Error, Result};
@@ -22,6 +24,9 @@ const KEPT: usize = 4_096;
 const AT_ONCE: usize = 16;
 /// Changes of keys in one run. A feed that names more is not worth the requests.
 const KEYS_MAX: usize = 1_000;
+
+/// Who looks at these intervals finds one record at a time.
+const OFTEN: Duration = Duration::from_secs(20);
 
 /// What a reader served last: to this, every head must lead back (FEED.md §7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +64,8 @@ pub(crate) struct Log {
     keys: Keys,
     head: Arc<Sealed>,
     records: BTreeMap<u64, Arc<Sealed>>,
-    /// How many records the last look ahead found.
-    step: u64,
+    /// When there was none after the head at the last look.
+    newest_at: Option<Instant>,
 }
 
 impl Log {
@@ -106,7 +111,7 @@ impl Log {
         let keys = Keys(manifest.key.map(|key| (0, key)).into_iter().collect());
         let head = Arc::new(head);
         let records = BTreeMap::from([(head.record.version, Arc::clone(&head))]);
-        Log { store: store.clone(), manifest, keys, head, records, step: 1 }
+        Log { store: store.clone(), manifest, keys, head, records, newest_at: None }
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -262,21 +267,29 @@ impl Log {
     }
 
     /// Looks for newer records, all that there are. Whether some were found.
+    ///
+    /// Who looks often is told at once of the one that came since the last look; whether there are more is
+    /// asked by the next.
     pub async fn advance(&mut self) -> Result<bool> {
         let old = self.head.record.version;
+        let was_newest = self.newest_at.take().is_some_and(|at| at.elapsed() < OFTEN);
+        let mut step = 1;
         loop {
             let next = self.head.record.version + 1;
-            let mut found = self.read_all((next..next + self.step).collect()).await?;
+            let mut found = self.read_all((next..next + step).collect()).await?;
             let mut count = 0;
             while let Some(sealed) = found.remove(&(next + count)) {
                 self.accept(sealed)?;
                 count += 1;
             }
-            if count < self.step {
-                self.step = 1;
+            if count < step {
+                self.newest_at = Some(Instant::now());
                 return Ok(self.head.record.version > old);
             }
-            self.step = (self.step * 2).min(AT_ONCE as u64);
+            if was_newest && step == 1 {
+                return Ok(true);
+            }
+            step = (step * 2).min(AT_ONCE as u64);
         }
     }
 

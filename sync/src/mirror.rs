@@ -149,12 +149,10 @@ async fn copy_data(from: &Feed, to: &Feed, data: &Data, done: &mut Mirrored) -> 
     }
     let mut upload = Upload::new(&to.store, data.object.clone(), data.bytes);
     let mut at = 0;
-    let mut e_tag = None;
     while at < data.bytes {
         let range = at..data.bytes.min(at + PIECE_BYTES);
-        match from.store.range(&data.object, range.clone(), e_tag.clone()).await {
+        match from.store.range(&data.object, range.clone()).await {
             Ok(Some(piece)) if piece.bytes.len() as u64 == range.end - range.start => {
-                e_tag = piece.e_tag;
                 upload.push(&piece.bytes).await?;
                 at = range.end;
             }

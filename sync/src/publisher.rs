@@ -6,6 +6,7 @@ use std::time::Duration;
 use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, DiffReport, Shadow, TensorSource, Unpublished};
+use tokio::task::JoinHandle;
 
 use crate::error::{is_refusal, DocumentFault, Error, Result};
 use crate::feed::Feed;
@@ -415,8 +416,6 @@ impl Publisher {
             return Err(Error::Ended { version: head.version });
         }
         let started = tokio::time::Instant::now();
-        let head = self.head().map(|head| head.target);
-        let is_patch = head.is_some() && head == source.base() && self.has_data().await?;
         let mut published = Published {
             record: self.blank(),
             report: None,
@@ -424,67 +423,109 @@ impl Publisher {
             seconds: (0.0, 0.0),
             warnings: Vec::new(),
         };
-        let version = self.next_version();
-        let options = self.options.encoder.clone().with_run(self.manifest.run.0);
-        let control = Control::threads(self.options.threads);
-        let store = self.feed.store.clone();
-        let object = name::data(version, nonce(self.feed.world.as_ref()));
-        let mut upload = Upload::new(&store, object, source.largest());
-        let record = if is_patch {
-            let made = in_place(|| source.diff(&mut upload, options, control));
-            let report = match made {
-                Ok(report) => report,
-                Err(error) => {
-                    upload.abort().await;
-                    return Err(error);
-                }
-            };
-            let target = report.summary.footer.target;
-            let found = report.summary.footer.base;
-            if found != head {
-                upload.abort().await;
-                let (expected, found) = (head.unwrap_or_default(), found.unwrap_or_default());
-                return Err(Error::Base { version: version.saturating_sub(1), expected, found });
-            }
-            published.report = Some(report);
-            if head == Some(target) {
-                upload.abort().await;
-                self.next_record(target, step, None, None).await?
-            } else {
-                let data = upload.finish().await?;
-                published.bytes = data.bytes;
-                self.next_record(target, step, Some(data), None).await?
-            }
-        } else {
-            let made = in_place(|| source.snapshot(&mut upload, options, control));
-            let target = match made {
-                Ok(target) => target,
-                Err(error) => {
-                    upload.abort().await;
-                    return Err(error);
-                }
-            };
-            let data = upload.finish().await?;
-            published.bytes = data.bytes;
-            self.next_record(target, step, None, Some(Anchor { version, target, data })).await?
+        let head = self.head().map(|head| head.target);
+        let mut record = None;
+        if head.is_some() && head == source.base() {
+            record = self.make_patch(source, step, &mut published).await?;
+        }
+        let record = match record {
+            Some(record) => record,
+            None => self.make_anchor(source, step, &mut published).await?,
         };
         published.seconds.0 = started.elapsed().as_secs_f64();
         published.record = record.clone();
         Ok((published, record))
     }
 
-    /// Whether readers of the newest version find the data that led to it (F22).
-    async fn has_data(&mut self) -> Result<bool> {
-        let Some(log) = &mut self.log else { return Ok(false) };
-        let mut at = log.head().clone();
-        while let (false, Some(before)) = (at.record.is_change(), at.record.version.checked_sub(1))
-        {
-            at = log.record(before).await?;
+    /// Puts the patch from the head to the version; `None` if readers of the head do not find what leads to
+    /// it, so that a patch would be of no use to them (F22).
+    async fn make_patch(
+        &mut self,
+        source: &mut dyn Source,
+        step: Option<u64>,
+        published: &mut Published,
+    ) -> Result<Option<Record>> {
+        let (version, head) = (self.next_version(), self.head().map(|head| head.target));
+        // Asked while the patch is being made.
+        let is_there = self.ask_for_data().await?;
+        let store = self.feed.store.clone();
+        let object = name::data(version, nonce(self.feed.world.as_ref()));
+        let mut upload = Upload::new(&store, object, source.largest());
+        let options = self.options.encoder.clone().with_run(self.manifest.run.0);
+        let control = Control::threads(self.options.threads);
+        let report = match in_place(|| source.diff(&mut upload, options, control)) {
+            Ok(report) => report,
+            Err(error) => {
+                upload.abort().await;
+                return Err(error);
+            }
+        };
+        let (base, target) = (report.summary.footer.base, report.summary.footer.target);
+        if base != head {
+            upload.abort().await;
+            let (expected, found) = (head.unwrap_or_default(), base.unwrap_or_default());
+            return Err(Error::Base { version: version.saturating_sub(1), expected, found });
         }
-        let own = at.record.own_anchor().map(|anchor| &anchor.data);
-        let Some(data) = at.record.patch.as_ref().or(own) else { return Ok(false) };
-        let found = self.feed.store.head(&data.object).await?;
-        Ok(found.is_some_and(|found| found.bytes == data.bytes))
+        if !is_there.await.unwrap_or(Ok(false))? {
+            upload.abort().await;
+            return Ok(None);
+        }
+        published.report = Some(report);
+        if base == Some(target) {
+            upload.abort().await;
+            return Ok(Some(self.next_record(target, step, None, None).await?));
+        }
+        let data = upload.finish().await?;
+        published.bytes = data.bytes;
+        Ok(Some(self.next_record(target, step, Some(data), None).await?))
+    }
+
+    async fn make_anchor(
+        &mut self,
+        source: &mut dyn Source,
+        step: Option<u64>,
+        published: &mut Published,
+    ) -> Result<Record> {
+        let version = self.next_version();
+        let object = name::data(version, nonce(self.feed.world.as_ref()));
+        let (target, data) = self.snapshot(source, object).await?;
+        published.bytes = data.bytes;
+        self.next_record(target, step, None, Some(Anchor { version, target, data })).await
+    }
+
+    /// Puts an anchor.
+    async fn snapshot(&self, source: &mut dyn Source, object: String) -> Result<(Digest, Data)> {
+        let mut upload = Upload::new(&self.feed.store, object, source.largest());
+        let options = self.options.encoder.clone().with_run(self.manifest.run.0);
+        let control = Control::threads(self.options.threads);
+        match in_place(|| source.snapshot(&mut upload, options, control)) {
+            Ok(target) => Ok((target, upload.finish().await?)),
+            Err(error) => {
+                upload.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks whether readers of the newest version find the data that led to it.
+    async fn ask_for_data(&mut self) -> Result<JoinHandle<Result<bool>>> {
+        let mut led = None;
+        if let Some(log) = &mut self.log {
+            let mut at = log.head().clone();
+            while let (false, Some(before)) =
+                (at.record.is_change(), at.record.version.checked_sub(1))
+            {
+                at = log.record(before).await?;
+            }
+            let own = at.record.own_anchor().map(|anchor| &anchor.data);
+            led = at.record.patch.as_ref().or(own).cloned();
+        }
+        let store = self.feed.store.clone();
+        Ok(tokio::spawn(async move {
+            let Some(data) = led else { return Ok(false) };
+            let found = store.head(&data.object).await?;
+            Ok(found.is_some_and(|found| found.bytes == data.bytes))
+        }))
     }
 
     fn next_version(&self) -> u64 {
@@ -681,23 +722,11 @@ impl Publisher {
     /// Makes an anchor of the newest version, which the next record names; until then it is a by-product.
     async fn put_anchor(&mut self, source: &mut dyn Source, target: Digest) -> Result<()> {
         let version = self.next_version().saturating_sub(1);
-        let (store, world) = (self.feed.store.clone(), self.feed.world.clone());
-        let object = name::data(version, nonce(world.as_ref()));
-        let mut upload = Upload::new(&store, object, source.largest());
-        let control = Control::threads(self.options.threads);
-        let options = self.options.encoder.clone().with_run(self.manifest.run.0);
-        match in_place(|| source.snapshot(&mut upload, options, control)) {
-            Ok(found) if found == target => {}
-            Ok(found) => {
-                upload.abort().await;
-                return Err(Error::Wrong { version, expected: target, found });
-            }
-            Err(error) => {
-                upload.abort().await;
-                return Err(error);
-            }
+        let object = name::data(version, nonce(self.feed.world.as_ref()));
+        let (found, data) = self.snapshot(source, object).await?;
+        if found != target {
+            return Err(Error::Wrong { version, expected: target, found });
         }
-        let data = upload.finish().await?;
         self.anchor = Some(Anchor { version, target, data: data.clone() });
         let made = ByProduct { from: None, to: version, target, data };
         keep::announce(&self.feed, self.manifest.run, &[made]).await
@@ -751,6 +780,7 @@ impl Source for OfShadow<'_> {
             let options = EncoderOptions::default();
             let ahead = self.shadow.diff(self.weights, std::io::sink(), options, control)?;
             self.shadow.advance(ahead, control)?;
+            (self.unpublished, self.is_behind) = (None, false);
         }
         Ok(self.shadow.snapshot(out, options, control)?.summary.footer.target)
     }

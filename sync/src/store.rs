@@ -39,7 +39,6 @@ pub(crate) struct Piece {
     pub bytes: Bytes,
     /// Size of the whole object.
     pub object_bytes: u64,
-    pub e_tag: Option<String>,
 }
 
 /// The bytes of an object as they arrive.
@@ -222,26 +221,21 @@ impl Store {
         }
     }
 
-    /// A range of an object, of the one with this tag if it is given; `None` if there is no such object.
-    pub async fn range(
-        &self,
-        name: &str,
-        range: Range<u64>,
-        e_tag: Option<String>,
-    ) -> Result<Option<Piece>> {
+    /// A range of an object; `None` if there is no such object.
+    pub async fn range(&self, name: &str, range: Range<u64>) -> Result<Option<Piece>> {
         let failed = |source| Error::Store { doing: "reading", object: name.into(), source };
         // An empty range cannot be asked for.
         let part = (!range.is_empty()).then(|| range.clone().into());
-        let options = GetOptions { range: part, if_match: e_tag, ..GetOptions::default() };
+        let options = GetOptions { range: part, ..GetOptions::default() };
         let limit = longest(range.end - range.start);
         let got = match within(limit, self.inner.get_opts(&self.path(name), options)).await {
             Ok(got) => got,
             Err(Answer::NotFound { .. }) => return Ok(None),
             Err(source) => return Err(failed(source)),
         };
-        let (object_bytes, e_tag) = (got.meta.size, got.meta.e_tag.clone());
+        let object_bytes = got.meta.size;
         let bytes = within(limit, got.bytes()).await.map_err(failed)?;
-        Ok(Some(Piece { bytes, object_bytes, e_tag }))
+        Ok(Some(Piece { bytes, object_bytes }))
     }
 
     /// The bytes of an object one after the other, from a store that has no ranges; `None` if there is no

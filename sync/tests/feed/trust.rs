@@ -123,6 +123,8 @@ async fn f16_f17_a_key_hands_over_to_another() {
         assert_eq!(reader.look().await.unwrap(), Some(8));
         assert_eq!(reader.held, Some(model(8)));
     }
+    // The first look takes the next version at once, the second all that have come since.
+    assert_eq!(early.look().await.unwrap(), Some(3));
     assert_eq!(early.look().await.unwrap(), Some(8));
     assert_eq!(early.follower.key(), Some(keys[3].public()));
     // A publisher with the old key is nobody.
