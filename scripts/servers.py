@@ -147,7 +147,7 @@ def seaweedfs(directory, running):
     command += [f"-{name}={port}" for name, port in ports.items()]
     command += ["-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [f"-filer.localSocket={directory}/filer.sock", f"-s3.localSocket={directory}/s3.sock"]
-    command += [f"-bucket={NAME}", "-volume.preStopSeconds=0"]
+    command += [f"-bucket={NAME}", "-volume.preStopSeconds=0", "-s3.autoCreateBucket=false"]
     server = spawn(command, directory, running, {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET})
     # It answers before it has its keys and its bucket.
     filer, s3 = ports["filer.port"], ports["s3.port"]
