@@ -408,8 +408,8 @@ async fn rclone_ignores_preconditions() {
     assert_eq!(place.get("log/1.json").await.unwrap(), "second");
 }
 
-/// What a proxy does with the first answer to a request that writes.
-#[derive(Clone, Copy, PartialEq)]
+/// What a proxy does with an answer.
+#[derive(Clone, Copy, Debug)]
 enum Loss {
     /// 503 instead of what the server said.
     Replaced,
@@ -417,12 +417,13 @@ enum Loss {
     Cut,
 }
 
-/// A proxy before a server that loses the first answer; where it listens, and how many writes it saw.
-fn lossy(server: String, loss: Loss) -> (String, Arc<AtomicUsize>) {
+/// A proxy before a server, which loses the first answer to a request of this kind, after it did its work. Where it
+/// listens, and how many such requests it saw.
+fn lossy(server: String, loss: Loss, kind: fn(&str) -> bool) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let writes = Arc::new(AtomicUsize::new(0));
-    let count = writes.clone();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let (mut client, server, count) = (client.unwrap(), server.clone(), count.clone());
@@ -431,13 +432,14 @@ fn lossy(server: String, loss: Loss) -> (String, Arc<AtomicUsize>) {
                     let mut upstream = TcpStream::connect(&server).unwrap();
                     upstream.write_all(&request).unwrap();
                     let answer = message(&mut upstream).unwrap();
-                    let first =
-                        request.starts_with(b"PUT ") && count.fetch_add(1, Ordering::Relaxed) == 0;
+                    let line = String::from_utf8_lossy(&request[..request.len().min(400)]);
+                    let lost = kind(line.lines().next().unwrap())
+                        && count.fetch_add(1, Ordering::Relaxed) == 0;
                     let answer = match loss {
-                        Loss::Replaced if first => {
+                        Loss::Replaced if lost => {
                             b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n".to_vec()
                         }
-                        Loss::Cut if first => return,
+                        Loss::Cut if lost => return,
                         _ => answer,
                     };
                     client.write_all(&answer).unwrap();
@@ -445,7 +447,7 @@ fn lossy(server: String, loss: Loss) -> (String, Arc<AtomicUsize>) {
             });
         }
     });
-    (address, writes)
+    (address, seen)
 }
 
 /// A request or an answer with its body, if one comes.
@@ -467,24 +469,40 @@ fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-/// "Exists" may be said of what the very request put: only its bytes tell.
+/// SeaweedFS behind a proxy that loses one answer to such a request.
+fn s3_losing(url: &str, loss: Loss, kind: fn(&str) -> bool) -> (Place, Arc<AtomicUsize>) {
+    let server = std::env::var("AWS_ENDPOINT").unwrap().replace("http://", "");
+    let retry = RetryConfig { retry_timeout: Duration::from_secs(10), ..RetryConfig::default() };
+    let (address, seen) = lossy(server, loss, kind);
+    let builder = AmazonS3Builder::from_env().with_url(url).with_endpoint(address);
+    (Place::new(builder.with_retry(retry).build().unwrap()), seen)
+}
+
+/// After a 5xx, and after a connection that ends, a create is tried again and meets itself: "exists" may be said of
+/// what the very request put, and only its bytes tell.
 #[tokio::test]
 async fn s3_create_that_lost_its_answer() {
     let Some(url) = variable("PULSE_TEST_S3") else { return };
-    let server = std::env::var("AWS_ENDPOINT").unwrap().replace("http://", "");
-    let retry = RetryConfig { retry_timeout: Duration::from_secs(10), ..RetryConfig::default() };
-    let through = |loss| {
-        let (address, writes) = lossy(server.clone(), loss);
-        let builder = AmazonS3Builder::from_env().with_url(&url).with_endpoint(address);
-        (Place::new(builder.with_retry(retry.clone()).build().unwrap()), writes)
-    };
-
-    // After a 5xx, and after a connection that ends, the request is tried again and meets itself.
     for loss in [Loss::Replaced, Loss::Cut] {
-        let (place, writes) = through(loss);
+        let (place, seen) = s3_losing(&url, loss, |line| line.starts_with("PUT "));
         let result = place.create("log/1.json", "mine").await;
-        assert!(matches!(result, Err(Error::AlreadyExists { .. })), "{result:?}");
-        assert_eq!(writes.load(Ordering::Relaxed), 2);
+        assert!(matches!(result, Err(Error::AlreadyExists { .. })), "{loss:?}: {result:?}");
+        assert_eq!(seen.load(Ordering::Relaxed), 2);
         assert_eq!(place.get("log/1.json").await.unwrap(), "mine");
+    }
+}
+
+/// The end of an upload may be told twice.
+#[tokio::test]
+async fn s3_upload_that_lost_its_last_answer() {
+    let Some(url) = variable("PULSE_TEST_S3") else { return };
+    for loss in [Loss::Replaced, Loss::Cut] {
+        let completes = |line: &str| line.starts_with("POST ") && line.contains("uploadId=");
+        let (place, seen) = s3_losing(&url, loss, completes);
+        let mut upload = place.store.put_multipart(&place.path("data/1-a")).await.unwrap();
+        upload.put_part("mine".into()).await.unwrap();
+        upload.complete().await.unwrap();
+        assert_eq!(seen.load(Ordering::Relaxed), 2);
+        assert_eq!(place.get("data/1-a").await.unwrap(), "mine");
     }
 }
