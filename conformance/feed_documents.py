@@ -14,7 +14,7 @@ LIMIT, HINTS_LIMIT = 1 << 16, 1 << 20
 GREATEST = 1 << 53                                         # integer
 NESTING = 8
 KINDS = set("""malformed seal limit version run chain epoch ended unsigned signature rolled-back forked data result lost fenced
-    conditions store""".split())                                                                                      # §9
+    conditions no-feed store""".split())                                                                                      # §9
 
 class FeedError(Exception):
     def __init__(self, kind, message):
@@ -44,7 +44,8 @@ def parse_name(text):
                          r"(anchor)/([0-9]{20})-[0-9a-f]{16}\.json|(skip)/([0-9]{20})-([0-9]{20})-[0-9a-f]{16}\.json)", text)
     kind, *versions = filter(None, found.groups()) if found else (None,)
     versions = [int(version) for version in versions]
-    return (kind, *versions) if all(version <= GREATEST for version in versions) else (None,)
+    legal = all(version <= GREATEST for version in versions) and (kind != "skip" or versions[0] < versions[1])
+    return (kind, *versions) if legal else (None,)
 
 def record_name(version):
     return f"log/{version:020}.json"
@@ -130,17 +131,22 @@ def parse(data, kind, run, *versions):
     check(RUN(fields.get("run")), "malformed", f"{kind}: the run")
     check(run in (None, fields["run"]), "run", f"{kind} of run {fields['run']} instead of {run}")
     for field, form in FORMS[kind].items():
+        check_format(fields.get(field))
         check(object_of({field: form})(fields), "malformed", f"{kind}: {field} is missing, or not of its form")
     document = Document(payload, fields, seal["signatures"])
     if kind == "record":
         check_record(document)
-    if kind == "skip":
-        check(document.to > getattr(document, "from"), "malformed", "a skip that leads backward")
     here = [fields[field] for field in ("from", "to", "version") if field in FORMS[kind]]
     check(not versions or here == list(versions), "malformed", f"{kind}: the name has {versions}, the document {here}")
     check_data(fields.get("patch"), document.version)
     check_data(fields.get("data"), document.to if kind == "skip" else document.version)
     return document
+
+def check_format(field):
+    """F8: of the data in a field, if there are any."""
+    data = field.get("data", field) if isinstance(field, dict) else None
+    number = data.get("format") if isinstance(data, dict) else None
+    check(number == 1 or not integer()(number), "version", f"data of format {number}")
 
 def check_data(data, version):
     """F7"""
@@ -152,6 +158,7 @@ def check_record(record):
     first, before = record.version == 0, [record.previous, record.back, record.base]
     anchor, here = record.anchor, record.anchor["version"] == record.version
     check((None not in before) if not first else not any(before), "malformed", "previous, back or base")            # F10
+    check(record.version % 2 == 0 or record.back == record.previous, "malformed", "back and previous differ")
     check(not first or record.patch is None and here, "malformed", "version 0 has a patch, or no anchor")
     check(anchor["version"] <= record.version, "malformed", "an anchor of a later version")                         # F11
     check(not here or anchor["target"] == record.target, "malformed", "its own anchor has another target")
@@ -165,7 +172,7 @@ def check_record(record):
     check((record.rekeyed == record.version) == (record.new_key is not None), "malformed", "rekeyed and new_key")
 
 def check_order(earlier, later):
-    """What holds of any two records of a chain."""
+    """F13: what never goes back."""
     check(not earlier.ended, "ended", f"version {earlier.version} was the last, and {later.version} follows")
     check(later.epoch >= earlier.epoch, "epoch", f"version {later.version} is of epoch {later.epoch} after {earlier.epoch}")
     old, new = earlier.anchor, later.anchor
@@ -177,4 +184,6 @@ def check_sequence(first, second):
     """F12"""
     check(second.previous == first.digest, "chain", f"version {second.version} does not follow {first.version}")
     check(second.base == first.target, "chain", f"version {second.version} has another base")
+    rekeyed = second.rekeyed in (first.rekeyed, second.version)
+    check(rekeyed, "chain", f"version {second.version} has another change of keys")
     check_order(first, second)

@@ -45,7 +45,7 @@ class Log:
     def __init__(self, store, key=None, mark=None):
         self.store, self.says, self.documents = store, [], {}
         data = store.get("pulse.json", LIMIT)
-        check(data is not None, "lost", "no pulse.json: there is no feed here")
+        check(data is not None, "no-feed", "there is no pulse.json")
         self.feed = parse(data, "feed", None)
         self.run = self.feed.run
         check(not mark or mark["run"] == self.run, "run", f"run {self.run} after {mark and mark['run']}")
@@ -107,7 +107,7 @@ class Log:
 
     def follow(self, later, version, digest):
         earlier = self.linked.get(version) or self.load(version)
-        check(earlier is not None, "chain", f"record {version} is absent, and {later.version} leads to it")
+        check(earlier is not None, "lost", f"record {version} is absent, and {later.version} leads to it")
         check(earlier.digest == digest, "chain", f"record {later.version} leads to another record {version}")
         (check_sequence if version + 1 == later.version else check_order)(earlier, later)
         if self.keys:

@@ -134,7 +134,6 @@ class Follower:
 
     def apply(self, part, tensors):
         said = part.data
-        check(said["format"] == 1, "version", f"{said['object']} has format {said['format']}")
         data = self.log.store.get(said["object"], said["bytes"])
         if data is None:
             raise Absent(said["object"])
@@ -143,8 +142,7 @@ class Follower:
         try:
             patch = Patch(data)
         except PulseError as error:
-            kind = error.kind if error.kind in ("limit", "version") else "data"
-            raise FeedError(kind, f"{said['object']}: {error}") from None
+            raise FeedError("limit" if error.kind == "limit" else "data", f"{said['object']}: {error}") from None
         base = None if part.start is None else self.log.record(part.start).target
         found = None if patch.snapshot else patch.base_digest.hex()
         check(found == base, "data", f"{said['object']} is of base {found}, not {base}")
