@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_of_a_document_and_whatever_follows_it_is_refused() {
+    fn f1_every_truncation_of_a_document_and_whatever_follows_it_is_refused() {
         let bytes = seal(r#"{"type":"floor"}"#, &[&SecretKey::generate(&System)]);
         assert_eq!(kind(&bytes), "ok");
         for cut in 0..bytes.len() {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_counts_only_of_the_key_that_is_asked_for() {
+    fn f14_a_signature_counts_only_of_the_key_that_is_asked_for() {
         let (key, other) = (SecretKey::generate(&System), SecretKey::generate(&System));
         let (mine, theirs) = (seal("{}", &[&key]), seal(r#"{"a":1}"#, &[&other]));
         let document = Document::parse("x", &mine).unwrap();

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_refused() {
+    fn f2_what_can_be_read_in_two_ways_is_refused() {
         let refused = [
             r#"{"a":1,"a":1}"#,
             r#"{"a":{"b":1,"b":2}}"#,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_of_its_type_or_refused() {
+    fn f2_a_field_is_of_its_type_or_refused() {
         let object = Object::parse(br#"{"n":1,"t":"x","h":"0A","g":"0a","f":false,"o":{}}"#);
         let object = object.unwrap();
         assert_eq!(object.integer("t"), Err("field 't' is not a whole number".into()));

@@ -3,6 +3,7 @@
 //! The feeds are in memory and the clock and the dice are the tests' own; where a store has to misbehave,
 //! `scripted` does so on cue. Random faults are the business of the simulation.
 
+mod files;
 mod follow;
 mod keep;
 mod publish;

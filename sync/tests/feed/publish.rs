@@ -272,3 +272,20 @@ async fn f26_a_hint_that_cannot_be_put_is_no_failure() {
     let mut reader = bench.follower().await;
     assert_eq!(reader.look().await.unwrap(), Some(1));
 }
+
+#[tokio::test]
+async fn f6_what_is_written_once_is_never_replaced() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher_with(PublisherOptions::default().with_anchor_every(2)).await;
+    let mut before = std::collections::BTreeMap::new();
+    for step in 0..7 {
+        trainer.publish(step).await.unwrap();
+        let after = bench.objects().await;
+        for (name, bytes) in &before {
+            if !["latest.json", "hints.json"].contains(&String::as_str(name)) {
+                assert_eq!(after.get(name), Some(bytes), "{name}");
+            }
+        }
+        before = after;
+    }
+}
