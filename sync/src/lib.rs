@@ -49,6 +49,8 @@ mod world;
 // Where they are.
 mod address;
 mod feed;
+#[cfg(feature = "net")]
+mod remote;
 mod retry;
 mod store;
 mod work;
@@ -66,6 +68,11 @@ mod keep;
 mod mirror;
 mod publisher;
 mod status;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(feature = "fuzzing"), allow(dead_code))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use error::{DocumentFault, Error, Result};
 pub use feed::Feed;

@@ -24,6 +24,7 @@ pub use companions::companions;
 pub use decode::{chunking, chunking_in_all_ways, decode};
 pub use headers::headers;
 pub use layouts::layouts;
+pub use pulse_sync::fuzzing::{documents, ways};
 pub use roundtrip::{roundtrip, roundtrip_in_all_ways};
 pub use updates::updates;
 

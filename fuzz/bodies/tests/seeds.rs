@@ -122,3 +122,13 @@ fn changed_sections_are_sealed_again() {
     }
     assert!(changed > 500, "only {changed} were changed");
 }
+
+#[test]
+fn documents_of_a_feed_are_read_as_they_are_written() {
+    run_seeds(bodies::documents, "documents");
+}
+
+#[test]
+fn ways_through_a_feed_are_the_cheapest() {
+    run_seeds(bodies::ways, "ways");
+}
