@@ -287,10 +287,7 @@ impl Maker<'_> {
                 upload.abort().await;
                 return Err(Error::Wrong { version, expected: target, found });
             }
-            Err(error) => {
-                upload.abort().await;
-                return Err(error);
-            }
+            Err(error) => return Err(upload.cause(error).await),
         }
         if below.is_some_and(|below| upload.bytes() >= below) {
             upload.abort().await;

@@ -455,10 +455,7 @@ impl Publisher {
         let control = Control::threads(self.options.threads);
         let report = match in_place(|| source.diff(&mut upload, options, control)) {
             Ok(report) => report,
-            Err(error) => {
-                upload.abort().await;
-                return Err(error);
-            }
+            Err(error) => return Err(upload.cause(error).await),
         };
         let (base, target) = (report.summary.footer.base, report.summary.footer.target);
         if base != head {
@@ -500,10 +497,7 @@ impl Publisher {
         let control = Control::threads(self.options.threads);
         match in_place(|| source.snapshot(&mut upload, options, control)) {
             Ok(target) => Ok((target, upload.finish().await?)),
-            Err(error) => {
-                upload.abort().await;
-                Err(error)
-            }
+            Err(error) => Err(upload.cause(error).await),
         }
     }
 

@@ -142,6 +142,12 @@ impl<'a> Upload<'a> {
         Ok(Data { object: self.name, sha256, bytes: self.bytes })
     }
 
+    /// What stopped whoever wrote: the store's failure, if there was one, rather than that writing failed.
+    pub async fn cause(&mut self, error: Error) -> Error {
+        self.abort().await;
+        self.failed.take().unwrap_or(error)
+    }
+
     /// Tells the store to forget what it has.
     pub async fn abort(&mut self) {
         if let Some(sending) = self.sending.take() {

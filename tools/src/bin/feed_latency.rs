@@ -2,24 +2,23 @@
 //! what a machine that comes late fetches. Started on a feed behind a slow line:
 //!
 //! `scripts/servers.py run s3 -- scripts/shaped.py AWS_ENDPOINT -- target/release/feed_latency s3://pulse/latency`
-use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use pulse::dtype::{Dtype, TensorSpec};
 use pulse::hash::Digest;
-use pulse::tensors::{Control, PrepareOptions, Shadow, TensorMut, TensorRef, Weights, WeightsMut};
+use pulse::tensors::{Control, PrepareOptions, Shadow};
 use pulse_sync::{
     compact, CompactOptions, Feed, Follower, FollowerOptions, Publisher, PublisherOptions, Versions,
 };
+use pulse_tools::trained::Trained;
 
 /// Times versions from the trainer to a follower.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// A new feed.
     feed: String,
-    /// Size of the model in MiB: BF16 in tensors of 64 MiB.
+    /// Size of the model in MiB: BF16 in tensors of 16 MiB.
     #[arg(long, default_value_t = 1024)]
     mib: usize,
     /// Share of elements that change from one version to the next.
@@ -42,58 +41,6 @@ struct Arguments {
     late: u64,
 }
 
-const TENSOR_MIB: usize = 64;
-
-type Held = BTreeMap<String, Vec<u8>>;
-
-fn model(mib: usize) -> Held {
-    let tensor = |number: usize| {
-        let mut state = number as u64 + 1;
-        let mut bytes = Vec::with_capacity(TENSOR_MIB << 20);
-        while bytes.len() < TENSOR_MIB << 20 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            // BF16 around 0.02, as weights are.
-            let value = half::bf16::from_f32(((state >> 40) as f32 / 8_388_608.0 - 1.0) * 0.03);
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
-        (format!("layers.{number:03}.weight"), bytes)
-    };
-    (0..mib / TENSOR_MIB).map(tensor).collect()
-}
-
-/// One step of training: some elements move to a neighbour.
-fn train(weights: &mut Held, density: f64, seed: u64) {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    for bytes in weights.values_mut() {
-        let mut at = 0usize;
-        loop {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            let uniform = (state >> 11) as f64 / 9_007_199_254_740_992.0;
-            at += 1 + ((1.0 - uniform).ln() / (1.0 - density).ln()) as usize;
-            let Some(element) = bytes.get_mut(2 * at..2 * at + 2) else { break };
-            let value = u16::from_le_bytes([element[0], element[1]]);
-            let moved = if state & 1 == 0 { value.wrapping_add(1) } else { value.wrapping_sub(1) };
-            element.copy_from_slice(&moved.to_le_bytes());
-        }
-    }
-}
-
-fn spec(bytes: &[u8]) -> pulse::Result<TensorSpec> {
-    TensorSpec::new(Dtype::Bf16, &[bytes.len() as u64 / 8192, 4096])
-}
-
-fn refs(held: &Held) -> pulse::Result<Weights<'_>> {
-    held.iter().map(|(name, bytes)| Ok((name, TensorRef::new(spec(bytes)?, bytes)?))).collect()
-}
-
-fn muts(held: &mut Held) -> pulse::Result<WeightsMut<'_>> {
-    held.iter_mut()
-        .map(|(name, bytes)| Ok((name.clone(), TensorMut::new(spec(bytes)?, bytes)?)))
-        .collect()
-}
-
 /// What a follower tells of a version.
 struct Seen {
     version: u64,
@@ -109,7 +56,7 @@ async fn follow(feed: Feed, until: u64, seen: mpsc::Sender<Seen>) -> pulse_sync:
     let control = Control::default();
     let mut follower = Follower::open(&feed, None, FollowerOptions::default()).await?;
     let (record, tensors) = follower.to_memory(control).await?;
-    let mut held: Held = tensors.into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
+    let mut held = Trained::of(tensors);
     let mut digest = record.target;
     let first = (record.version, 0, 0.0, 0.0, 0.0);
     let tell = |(version, bytes, fetched, made, committed)| {
@@ -120,11 +67,11 @@ async fn follow(feed: Feed, until: u64, seen: mpsc::Sender<Seen>) -> pulse_sync:
     loop {
         let update = follower.next(Some(digest)).await?;
         let (made, committed) = tokio::task::block_in_place(|| {
-            let mut held = muts(&mut held)?;
+            let mut weights = held.muts()?;
             let started = Instant::now();
-            let prepared = update.chain()?.prepare(&held, PrepareOptions::default(), control)?;
+            let prepared = update.chain()?.prepare(&weights, PrepareOptions::default(), control)?;
             let made = started.elapsed().as_secs_f64();
-            digest = prepared.commit(&mut held, control)?.target;
+            digest = prepared.commit(&mut weights, control)?.target;
             Ok::<_, pulse_sync::Error>((made, started.elapsed().as_secs_f64() - made))
         })?;
         follower.served(&update, digest)?;
@@ -178,12 +125,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let _entered = runtime.enter();
         Feed::open(&arguments.feed)?
     };
-    let mut weights = model(arguments.mib);
+    let mut weights = Trained::new(arguments.mib);
     let control = Control::default();
-    let mut shadow = Shadow::new(&refs(&weights)?, control)?;
+    let mut shadow = Shadow::new(&weights.refs()?, control)?;
     let options = PublisherOptions::default().with_anchor_every(0);
     let mut publisher = runtime.block_on(Publisher::start(&feed, options))?;
-    let anchor = runtime.block_on(publisher.publish(&mut shadow, &refs(&weights)?, Some(0)))?;
+    let anchor = runtime.block_on(publisher.publish(&mut shadow, &weights.refs()?, Some(0)))?;
     println!(
         "{} MiB, {} of its elements change; line: {:.0} Mbit/s each way. Anchor: {} bytes in {:.1} s.\n",
         arguments.mib,
@@ -214,10 +161,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..arguments.rounds {
             std::thread::sleep(Duration::from_secs(arguments.pause));
             step += 1;
-            train(&mut weights, arguments.density, step);
+            weights.train(arguments.density);
             let started = Instant::now();
             let published =
-                runtime.block_on(publisher.publish(&mut shadow, &refs(&weights)?, Some(step)))?;
+                runtime.block_on(publisher.publish(&mut shadow, &weights.refs()?, Some(step)))?;
             let seen = seen.recv_timeout(Duration::from_secs(900))?;
             if seen.version != published.record.version {
                 return Err(format!("version {} came instead of {step}", seen.version).into());
@@ -255,18 +202,18 @@ fn late(
     feed: &Feed,
     publisher: &mut Publisher,
     shadow: &mut Shadow,
-    weights: &mut Held,
+    weights: &mut Trained,
     mut step: u64,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (away, away_digest) = (weights.clone(), shadow.digests().checkpoint);
     for _ in 0..arguments.late {
         step += 1;
-        train(weights, arguments.density, step);
-        runtime.block_on(publisher.publish(shadow, &refs(weights)?, Some(step)))?;
+        weights.train(arguments.density);
+        runtime.block_on(publisher.publish(shadow, &weights.refs()?, Some(step)))?;
     }
     println!("\n| who | objects | bytes | fetch, s | make, s |\n|---|---|---|---|---|");
     let measure = |who: &str,
-                   held: Option<(&Held, Digest)>|
+                   held: Option<(&Trained, Digest)>|
      -> Result<(), Box<dyn std::error::Error>> {
         let update = runtime.block_on(async {
             let mut follower = Follower::open(feed, None, FollowerOptions::default()).await?;
@@ -277,7 +224,7 @@ fn late(
         match held {
             Some((held, _)) => {
                 let mut held = held.clone();
-                let mut all = muts(&mut held)?;
+                let mut all = held.muts()?;
                 let prepared = update.chain()?.prepare(&all, PrepareOptions::default(), control)?;
                 prepared.commit(&mut all, control)?;
             }
