@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def tell(options, place):
     subprocess.run([*follow, place / "first", "--once", "--quiet"], check=True)
     in_place.mkdir()
     source = (place / "first").resolve()
-    subprocess.run(["cp", source, in_place / "model.safetensors"], check=True)
+    shutil.copyfile(source, in_place / "model.safetensors")
     followers = [
         Process("files", [*follow, place / "files", "--json"], story),
         Process("memory", [TARGET / "feed_serve", options.feed], story),
