@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::ObjectStore;
 use url::Url;
 
@@ -54,13 +54,37 @@ fn visible(address: &str) -> String {
 
 fn open_directory(path: &FilePath, address: &str) -> Result<Store> {
     let failed = |error| Error::io("opening the feed in", path, error);
-    std::fs::create_dir_all(path).map_err(failed)?;
+    let path = &std::path::absolute(path).map_err(failed)?;
+    let (place, prefix) = existing(path);
+    if prefix.is_none() {
+        std::fs::create_dir_all(path).map_err(failed)?;
+    }
     // Without it a power cut could leave an empty record in a name that is never written again.
-    let store = LocalFileSystem::new_with_prefix(path).map(|store| store.with_fsync(true));
+    let store = LocalFileSystem::new_with_prefix(place).map(|store| store.with_fsync(true));
     let store = store.map_err(|source| Error::Store {
         doing: "opening",
         object: address.into(),
         source,
     })?;
-    Ok(Store::new(Arc::new(store), Path::default(), address.into()))
+    Ok(Store::new(Arc::new(store), prefix.unwrap_or_default(), address.into()))
+}
+
+/// The directory that is there and what is below it, to be made with the first object: who only reads makes no directory.
+/// Of names that stores write otherwise, none: then all of it is made.
+fn existing(path: &FilePath) -> (&FilePath, Option<Path>) {
+    let is_plain = |name: &str| {
+        !name.starts_with('.')
+            && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+    };
+    let mut below = Vec::new();
+    for place in path.ancestors() {
+        if place.is_dir() {
+            return (place, Some(below.into_iter().rev().collect()));
+        }
+        match place.file_name().and_then(|name| name.to_str()) {
+            Some(name) if is_plain(name) => below.push(PathPart::from(name)),
+            _ => break,
+        }
+    }
+    (path, None)
 }

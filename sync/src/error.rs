@@ -185,7 +185,7 @@ pub enum Error {
         found: Digest,
     },
     /// The store failed.
-    #[error("{doing} {object}: {source}")]
+    #[error("{doing} {object}: {}", said(source))]
     Store {
         /// What was being done.
         doing: &'static str,
@@ -224,6 +224,34 @@ pub enum Error {
 }
 
 impl Error {
+    /// Every word that [`kind`](Self::kind) has of its own, besides those of [`pulse::Error::KINDS`].
+    pub const KINDS: &[&str] = &[
+        "malformed",
+        "seal",
+        "limit",
+        "version",
+        "run",
+        "chain",
+        "epoch",
+        "ended",
+        "unsigned",
+        "signature",
+        "rolled-back",
+        "forked",
+        "data",
+        "result",
+        "lost",
+        "fenced",
+        "conditions",
+        "store",
+        "no-feed",
+        "base",
+        "address",
+        "key",
+        "misuse",
+        "io",
+    ];
+
     pub(crate) fn malformed(object: &str, what: impl Into<String>) -> Self {
         Self::document(object, DocumentFault::Malformed(what.into()))
     }
@@ -368,29 +396,112 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What a store said, on one line of some length, without what may be secret in addresses.
+fn said(error: &object_store::Error) -> String {
+    const CHARS: usize = 300;
+    let mut text = error.to_string();
+    // Some say what went wrong only at the end of the chain of causes.
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let last = cause.to_string();
+    if !text.contains(&last) {
+        text = format!("{text}: {last}");
+    }
+    let between = |start: &str, end: &str| {
+        let (_, rest) = text.split_once(start)?;
+        Some(rest.split_once(end)?.0)
+    };
+    // Stores answer in XML; code and message are all that helps.
+    let text = match (between("<Code>", "</Code>"), between("<Message>", "</Message>")) {
+        (Some(code), Some(message)) => {
+            let status = between("status code: ", ": ").unwrap_or("it refused");
+            format!("{status}: {code}: {message}")
+        }
+        _ => text.clone(),
+    };
+    let words = text.split_whitespace().map(|word| match word.split_once('?') {
+        Some((address, _)) if address.contains("://") => format!("{address}?…"),
+        _ => word.to_string(),
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
 fn store_advice(error: &object_store::Error) -> Option<String> {
     use object_store::Error as E;
+    const CREDENTIALS: &str = "check the credentials in the environment (AWS_ACCESS_KEY_ID and \
+        AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_ACCOUNT_NAME and …_KEY, GOOGLE_APPLICATION_CREDENTIALS)";
+    let all = chain(error);
+    let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
     let advice = match error {
-        E::PermissionDenied { .. } => "the credentials do not allow it: check the policy of the bucket",
-        E::Unauthenticated { .. } => {
-            "check the credentials in the environment (AWS_ACCESS_KEY_ID …, AZURE_STORAGE_…, GOOGLE_…)"
+        _ if says(&["RequestTimeTooSkewed", "RequestExpired"]) => {
+            "the clock of this machine is wrong by minutes or more: set it"
         }
+        _ if says(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed"]) => {
+            CREDENTIALS
+        }
+        E::Unauthenticated { .. } => CREDENTIALS,
+        E::PermissionDenied { .. } => "the credentials do not allow it: check the policy of the bucket",
         E::NotImplemented { .. } | E::NotSupported { .. } => {
             "this store can only be read; publish to S3, GCS, Azure or a directory"
         }
         E::NotFound { .. } => "check that the bucket or container exists",
-        _ => {
-            let all = chain(error);
-            if all.contains("latest/api/token") || all.contains("169.254.") {
-                "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
-                 or AZURE_STORAGE_ACCOUNT_KEY …), and this machine has none of its own"
-            } else if all.contains("builder error") {
-                "an http:// endpoint needs AWS_ALLOW_HTTP=true or AZURE_ALLOW_HTTP=true; https:// needs the \
-                 certificates of the system (package ca-certificates, or SSL_CERT_FILE)"
-            } else {
-                "is the store up, and its address right? It is tried again"
-            }
+        // Where credentials are looked for that are not in the environment.
+        _ if says(&["latest/api/token", "169.254.", "metadata.google.internal"]) => {
+            "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+             or AZURE_STORAGE_ACCOUNT_KEY …), and this machine has none of its own"
         }
+        _ if says(&["builder error"]) => {
+            "an http:// endpoint needs AWS_ALLOW_HTTP=true or AZURE_ALLOW_HTTP=true; https:// needs the \
+             certificates of the system (package ca-certificates, or SSL_CERT_FILE)"
+        }
+        _ => "is the store up, and its address right? It is tried again",
     };
     Some(advice.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generic(text: &str) -> Error {
+        let source = object_store::Error::Generic { store: "S3", source: text.into() };
+        Error::Store { doing: "writing", object: "pulse.json".into(), source }
+    }
+
+    #[test]
+    fn what_a_store_said_is_one_line_without_secrets() {
+        let xml = "Error performing PUT https://host/b/pulse.json?sig=SECRET in 2ms - Server returned \
+            non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>RequestTimeTooSkewed\
+            </Code><Message>The difference is too\nlarge.</Message></Error>";
+        let error = generic(xml);
+        let expected =
+            "writing pulse.json: 403 Forbidden: RequestTimeTooSkewed: The difference is too large.";
+        assert_eq!(error.to_string(), expected);
+        assert!(error.advice().unwrap().contains("clock"));
+        let error = generic("Error performing GET https://host/b/x?sig=SECRET\nin 2ms - timed out");
+        assert!(error.to_string().contains("https://host/b/x?… in 2ms - timed out"), "{error}");
+        assert!(generic(&"a b ".repeat(1000)).to_string().chars().count() < 400);
+    }
+
+    #[test]
+    fn every_kind_is_listed_once() {
+        let mut kinds = Error::KINDS.to_vec();
+        kinds.sort_unstable();
+        kinds.dedup();
+        assert_eq!(kinds.len(), Error::KINDS.len());
+        let source = include_str!("error.rs");
+        let (_, after) = source.split_once("pub fn kind(").unwrap();
+        let (table, _) = after.split_once("\n    }\n").unwrap();
+        let words =
+            table.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\","));
+        let mut words: Vec<&str> = words.collect();
+        words.sort_unstable();
+        assert_eq!(words, kinds);
+    }
 }

@@ -125,7 +125,7 @@ impl Fetch<'_> {
         match self.spool {
             Some(dir) if data.bytes > IN_MEMORY_BYTES => {
                 let failed = |error| Error::io("making a file in", dir, error);
-                let file = tempfile::Builder::new().prefix(".fetch-").tempfile_in(dir);
+                let file = tempfile::Builder::new().prefix(crate::files::FETCH).tempfile_in(dir);
                 let (file, path) = file.map_err(failed)?.into_parts();
                 Ok(Sink::File(file, path))
             }

@@ -39,17 +39,24 @@ pub struct Versions {
     link: PathBuf,
     directory: PathBuf,
     keep: usize,
+    /// Held while this lives: of two that follow into one place, each would take the other's versions away.
+    _lock: fs::File,
 }
 
 /// Name of the file with the mark, in the directory of versions.
 const MARK: &str = "mark.json";
+/// Name of the file that is locked.
+const LOCK: &str = ".lock";
+/// How names of data begin that is being fetched.
+pub(crate) const FETCH: &str = ".fetch-";
 
 impl Versions {
     /// Versions below `destination`, which may not exist, or be a link that this made. Besides the
     /// newest one, `keep` older ones stay.
     ///
     /// # Errors
-    /// [`Error::Misuse`] if an ordinary file or directory is there, [`Error::Io`].
+    /// [`Error::Misuse`] if an ordinary file or directory is there, or another process follows into the same
+    /// place; [`Error::Io`].
     pub fn open(destination: impl AsRef<Path>, keep: usize) -> Result<Self> {
         let link = destination.as_ref().to_path_buf();
         let Some(name) = link.file_name() else {
@@ -58,19 +65,36 @@ impl Versions {
         let mut beside = name.to_os_string();
         beside.push(".versions");
         let directory = link.with_file_name(beside);
-        let versions = Versions { link, directory, keep };
-        match fs::symlink_metadata(&versions.link) {
-            Ok(found) if !found.is_symlink() => {
-                return Err(Error::Misuse(format!(
-                    "{} is there and is no link to a version: choose another place, or change it in place",
-                    versions.link.display()
-                )));
-            }
-            _ => {}
+        if fs::symlink_metadata(&link).is_ok_and(|found| !found.is_symlink()) {
+            return Err(Error::Misuse(format!(
+                "{} is there and is no link to a version: choose another place, or change it in place",
+                link.display()
+            )));
         }
-        fs::create_dir_all(&versions.directory)
-            .map_err(|error| Error::io("making", &versions.directory, error))?;
+        let failed = |error| Error::io("making", &directory, error);
+        fs::create_dir_all(&directory).map_err(failed)?;
+        let lock = directory.join(LOCK);
+        let mut options = fs::OpenOptions::new();
+        let lock = options.create(true).truncate(false).write(true).open(lock).map_err(failed)?;
+        // Where there are no locks, nobody is kept out.
+        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+            let what = format!("another process follows into {}", link.display());
+            return Err(Error::Misuse(what));
+        }
+        let versions = Versions { link, directory, keep, _lock: lock };
+        versions.remove_fetched();
         Ok(versions)
+    }
+
+    /// Removes what a process that was killed had fetched.
+    fn remove_fetched(&self) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for entry in entries {
+            if entry.file_name().as_encoded_bytes().starts_with(FETCH.as_bytes()) {
+                // It takes room, and is in nobody's way.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// The link that is served.
@@ -91,13 +115,7 @@ impl Versions {
     /// [`Error::Io`]; [`Error::Document`] if the file is damaged: remove it only if you know that no
     /// version will be served again that is older than one before.
     pub fn mark(&self) -> Result<Option<Mark>> {
-        let path = self.directory.join(MARK);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("reading", &path, error)),
-        };
-        read_mark(&path.display().to_string(), &bytes).map(Some)
+        Mark::load(self.directory.join(MARK))
     }
 
     /// The path of the version that the link leads to, and its digest, recomputed from its bytes; `None`
@@ -125,10 +143,27 @@ impl Versions {
         base: Option<&Path>,
         control: Control<'_>,
     ) -> Result<(PathBuf, ApplyReport)> {
-        let out = self.directory.join(update.record.version.to_string());
+        let out = self.place(update.record.version)?;
         let base = base.filter(|_| !update.is_whole());
         let report = make(update, base, &out, control)?;
         Ok((out, report))
+    }
+
+    /// A free place for the checkpoint of a version, to be [switched to](Self::switch). What somebody had
+    /// begun there is removed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn place(&self, version: u64) -> Result<PathBuf> {
+        let served = fs::canonicalize(&self.link).ok();
+        // What is served, damaged perhaps, stays until it is replaced.
+        let names = [version.to_string(), format!("{version}.again")];
+        let paths = names.map(|name| self.directory.join(name));
+        let is_served = |path: &PathBuf| served.is_some() && fs::canonicalize(path).ok() == served;
+        let place = paths.into_iter().find(|path| !is_served(path));
+        let place = place.ok_or_else(|| Error::Misuse("two versions are served at once".into()))?;
+        remove(&place)?;
+        Ok(place)
     }
 
     /// Turns the link to a version that was staged, in one rename, and remembers the mark before it. Then
@@ -153,42 +188,42 @@ impl Versions {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             let _ = fs::File::open(parent).and_then(|directory| directory.sync_all());
         }
-        self.remove_old(version.to_str().and_then(|version| version.parse().ok()))
+        self.remove_old(staged)
     }
 
     /// Remembers what is served.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Pulse`] if it cannot be written.
     pub fn keep_mark(&self, mark: &Mark) -> Result<()> {
-        let path = self.directory.join(MARK);
-        let text = write_mark(mark);
-        Ok(write_whole(&path, Existing::Replace, &[], |file| {
-            let written = io::Write::write_all(file, &text);
-            written.map_err(|source| {
-                let (doing, path) = ("writing the mark to".into(), Some(path.clone()));
-                pulse::Error::Io { doing, path, source }
-            })
-        })?)
+        mark.save(self.directory.join(MARK))
     }
 
-    fn remove_old(&self, served: Option<u64>) -> Result<()> {
+    fn remove_old(&self, served: &Path) -> Result<()> {
         let failed = |error| Error::io("looking into", &self.directory, error);
         let mut versions = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let version = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
-            versions.extend(version.filter(|version| Some(*version) != served));
+            let name = entry.map_err(failed)?.file_name();
+            let number = name.to_str().and_then(|name| name.split('.').next());
+            let version = number.and_then(|number| number.parse::<u64>().ok());
+            let path = self.directory.join(&name);
+            let is_served = Some(&*name) == served.file_name();
+            versions.extend(version.filter(|_| !is_served).map(|version| (version, path)));
         }
         versions.sort_unstable();
         versions.truncate(versions.len().saturating_sub(self.keep));
-        for version in versions {
-            let path = self.directory.join(version.to_string());
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(|error| Error::io("removing", &path, error))?;
+        versions.iter().try_for_each(|(_, path)| remove(path))
+    }
+}
+
+/// Removes a file or a directory, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("removing", path, error))
         }
-        Ok(())
+        _ => Ok(()),
     }
 }
 
@@ -200,6 +235,37 @@ fn symlink(target: &Path, link: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     std::os::windows::fs::symlink_dir(target, link)
+}
+
+impl Mark {
+    /// Reads a mark that [`save`](Self::save) wrote; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Document`] if the file is damaged.
+    pub fn load(path: impl AsRef<Path>) -> Result<Option<Self>> {
+        let path = path.as_ref();
+        match fs::read(path) {
+            Ok(bytes) => read_mark(&path.display().to_string(), &bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("reading", path, error)),
+        }
+    }
+
+    /// Writes the mark to a file, in the place of the one before.
+    ///
+    /// # Errors
+    /// [`Error::Pulse`] if it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let text = write_mark(self);
+        Ok(write_whole(path, Existing::Replace, &[], |file| {
+            let written = io::Write::write_all(file, &text);
+            written.map_err(|source| {
+                let (doing, path) = ("writing the mark to".into(), Some(path.into()));
+                pulse::Error::Io { doing, path, source }
+            })
+        })?)
+    }
 }
 
 /// The bytes of a mark, sealed as documents are, so that damage shows.

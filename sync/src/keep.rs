@@ -10,7 +10,7 @@ use pulse::stream::EncoderOptions;
 use pulse::tensors::Control;
 use pulse::Checkpoint;
 
-use crate::document::HINTS_BYTES;
+use crate::document::{DOCUMENT_BYTES, HINTS_BYTES};
 use crate::error::{Error, Result};
 use crate::feed::Feed;
 use crate::fetch::Fetch;
@@ -46,6 +46,23 @@ pub(crate) async fn announce(feed: &Feed, run: Run, made: &[ByProduct]) -> Resul
 pub(crate) async fn hints(feed: &Feed, run: Run) -> Hints {
     let known = feed.store.document(name::HINTS, HINTS_BYTES).await.ok().flatten();
     known.and_then(|bytes| Hints::parse(&bytes, run).ok()).unwrap_or_default()
+}
+
+/// The newest anchor that somebody made since the one that records name, whole as far as the store can tell: what the
+/// next record may name. An anchor that a publisher made right before it was stopped is not made again.
+pub(crate) async fn announced_anchor(feed: &Feed, log: &mut Log) -> Option<Anchor> {
+    let (run, head) = (log.manifest().run, log.head().record.clone());
+    let known = hints(feed, run).await;
+    let newer = |name: &&String| {
+        name::version_of(name).is_some_and(|it| head.anchor.version < it && it <= head.version)
+    };
+    let newest = known.anchors.iter().filter(newer).max_by_key(|name| name::version_of(name))?;
+    let bytes = feed.store.document(newest, DOCUMENT_BYTES).await.ok()??;
+    let made = ByProduct::parse(newest, &bytes, run).ok()?;
+    let record = log.record(made.to).await.ok()?;
+    let found = feed.store.head(&made.data.object).await.ok()??;
+    let is_right = record.record.target == made.target && found.bytes == made.data.bytes;
+    is_right.then_some(Anchor { version: made.to, target: made.target, data: made.data })
 }
 
 /// The log of a feed that exists and has a version.
@@ -367,7 +384,7 @@ pub struct Pruned {
 pub async fn prune(feed: &Feed, options: &PruneOptions) -> Result<Pruned> {
     let mut log = open_log(feed, options.trust).await?;
     let run = log.manifest().run;
-    let known = feed.store.document(name::FLOOR, crate::document::DOCUMENT_BYTES).await?;
+    let known = feed.store.document(name::FLOOR, DOCUMENT_BYTES).await?;
     let known = known.and_then(|bytes| parse_floor(&bytes, run).ok());
     let Some(anchor) = kept_anchor(&mut log, options.anchors.max(1)).await? else {
         return Ok(Pruned { floor: known, ..Pruned::default() });

@@ -1,6 +1,9 @@
 //! The side of the trainer: versions are put one after the other, by one writer (FEED.md §6).
 
+use std::fmt;
 use std::io::Write;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pulse::hash::Digest;
@@ -14,7 +17,7 @@ use crate::hint::{ByProduct, Latest};
 use crate::id::{Run, Writer};
 use crate::keep;
 use crate::key::SecretKey;
-use crate::log::{self, Log};
+use crate::log::{self, Log, Mark};
 use crate::manifest::Manifest;
 use crate::name;
 use crate::record::{back, Anchor, Data, Links, Record, Sealed};
@@ -24,8 +27,10 @@ use crate::upload::Upload;
 use crate::work::in_place;
 use crate::world::{id, nonce};
 
+type Progress = dyn Fn(u64) -> ControlFlow<()> + Send + Sync;
+
 /// Choices of a [`Publisher`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct PublisherOptions {
     /// Signs what is published; a new feed is then signed.
@@ -41,6 +46,16 @@ pub struct PublisherOptions {
     pub threads: usize,
     /// How patches are written.
     pub encoder: EncoderOptions,
+    progress: Arc<Progress>,
+}
+
+impl fmt::Debug for PublisherOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("PublisherOptions");
+        shown.field("key", &self.key).field("anchor_every", &self.anchor_every);
+        shown.field("expires", &self.expires).field("patience", &self.patience);
+        shown.field("threads", &self.threads).finish_non_exhaustive()
+    }
 }
 
 impl Default for PublisherOptions {
@@ -52,6 +67,7 @@ impl Default for PublisherOptions {
             patience: Duration::from_secs(300),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             encoder: EncoderOptions::default(),
+            progress: Arc::new(|_| ControlFlow::Continue(())),
         }
     }
 }
@@ -96,6 +112,18 @@ impl PublisherOptions {
     #[must_use]
     pub fn with_encoder(mut self, encoder: EncoderOptions) -> Self {
         self.encoder = encoder;
+        self
+    }
+
+    /// Calls this with the tensor bytes that were encoded since the last call, as
+    /// [`Control::with_progress`] does; a break ends the call with [`pulse::Error::Cancelled`], and nothing is
+    /// published by it.
+    #[must_use]
+    pub fn with_progress(
+        mut self,
+        progress: impl Fn(u64) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.progress = Arc::new(progress);
         self
     }
 }
@@ -223,6 +251,11 @@ impl Publisher {
         if let Some(head) = log.as_ref().map(Log::head).filter(|head| head.record.ended) {
             return Err(Error::Ended { version: head.record.version });
         }
+        let mut log = log;
+        let anchor = match &mut log {
+            Some(log) => keep::announced_anchor(feed, log).await,
+            None => None,
+        };
         let epoch = log.as_ref().map_or(1, |log| log.head().record.epoch + 1);
         let (feed, writer) = (feed.clone(), Writer(id(feed.world.as_ref())));
         Ok(Publisher {
@@ -233,7 +266,7 @@ impl Publisher {
             epoch,
             options,
             pending: None,
-            anchor: None,
+            anchor,
             new_key: None,
             fenced: false,
         })
@@ -249,6 +282,12 @@ impl Publisher {
     #[must_use]
     pub fn head(&self) -> Option<&Record> {
         self.log.as_ref().map(|log| &log.head().record)
+    }
+
+    /// What a reader of the newest version would remember; `None` before the first.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        self.log.as_ref().map(|log| log.mark(log.head()))
     }
 
     /// Fences every writer that was there before, without waiting for a version: it puts a version that
@@ -452,7 +491,8 @@ impl Publisher {
         let object = name::data(version, nonce(self.feed.world.as_ref()));
         let mut upload = Upload::new(&store, object, source.largest());
         let options = self.options.encoder.clone().with_run(self.manifest.run.0);
-        let control = Control::threads(self.options.threads);
+        let progress = Arc::clone(&self.options.progress);
+        let control = Control::threads(self.options.threads).with_progress(&*progress);
         let report = match in_place(|| source.diff(&mut upload, options, control)) {
             Ok(report) => report,
             Err(error) => return Err(upload.cause(error).await),
@@ -494,7 +534,8 @@ impl Publisher {
     async fn snapshot(&self, source: &mut dyn Source, object: String) -> Result<(Digest, Data)> {
         let mut upload = Upload::new(&self.feed.store, object, source.largest());
         let options = self.options.encoder.clone().with_run(self.manifest.run.0);
-        let control = Control::threads(self.options.threads);
+        let progress = Arc::clone(&self.options.progress);
+        let control = Control::threads(self.options.threads).with_progress(&*progress);
         match in_place(|| source.snapshot(&mut upload, options, control)) {
             Ok(target) => Ok((target, upload.finish().await?)),
             Err(error) => Err(upload.cause(error).await),

@@ -78,6 +78,8 @@ async fn f33_a_version_is_made_beside_what_is_served_and_switched_to_at_once() {
     // Stopped before the switch: the old version is served, and the next start goes on.
     assert_eq!(follow(&bench, &versions, false).await.unwrap(), Some(4));
     assert!(same(1));
+    assert_eq!(Versions::open(&link, 1).unwrap_err().kind(), "misuse", "one process at a time");
+    drop(versions);
     let again = Versions::open(&link, 1).unwrap();
     assert_eq!(follow(&bench, &again, true).await.unwrap(), Some(4));
     assert!(same(4));
@@ -112,7 +114,7 @@ async fn older_versions_stay_for_those_who_have_them_open_as_many_as_are_wanted(
         publish(&bench, dir.path(), step..step + 1).await;
         follow(&bench, &versions, true).await.unwrap();
     }
-    assert_eq!(names(versions.directory()), ["2", "3", "4", "mark.json"]);
+    assert_eq!(names(versions.directory()), [".lock", "2", "3", "4", "mark.json"]);
 }
 
 #[test]
