@@ -8,7 +8,7 @@ in memory (feed_serve), one changes a checkpoint in place, one joins late. A sec
 fences the first. A compactor and a pruner run all the time. Every process is killed at random moments and started
 again. In the end all hold the trainer's digest, and nobody ever served another one than that of a published version.
 
-Needs `pulse` and the programs of pulse-tools in the release build. Python's standard library only.
+Needs `pulse` and the programs of pulse-tools, in the release build unless told otherwise. Python's standard library only.
 """
 
 import argparse
@@ -25,8 +25,9 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")) / "release"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 START = time.monotonic()
+PROGRAMS = None
 
 
 def log(text):
@@ -139,12 +140,12 @@ class Story:
 
 
 def feed_log(feed):
-    found = subprocess.run([TARGET / "pulse", "feed", "log", feed, "--all", "--json"], stdout=subprocess.PIPE, check=True)
+    found = subprocess.run([PROGRAMS / "pulse", "feed", "log", feed, "--all", "--json"], stdout=subprocess.PIPE, check=True)
     return json.loads(found.stdout)["versions"]
 
 
 def digest_of(path):
-    found = subprocess.run([TARGET / "pulse", "digest", path, "--json"], stdout=subprocess.PIPE, check=False)
+    found = subprocess.run([PROGRAMS / "pulse", "digest", path, "--json"], stdout=subprocess.PIPE, check=False)
     return json.loads(found.stdout)["digest"] if found.returncode == 0 else None
 
 
@@ -156,7 +157,10 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pause", type=int, default=700, help="milliseconds between steps")
     parser.add_argument("--kill-every", type=float, default=4.0, help="seconds between kills, on average")
+    parser.add_argument("--profile", default="release", help="which build of the programs: release or debug")
     options = parser.parse_args()
+    global PROGRAMS
+    PROGRAMS = TARGET / options.profile
     with tempfile.TemporaryDirectory(prefix="pulse-story-", dir=os.environ.get("TMPDIR")) as place:
         sys.exit(tell(options, Path(place)))
 
@@ -164,10 +168,10 @@ def main():
 def tell(options, place):
     story = Story(options, place)
     trainer = [
-        TARGET / "feed_train", options.feed, "--mib", str(options.mib), "--steps", str(options.versions),
+        PROGRAMS / "feed_train", options.feed, "--mib", str(options.mib), "--steps", str(options.versions),
         "--pause", str(options.pause), "--anchor-every", "50",
     ]
-    follow = [TARGET / "pulse", "follow", options.feed]
+    follow = [PROGRAMS / "pulse", "follow", options.feed]
     first = Process("trainer-1", trainer, story)
     while story.newest < 0:
         time.sleep(0.2)
@@ -179,18 +183,18 @@ def tell(options, place):
     shutil.copyfile(source, in_place / "model.safetensors")
     followers = [
         Process("files", [*follow, place / "files", "--json"], story),
-        Process("memory", [TARGET / "feed_serve", options.feed], story),
+        Process("memory", [PROGRAMS / "feed_serve", options.feed], story),
         Process("in-place", [*follow, in_place / "model.safetensors", "--in-place", "--json"], story),
     ]
     keepers = [
         Process(
             "compactor",
-            ["bash", "-c", f"while sleep 5; do {TARGET}/pulse feed compact {options.feed} --quiet; done"],
+            ["bash", "-c", f"while sleep 5; do {PROGRAMS}/pulse feed compact {options.feed} --quiet; done"],
             story,
         ),
         Process(
             "pruner",
-            ["bash", "-c", f"while sleep 7; do {TARGET}/pulse feed prune {options.feed} --grace 60s --quiet; done"],
+            ["bash", "-c", f"while sleep 7; do {PROGRAMS}/pulse feed prune {options.feed} --grace 60s --quiet; done"],
             story,
         ),
     ]
