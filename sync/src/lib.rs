@@ -90,3 +90,10 @@ pub use record::{Anchor, Data, Links, Record, Sealed};
 pub use status::{records, status, verify, Audit, Recent, Status};
 pub use way::{Part, Way};
 pub use world::{System, World};
+
+/// The chapter of the guide: its Rust blocks are tests.
+#[cfg(doctest)]
+mod guide {
+    #[doc = include_str!("../../docs/guide/live.md")]
+    struct Live;
+}
