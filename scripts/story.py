@@ -124,7 +124,7 @@ class Story:
 
     def check(self):
         """Everything that was served is a published version, and never older than before."""
-        targets = {line["version"]: line["target"] for line in feed_log(self.options.feed)}
+        targets = {line["version"]: line["digest"] for line in feed_log(self.options.feed)}
         for version, digest in self.published.items():
             if targets.get(version) != digest:
                 self.wrong.append(f"version {version} was published as {digest}, the log has {targets.get(version)}")
@@ -140,13 +140,13 @@ class Story:
 
 
 def feed_log(feed):
-    found = subprocess.run([PROGRAMS / "pulse", "feed", "log", feed, "--all", "--json"], stdout=subprocess.PIPE, check=True)
-    return json.loads(found.stdout)["versions"]
+    found = subprocess.run([PROGRAMS / "pulse", "feed", "log", feed, "--from", "0", "--json"], stdout=subprocess.PIPE, check=True)
+    return json.loads(found.stdout)
 
 
 def digest_of(path):
     found = subprocess.run([PROGRAMS / "pulse", "digest", path, "--json"], stdout=subprocess.PIPE, check=False)
-    return json.loads(found.stdout)["digest"] if found.returncode == 0 else None
+    return json.loads(found.stdout)[0]["digest"] if found.returncode == 0 else None
 
 
 def main():
