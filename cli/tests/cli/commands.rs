@@ -347,16 +347,37 @@ fn what_diff_was_told_stands_in_the_header() {
 #[test]
 fn demo_synchronises_a_model_and_says_so() {
     let place = Place::new();
-    let run = place.untouched(|| pulse(&place, &["demo", "--megabytes", "1", "--steps", "1"]));
+    let demo = ["demo", "--megabytes", "1", "--no-live"];
+    let run = place.untouched(|| pulse(&place, &[&demo[..], &["--steps", "1"]].concat()));
     assert_eq!(run.code, Some(0), "{}", run.err);
     assert!(run.out.contains("0 to 1") && run.out.contains("verified bit for bit"), "{}", run.out);
-    let json = pulse(&place, &["demo", "--megabytes", "1", "--steps", "2", "--json"]).json();
-    let steps = json.as_array().unwrap();
+    let json = pulse(&place, &[&demo[..], &["--steps", "2", "--json"]].concat()).json();
+    assert_eq!(json["live"], json!(null));
+    let steps = json["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 2);
     for (number, step) in steps.iter().enumerate() {
         assert_eq!(step["step"], number as u64 + 1);
         assert!(step["patch_bytes"].as_u64() < step["full_bytes"].as_u64(), "{step}");
         assert!(step["changes"].as_u64().unwrap() > 0);
+    }
+}
+
+/// One process publishes, three follow: one is killed and comes back, one joins late.
+#[test]
+fn demo_ends_with_a_feed_that_three_processes_follow() {
+    let place = Place::new();
+    let demo = ["demo", "--megabytes", "1", "--steps", "1", "--json"];
+    let json = place.untouched(|| pulse(&place, &demo)).json();
+    let live = &json["live"];
+    assert_eq!(live["versions"], 9);
+    let followers = live["followers"].as_array().unwrap();
+    let of = |field: &str| followers.iter().map(|it| it[field].clone()).collect::<Vec<_>>();
+    assert_eq!(of("follower"), ["first", "killed", "late"]);
+    assert_eq!(of("starts"), [1, 2, 1]);
+    let digests = of("digest");
+    assert!(digests.iter().all(|digest| digest == &digests[0]) && digests[0].is_string());
+    for follower in followers {
+        assert!(follower["bytes"].as_u64() < follower["full_copies_bytes"].as_u64(), "{follower}");
     }
 }
 

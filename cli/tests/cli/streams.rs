@@ -15,7 +15,7 @@ const COMMANDS: [&[&str]; 7] = [
     &["inspect", "41.pulse"],
     &["digest", "base.safetensors"],
     &["stat", "base.safetensors", "target.safetensors"],
-    &["demo", "--megabytes", "1", "--steps", "1"],
+    &["demo", "--megabytes", "1", "--steps", "1", "--no-live"],
 ];
 
 #[test]

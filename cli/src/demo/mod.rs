@@ -1,4 +1,6 @@
-//! `pulse demo`: every step on a small model that trains as you watch.
+//! `pulse demo`: every step on a small model that trains as you watch, and then live.
+
+mod live;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,18 +13,20 @@ use pulse::stream::EncoderOptions;
 use pulse::{Checkpoint, Error, Limits, Patch};
 use serde_json::json;
 
-use super::failure::{Failure, Result};
-use super::progress::control;
-use super::signals;
-use super::simulation::Simulation;
-use super::{text, Common, Outcome};
+use crate::failure::{Failure, Result};
+use crate::progress::control;
+use crate::signals;
+use crate::simulation::Simulation;
+use crate::outcome::{Common, Outcome};
+use crate::text;
 
 /// Train a small simulated model and synchronise it by patches, with the real code.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pulse demo
   pulse demo --megabytes 512 --steps 2
-  pulse demo --megabytes 8 --keep run")]
+  pulse demo --megabytes 8 --keep run
+  pulse demo --store s3://bucket/demo")]
 pub struct Demo {
     /// Size of the BF16 weights.
     #[arg(long, value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65536))]
@@ -33,9 +37,19 @@ pub struct Demo {
     /// Learning rate of Adam.
     #[arg(long, value_name = "RATE", default_value_t = 1e-6)]
     learning_rate: f32,
-    /// Keep checkpoints and patches in this new directory, to try the other commands on them.
+    /// Keep checkpoints and patches in this new directory, to try the other commands on them, and end without the
+    /// live part.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// End without the live part: one process that publishes and three that follow.
+    #[arg(long)]
+    no_live: bool,
+    /// Publish the live part below this address instead of into a directory. It stays there.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["no_live", "keep"])]
+    store: Option<String>,
+    /// The words that start this program, where its own file is not enough.
+    #[arg(long, value_name = "WORD", hide = true, num_args = 1.., value_delimiter = ' ')]
+    program: Vec<String>,
 }
 
 /// One patch of the demo.
@@ -102,7 +116,24 @@ impl Demo {
                 std::fs::remove_file(path(step - 1)).map_err(io)?;
             }
         }
-        Ok(outcome(&syncs))
+        // Who keeps the checkpoints wants them, and nothing else.
+        let live = if self.no_live || self.keep.is_some() {
+            None
+        } else {
+            let program = self.words().map_err(io)?;
+            Some(live::run(temporary.path(), self.store.as_deref(), program, say)?)
+        };
+        Ok(outcome(&syncs, live))
+    }
+
+    /// What starts this program again.
+    fn words(&self) -> std::io::Result<Vec<String>> {
+        if !self.program.is_empty() {
+            return Ok(self.program.clone());
+        }
+        let own = std::env::current_exe()?;
+        let own = own.into_os_string().into_string();
+        own.map(|own| vec![own]).map_err(|_| std::io::Error::other("the program's path is no UTF-8"))
     }
 }
 
@@ -154,7 +185,7 @@ fn sync(
     })
 }
 
-fn outcome(syncs: &[Sync]) -> Outcome {
+fn outcome(syncs: &[Sync], live: Option<(String, serde_json::Value)>) -> Outcome {
     let row = |sync: &Sync| {
         let both = |megabits| {
             format!(
@@ -187,8 +218,14 @@ fn outcome(syncs: &[Sync]) -> Outcome {
         "1 Gbit/s: full / patch",
     ];
     let table = text::table(&head, &syncs.iter().map(row).collect::<Vec<_>>());
-    let text = format!("{table}\nEvery patch was applied and the result verified bit for bit.\n");
-    let json = syncs
+    let mut text =
+        format!("{table}\nEvery patch was applied and the result verified bit for bit.\n");
+    let mut report = json!(null);
+    if let Some((live_text, live)) = live {
+        text.push_str(&format!("\n{live_text}"));
+        report = live;
+    }
+    let steps: Vec<_> = syncs
         .iter()
         .map(|sync| {
             json!({
@@ -204,5 +241,5 @@ fn outcome(syncs: &[Sync]) -> Outcome {
             })
         })
         .collect();
-    Outcome::new(text, json)
+    Outcome::new(text, json!({"steps": steps, "live": report}))
 }
