@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[cfg(feature = "checkpoint")]
-use crate::disk::stamp::Identity;
+use crate::disk::{stamp::Identity, system};
 
 /// One operation that is about to happen.
 #[derive(Debug, Clone, Copy)]
@@ -39,9 +39,19 @@ pub(crate) enum Call<'a> {
     Remove(&'a Path),
 }
 
-/// Sees every operation before it happens, and may forbid it.
+/// Sees every operation before it happens, and may forbid it; tells of the file system what it is to be taken for.
 pub(crate) trait Watch: Debug + Send + Sync {
     fn before(&self, call: Call<'_>) -> io::Result<()>;
+
+    #[cfg(feature = "checkpoint")]
+    fn free_bytes(&self, _: &Path) -> Option<u64> {
+        None
+    }
+
+    #[cfg(feature = "checkpoint")]
+    fn may_replace(&self, _: &Path) -> bool {
+        true
+    }
 }
 
 /// The file system, perhaps watched.
@@ -63,6 +73,24 @@ impl Disk {
 
     pub fn before(&self, call: Call<'_>) -> io::Result<()> {
         self.watch.as_ref().map_or(Ok(()), |watch| watch.before(call))
+    }
+
+    /// Bytes that may still be written to the file system of a directory, where that is known.
+    #[cfg(feature = "checkpoint")]
+    pub fn free_bytes(&self, directory: &Path) -> Option<u64> {
+        match &self.watch {
+            Some(watch) => watch.free_bytes(directory),
+            None => system::free_bytes(directory),
+        }
+    }
+
+    /// Whether this process may remove a file, or rename another over it, as far as that is known.
+    #[cfg(feature = "checkpoint")]
+    pub fn may_replace(&self, path: &Path) -> bool {
+        match &self.watch {
+            Some(watch) => watch.may_replace(path),
+            None => system::may_replace(path),
+        }
     }
 
     /// Takes over a file that was opened by other means.
@@ -122,7 +150,7 @@ impl Disk {
     #[cfg(feature = "checkpoint")]
     pub fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.before(Call::Rename { from, to })?;
-        crate::disk::system::rename_new(from, to)
+        system::rename_new(from, to)
     }
 
     /// Removes a file; it need not be there.
@@ -255,7 +283,7 @@ impl DiskFile {
     pub fn reload(&self) -> io::Result<()> {
         self.disk.before(Call::Reload(&self.path))?;
         self.with(false, |file| {
-            crate::disk::system::drop_clean_pages(file);
+            system::drop_clean_pages(file);
             Ok(())
         })
     }
@@ -367,6 +395,14 @@ mod tests {
         let error = Disk::default().sync_directory(nowhere).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         Disk::watched(Arc::new(Allowing)).sync_directory(nowhere).unwrap();
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", feature = "checkpoint"))]
+    fn room_of_a_real_disk_is_what_the_system_says() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Disk::default().free_bytes(dir.path()).is_some_and(|bytes| bytes > 1));
+        assert_eq!(Disk::watched(Arc::new(Allowing)).free_bytes(dir.path()), None);
     }
 
     #[test]

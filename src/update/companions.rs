@@ -6,7 +6,6 @@ use std::{fs, io};
 use crate::checkpoint::apply::FilePolicy;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
 use crate::disk::staged::failed;
-use crate::disk::system::may_replace;
 use crate::error::{Error, FileFault, Result};
 use crate::tensors::{Deviation, FileNote};
 use crate::update::pending::{content_of, Found};
@@ -67,7 +66,7 @@ impl Update<'_> {
     }
 
     fn check_replaceable(&self, name: &str) -> Result<()> {
-        if may_replace(&self.room.directory.join(name)) {
+        if self.disk.may_replace(&self.room.directory.join(name)) {
             return Ok(());
         }
         Err(self.refused(format!("only its owner may replace '{name}' in a sticky directory")))

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use crate::checkpoint::apply::source;
 use crate::disk::place::keep_access;
 use crate::disk::staged::failed;
-use crate::disk::system::{free_bytes, may_replace};
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::tensors::diagnose::explain;
@@ -26,14 +25,14 @@ impl Update<'_> {
     pub fn no_room_to_redo(&self) -> Option<String> {
         let changed = self.changed_files().map(|at| self.plan.files[at].header.file_bytes);
         let needed = changed.fold(SPARE_BYTES, u64::saturating_add);
-        let free = free_bytes(&self.room.directory)?;
+        let free = self.disk.free_bytes(&self.room.directory)?;
         (free < needed).then(|| format!("{free} bytes are free and {needed} are needed"))
     }
 
     /// Why files that change cannot be replaced by others, if that is known before.
     pub fn cannot_replace(&self) -> Option<String> {
         let mut places = self.changed_files().filter_map(|at| self.base_place(at));
-        let held = places.find(|path| !may_replace(path))?;
+        let held = places.find(|path| !self.disk.may_replace(path))?;
         Some(format!("only its owner may replace '{}' in a sticky directory", held.display()))
     }
 

@@ -10,6 +10,7 @@ use super::scene::{restore, snapshot, Contents, Scene};
 use crate::checkpoint::{diff, Checkpoint};
 use crate::coding::Coding;
 use crate::disk::mark::Mark;
+use crate::disk::{Call, Disk, Watch};
 use crate::error::{Error, Result};
 use crate::stream::EncoderOptions;
 use crate::tensors::Control;
@@ -62,6 +63,86 @@ fn where_files_cannot_be_made_beside_they_are_overwritten_if_that_is_possible_an
             assert_eq!(overwritten > 0, is_done, "{kind:?}, {way:?}");
         }
     }
+}
+
+/// A file system on which something is known to be impossible before it is tried.
+#[derive(Debug)]
+struct Closed {
+    free: Option<u64>,
+    /// A file that only another user may replace.
+    held: Option<&'static str>,
+}
+
+impl Watch for Closed {
+    fn before(&self, _: Call<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn free_bytes(&self, _: &Path) -> Option<u64> {
+        self.free
+    }
+
+    fn may_replace(&self, path: &Path) -> bool {
+        self.held.is_none_or(|name| !path.ends_with(name))
+    }
+}
+
+/// How the update went, why not as usual, or what kind of error it was; then nothing was changed.
+fn closed(
+    scene: &Scene,
+    closed: Closed,
+    way: Option<Way>,
+) -> std::result::Result<(Way, Option<String>), &'static str> {
+    scene.reset();
+    let report = scene.update_on(&Disk::watched(Arc::new(closed)), way);
+    let side = if report.is_ok() { &scene.target } else { &scene.base };
+    assert!(scene.holds(side), "{report:?}");
+    let report = report.map_err(|error| error.kind())?;
+    let why = report.notes.into_iter().map(|note| match note {
+        Note::Overwritten { why } => why,
+        other => panic!("{other:?}"),
+    });
+    Ok((report.way.unwrap(), why.last()))
+}
+
+/// Room is needed for the files that change, and for others.
+#[test]
+fn without_room_for_what_changes_it_is_overwritten_if_that_is_possible_and_nobody_chose() {
+    let scene = Scene::new(true, Coding::Contextual, Way::Redo);
+    let needed = scene.target[Path::new("one.safetensors")].len() as u64 + (16 << 20);
+    let update = |free, way| closed(&scene, Closed { free, held: None }, way);
+    for enough in [Some(needed), Some(u64::MAX), None] {
+        assert_eq!(update(enough, None), Ok((Way::Redo, None)), "{enough:?}");
+    }
+    let short = Some(needed - 1);
+    let why = format!("{} bytes are free and {needed} are needed", needed - 1);
+    assert_eq!(update(short, None), Ok((Way::Undo, Some(why))));
+    assert_eq!(update(short, Some(Way::Undo)), Ok((Way::Undo, None)));
+    assert_eq!(update(short, Some(Way::Redo)), Err("io"));
+    let moving = Scene::of_other_shards();
+    assert_eq!(closed(&moving, Closed { free: short, held: None }, None), Err("io"));
+}
+
+/// In a sticky directory, as another user than root.
+#[test]
+fn what_only_its_owner_may_replace_is_overwritten_if_that_is_possible_and_nobody_chose() {
+    let scene = Scene::new(true, Coding::Contextual, Way::Redo);
+    let held = |held| Closed { free: None, held: Some(held) };
+    let update = |name, way| closed(&scene, held(name), way);
+    let (way, why) = update("one.safetensors", None).unwrap();
+    assert_eq!(way, Way::Undo);
+    assert!(why.unwrap().contains("one.safetensors' in a sticky directory"));
+    assert_eq!(update("one.safetensors", Some(Way::Undo)), Ok((Way::Undo, None)));
+    assert_eq!(update("one.safetensors", Some(Way::Redo)), Err("not-in-place"));
+    // These do not change.
+    for name in ["two.safetensors", "config.json"] {
+        assert_eq!(update(name, None), Ok((Way::Redo, None)), "{name}");
+    }
+    for way in [None, Some(Way::Redo), Some(Way::Undo)] {
+        assert_eq!(update("state.json", way), Err("not-in-place"));
+    }
+    let moving = Scene::of_other_shards();
+    assert_eq!(closed(&moving, held("one.safetensors"), None), Err("not-in-place"));
 }
 
 /// Kills an update that overwrites before each of its operations; `then` gets what is left where the patch
