@@ -142,7 +142,8 @@ impl Pending {
                     }
                     member.replaced = true;
                 }
-                (None, None) if self.members[at].old.is_some() => {
+                // It may be gone already.
+                (None, None) => {
                     self.check_name(at)?;
                     self.disk.remove(&name).map_err(failed("removing", &name))?;
                     self.members[at].old = None;
@@ -346,4 +347,42 @@ pub(super) fn files_of_updates(directory: &Path) -> Result<Vec<(Mark, String, Pa
     }
     files.sort_by(|a, b| a.2.cmp(&b.2));
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::mark::Mark;
+
+    #[test]
+    fn what_is_at_a_name_is_nothing_a_file_or_something_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        fs::write(place("file"), "abc").unwrap();
+        fs::create_dir(place("directory")).unwrap();
+        let content = Content { bytes: 3, sha256: crate::hash::Sha::of(&[b"abc"]) };
+        assert_eq!(content_of(&place("file")).unwrap(), Found::File(content));
+        assert_eq!(content_of(&place("nowhere")).unwrap(), Found::Nothing);
+        assert_eq!(content_of(&place("directory")).unwrap(), Found::Other);
+        // Of what cannot be looked at nobody knows that it is not there.
+        assert_eq!(content_of(&place(&"long".repeat(100))).unwrap_err().kind(), "io");
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("file", place("link")).unwrap();
+            assert_eq!(content_of(&place("link")).unwrap(), Found::Other);
+        }
+    }
+
+    #[test]
+    fn files_of_updates_are_those_that_one_makes() {
+        let (dir, mark) = (tempfile::tempdir().unwrap(), Mark::random());
+        let own = ["back", "new-0", "new-4294967295", "undo"];
+        let others = ["", "new", "new-", "new-x", "new-4294967296", "undone", "lock"];
+        for what in own.iter().chain(&others) {
+            fs::write(dir.path().join(mark.file(what)), "").unwrap();
+        }
+        fs::write(dir.path().join("undo"), "").unwrap();
+        let expected = own.map(|what| (mark, what.to_string(), dir.path().join(mark.file(what))));
+        assert_eq!(files_of_updates(dir.path()).unwrap(), expected);
+    }
 }

@@ -441,3 +441,28 @@ impl Pending {
         torn.files.iter().try_for_each(|file| self.sync(file.disk_file()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One lock file, for the whole recovery, and only where files cannot be locked.
+    #[test]
+    fn a_lock_file_stands_for_all_locks_of_a_file_system_that_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let held = || fs::read_dir(dir.path()).unwrap().count();
+        let mut claims = Claims { disk: &disk, directory: dir.path(), lock: None };
+        claims.note(Locked::Yes).unwrap();
+        claims.note(Locked::Busy).unwrap();
+        assert_eq!(held(), 0);
+        claims.note(Locked::Unsupported).unwrap();
+        assert_eq!(held(), 1);
+        claims.note(Locked::Unsupported).unwrap();
+        claims.note(Locked::Yes).unwrap();
+        let mut other = Claims { disk: &disk, directory: dir.path(), lock: None };
+        assert_eq!(other.note(Locked::Unsupported).unwrap_err().kind(), "busy");
+        drop(claims);
+        assert_eq!(held(), 0);
+    }
+}

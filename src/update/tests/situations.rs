@@ -99,7 +99,9 @@ fn a_directory_that_is_moved_or_copied_with_its_journal_recovers() {
         at_every_mark(&scene, |at| {
             let copy = elsewhere.path().join("copy");
             restore(&copy, &snapshot(&scene.room));
-            let outcome = recover(&copy, Control::threads(1)).unwrap().outcome;
+            let Recovery { outcome, notes } = recover(&copy, Control::threads(1)).unwrap();
+            // Nobody has been there: nothing is someone's own.
+            assert_eq!(notes, [], "{at}");
             let expected = match outcome {
                 Recovered::RolledBack { .. } => &scene.base,
                 Recovered::Completed { .. } => &scene.target,
@@ -131,8 +133,16 @@ fn other(scene: &Scene, name: &str) -> Vec<u8> {
     bytes
 }
 
-/// A patch that leads back from the target, but to another checkpoint than the base.
-fn elsewhere(scene: &Scene) -> Vec<u8> {
+/// The base's tensors after another header: its metadata, which no digest of tensors is of, tell of another step.
+fn retold(scene: &Scene) -> Vec<u8> {
+    let mut bytes = of(&scene.base, ONE);
+    let step = bytes.windows(4).position(|bytes| bytes == b"\"40\"").unwrap();
+    bytes[step + 2] = b'2';
+    bytes
+}
+
+/// A patch that leads back from the target, but to another checkpoint than the base: what `third` makes of each file.
+fn elsewhere(scene: &Scene, third: impl Fn(&Scene, &str) -> Vec<u8>) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let open = |name: &str, files: &Contents| {
         let path = dir.path().join(name);
@@ -140,11 +150,11 @@ fn elsewhere(scene: &Scene) -> Vec<u8> {
         restore(&path, files);
         Checkpoint::open(path).unwrap()
     };
-    let mut third = scene.base.clone();
+    let mut files = scene.base.clone();
     for name in [ONE, TWO] {
-        third.insert(name.into(), other(scene, name));
+        files.insert(name.into(), third(scene, name));
     }
-    let (target, third) = (open("target", &scene.target), open("third", &third));
+    let (target, third) = (open("target", &scene.target), open("third", &files));
     let options =
         EncoderOptions::default().with_coding(Coding::Flat).with_values(ValueForm::Overwrite);
     let mut patch = Vec::new();
@@ -152,7 +162,16 @@ fn elsewhere(scene: &Scene) -> Vec<u8> {
     patch
 }
 
-const ACTS: [Act; 17] = [
+/// Where there is a patch that leads back, another takes its place.
+fn lead_back(scene: &Scene, third: impl Fn(&Scene, &str) -> Vec<u8>) {
+    let mut files = snapshot(&scene.room).into_keys();
+    let is_back = |name: &PathBuf| name.extension().is_some_and(|end| end == "back");
+    if let Some(name) = files.find(is_back) {
+        fs::write(scene.room.join(name), elsewhere(scene, third)).unwrap();
+    }
+}
+
+const ACTS: [Act; 19] = [
     ("nothing", |_| {}),
     ("both fetched again", |scene| {
         [ONE, TWO].iter().for_each(|name| put(scene, name, &of(&scene.base, name)))
@@ -187,13 +206,14 @@ const ACTS: [Act; 17] = [
         bytes[100] ^= 1;
         fs::write(journal, bytes).unwrap();
     }),
-    ("the patch that leads back leads elsewhere", |scene| {
-        let files = snapshot(&scene.room).into_keys();
-        let is_back = |name: &PathBuf| name.extension().is_some_and(|end| end == "back");
-        if let Some(name) = files.into_iter().find(is_back) {
-            fs::write(scene.room.join(name), elsewhere(scene)).unwrap();
-        }
+    ("the patch that leads back leads elsewhere", |scene| lead_back(scene, other)),
+    ("the patch that leads back has another header", |scene| {
+        lead_back(scene, |scene, name| match name {
+            ONE => retold(scene),
+            _ => of(&scene.base, name),
+        })
     }),
+    ("one fetched with another header", |scene| put(scene, ONE, &retold(scene))),
     ("the journal removed", |scene| fs::remove_file(journal(scene)).unwrap()),
     ("a byte of a marked file changed", |scene| {
         let mut bytes = fs::read(scene.room.join(TWO)).unwrap();
@@ -293,6 +313,37 @@ fn an_update_of_one_file_recovers_the_whole_directory_first() {
             assert_ne!(report.outcome, Recovered::Nothing, "{at}");
             assert!(scene.holds(&scene.base) || scene.holds(&scene.target), "{at}");
         });
+    }
+}
+
+/// Two checkpoints of one file each, side by side: the journal of one is no business of the other.
+#[test]
+fn a_recovery_of_one_file_leaves_the_journal_of_its_neighbour() {
+    for way in WAYS {
+        let scene = Scene::new(false, Coding::Contextual, way);
+        let neighbour = scene.room.join("neighbour");
+        let mut interrupted = 0;
+        for at in 0.. {
+            scene.reset();
+            fs::write(&neighbour, &scene.base[Path::new("model")]).unwrap();
+            if !scene.update(&Faulty::new(at, Fault::Kill)).0 {
+                break;
+            }
+            let before = snapshot(&scene.room);
+            if !before.keys().any(|name| name.extension().is_some_and(|end| end == "undo")) {
+                continue;
+            }
+            let found = recover(&neighbour, Control::threads(1));
+            if is_marked(&before[Path::new("model")]) {
+                assert_eq!(found.unwrap(), Recovery::default(), "{at}");
+                assert_eq!(snapshot(&scene.room), before, "{at}");
+                interrupted += 1;
+            }
+            recovered(&scene).unwrap();
+            fs::remove_file(&neighbour).unwrap();
+            assert!(scene.holds(&scene.base) || scene.holds(&scene.target), "{at}");
+        }
+        assert!(interrupted > 4, "{interrupted}");
     }
 }
 
