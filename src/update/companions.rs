@@ -1,11 +1,9 @@
 //! Which companions an update changes, and which stay because they are someone's own.
 
 use std::path::Path;
-use std::{fs, io};
 
 use crate::checkpoint::apply::FilePolicy;
 use crate::checkpoint::companions::{OutCompanion, RemovedCompanion};
-use crate::disk::staged::failed;
 use crate::error::{Error, FileFault, Result};
 use crate::tensors::{Deviation, FileNote};
 use crate::update::pending::{content_of, Found};
@@ -20,11 +18,12 @@ impl Update<'_> {
             let OutCompanion::Carried(carried) = companion else { continue };
             let (name, replaces) = (companion.name(), carried.replaces);
             let target = Found::File(carried.file.record.content().into());
-            match self.content_of(name)? {
+            let place = self.room.directory.join(name);
+            if name.contains('/') {
+                return Err(refused_below(&place));
+            }
+            match content_of(&place)? {
                 found if found == target => continue,
-                _ if name.contains('/') => {
-                    return Err(refused_below(&self.room.directory.join(name)))
-                }
                 found if found == Found::of(replaces.map(Into::into)) => {}
                 // An index that leads elsewhere cannot stay.
                 _ if policy == FilePolicy::Exact || self.plan.leads_to_tensors(name) => {
@@ -50,9 +49,9 @@ impl Update<'_> {
                 return Err(refused_below(&self.room.directory.join(name)));
             }
             self.check_replaceable(name)?;
-            let number = first + number_of(self.companions.len());
             let (name, base) = (name.to_string(), Some((*content).into()));
-            self.companions.push((Beside { name, base, target: None, number }, None));
+            // Nothing takes its name.
+            self.companions.push((Beside { name, base, target: None, number: 0 }, None));
         }
         self.file_notes.sort_unstable();
         match self.file_notes.iter().find(|note| note.deviation != Deviation::Extra) {
@@ -70,20 +69,6 @@ impl Update<'_> {
             return Ok(());
         }
         Err(self.refused(format!("only its owner may replace '{name}' in a sticky directory")))
-    }
-
-    /// What is at the name of a companion; nothing is looked for behind a link.
-    fn content_of(&self, name: &str) -> Result<Found> {
-        for (end, _) in name.match_indices('/') {
-            let directory = self.room.directory.join(&name[..end]);
-            match fs::symlink_metadata(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-                Err(error) => return Err(failed("looking at", &directory)(error)),
-                Ok(found) if found.is_dir() => {}
-                Ok(_) => return Ok(Found::Other),
-            }
-        }
-        content_of(&self.room.directory.join(name))
     }
 }
 

@@ -13,6 +13,7 @@ use pulse::{Checkpoint, Error};
 use testkit::files::{
     header, noise, raw, safetensors, stepped, tensor, weights, Files, Place, Tensor,
 };
+use testkit::forge;
 use testkit::library::{diff, every_coding, open, open_patch};
 
 fn model() -> Vec<Tensor> {
@@ -141,6 +142,28 @@ fn a_wrong_base_is_refused_and_left_untouched() {
     tensors[1].bytes[0] ^= 1;
     place.put("checkpoint", &Files::one(&tensors));
     refused(&place, "base", &["wrong base"]);
+    // Tensors are missing, or more than in the base: no bytes are needed to tell.
+    for tensors in [model()[..1].to_vec(), [model(), vec![tensor("c", "U8", &[1], [1])]].concat()] {
+        let place = step();
+        place.put("checkpoint", &Files::one(&tensors));
+        refused(&place, "base", &["wrong base"]);
+    }
+}
+
+/// Whichever way: that a patch does not give its own target is known before a byte changes.
+#[test]
+fn a_lying_patch_leaves_the_base_untouched() {
+    let place = step();
+    let good = fs::read(place.path("patch")).unwrap();
+    let target = open_patch(&place.path("patch")).footer().target;
+    place.put_bytes("patch", &forge::replaced(&good, b'F', &target.0, &[7; 32]));
+    let patch = open_patch(&place.path("patch"));
+    for way in [Way::Redo, Way::Undo] {
+        let options = UpdateOptions::default().with_way(way);
+        let update = || patch.update(place.path("checkpoint"), options, Control::threads(2));
+        let error = place.untouched(|| update().unwrap_err());
+        assert!(matches!(error, Error::WrongResult { .. }), "{way:?}: {error:?}");
+    }
 }
 
 /// Tensors that come, go, move or change their dtype, headers of another length, other shards.
@@ -534,6 +557,39 @@ fn r74_a_companion_is_replaced_or_removed_only_if_it_is_that_of_the_base() {
         let result = patch.update(&checkpoint, options, Control::threads(1));
         let is_right = notes.iter().all(|note| *note == "more");
         assert_eq!(result.is_ok(), is_right, "{before:?}: {result:?}");
+    }
+}
+
+/// What has the name of a companion and is no file is the receiver's own.
+#[test]
+fn a_directory_in_the_place_of_a_companion_stays() {
+    let files = |tensors: &[Tensor], new: Option<&str>| {
+        let new = new.map(|text| ("new".to_string(), text.as_bytes().to_vec()));
+        let tensors = ("model.safetensors".to_string(), safetensors(tensors));
+        Files::Many([tensors].into_iter().chain(new).collect())
+    };
+    for (policy, is_done) in [(FilePolicy::Follow, true), (FilePolicy::Exact, false)] {
+        let place = scene(&files(&model(), None), &files(&target(), Some("N")));
+        let own = place.path("checkpoint/new");
+        fs::create_dir(&own).unwrap();
+        let options = UpdateOptions::default().with_files(policy);
+        let patch = open_patch(&place.path("patch"));
+        let done = patch.update(place.path("checkpoint"), options, Control::threads(1));
+        match done {
+            Ok(report) => {
+                assert!(is_done);
+                assert_eq!(report.target.notes.len(), 1, "{report:?}");
+                assert_eq!(report.target.notes[0].name, "new");
+            }
+            Err(error) => {
+                assert!(!is_done, "{error}");
+                assert_eq!(error.kind(), "not-in-place", "{error}");
+            }
+        }
+        assert!(own.is_dir());
+        fs::remove_dir(&own).unwrap();
+        let expected = files(&if is_done { target() } else { model() }, None);
+        Files::read(&place.path("checkpoint")).assert_same(&expected);
     }
 }
 
