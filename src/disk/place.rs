@@ -226,8 +226,7 @@ pub(crate) fn keep_access(
     }
     let set = |mode: u32| staged.set_permissions(fs::Permissions::from_mode(mode | needs));
     let Some(list) = access_list(path) else { return set(mode) };
-    // Beside a list the group's bits say what the list allows at most, not what the group may.
-    set(mode & !0o070)?;
+    set(without_list(mode))?;
     if now == owners(taken.clone()) && set_access_list(staged, &list) {
         set(mode)?;
     }
@@ -238,6 +237,13 @@ pub(crate) fn keep_access(
 #[cfg(unix)]
 fn for_another_group(mode: u32) -> u32 {
     mode & (0o3707 | (mode & 0o7) << 3)
+}
+
+/// The mode of a file whose access list cannot be kept: beside it the group's bits say what the list allows at most, not
+/// what the group may.
+#[cfg(unix)]
+fn without_list(mode: u32) -> u32 {
+    mode & !0o070
 }
 
 /// The access list of a file, where it has one.
@@ -443,6 +449,13 @@ mod tests {
             [(0o640, 0o600), (0o664, 0o644), (0o755, 0o755), (0o770, 0o700), (0o3775, 0o3755)]
         {
             assert_eq!(for_another_group(mode), expected, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn without_its_list_the_group_may_do_nothing() {
+        for (mode, expected) in [(0o640, 0o600), (0o664, 0o604), (0o1775, 0o1705)] {
+            assert_eq!(without_list(mode), expected, "{mode:o}");
         }
     }
 }

@@ -3,5 +3,6 @@
 mod crashes;
 mod disk;
 mod fallback;
+mod old;
 mod scene;
 mod situations;

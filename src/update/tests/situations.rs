@@ -142,7 +142,7 @@ fn retold(scene: &Scene) -> Vec<u8> {
 }
 
 /// A patch that leads back from the target, but to another checkpoint than the base: what `third` makes of each file.
-fn elsewhere(scene: &Scene, third: impl Fn(&Scene, &str) -> Vec<u8>) -> Vec<u8> {
+pub(super) fn elsewhere(scene: &Scene, third: impl Fn(&Scene, &str) -> Vec<u8>) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let open = |name: &str, files: &Contents| {
         let path = dir.path().join(name);
@@ -601,6 +601,18 @@ fn where_companions_alone_change_nobody_opens_a_mixture() {
         at_every_mark(&scene, |at| {
             scene.check_seen().unwrap_or_else(|what| panic!("{way:?} at {at}: {what}"));
             scene.check_recovers().unwrap_or_else(|what| panic!("{way:?} at {at}: {what}"));
+        });
+    }
+}
+
+/// Whoever reads only what stays is not kept out, and need not be.
+#[test]
+fn a_file_that_does_not_change_is_not_marked() {
+    for way in WAYS {
+        let scene = Scene::new(true, Coding::Contextual, way);
+        at_every_mark(&scene, |at| {
+            let two = Path::new(TWO);
+            assert!(snapshot(&scene.room)[two] == scene.base[two], "{way:?} at {at}");
         });
     }
 }
