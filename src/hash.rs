@@ -233,6 +233,20 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_any_size_give_the_same_digest() {
+        let bytes: Vec<u8> = (0..4 * LEAF_BYTES + 9).map(|i| (i * 31 / 7) as u8).collect();
+        let leaves = bytes.chunks(LEAF_BYTES).flat_map(|leaf| Sha::of(&[&[0], leaf]).0);
+        let expected = Sha::of(&[&[1], &leaves.collect::<Vec<_>>()]);
+        for size in [777, LEAF_BYTES - 1, LEAF_BYTES, LEAF_BYTES + 1, 2 * LEAF_BYTES + 5] {
+            let mut hasher = TensorHasher::new();
+            // With a leaf open, and without.
+            let (first, rest) = bytes.split_at(size / 2);
+            [first].into_iter().chain(rest.chunks(size)).for_each(|piece| hasher.update(piece));
+            assert_eq!(hasher.finish(), expected, "{size}");
+        }
+    }
+
+    #[test]
     fn leaves_hashed_at_once_are_those_of_the_reference() {
         // Every padding of the last SHA-256 block, full leaves, and more leaves than any lanes.
         let bytes: Vec<u8> = (0..2 * LEAF_BYTES).map(|i| (i * 31 / 7) as u8).collect();
