@@ -1,19 +1,24 @@
 #!/usr/bin/env python3
 """Tries every change that cargo-mutants knows of some files, all of them built at once.
 
-scripts/all_mutants.py FILE...            such as src/disk/*.rs: a table by file, and what no test noticed
-scripts/all_mutants.py --slow 5 FILE...   leaves out tests of more than so many seconds
+scripts/all_mutants.py FILE...            such as 'src/disk/*.rs': a table by file, and what no test noticed
+scripts/all_mutants.py --slow 5 FILE...   leaves out tests of more than that many seconds
+scripts/all_mutants.py --jobs 1 FILE...   tries one change at a time
 
 One copy of the tree has all of the changes, each behind a switch that is thrown when a test starts. So the tests are
 built once, each change is tried by those tests alone that come by it, the quick ones first, and a thousand of them take
-minutes, not a day. Changes that do not compile are left out; a few cannot be woven in (a constant, an arm of a match), and
-are named: `cargo mutants -F NAME` tries them one by one.
+minutes, not a day. Changes that do not compile are left out; a few cannot be woven in (a constant, a field), and are
+named: `cargo mutants -F NAME` tries them one by one.
+
+scripts/all_mutants.allow lists the changes that no test can notice, with the reason. Those are not tried; fails if
+others go unnoticed, or if a listed one is not in the sources any more.
 
 Needs cargo-mutants, and the packages tree-sitter and tree-sitter-rust. Results are kept in target/woven by the text of
-the change, so that a run which was stopped goes on; remove it to start anew. Not run by CI, which breaks rules by
-scripts/mutants.py.
+the change, so that a run which was stopped goes on; after a change of the tree, those that went unnoticed are tried
+again. Remove it to start from nothing. Not run by CI, which breaks rules by scripts/mutants.py.
 """
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -39,9 +44,17 @@ ENVIRONMENT = dict(
     os.environ, CARGO_TARGET_DIR=str(WORK / "target"), RUSTFLAGS="--cap-lints=warn",
     CARGO_PROFILE_DEV_DEBUG="0", CARGO_PROFILE_TEST_DEBUG="0", RUST_BACKTRACE="0",
 )
-TESTS = [["--package", "pulse-codec", "--lib", "--test", "checkpoints"], ["--package", "pulse-cli", "--test", "cli"]]
+# Those of .cargo/mutants.toml.
+TESTS = ["--package", "pulse-codec", "--lib", "--test", "checkpoints"]
+# Tests that build the library once more.
+BUILDS = "examples::"
 # Seconds of tests that run in one process, and how many of them.
-BATCH_SECONDS, BATCH_TESTS = 3, 60
+BATCH_SECONDS, BATCH_TESTS = 1, 60
+# A change may lead to endless work: address space, in KiB, that its tests may take.
+MEMORY = 8 << 20
+ALLOWED = ROOT / "scripts" / "all_mutants.allow"
+FINAL = ("does not compile", "not woven", "noticed")
+KINDS = ("does not compile", "noticed", "without end", "allowed", "unnoticed", "unreached", "not woven")
 
 SWITCH = """
 /// Whether this change is the one of this run; where it is traced, that a test came by it is written down.
@@ -67,19 +80,35 @@ pub(crate) fn changed(number: u32) -> bool {
 
 
 def listed(files):
-    """What cargo-mutants would change in these files, in a fixed order."""
+    """What cargo-mutants would change in these files, in their order."""
     command = ["cargo", "mutants", "--list", "--json"] + [word for file in files for word in ("-f", file)]
     found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
     found = [mutant for mutant in found if any(Path(mutant["file"]).match(file) for file in files)]
-    for number, mutant in enumerate(sorted(found, key=lambda mutant: mutant["name"]), 1):
+    wanted = lambda mutant: [Path(mutant["file"]).match(file) for file in files].index(True)
+    start = lambda mutant: (mutant["file"], mutant["span"]["start"]["line"], mutant["span"]["start"]["column"])
+    found.sort(key=lambda mutant: (wanted(mutant), start(mutant), mutant["name"]))
+    names = Counter()
+    for number, mutant in enumerate(found, 1):
         mutant["number"] = number
+        # By its text, not its place: that stays what it is when other lines change.
+        what = mutant["name"].split(": ", 1)[1]
+        lines = (ROOT / mutant["file"]).read_text().splitlines()
+        name = f"{mutant['file']}: {what} | {lines[mutant['span']['start']['line'] - 1].strip()}"
+        names[name] += 1
+        mutant["name"] = name if names[name] == 1 else f"{name} ({names[name]})"
     return found
+
+
+def allowed():
+    """The changes that no test can notice."""
+    lines = ALLOWED.read_text().splitlines() if ALLOWED.exists() else []
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 class Weaver:
     """The text of one file with all of its changes."""
 
-    KINDS = {"BinaryOperator": ("binary_expression", "compound_assignment_expr"), "UnaryOperator": ("unary_expression",)}
+    NODES = {"BinaryOperator": ("binary_expression", "compound_assignment_expr"), "UnaryOperator": ("unary_expression",)}
 
     def __init__(self, source, mutants, left_out):
         self.source, self.left_out = source, left_out
@@ -88,6 +117,7 @@ class Weaver:
             self.lines.append(self.lines[-1] + len(line) + 1)
         self.root = PARSER.parse(source).root_node
         self.bodies, self.nodes, self.guards = defaultdict(list), defaultdict(list), defaultdict(list)
+        self.arms = defaultdict(list)
         for mutant in mutants:
             if mutant["name"] not in left_out and not self.place(mutant):
                 left_out[mutant["name"]] = "not woven"
@@ -110,8 +140,13 @@ class Weaver:
                 node = node.parent
             if node:
                 self.guards[begin, end].append(mutant)
-        elif mutant["genre"] in self.KINDS:
-            while node and node.type not in self.KINDS[mutant["genre"]]:
+        elif mutant["genre"] == "MatchArm":
+            while node and node.type != "match_arm":
+                node = node.parent
+            if node:
+                self.arms[node.child_by_field_name("pattern").start_byte].append(mutant)
+        elif mutant["genre"] in self.NODES:
+            while node and node.type not in self.NODES[mutant["genre"]]:
                 node = node.parent
             if node:
                 self.nodes[node.start_byte, node.end_byte, node.type].append((mutant, begin, end))
@@ -142,6 +177,12 @@ class Weaver:
         for mutant, begin, end in self.nodes.get((node.start_byte, node.end_byte, node.type), []):
             other = self.raw(node.start_byte, begin) + mutant["replacement"] + self.raw(end, node.end_byte)
             text = f"(if crate::changed({mutant['number']}) {{ {marked(mutant, other)} }} else {{ {text} }})"
+        if node.type == "match_pattern":
+            for mutant in self.arms.pop(node.start_byte, []):
+                # An arm that is taken away is one whose guard is never true.
+                guard = node.child_by_field_name("condition")
+                text += " && " if guard else " if "
+                text += marked(mutant, f"!crate::changed({mutant['number']})")
         for mutant in guards:
             switch = f"crate::changed({mutant['number']})"
             either = f"{switch} || ({text})" if mutant["replacement"] == "true" else f"!{switch} && ({text})"
@@ -155,23 +196,30 @@ def marked(mutant, text):
 
 
 def weave(mutants, left_out):
-    shutil.rmtree(TREE, ignore_errors=True)
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    for name in tracked.decode().split("\0"):
-        if name and (ROOT / name).is_file():
-            (TREE / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, TREE / name)
+    """Makes the tree; what is in it already is not written again, so that cargo builds only what differs."""
+    files = ["git", "ls-files", "-z", "-co", "--exclude-standard"]
+    found = subprocess.run(files, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    tree = {name: (ROOT / name).read_bytes() for name in found.split("\0") if name and (ROOT / name).is_file()}
     by_file = defaultdict(list)
     for mutant in mutants:
         by_file[mutant["file"]].append(mutant)
     for file, own in by_file.items():
-        (TREE / file).write_text(Weaver((ROOT / file).read_bytes(), own, left_out).text())
-    library = TREE / "src/lib.rs"
-    library.write_text(library.read_text() + SWITCH)
+        tree[file] = Weaver(tree[file], own, left_out).text().encode()
+    tree["src/lib.rs"] += SWITCH.encode()
+    for path in [path for path in TREE.rglob("*") if path.is_file()]:
+        if str(path.relative_to(TREE)) not in tree:
+            path.unlink()
+    for name, text in tree.items():
+        path = TREE / name
+        if not path.is_file() or path.read_bytes() != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text)
+            shutil.copymode(ROOT / name, path)
 
 
 def blamed(span, text):
-    """The change that an error is about: the smallest that has it, else one within it, else the nearest."""
+    """The change that an error is about: the smallest that has it, else one within it, else the next, as the body of a
+    function comes after its type."""
     begin, end = span["byte_start"], span["byte_end"]
     best = None
     for mark in re.finditer(rb"/\*<(\d+)\*/", text):
@@ -181,8 +229,8 @@ def blamed(span, text):
             best = min(best or (True, sys.maxsize, 0), (not inside, last - mark.start(), int(mark.group(1))))
     if best:
         return best[2]
-    calls = re.finditer(rb"crate::changed\((\d+)\)", text)
-    return min(((abs(call.start() - begin), int(call.group(1))) for call in calls), default=(0, None))[1]
+    call = re.compile(rb"crate::changed\((\d+)\)").search(text, begin)
+    return int(call.group(1)) if call else None
 
 
 def compiles(mutants, left_out):
@@ -209,16 +257,14 @@ def compiles(mutants, left_out):
 
 def build():
     """The test programs, and where they run."""
+    command = ["cargo", "test", *TESTS, "--no-run", "--message-format=json"]
+    done = subprocess.run(command, cwd=TREE, env=ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
     programs = {}
-    for tests in TESTS:
-        command = ["cargo", "test", *tests, "--no-run", "--message-format=json"]
-        done = subprocess.run(command, cwd=TREE, env=ENVIRONMENT, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr[-2000:])
-        for line in done.stdout.splitlines():
-            made = json.loads(line)
-            if made.get("executable") and made.get("profile", {}).get("test"):
-                programs[made["target"]["name"]] = (made["executable"], Path(made["manifest_path"]).parent)
+    for made in map(json.loads, done.stdout.splitlines()):
+        if made.get("executable") and made.get("profile", {}).get("test"):
+            programs[made["target"]["name"]] = (made["executable"], Path(made["manifest_path"]).parent)
     return programs
 
 
@@ -227,9 +273,10 @@ def run(program, tests, limit, **variables):
     executable, directory = program
     scratch = tempfile.mkdtemp(dir=scratch_root())
     begin = time.time()
+    limited = ["sh", "-c", f'ulimit -v {MEMORY} 2>/dev/null; exec "$@"', "sh"]
     process = subprocess.Popen(
-        [executable, "--quiet", "--exact", *tests], cwd=directory, env=dict(ENVIRONMENT, TMPDIR=scratch, **variables),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        [*limited, executable, "--quiet", "--exact", *tests], cwd=directory, start_new_session=True,
+        env=dict(ENVIRONMENT, TMPDIR=scratch, **variables), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     try:
         passed = process.wait(limit) == 0
@@ -249,16 +296,25 @@ def scratch_root():
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def traced(programs):
+def state():
+    """What the sources and tests of the woven tree are."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in TREE.rglob("*") if path.suffix in (".rs", ".toml", ".lock")):
+        digest.update(str(path).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def traced(programs, jobs, tree):
     """Each test that passes, how long it takes, and the changes that it comes by."""
     kept = WORK / "traces.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    if kept.exists() and (known := json.loads(kept.read_text()))["tree"] == tree:
+        return known["traces"]
     tests = []
     for name, (executable, directory) in programs.items():
         command = [executable, "--list", "--format", "terse"]
         lines = subprocess.run(command, cwd=directory, capture_output=True, text=True).stdout.splitlines()
-        tests += [(name, line.removesuffix(": test")) for line in lines if line.endswith(": test")]
+        found = [line.removesuffix(": test") for line in lines if line.endswith(": test")]
+        tests += [(name, test) for test in found if not test.startswith(BUILDS)]
 
     def trace(test):
         name, test = test
@@ -268,9 +324,9 @@ def traced(programs):
         shutil.rmtree(file.parent)
         return {"program": name, "test": test, "passed": passed, "seconds": seconds, "seen": seen}
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(jobs) as threads:
         traces = list(threads.map(trace, tests))
-    kept.write_text(json.dumps(traces))
+    kept.write_text(json.dumps({"tree": tree, "traces": traces}))
     return traces
 
 
@@ -292,10 +348,10 @@ def attempt(mutant, tests, programs):
     if not tests:
         return "unreached"
     for batch in batches(tests):
-        limit = 30 + 10 * batch["seconds"]
+        limit = 20 + 10 * batch["seconds"]
         passed, _ = run(programs[batch["program"]], batch["tests"], limit, WOVEN=str(mutant["number"]))
         if not passed:
-            return "noticed"
+            return "without end" if passed is None else "noticed"
     return "unnoticed"
 
 
@@ -303,17 +359,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--slow", type=float, default=60, help="seconds of a test that is left out")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many changes are tried at a time")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     mutants, results = listed(arguments.files), WORK / "results.json"
     known = json.loads(results.read_text()) if results.exists() else {}
+    known = {name: what for name, what in known.items() if what != "allowed"}
     left_out = {name: what for name, what in known.items() if what in ("does not compile", "not woven")}
     weave(mutants, left_out)
     while not compiles(mutants, left_out):
         weave(mutants, left_out)
     known |= left_out
-    programs = build()
-    traces = traced(programs)
+    results.write_text(json.dumps(known, indent=1))
+    programs, tree = build(), state()
+    # What went unnoticed may be noticed by other tests.
+    if known.get("tried") != [tree, arguments.slow]:
+        known = {name: what for name, what in known.items() if what in FINAL} | {"tried": [tree, arguments.slow]}
+    traces = traced(programs, arguments.jobs, tree)
     for trace in traces:
         if not trace["passed"]:
             print(f"left out, as it fails unchanged: {trace['test']}", file=sys.stderr)
@@ -331,18 +393,32 @@ def main():
             known[mutant["name"]] = outcome
             results.write_text(json.dumps(known, indent=1))
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    spared = set(allowed())
+    known |= {mutant["name"]: "allowed" for mutant in mutants if mutant["name"] in spared}
+    with ThreadPoolExecutor(arguments.jobs) as threads:
         list(threads.map(judge, [mutant for mutant in mutants if mutant["name"] not in known]))
-    print("| file | changes | do not compile | noticed | unnoticed | unreached | not woven |\n|---|---|---|---|---|---|---|")
+    sys.exit(report(mutants, known))
+
+
+def report(mutants, known):
+    """Prints a table, and what is not as it should be; whether something is not."""
+    print("| file | changes | " + " | ".join(KINDS) + " |\n|---|---" + "|---" * len(KINDS) + "|")
     counts = defaultdict(Counter)
     for mutant in mutants:
         counts[mutant["file"]][known[mutant["name"]]] += 1
     for file, own in sorted(counts.items()):
-        kinds = ("does not compile", "noticed", "unnoticed", "unreached", "not woven")
-        print(f"| {file} | {own.total()} | " + " | ".join(str(own[kind]) for kind in kinds) + " |")
-    for kind in ("unnoticed", "unreached", "not woven"):
+        print(f"| {file} | {own.total()} | " + " | ".join(str(own[kind]) for kind in KINDS) + " |")
+    total = sum(counts.values(), Counter())
+    print(f"| all | {total.total()} | " + " | ".join(str(total[kind]) for kind in KINDS) + " |")
+    bad = 0
+    for kind in ("without end", "unnoticed", "unreached", "not woven"):
         names = [mutant["name"] for mutant in mutants if known[mutant["name"]] == kind]
-        print(f"\n{kind}:\n" + "\n".join(f"- {name}" for name in names) if names else "")
+        print(f"\n{kind}:\n" + "\n".join(names) if names else "")
+        bad += len(names) if kind != "without end" else 0
+    there = {mutant["name"] for mutant in mutants}
+    gone = [name for name in allowed() if name.split(":")[0] in counts and name not in there]
+    print("\nallowed, and not in the sources:\n" + "\n".join(gone) if gone else "")
+    return 1 if bad or gone else 0
 
 
 if __name__ == "__main__":
