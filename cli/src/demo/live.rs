@@ -113,7 +113,8 @@ impl Stage<'_> {
                 return Err(Error::Cancelled.into());
             }
             let is_there = |follower: &Follower| {
-                follower.switches.last().map(|event| &event["digest"]) == until.map(Value::from).as_ref()
+                follower.switches.last().map(|event| &event["digest"])
+                    == until.map(Value::from).as_ref()
             };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || until.is_some() && self.followers.iter().all(is_there) {
@@ -159,8 +160,7 @@ pub(super) fn run(
         follower("killed", "killed, and came back"),
         follower("late", "joined late"),
     ];
-    let mut stage =
-        Stage { program, feed, place, publisher: None, followers, heard, told };
+    let mut stage = Stage { program, feed, place, publisher: None, followers, heard, told };
     for follower in &stage.followers {
         let path = place.join(follower.name);
         std::fs::create_dir_all(&path).map_err(failed("creating", Some(&path)))?;
@@ -288,7 +288,6 @@ pub(super) fn run(
 fn unique(place: &Path) -> String {
     let time = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
     let name = place.parent().and_then(Path::file_name).unwrap_or_default();
-    let name: String =
-        name.to_string_lossy().chars().filter(char::is_ascii_alphanumeric).collect();
+    let name: String = name.to_string_lossy().chars().filter(char::is_ascii_alphanumeric).collect();
     format!("{time:x}{name}")
 }

@@ -14,10 +14,10 @@ use pulse::{Checkpoint, Error, Limits, Patch};
 use serde_json::json;
 
 use crate::failure::{Failure, Result};
+use crate::outcome::{Common, Outcome};
 use crate::progress::control;
 use crate::signals;
 use crate::simulation::Simulation;
-use crate::outcome::{Common, Outcome};
 use crate::text;
 
 /// Train a small simulated model and synchronise it by patches, with the real code.
@@ -133,7 +133,8 @@ impl Demo {
         }
         let own = std::env::current_exe()?;
         let own = own.into_os_string().into_string();
-        own.map(|own| vec![own]).map_err(|_| std::io::Error::other("the program's path is no UTF-8"))
+        own.map(|own| vec![own])
+            .map_err(|_| std::io::Error::other("the program's path is no UTF-8"))
     }
 }
 
