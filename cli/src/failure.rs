@@ -21,6 +21,8 @@ pub(crate) enum Failure {
     NotProduced { patch: PathBuf, tensor: String },
     /// The library says so; with words of our own on what to do, where it cannot know them.
     Library { error: Box<Error>, hint: Option<Hint> },
+    /// The library says so of a feed, which has this address.
+    Feed { feed: Option<String>, error: Box<pulse_sync::Error>, hint: Option<String> },
 }
 
 /// What to do, where the library cannot know it.
@@ -45,7 +47,31 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<pulse_sync::Error> for Failure {
+    fn from(error: pulse_sync::Error) -> Self {
+        match error {
+            pulse_sync::Error::Pulse(error) => error.into(),
+            error => Failure::Feed { feed: None, error: Box::new(error), hint: None },
+        }
+    }
+}
+
 impl Failure {
+    /// An error of the feed at this address.
+    pub(crate) fn of_feed(address: &str) -> impl Fn(pulse_sync::Error) -> Failure + '_ {
+        move |error| match error.into() {
+            Failure::Feed { error, hint, .. } => {
+                Failure::Feed { feed: Some(address.into()), error, hint }
+            }
+            other => other,
+        }
+    }
+
+    /// An error of a feed, with words of our own on what to do.
+    pub(crate) fn advised(error: pulse_sync::Error, hint: impl Into<String>) -> Self {
+        Failure::Feed { feed: None, error: Box::new(error), hint: Some(hint.into()) }
+    }
+
     /// An error of the library, with words of our own on what to do.
     pub(crate) fn hinted(error: Error, hint: impl Into<String>) -> Self {
         let hint = Hint { advice: None, text: hint.into() };
@@ -72,10 +98,11 @@ pub(crate) fn usage<T>(what: impl Into<String>) -> Result<T> {
 
 impl Failure {
     /// What to do, in the words of the command line.
-    fn advice(&self) -> Option<String> {
+    pub(crate) fn advice(&self) -> Option<String> {
         let (error, hint) = match self {
             Failure::Usage(_) => return None,
             Failure::NotProduced { .. } => return Some(USE_ITS_PRODUCER.into()),
+            Failure::Feed { error, hint, .. } => return hint.clone().or_else(|| error.advice()),
             Failure::Library { error, hint } => (error, hint),
         };
         if let Some(hint) = hint {
@@ -122,6 +149,13 @@ impl Failure {
                 "stopped by a signal; what was half written is removed".into()
             }
             Failure::Library { error, .. } => streams::named(error.to_string()),
+            Failure::Feed { feed, error, .. } => {
+                let what = error.to_string();
+                match feed {
+                    Some(feed) if !what.contains(feed.as_str()) => format!("{feed}: {what}"),
+                    _ => what,
+                }
+            }
         }
     }
 
@@ -150,7 +184,12 @@ impl Failure {
             Failure::Library { error, .. } if matches!(**error, Error::Misuse(_)) => {
                 ExitCode::from(2)
             }
-            Failure::NotProduced { .. } | Failure::Library { .. } => ExitCode::FAILURE,
+            Failure::Feed { error, .. } if matches!(**error, pulse_sync::Error::Misuse(_)) => {
+                ExitCode::from(2)
+            }
+            Failure::NotProduced { .. } | Failure::Library { .. } | Failure::Feed { .. } => {
+                ExitCode::FAILURE
+            }
         }
     }
 
@@ -169,6 +208,7 @@ impl Failure {
             "found": null,
             "limit": null,
             "base": null,
+            "feed": null,
             "advice": null,
             "advice_text": self.advice(),
         });
@@ -181,6 +221,14 @@ impl Failure {
                 object["kind"] = json!("base");
                 object["file"] = json!(patch.display().to_string());
                 object["tensor"] = json!(tensor);
+                return object;
+            }
+            Failure::Feed { feed, error, .. } => {
+                object["kind"] = json!(error.kind());
+                object["feed"] = json!(feed);
+                if let pulse_sync::Error::Io { path, .. } = &**error {
+                    object["file"] = json!(path.display().to_string());
+                }
                 return object;
             }
             Failure::Library { error, hint } => {

@@ -8,15 +8,20 @@ mod compose;
 mod demo;
 mod diff;
 mod digest;
+mod durations;
 mod failure;
+mod feed;
+mod follow;
 mod following;
 mod generate;
 mod html;
 mod inspect;
+mod keygen;
 mod layers;
 mod opening;
 mod outcome;
 mod progress;
+mod publish;
 mod recover;
 mod revert;
 mod signals;
@@ -65,6 +70,11 @@ enum Command {
     Inspect(inspect::Inspect),
     Digest(digest::Digest),
     Stat(stat::Stat),
+    Publish(publish::Publish),
+    Follow(follow::Follow),
+    #[command(subcommand)]
+    Feed(feed::Feed),
+    Keygen(keygen::Keygen),
     Demo(demo::Demo),
     Generate(generate::Generate),
 }
@@ -106,6 +116,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(command) => command.run(common),
         Command::Digest(command) => command.run(common),
         Command::Stat(command) => command.run(common),
+        Command::Publish(command) => command.run(common),
+        Command::Follow(command) => command.run(common),
+        Command::Feed(command) => command.run(common),
+        Command::Keygen(command) => command.run(common),
         Command::Demo(command) => command.run(common),
         Command::Generate(command) => command.run(common),
     };
@@ -120,7 +134,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
             match (outcome.error, printed) {
                 (None, Ok(())) => return ExitCode::SUCCESS,
-                (Some(error), _) => Failure::from(error),
+                (Some(failure), _) => failure,
                 (None, Err(source)) => failure::unprinted(source),
             }
         }

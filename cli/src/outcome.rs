@@ -1,7 +1,8 @@
 //! What every command is told, and what it has to say when it is done.
 
 use clap::Args;
-use pulse::Error;
+
+use crate::failure::Failure;
 
 /// Options of every command.
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ pub(crate) struct Outcome {
     /// Both were printed already: they were too much to be held.
     pub(crate) printed: bool,
     /// Why it failed although there is something to print.
-    pub(crate) error: Option<Error>,
+    pub(crate) error: Option<Failure>,
     /// Standard output has the patch: the text is for standard error.
     pub(crate) is_aside: bool,
 }
@@ -48,7 +49,7 @@ impl Outcome {
     }
 
     /// Of a command that has printed what it has to say.
-    pub(crate) fn printed(error: Option<Error>) -> Self {
+    pub(crate) fn printed(error: Option<Failure>) -> Self {
         let (text, json) = (String::new(), serde_json::Value::Null);
         Outcome { text, json, printed: true, error, is_aside: false }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use pulse::tensors::Control;
@@ -57,8 +58,41 @@ impl Progress {
         Progress { bar, threads: common.threads, advance: Box::new(advance), _deferred }
     }
 
+    /// Counts bytes that are done; whether to go on.
+    pub fn advance(&self, bytes: u64) -> ControlFlow<()> {
+        (self.advance)(bytes)
+    }
+
     pub fn control(&self) -> Control<'_> {
         control(self.threads).with_progress(&*self.advance)
+    }
+}
+
+/// A bar for work whose parts begin and end while somebody else, on any thread, tells how far they are.
+#[derive(Default)]
+pub struct Meter(Mutex<Option<Progress>>);
+
+impl Meter {
+    fn bar(&self) -> MutexGuard<'_, Option<Progress>> {
+        // A thread that panicked has told what it had to tell.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A part of the work begins; the bar of the one before goes.
+    pub fn begin(&self, common: &Common, what: &'static str, bytes: u64) {
+        let mut bar = self.bar();
+        drop(bar.take());
+        *bar = Some(Progress::new(common, what, bytes));
+    }
+
+    /// The bar goes, so that something can be printed.
+    pub fn end(&self) {
+        drop(self.bar().take());
+    }
+
+    /// Counts bytes that are done; whether to go on.
+    pub fn advance(&self, bytes: u64) -> ControlFlow<()> {
+        self.bar().as_ref().map_or_else(|| signals::poll(bytes), |bar| bar.advance(bytes))
     }
 }
 

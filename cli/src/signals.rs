@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 #[cfg(unix)]
 use signal_hook::consts::SIGHUP;
@@ -16,10 +17,13 @@ struct Signals {
     came: Arc<AtomicUsize>,
     /// The next one ends the process: nothing is half written, or it was asked to stop before.
     at_once: Arc<AtomicBool>,
+    /// How many want that it does not.
+    deferred: AtomicUsize,
 }
 
 static SIGNALS: LazyLock<Signals> = LazyLock::new(|| {
-    let signals = Signals { came: Arc::default(), at_once: Arc::default() };
+    let signals =
+        Signals { came: Arc::default(), at_once: Arc::default(), deferred: AtomicUsize::new(0) };
     let handled = [
         SIGINT,
         SIGTERM,
@@ -49,7 +53,8 @@ pub(crate) struct Deferred(());
 
 /// Begins work that must not be cut off in the middle.
 pub(crate) fn defer() -> Deferred {
-    SIGNALS.at_once.store(SIGNALS.came.load(SeqCst) != 0, SeqCst);
+    SIGNALS.deferred.fetch_add(1, SeqCst);
+    SIGNALS.at_once.store(came(), SeqCst);
     Deferred(())
 }
 
@@ -61,16 +66,31 @@ pub(crate) fn end_at_once() {
 
 impl Drop for Deferred {
     fn drop(&mut self) {
-        SIGNALS.at_once.store(true, SeqCst);
+        if SIGNALS.deferred.fetch_sub(1, SeqCst) == 1 {
+            SIGNALS.at_once.store(true, SeqCst);
+        }
+    }
+}
+
+/// Whether a signal came.
+pub(crate) fn came() -> bool {
+    SIGNALS.came.load(SeqCst) != 0
+}
+
+/// Waits for a signal.
+pub(crate) async fn stopped() {
+    // A handler may do hardly anything but set a flag.
+    while !came() {
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
 
 /// For every report of progress: whether to go on.
 pub(crate) fn poll(_: u64) -> ControlFlow<()> {
-    if SIGNALS.came.load(SeqCst) == 0 {
-        ControlFlow::Continue(())
-    } else {
+    if came() {
         ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
     }
 }
 

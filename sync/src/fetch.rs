@@ -179,9 +179,7 @@ impl Fetch<'_> {
             let error = match self.store.range(&data.object, range.clone()).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(got)) if got.object_bytes != data.bytes => {
-                    let (found, bytes) = (got.object_bytes, data.bytes);
-                    let what = format!("it has {found} bytes, but {bytes} were published");
-                    return Err(Error::data(&data.object, what));
+                    return Err(other_size(data, got.object_bytes));
                 }
                 Ok(Some(got)) if got.bytes.len() as u64 == range.end - range.start => {
                     return Ok(Some(got.bytes));
@@ -191,7 +189,13 @@ impl Fetch<'_> {
                     Error::data(&data.object, what)
                 }
                 Err(error) if !error.is_passing() => return Err(error),
-                Err(error) => error,
+                // To ask for what is behind the end is an error of its own, on every store.
+                Err(error) => match self.store.head(&data.object).await {
+                    Ok(Some(head)) if head.bytes != data.bytes => {
+                        return Err(other_size(data, head.bytes));
+                    }
+                    _ => error,
+                },
             };
             tries += 1;
             if tries == TRIES {
@@ -200,6 +204,10 @@ impl Fetch<'_> {
             tokio::time::sleep(backoff.pause(self.world)).await;
         }
     }
+}
+
+fn other_size(data: &Data, found: u64) -> Error {
+    Error::data(&data.object, format!("it has {found} bytes, but {} were published", data.bytes))
 }
 
 /// Bytes of a range of an object: small ones come over several connections, too, each of which is slow at

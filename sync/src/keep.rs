@@ -226,12 +226,16 @@ impl Maker<'_> {
         let run = self.feed.existing().await?.run;
         let held = base.as_ref().map(|base| base.digest);
         loop {
-            let Some(update) = follower.look(held).await? else {
+            let update = match follower.look(held).await {
+                Ok(Some(update)) => update,
                 // It is held already.
-                return base.map(|base| (base, run)).ok_or(Error::Lost {
-                    wanted: version,
-                    why: "it is not there any more".into(),
-                });
+                Ok(None) | Err(Error::Ended { .. }) => {
+                    let why = "it is not there any more".into();
+                    return base
+                        .map(|base| (base, run))
+                        .ok_or(Error::Lost { wanted: version, why });
+                }
+                Err(error) => return Err(error),
             };
             let path = self.work.join(version.to_string());
             let base = base.as_ref().map(|base| base.path.as_path()).filter(|_| !update.is_whole());

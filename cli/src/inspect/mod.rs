@@ -142,7 +142,7 @@ impl Inspect {
         };
         match (printed, &map.error) {
             (Err(source), None) => Err(unprinted(source)),
-            _ => Ok(Outcome::printed(map.error)),
+            _ => Ok(Outcome::printed(map.error.map(Into::into))),
         }
     }
 

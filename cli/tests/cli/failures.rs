@@ -177,6 +177,7 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
             1,
             json!({ "kind": "unrecovered", "file": real(".served.pulse-undo"), "advice": "fetch-checkpoint-again" }),
         ),
+        (&["feed", "log", "nowhere"], 1, json!({ "kind": "no-feed", "feed": "nowhere" })),
         (
             &["digest", "nowhere"],
             1,
@@ -185,7 +186,7 @@ fn cases(place: &Place) -> Vec<Case<'static>> {
     ]
 }
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "kind",
     "message",
     "file",
@@ -198,6 +199,7 @@ const FIELDS: [&str; 14] = [
     "found",
     "limit",
     "base",
+    "feed",
     "advice",
     "advice_text",
 ];
@@ -278,6 +280,8 @@ fn failures_are_as_documented() {
         .collect();
     let kinds: Vec<&str> =
         rows(&document, "## Kinds").iter().flat_map(|row| words(row[0])).collect();
+    let of_feeds: Vec<&str> =
+        rows(&document, "## Kinds of a feed").iter().flat_map(|row| words(row[0])).collect();
     let advice: Vec<&str> =
         rows(&document, "## Advice").iter().flat_map(|row| words(row[0])).collect();
 
@@ -289,6 +293,7 @@ fn failures_are_as_documented() {
         for (field, (kind, null)) in &fields {
             check_type(&failure, field, kind, *null == "never");
         }
+        let kinds = if failure["feed"].is_null() { &kinds } else { &of_feeds };
         assert!(kinds.contains(&failure["kind"].as_str().unwrap()), "{failure}");
         assert!(failure["advice"].as_str().is_none_or(|word| advice.contains(&word)), "{failure}");
     }
@@ -305,6 +310,7 @@ fn failures_are_as_documented() {
         words
     };
     assert_eq!(sorted(&kinds), sorted(&known));
+    assert_eq!(sorted(&of_feeds), sorted(pulse_sync::Error::KINDS));
     for (heading, file, begin, end) in [
         ("## Advice", "advice", "fn row(self)", "fn fmt("),
         ("## Contents", "content", "fn name(&self)", "fn advice("),

@@ -5,6 +5,7 @@ mod commands;
 mod compose;
 mod damage;
 mod failures;
+mod feeds;
 mod in_place;
 mod inspect;
 mod kill;
@@ -92,6 +93,8 @@ impl Run {
 fn command(place: &Place, program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.current_dir(place.root()).args(args);
+    // What programs keep for this user is none of a test's business.
+    command.env("XDG_STATE_HOME", place.path(".state"));
     command
 }
 

@@ -10,12 +10,12 @@ use crate::inspect::{check_type, paths};
 use crate::{pulse, scene};
 use testkit::files::{safetensors, Files};
 
-fn document() -> String {
+pub(crate) fn document() -> String {
     fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/report-json.md")).unwrap()
 }
 
 /// Rows of the table under a heading: the cells of each.
-fn rows<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+pub(crate) fn rows<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let (_, section) = document.split_once(&format!("\n## {heading}\n")).expect(heading);
     let section = section.split("\n## ").next().unwrap();
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));

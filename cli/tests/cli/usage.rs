@@ -54,6 +54,51 @@ fn help_names_every_command() {
     pulse(&place, &[]).misused(&["Usage:"]);
 }
 
+/// Commands of feeds, whose examples name stores of others.
+const LIVE: [&str; 9] = [
+    "publish",
+    "follow",
+    "keygen",
+    "feed log",
+    "feed status",
+    "feed verify",
+    "feed prune",
+    "feed compact",
+    "feed mirror",
+];
+
+#[test]
+fn examples_of_feeds_are_right_usage() {
+    let place = Place::new();
+    let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    for command in LIVE {
+        let help =
+            pulse(&place, &[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat());
+        let help = help.done();
+        let (_, examples) = help.split_once("Examples:\n").expect(command);
+        let examples = examples.lines().map(str::trim).filter(|line| !line.is_empty());
+        for example in examples {
+            assert!(example.starts_with(&format!("pulse {command} ")), "{example}");
+            // Nothing of it is there: that must be all that is wrong.
+            let mut example = example.replace("83be…c1", key);
+            for address in ["s3://bucket/", "https://mirror.example/", "gs://other/", "/srv/feeds/"]
+            {
+                example = example.replace(address, "nowhere/");
+            }
+            let script =
+                format!("exec '{}' {}", env!("CARGO_BIN_EXE_pulse"), &example["pulse ".len()..]);
+            let mut shell = std::process::Command::new("sh");
+            let output = shell.current_dir(place.root()).args(["-c", &script]).output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{example}: {output:?}");
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                said.contains("No such file") || said.contains("there is no feed"),
+                "{example}: {said}"
+            );
+        }
+    }
+}
+
 #[test]
 fn wrong_usage_ends_with_two_and_writes_nothing() {
     let place = scene();
@@ -96,6 +141,24 @@ fn wrong_usage_ends_with_two_and_writes_nothing() {
         (vec!["inspect"], "PATCH"),
         (vec!["digest"], "CHECKPOINT"),
         (vec!["stat", "base.safetensors"], "TARGET"),
+        (vec!["publish", "base.safetensors"], "FEED"),
+        (vec!["publish", "--watch", ".", "a", "b"], "--watch"),
+        (vec!["publish", "--watch", ".", "a", "--step", "1"], "--step"),
+        (vec!["publish", "base.safetensors", "a", "--keep", "0"], "--keep"),
+        (
+            vec!["publish", "base.safetensors", "a", "--expires", "soon"],
+            "500ms, 90s, 15m, 24h or 7d",
+        ),
+        (vec!["publish", "base.safetensors", ""], "address of a feed"),
+        (vec!["follow", "a"], "DEST"),
+        (vec!["follow", "a", "b", "--at", "latest"], "step=1200"),
+        (vec!["follow", "a", "b", "--trust", "me"], "64 hexadecimal digits"),
+        (vec!["follow", "a", "b", "--poll", "0s"], "--poll"),
+        (vec!["follow", "a", "b", "--in-place", "--keep", "3"], "--keep"),
+        (vec!["follow", "a", "b", "--metrics", "here"], "--metrics"),
+        (vec!["feed", "prune", "a", "--keep", "0"], "--keep"),
+        (vec!["feed", "compact", "a", "--spans", "1"], "--spans"),
+        (vec!["feed", "mirror", "a"], "TO"),
         (vec!["demo", "--megabytes", "0"], "--megabytes"),
         (vec!["demo", "--steps", "0"], "--steps"),
     ] {

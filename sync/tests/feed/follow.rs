@@ -283,12 +283,13 @@ async fn f29_data_is_compared_before_anything_is_made_of_it() {
     };
     let mut reader = bench.follower().await;
     reader.held = Some(model(0));
-    // Another object, a cut one, a longer one, a changed one.
+    // Another object, a cut one, an empty one, a longer one, a changed one.
     let original = &objects[&data(1)];
     let mut changed = original.clone();
     changed[original.len() / 2] ^= 1;
     let longer = [&original[..], b"x"].concat();
-    for bytes in [&objects[&data(2)], &original[..original.len() - 1].to_vec(), &longer, &changed] {
+    let cut = original[..original.len() - 1].to_vec();
+    for bytes in [&objects[&data(2)], &cut, &Vec::new(), &longer, &changed] {
         bench.put(&data(1), bytes.clone()).await;
         let mut reader = bench.follower().await;
         reader.held = Some(model(0));

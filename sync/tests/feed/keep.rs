@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
+use pulse::tensors::{Control, Shadow};
 use pulse_sync::{
     compact, mirror, prune, status, verify, CompactOptions, PruneOptions, PublisherOptions,
 };
 
 use crate::scripted::Cue;
-use crate::support::{digest_of, model, record, sealed, Bench, START};
+use crate::support::{digest_of, model, record, sealed, weights, Bench, START};
 
 /// A feed of so many versions with an anchor every four.
 async fn bench(versions: u64) -> Bench {
@@ -54,6 +55,56 @@ async fn a_compactor_makes_anchors_for_a_publisher_that_does_not() {
     assert_eq!((way.parts.len(), way.parts[0].is_recorded), (1, false));
     assert_eq!(reader.look().await.unwrap(), Some(9));
     assert_eq!(reader.held, Some(model(9)));
+    // A publisher that starts afterwards records it.
+    let mut next = bench.publisher().await;
+    next.shadow = shadow(9);
+    let published = next.publish(10).await.unwrap();
+    assert_eq!((published.record.anchor.version, published.record.patch.is_some()), (9, true));
+}
+
+#[tokio::test]
+async fn a_run_that_has_ended_is_compacted_like_any_other() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all(0..8).await;
+    trainer.publisher.end().await.unwrap();
+    let options = CompactOptions::default().with_spans([4]).with_anchor_every(2);
+    let made = compact(&bench.feed, &options).await.unwrap();
+    let ends: Vec<_> = made.iter().map(|made| (made.from, made.to)).collect();
+    assert_eq!(ends, [(Some(4), 8), (None, 8)]);
+}
+
+/// A publisher that is stopped between the anchor and the next record leaves it to the one that starts next.
+#[tokio::test]
+async fn an_anchor_that_was_announced_is_recorded_by_the_next_publisher() {
+    let bench = Bench::new();
+    let options = || PublisherOptions::default().with_anchor_every(3);
+    for step in 0..7 {
+        let mut trainer = bench.publisher_with(options()).await;
+        if step > 0 {
+            trainer.shadow = shadow(step - 1);
+        }
+        let published = trainer.publish(step).await.unwrap();
+        let expected = [0, 0, 0, 0, 3, 3, 3][usize::try_from(step).unwrap()];
+        assert_eq!(published.record.anchor.version, expected, "version {step}");
+        assert_eq!(published.record.patch.is_some(), step > 0);
+    }
+    // One that says another target than the record of its version is not recorded.
+    let objects = bench.objects().await;
+    let name = objects.keys().rfind(|name| name.starts_with("anchor/")).unwrap();
+    let payload = String::from_utf8(objects[name].clone()).unwrap();
+    let payload = payload.lines().next().unwrap();
+    let (six, five) = (digest_of(&model(6)).to_string(), digest_of(&model(5)).to_string());
+    assert!(payload.contains(&six), "{payload}");
+    bench.put(name, sealed(&payload.replace(&six, &five))).await;
+    let mut trainer = bench.publisher_with(options()).await;
+    trainer.shadow = shadow(6);
+    assert_eq!(trainer.publish(7).await.unwrap().record.anchor.version, 3);
+}
+
+/// The shadow of a trainer that goes on with this version.
+fn shadow(version: u64) -> Shadow {
+    Shadow::new(&weights(&model(version)), Control::threads(1)).unwrap()
 }
 
 #[tokio::test]
