@@ -52,10 +52,10 @@ impl Document {
         Ok(Document { payload: payload.into(), digest: found, fields, signatures })
     }
 
-    /// Whether a key signed it.
+    /// Whether a key signed it (F14).
     pub fn check_signature(&self, name: &str, key: &PublicKey) -> Result<()> {
-        let mut own = self.signatures.iter().filter(|(signer, _)| signer == key).peekable();
-        let fault = if own.peek().is_none() {
+        let mut own = self.signatures.iter().filter(|(signer, _)| signer == key);
+        let fault = if self.signatures.is_empty() {
             DocumentFault::Unsigned(*key)
         } else if own.any(|(_, signature)| key.verifies(&self.payload, signature)) {
             return Ok(());
@@ -135,7 +135,9 @@ mod tests {
         let (mine, theirs) = (seal("{}", &[&key]), seal(r#"{"a":1}"#, &[&other]));
         let document = Document::parse("x", &mine).unwrap();
         assert!(document.check_signature("x", &key.public()).is_ok());
-        assert_eq!(document.check_signature("x", &other.public()).unwrap_err().kind(), "unsigned");
+        assert_eq!(document.check_signature("x", &other.public()).unwrap_err().kind(), "signature");
+        let unsigned = Document::parse("x", &seal("{}", &[])).unwrap();
+        assert_eq!(unsigned.check_signature("x", &key.public()).unwrap_err().kind(), "unsigned");
         // A payload with the seal of another signature.
         let text = String::from_utf8(theirs).unwrap();
         let moved = text.replace(&hex::encode(other.public().0), &hex::encode(key.public().0));

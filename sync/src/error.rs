@@ -35,7 +35,7 @@ pub enum DocumentFault {
         allowed: u64,
     },
     /// It is of a feed of a later format.
-    #[error("it is of feed format {0}, this program knows 1")]
+    #[error("it is of major version {0}, this program knows 1")]
     Version(u64),
     /// It is of another run.
     #[error("it is of run {found}, not of run {expected}")]
@@ -52,7 +52,7 @@ pub enum DocumentFault {
     #[error("the feed is not signed, but was to be by key {0}")]
     NoKey(PublicKey),
     /// A signature is wrong.
-    #[error("its signature of key {0} is wrong")]
+    #[error("it is signed, but key {0} did not sign it")]
     Signature(PublicKey),
     /// The keys of the feed do not include the one that the reader trusts.
     #[error("it is signed by key {found}, which key {trusted} has not handed over to")]

@@ -360,7 +360,7 @@ impl Follower {
         let target = log.record(wanted).await?;
         if Some(target.record.target) == held {
             // It is served already, perhaps under an older number.
-            if self.options.at.is_none() || self.mark.is_none_or(|mark| mark.version <= wanted) {
+            if self.mark.is_none_or(|mark| mark.version <= wanted) {
                 self.mark = Some(log.mark(&target));
             }
             if target.record.ended {
@@ -436,40 +436,66 @@ impl Follower {
             .at
             .or(head)
             .ok_or_else(|| Error::Lost { wanted: 0, why: "the feed has no version yet".into() })?;
-        Ok(self.find_way(held, wanted).await?.1)
+        Ok(self.find_way(held, wanted, &HashSet::new()).await?.1)
     }
 
-    /// The version that a way leads to, the way, and the records along it.
+    /// Whether data failed before (F31).
+    fn is_barred(&self, data: &Data, is_recorded: bool) -> bool {
+        if is_recorded {
+            // What a record names is not barred for what others say of it.
+            return self.barred_records.contains(&data.object);
+        }
+        self.barred_names.contains(&data.object) || self.barred_digests.contains(&data.sha256)
+    }
+
+    /// The version that a way leads to, the way, and the records along it, without objects that are absent.
     async fn find_way(
         &mut self,
         held: Option<Digest>,
         wanted: u64,
+        absent: &HashSet<String>,
     ) -> Result<(Arc<Sealed>, Way, Vec<Arc<Sealed>>)> {
         let from = self.version_of(held, wanted).await?;
-        let section = self.section(from, wanted).await?;
-        let by_products = self.by_products(&section).await;
-        let is_barred = |data: &Data, is_recorded: bool| {
-            if is_recorded {
-                // What a record names is not barred for what others say of it.
-                return self.barred_records.contains(&data.object);
+        let far = wanted.saturating_sub(SECTION_MAX);
+        let mut start = self.start(from, wanted).await?.max(far);
+        loop {
+            let section = self.section(start, wanted).await?;
+            let by_products = self.by_products(&section).await;
+            let is_barred = |data: &Data, is_recorded: bool| {
+                absent.contains(&data.object) || self.is_barred(data, is_recorded)
+            };
+            let mut map = Map::new(&section, &is_barred);
+            by_products.iter().for_each(|made| map.add_by_product(made));
+            let mut found = map.way(from, wanted).map(|way| (wanted, way));
+            if found.is_none() && start > far {
+                // The anchor before the one that is of no use.
+                start = self.start(None, start - 1).await?.max(far);
+                continue;
             }
-            self.barred_names.contains(&data.object) || self.barred_digests.contains(&data.sha256)
-        };
-        let mut map = Map::new(&section, &is_barred);
-        by_products.iter().for_each(|made| map.add_by_product(made));
-        // If what is wanted cannot be reached, the newest that can (F32).
-        let older = self.mark.map_or(0, |mark| mark.version).max(from.unwrap_or(0));
-        let found = map.way(from, wanted).map(|way| (wanted, way)).or_else(|| {
-            let newest = map.newest(from, wanted).filter(|_| self.options.at.is_none());
-            newest.filter(|(version, way)| *version > older && !way.parts.is_empty())
-        });
-        let Some((version, way)) = found else {
-            // What failed may have been mended by the time of the next look.
-            self.suspects.clear();
-            self.barred_records.clear();
-            let why = "no patch, skip or anchor that leads there is to be had".into();
-            return Err(Error::Lost { wanted, why });
-        };
+            if found.is_none() && self.options.at.is_none() {
+                // What is wanted cannot be reached: the newest that can (F32).
+                let least = from.map_or(0, |from| from + 1);
+                let least = least.max(self.mark.map_or(0, |mark| mark.version));
+                let newest = map.newest(from, wanted);
+                found = newest.filter(|(version, way)| *version >= least && !way.parts.is_empty());
+            }
+            let Some((version, way)) = found else {
+                // What failed may have been mended by the time of the next look.
+                self.suspects.clear();
+                self.barred_records.clear();
+                let why = "no patch, skip or anchor that leads there is to be had".into();
+                return Err(Error::Lost { wanted, why });
+            };
+            return self.found(version, way, section);
+        }
+    }
+
+    fn found(
+        &self,
+        version: u64,
+        way: Way,
+        section: Vec<Arc<Sealed>>,
+    ) -> Result<(Arc<Sealed>, Way, Vec<Arc<Sealed>>)> {
         let sealed = section.iter().find(|sealed| sealed.record.version == version);
         let Some(sealed) = sealed.cloned() else {
             return Err(Error::Misuse(format!("version {version} is not in its section")));
@@ -478,20 +504,17 @@ impl Follower {
     }
 
     async fn fetch(&mut self, held: Option<Digest>, wanted: u64) -> Result<Option<Update>> {
-        let (sealed, way, section) = self.find_way(held, wanted).await?;
-        self.tell(&Event::Planned { version: sealed.record.version, way: &way });
         let started = Instant::now();
-        let mut files = Vec::new();
-        for part in &way.parts {
-            match self.part(part, &section).await {
-                Ok(fetched) => files.push(fetched),
-                Err(error @ Error::Data { .. }) => {
-                    self.bar(part);
-                    return Err(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        // What is absent was pruned: no failure, but another way (F32). The next look asks for it again.
+        let mut absent = HashSet::new();
+        let (sealed, way, files) = loop {
+            let (sealed, way, section) = self.find_way(held, wanted, &absent).await?;
+            self.tell(&Event::Planned { version: sealed.record.version, way: &way });
+            match self.fetch_all(&way, &section).await? {
+                Ok(files) => break (sealed, way, files),
+                Err(object) => absent.insert(object),
+            };
+        };
         let seconds = started.elapsed().as_secs_f64();
         let (patches, files) =
             files.into_iter().map(|fetched| (fetched.patch, fetched.file)).unzip();
@@ -499,16 +522,41 @@ impl Follower {
         Ok(Some(Update { record, way, seconds, sealed, patches, _files: files }))
     }
 
-    /// The records that may be on the way: from what is held, or from the newest anchor if that is nearer.
-    async fn section(&mut self, from: Option<u64>, wanted: u64) -> Result<Vec<Arc<Sealed>>> {
-        let Some(log) = &mut self.log else { return Ok(Vec::new()) };
+    /// The parts of a way, or the name of an object that is absent.
+    async fn fetch_all(
+        &mut self,
+        way: &Way,
+        section: &[Arc<Sealed>],
+    ) -> Result<Result<Vec<Fetched>, String>> {
+        let mut files = Vec::new();
+        for part in &way.parts {
+            match self.part(part, section).await {
+                Ok(Some(fetched)) => files.push(fetched),
+                Ok(None) => return Ok(Err(part.data.object.clone())),
+                Err(error) => {
+                    if matches!(error, Error::Data { .. }) {
+                        self.bar(part);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Ok(files))
+    }
+
+    /// Where the records begin that may be on the way: at what is held, or the newest anchor if that is
+    /// older.
+    async fn start(&mut self, from: Option<u64>, wanted: u64) -> Result<u64> {
+        let Some(log) = &mut self.log else { return Ok(wanted) };
         let anchor = log.record(wanted).await?.record.anchor.version;
-        let far = wanted.saturating_sub(SECTION_MAX);
-        let start = match from {
-            Some(from) if from >= far => from.min(anchor.max(far)),
-            _ => anchor.max(far).min(wanted),
-        };
-        log.section(start, wanted).await
+        Ok(from.map_or(anchor, |from| from.min(anchor)))
+    }
+
+    async fn section(&mut self, start: u64, wanted: u64) -> Result<Vec<Arc<Sealed>>> {
+        match &mut self.log {
+            Some(log) => log.section(start, wanted).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Skips and anchors that start and end in this section, as far as hints tell of them.
@@ -540,7 +588,8 @@ impl Follower {
         futures::future::join_all(reads).await.into_iter().flatten().collect()
     }
 
-    async fn part(&self, part: &Part, section: &[Arc<Sealed>]) -> Result<Fetched> {
+    /// The data of a part; `None` if it is absent.
+    async fn part(&self, part: &Part, section: &[Arc<Sealed>]) -> Result<Option<Fetched>> {
         let told = Arc::clone(&self.options.told);
         let fetch = Fetch {
             store: &self.feed.store,
@@ -549,8 +598,7 @@ impl Follower {
             limits: self.options.limits.clone(),
             arrived: &move |bytes| told(&Event::Arrived { bytes }),
         };
-        let absent = || Error::data(&part.data.object, "it is not there any more");
-        let fetched = fetch.patch(&part.data).await?.ok_or_else(absent)?;
+        let Some(fetched) = fetch.patch(&part.data).await? else { return Ok(None) };
         // What it leads from and to is what records say, not what it is called (F29).
         let footer = fetched.patch.footer();
         let target = |version: u64| {
@@ -570,7 +618,7 @@ impl Follower {
             );
             return Err(Error::data(&part.data.object, what));
         }
-        Ok(fetched)
+        Ok(Some(fetched))
     }
 
     fn bar(&mut self, part: &Part) {
@@ -595,7 +643,9 @@ impl Follower {
             self.failed(update);
             return Err(Error::Wrong { version, expected, found: made });
         }
-        if let Some(log) = &self.log {
+        // A version that was asked for by number may be older than what was served (F28).
+        let is_newer = self.mark.is_none_or(|mark| mark.version <= version);
+        if let Some(log) = self.log.as_ref().filter(|_| is_newer) {
             self.mark = Some(log.mark(&update.sealed));
         }
         Ok(())

@@ -46,7 +46,8 @@ impl Latest {
         seal(&fields.integer("expires", self.expires).end(), key.as_slice())
     }
 
-    /// Reads it. `key` gives the key that is in force at a version, in a signed feed.
+    /// Reads it. `key` gives the key that is in force at a version, in a signed feed: what signs this is the
+    /// key of the next record (F14).
     pub(crate) fn parse(
         bytes: &[u8],
         run: Run,
@@ -63,7 +64,7 @@ impl Latest {
         };
         let latest =
             read(&document.fields).map_err(|what: String| Error::malformed(name::LATEST, what))?;
-        if let Some(key) = key(latest.version) {
+        if let Some(key) = key(latest.version.saturating_add(1)) {
             document.check_signature(name::LATEST, &key)?;
         }
         Ok(latest)

@@ -81,9 +81,10 @@ impl Log {
             let fault = DocumentFault::Run { expected: mark.run, found: manifest.run };
             return Err(Error::document(name::FEED, fault));
         }
-        let trusted = trusted.or(mark.and_then(|mark| mark.key));
-        if let (Some(key), None) = (trusted, manifest.key) {
-            return Err(Error::document(name::FEED, DocumentFault::NoKey(key)));
+        // Who is given the first key may have seen that it was handed over.
+        let trusted: Vec<_> = trusted.into_iter().chain(mark.and_then(|mark| mark.key)).collect();
+        if let (Some(key), None) = (trusted.first(), manifest.key) {
+            return Err(Error::document(name::FEED, DocumentFault::NoKey(*key)));
         }
         let Some(head) = find_head(store, mark.map_or(0, |mark| mark.version)).await? else {
             return match mark {
@@ -92,7 +93,7 @@ impl Log {
             };
         };
         let mut log = Self::at(store, manifest, head);
-        log.load_keys(trusted).await?;
+        log.load_keys(&trusted).await?;
         log.check_origin(&log.head)?;
         if let Some(mark) = mark {
             log.check_mark(mark).await?;
@@ -144,7 +145,7 @@ impl Log {
     }
 
     /// Follows the changes of keys from the head back to the first key, and checks each of them (F16, F17).
-    async fn load_keys(&mut self, trusted: Option<PublicKey>) -> Result<()> {
+    async fn load_keys(&mut self, trusted: &[PublicKey]) -> Result<()> {
         let Some(first) = self.manifest.key else { return Ok(()) };
         let mut changes = Vec::new();
         let mut at = Arc::clone(&self.head);
@@ -168,13 +169,12 @@ impl Log {
             self.check_origin(change)?;
             self.keys.add(change);
         }
-        match trusted {
-            Some(trusted) if !self.keys.0.iter().any(|(_, key)| *key == trusted) => {
-                let found = self.keys.0.last().map_or(first, |(_, key)| *key);
-                Err(Error::document(name::FEED, DocumentFault::Untrusted { trusted, found }))
-            }
-            _ => Ok(()),
-        }
+        let stranger =
+            trusted.iter().find(|trusted| !self.keys.0.iter().any(|(_, key)| key == *trusted));
+        stranger.map_or(Ok(()), |trusted| {
+            let (trusted, found) = (*trusted, self.keys.0.last().map_or(first, |(_, key)| *key));
+            Err(Error::document(name::FEED, DocumentFault::Untrusted { trusted, found }))
+        })
     }
 
     /// Whether the head leads back to what was served (F27).

@@ -1,5 +1,7 @@
 //! Names of objects in a feed (FEED.md §3).
 
+use crate::json::INTEGER_MAX;
+
 /// What the feed is.
 pub(crate) const FEED: &str = "pulse.json";
 /// Hint of the writer: the newest version.
@@ -56,7 +58,8 @@ pub(crate) fn start_of(name: &str) -> Option<u64> {
 
 fn number(digits: &str) -> Option<u64> {
     let is_number = digits.len() == 20 && digits.bytes().all(|c| c.is_ascii_digit());
-    is_number.then(|| digits.parse().ok()).flatten()
+    let number: Option<u64> = is_number.then(|| digits.parse().ok()).flatten();
+    number.filter(|number| *number <= INTEGER_MAX)
 }
 
 /// The version of the record at this name.
@@ -84,6 +87,7 @@ mod tests {
             "data/../00000000000000000007-0000000000000abc",
             "data/+0000000000000000007-0000000000000abc",
             "data/99999999999999999999-0000000000000abc",
+            "data/00009007199254740993-0000000000000abc",
             "log/00000000000000000007.json",
             "skip/00000000000000000007-0000000000000abc.json",
             "skip/00000000000000000008-00000000000000000008-0000000000000abc.json",

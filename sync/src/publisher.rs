@@ -430,19 +430,9 @@ impl Publisher {
         let expires = time.saturating_add(expires).min(crate::json::INTEGER_MAX);
         let (version, record) = (head.record.version, head.digest);
         let latest = Latest { version, record, time, expires };
-        // It is signed by the key that signs the record it names.
-        let bytes = latest.seal(self.manifest.run, self.signer_of(version));
+        // Signed as the next record will be: the key before may be gone.
+        let bytes = latest.seal(self.manifest.run, self.options.key.as_ref());
         self.feed.store.overwrite(name::LATEST, bytes).await
-    }
-
-    /// The key that signed the record of this version.
-    fn signer_of(&self, version: u64) -> Option<&SecretKey> {
-        let in_force = self.log.as_ref().and_then(|log| log.key_at(version));
-        let keys = [self.options.key.as_ref(), self.new_key.as_ref()];
-        keys.into_iter()
-            .flatten()
-            .find(|key| Some(key.public()) == in_force)
-            .or(self.options.key.as_ref())
     }
 
     /// Makes the data of the next version and puts it; gives back the record that makes it one.

@@ -168,6 +168,7 @@ impl Record {
 
     /// Reads what a record says, and checks what it says of itself.
     pub(crate) fn read(name: &str, document: &Document) -> Result<Self> {
+        check_formats(name, &document.fields)?;
         let record = Self::fields(&document.fields).map_err(|what| Error::malformed(name, what))?;
         if name::record_version(name) != Some(record.version) {
             let what = format!("it is version {}, not that of its name", record.version);
@@ -212,6 +213,8 @@ impl Record {
             "epochs begin with 1"
         } else if (*version == 0) != links.is_none() {
             "version 0 follows nothing, every other one the one before"
+        } else if *version % 2 == 1 && links.is_some_and(|links| links.back != links.previous) {
+            "the record before it is the one that 'back' leads to, but has another digest there"
         } else if *version == 0 && (patch.is_some() || !is_own) {
             "version 0 has an anchor of itself, and no patch"
         } else if anchor.version > *version {
@@ -269,12 +272,7 @@ impl Sealed {
         let Some(links) = this.links.filter(|_| old.version.checked_add(1) == Some(version)) else {
             return broken(format!("it does not come after version {}", old.version));
         };
-        if old.ended {
-            return Err(Error::Ended { version: old.version });
-        }
-        if this.epoch < old.epoch {
-            return Err(Error::Epoch { version, epoch: this.epoch, before: old.epoch });
-        }
+        self.check_order(before)?;
         if links.previous != before.digest {
             return broken(format!(
                 "it follows a record of digest {}, but version {} has {}",
@@ -287,9 +285,6 @@ impl Sealed {
                 links.base, old.version, old.target
             ));
         }
-        if this.anchor != old.anchor && this.anchor.version <= old.anchor.version {
-            return broken("it names an older anchor than the record before".into());
-        }
         let kept = if this.new_key.is_some() { Some(version) } else { old.rekeyed };
         if this.rekeyed != kept {
             return broken("it names another change of keys than the record before".into());
@@ -297,21 +292,50 @@ impl Sealed {
         Ok(())
     }
 
-    /// Whether it leads to the record on its path back (F13).
+    /// Whether nothing goes back that never does, from a record that it leads to (F12, F13).
+    fn check_order(&self, earlier: &Sealed) -> Result<()> {
+        let (this, old) = (&self.record, &earlier.record);
+        let version = this.version;
+        let what = if old.ended {
+            return Err(Error::Ended { version: old.version });
+        } else if this.epoch < old.epoch {
+            return Err(Error::Epoch { version, epoch: this.epoch, before: old.epoch });
+        } else if this.anchor != old.anchor && this.anchor.version <= old.anchor.version {
+            format!("it names another anchor than version {}, but no newer one", old.version)
+        } else if this.rekeyed < old.rekeyed {
+            format!("it knows nothing of a change of keys that version {} names", old.version)
+        } else {
+            return Ok(());
+        };
+        Err(Error::Chain { version, what })
+    }
+
+    /// Whether it leads to the record, by `back` or as the next one (F12, F13).
     pub(crate) fn check_leads_to(&self, earlier: &Sealed) -> Result<()> {
         let version = self.record.version;
         let to = earlier.record.version;
-        let expected = self.record.links.and_then(|links| match to {
-            _ if to.checked_add(1) == Some(version) => Some(links.previous),
-            _ if to == back(version) => Some(links.back),
-            _ => None,
-        });
+        if to.checked_add(1) == Some(version) {
+            return self.check_follows(earlier);
+        }
+        let expected = self.record.links.filter(|_| to == back(version)).map(|links| links.back);
         if expected != Some(earlier.digest) {
             let what = format!("it does not lead back to the record of version {to} that is there");
             return Err(Error::Chain { version, what });
         }
-        Ok(())
+        self.check_order(earlier)
     }
+}
+
+/// Data of another format are not damaged, but for a newer program (F8).
+fn check_formats(name: &str, fields: &Object) -> Result<()> {
+    let patch = fields.optional_object("patch").ok().flatten();
+    let anchor = fields.object("anchor").and_then(|anchor| anchor.object("data")).ok();
+    for data in patch.into_iter().chain(anchor) {
+        if let Some(format) = data.integer("format").ok().filter(|format| *format != FORMAT) {
+            return Err(Error::document(name, DocumentFault::Version(format)));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn check_type(fields: &Object, expected: &str) -> json::Result<()> {
