@@ -5,6 +5,9 @@ const QUOTIENT_MAX: u32 = 24;
 /// Bits that one look at the stream is sure to see.
 const PEEK_BITS: u32 = 57;
 
+/// Parameter up to which four codes usually fit into so many bits.
+const SHORT_K: u32 = 10;
+
 /// Bits that the Rice code of `value` takes.
 #[inline(always)]
 pub(crate) fn rice_bits(value: u64, k: u32, raw_bits: u32) -> u64 {
@@ -80,6 +83,13 @@ impl<'a> BitWriter<'a> {
     }
 }
 
+/// The ones that a code begins with, at most [`QUOTIENT_MAX`].
+#[inline(always)]
+fn quotient(word: u64) -> u32 {
+    // A number that is known not to be zero takes one instruction.
+    (!word | 1 << QUOTIENT_MAX).trailing_zeros()
+}
+
 /// Reads bits from bytes. Beyond the end there are zeros; [`rest`](Self::rest) tells.
 #[derive(Debug)]
 pub(crate) struct BitReader<'a> {
@@ -137,7 +147,7 @@ impl<'a> BitReader<'a> {
     #[inline(always)]
     pub fn rice(&mut self, k: u32, raw_bits: u32) -> Result<u64, u64> {
         let word = self.peek();
-        let quotient = word.trailing_ones();
+        let quotient = quotient(word);
         if quotient < QUOTIENT_MAX {
             let taken = quotient + 1;
             if taken + k <= PEEK_BITS {
@@ -157,6 +167,30 @@ impl<'a> BitReader<'a> {
             return Err(value);
         }
         Ok(value)
+    }
+
+    /// The next four Rice codes, if all of them are short and `k` is: read at one look at the stream, they
+    /// wait less for one another.
+    #[inline(always)]
+    pub fn four_short(&mut self, k: u32) -> Option<[u64; 4]> {
+        if k > SHORT_K {
+            return None;
+        }
+        let (mut word, mut taken) = (self.peek(), 0);
+        let mut values = [0; 4];
+        for value in &mut values {
+            let quotient = quotient(word);
+            let ones = quotient + 1;
+            *value = u64::from(quotient) << k | (word >> ones & ((1 << k) - 1));
+            word >>= ones + k;
+            // An escape is never short.
+            taken += if quotient < QUOTIENT_MAX { ones + k } else { PEEK_BITS + 1 };
+        }
+        if taken > PEEK_BITS {
+            return None;
+        }
+        self.at += u64::from(taken);
+        Some(values)
     }
 
     /// The bytes after the last one that was used, which is padded with zeros.
@@ -219,6 +253,33 @@ mod tests {
         writer.rice(5, 1, 32);
         writer.finish();
         assert_eq!(bytes, [0b1011]);
+    }
+
+    #[test]
+    fn four_codes_at_once_are_those_that_are_read_one_by_one() {
+        let long = (QUOTIENT_MAX << SHORT_K).into();
+        let numbers =
+            [0, 1, 2, 3, 5, 7, 40, 900, 2000, long, 0, 0, 1, long, long, 6, 3, 2, 1, 0, 0];
+        for k in 0..=SHORT_K + 1 {
+            let mut bytes = Vec::new();
+            let mut writer = BitWriter::new(&mut bytes);
+            numbers.iter().for_each(|&number| writer.rice(number, k, 32));
+            writer.finish();
+            let (mut reader, mut found, mut fours) = (BitReader::new(&bytes), Vec::new(), 0);
+            while found.len() < numbers.len() {
+                let is_last = numbers.len() - found.len() < 4;
+                match if is_last { None } else { reader.four_short(k) } {
+                    Some(four) => {
+                        found.extend(four);
+                        fours += 1;
+                    }
+                    None => found.push(reader.rice(k, 32).unwrap()),
+                }
+            }
+            assert_eq!(found, numbers, "k {k}");
+            assert_eq!(fours > 0, k <= SHORT_K, "k {k}");
+            assert_eq!(reader.rest(), Ok(&[][..]));
+        }
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Finding changes between slices, and lists of them.
 
+use fearless_simd::prelude::*;
+use fearless_simd::{dispatch, u8x64, Level};
+
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::word::{at_width, unzigzag, Order, ValueForm, Word};
@@ -27,46 +30,84 @@ impl Changes {
     }
 }
 
-/// 64-bit words compared at once. Which of them differ is written down without a branch: where a
-/// change comes cannot be guessed, and a wrong guess costs more than the comparison.
-const WORDS: usize = 256;
+/// Bytes compared at once, with a bit for each of them.
+const GROUP: usize = 64;
+/// Bytes whose changes are listed before they are looked at.
+const TILE: usize = 32 * GROUP;
+/// So many changes of a group are listed without a branch: where a change comes cannot be guessed, and
+/// a wrong guess costs more than the comparison.
+const FEW: usize = 2;
 
-/// Calls `found` with each element that differs and its two bit patterns.
+/// Elements of a tile that differ, in ascending order.
+struct Places {
+    list: [u16; TILE + FEW],
+    count: usize,
+}
+
+impl Places {
+    /// Adds those of a group whose first element is number `first`; of `bytes` those bits are set that
+    /// differ.
+    #[inline(always)]
+    fn add<W: Word>(&mut self, first: usize, bytes: u64) {
+        // One bit for each element.
+        let mut bits = bytes;
+        let mut width = 1;
+        while width < W::BYTES {
+            bits |= bits >> width;
+            width *= 2;
+        }
+        bits &= u64::MAX / (u64::MAX >> (64 - W::BYTES));
+        let end = self.count + bits.count_ones() as usize;
+        let mut list = self.list[self.count..].iter_mut();
+        // Of an empty group there are places too, which the next one overwrites.
+        for place in list.by_ref().take(FEW) {
+            *place = (first + bits.trailing_zeros() as usize / W::BYTES) as u16;
+            bits &= bits.wrapping_sub(1);
+        }
+        for place in list {
+            if bits == 0 {
+                break;
+            }
+            *place = (first + bits.trailing_zeros() as usize / W::BYTES) as u16;
+            bits &= bits.wrapping_sub(1);
+        }
+        self.count = end;
+    }
+}
+
+/// Lists the elements of a tile that differ.
+#[inline(always)]
+fn compare<W: Word, S: Simd>(simd: S, base: &[u8], target: &[u8], places: &mut Places) {
+    places.count = 0;
+    let (bases, base_tail) = base.as_chunks::<GROUP>();
+    let (targets, target_tail) = target.as_chunks::<GROUP>();
+    for (number, (base, target)) in bases.iter().zip(targets).enumerate() {
+        let same = u8x64::from_slice(simd, base).simd_eq(u8x64::from_slice(simd, target));
+        places.add::<W>(number * GROUP / W::BYTES, !same.to_bitmask());
+    }
+    let mut bytes = 0;
+    for (at, (base, target)) in base_tail.iter().zip(target_tail).enumerate() {
+        bytes |= u64::from(base != target) << at;
+    }
+    places.add::<W>(bases.len() * GROUP / W::BYTES, bytes);
+}
+
+/// Calls `found` with each element that differs and its two bit patterns. Both slices are whole elements,
+/// and as many.
 #[inline(always)]
 pub(crate) fn for_each_change<W: Word>(
     base: &[u8],
     target: &[u8],
     mut found: impl FnMut(usize, W, W),
 ) {
-    let (bases, base_tail) = base.as_chunks::<8>();
-    let (targets, target_tail) = target.as_chunks::<8>();
-    let per_word = 8 / W::BYTES;
-    let mut differ = [0u16; WORDS];
-    for (tile, (bases, targets)) in bases.chunks(WORDS).zip(targets.chunks(WORDS)).enumerate() {
-        let mut count = 0;
-        for (i, (base, target)) in bases.iter().zip(targets).enumerate() {
-            differ[count % WORDS] = i as u16;
-            count += usize::from(base != target);
-        }
-        for &i in &differ[..count] {
-            let (base, target) = (bases[usize::from(i)], targets[usize::from(i)]);
-            let mut bits = u64::from_le_bytes(base) ^ u64::from_le_bytes(target);
-            let first = (tile * WORDS + usize::from(i)) * per_word;
-            while bits != 0 {
-                let lane = (bits.trailing_zeros() / W::BITS) as usize;
-                let at = lane * W::BYTES;
-                found(first + lane, W::load(&base[at..]), W::load(&target[at..]));
-                bits &= !(u64::MAX >> (64 - W::BITS) << (8 * at));
-            }
-        }
-    }
-    let first = bases.len() * per_word;
-    for (i, (base, target)) in
-        base_tail.chunks_exact(W::BYTES).zip(target_tail.chunks_exact(W::BYTES)).enumerate()
-    {
-        let (base, target) = (W::load(base), W::load(target));
-        if base != target {
-            found(first + i, base, target);
+    let level = Level::new();
+    let mut places = Places { list: [0; TILE + FEW], count: 0 };
+    for (number, (base, target)) in base.chunks(TILE).zip(target.chunks(TILE)).enumerate() {
+        dispatch!(level, simd => compare::<W, _>(simd, base, target, &mut places));
+        for &place in &places.list[..places.count] {
+            let (place, first) = (usize::from(place), number * (TILE / W::BYTES));
+            let at = place * W::BYTES;
+            found(first + place, W::load(&base[at..]), W::load(&target[at..]));
         }
     }
 }
@@ -163,6 +204,41 @@ mod tests {
                 changes.collect(bytes, Order::Unsigned, ValueForm::Xor, &base, &target);
                 assert_eq!(changes.elements, [(at / bytes) as u32]);
                 assert_eq!(changes.values, [0x80 << (at % bytes * 8)]);
+            }
+        }
+    }
+
+    #[test]
+    fn changes_are_those_of_a_plain_comparison_however_many_there_are() {
+        fn check<W: Word>(base: &[u8], target: &[u8]) {
+            let words = |bytes: &[u8]| bytes.chunks(W::BYTES).map(W::load).collect::<Vec<_>>();
+            let pairs = words(base).into_iter().zip(words(target)).enumerate();
+            let expected: Vec<_> = pairs
+                .filter(|(_, (base, target))| base != target)
+                .map(|(element, (base, target))| (element, base.widen(), target.widen()))
+                .collect();
+            let mut found = Vec::new();
+            for_each_change::<W>(base, target, |element, base, target| {
+                found.push((element, base.widen(), target.widen()));
+            });
+            assert_eq!(found, expected);
+        }
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 16
+        };
+        for one_in in [1, 2, 3, 20, 500, 60_000] {
+            for elements in [0, 1, 7, 8, 9, 255, 256, 257, 1000] {
+                let base: Vec<u8> = (0..8 * elements).map(|_| next() as u8).collect();
+                let change = |byte: &u8| if next().is_multiple_of(one_in) { !byte } else { *byte };
+                let target: Vec<u8> = base.iter().map(change).collect();
+                for end in [elements, 2 * elements, 4 * elements, 8 * elements] {
+                    check::<u8>(&base[..end], &target[..end]);
+                }
+                check::<u16>(&base[..2 * elements], &target[..2 * elements]);
+                check::<u32>(&base[..4 * elements], &target[..4 * elements]);
+                check::<u64>(&base, &target);
             }
         }
     }

@@ -272,15 +272,28 @@ impl Codes<'_, '_> {
             }
             Coded::Sparse { gap_k, exceptions, exception_k, magnitude_k } => {
                 let first = changes.len();
-                for _ in 0..class.count {
-                    changes.push((self.gap(gap_k, "gap")?, 1));
+                let mut left = class.count;
+                while left > 0 {
+                    let four = if left < 4 { None } else { self.bits.four_short(gap_k) };
+                    if let Some(gaps) = four {
+                        // Short codes are of small numbers.
+                        changes.extend(gaps.map(|gap| (gap as u32, 1)));
+                        left -= 4;
+                    } else {
+                        changes.push((self.gap(gap_k, "gap")?, 1));
+                        left -= 1;
+                    }
                 }
                 let after_gaps = self.bits.position();
                 self.account.positions += after_gaps - start;
                 if !self.signs_apart {
                     // A step of one: zigzag 2, or 1 if it is negative.
-                    for change in &mut changes[first..] {
-                        change.1 = 2 - self.bits.take(1);
+                    for changes in changes[first..].chunks_mut(32) {
+                        let mut signs = self.bits.take(changes.len() as u32);
+                        for change in changes {
+                            change.1 = 2 - (signs & 1);
+                            signs >>= 1;
+                        }
                     }
                 }
                 let after_signs = self.bits.position();

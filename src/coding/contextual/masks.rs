@@ -65,6 +65,12 @@ fn mask<S: Simd>(simd: S, group: &[u8; GROUP], class: usize) -> u64 {
     u8x64::from_slice(simd, group).simd_eq(u8x64::splat(simd, class as u8)).to_bitmask()
 }
 
+/// Which elements of a group are of a class below this one.
+#[inline(always)]
+fn mask_below<S: Simd>(simd: S, group: &[u8; GROUP], class: usize) -> u64 {
+    u8x64::from_slice(simd, group).simd_lt(u8x64::splat(simd, class as u8)).to_bitmask()
+}
+
 #[inline(always)]
 fn rank<S: Simd>(
     simd: S,
@@ -89,11 +95,18 @@ fn rank<S: Simd>(
 /// The place of a class that has no more changes: further than any block reaches.
 pub(crate) const NEVER: u32 = u32::MAX;
 
+/// So many elements of a tile may be of classes that are not common. Where there are less than a quarter,
+/// another class joins those.
+const RARE_MAX: u32 = 32;
+
 /// Looks ahead to the next change of each class.
 #[derive(Debug)]
 pub(crate) struct Ahead {
     /// Classes of the block.
     classes: usize,
+    /// Those below this one have so few elements that it is faster to count them one by one: most weights
+    /// have a few of the highest exponents. It follows what the tiles have.
+    common: usize,
     /// Elements of the class before its next change.
     left: [u32; CLASSES_MAX],
     /// Where in the list of changes that one is, and where those of the class end.
@@ -104,7 +117,7 @@ pub(crate) struct Ahead {
 impl Ahead {
     pub fn new(classes: usize) -> Self {
         let none = [0; CLASSES_MAX];
-        Ahead { classes, left: [NEVER; CLASSES_MAX], next: none, end: none }
+        Ahead { classes, common: 0, left: [NEVER; CLASSES_MAX], next: none, end: none }
     }
 
     /// Says where in the list of changes those of a class are.
@@ -172,9 +185,11 @@ fn find_due<S: Simd>(
     due: &mut Vec<u32>,
 ) {
     let classes = ahead.classes.min(CLASSES_MAX);
+    let common = ahead.common;
+    let mut rare = 0;
     for (number, group) in groups.iter().enumerate() {
         let mut changed = 0;
-        for class in 0..classes {
+        for class in common..classes {
             let mut of_class = mask(simd, group, class);
             let mut count = of_class.count_ones();
             while ahead.left[class] < count {
@@ -189,10 +204,28 @@ fn find_due<S: Simd>(
             }
             ahead.left[class] -= count;
         }
+        let mut few = mask_below(simd, group, common);
+        rare += few.count_ones();
+        while few != 0 {
+            let at = few.trailing_zeros() as usize % GROUP;
+            let class = usize::from(group[at]) % CLASSES_MAX;
+            if ahead.left[class] == 0 {
+                changed |= 1 << at;
+                ahead.turn(class, changes);
+            } else {
+                ahead.left[class] -= 1;
+            }
+            few &= few - 1;
+        }
         while changed != 0 {
             due.push((number * GROUP) as u32 + changed.trailing_zeros());
             changed &= changed - 1;
         }
+    }
+    if rare > RARE_MAX {
+        ahead.common -= 1;
+    } else if rare <= RARE_MAX / 4 && common < classes {
+        ahead.common += 1;
     }
 }
 
@@ -240,7 +273,16 @@ mod tests {
 
     #[test]
     fn what_is_due_is_what_a_countdown_of_each_element_finds() {
-        let classes = classes(3000);
+        let rare_last = classes(9000);
+        let rare_first: Vec<u8> = rare_last.iter().map(|class| 6 - class).collect();
+        // What was rare becomes common, and the other way round.
+        let turning = [&rare_first[..], &rare_last].concat();
+        for classes in [rare_last, rare_first, turning] {
+            check_due(&classes);
+        }
+    }
+
+    fn check_due(classes: &[u8]) {
         // For each class gaps of 0, 1, 2 ..., and of those after them.
         let (mut changes, mut begins) = (Vec::new(), Vec::new());
         for class in 0..7u32 {

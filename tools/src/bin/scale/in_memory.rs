@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::tensor_digest;
 use pulse::tensors::{
     diff, Control, DiffOptions, PrepareOptions, TensorMut, TensorRef, Weights, WeightsMut,
 };
@@ -121,6 +122,7 @@ pub fn run(pair: &Pair, rounds: usize) -> Result<(Vec<Row>, String)> {
     let mut held = base.clone();
     let control = Control::threads(THREADS);
     let mut rows = [
+        "hash",
         "dense XOR: encode",
         "dense XOR: apply and check",
         "tensors::diff",
@@ -131,8 +133,9 @@ pub fn run(pair: &Pair, rounds: usize) -> Result<(Vec<Row>, String)> {
     .map(|name| (name, Vec::new()));
     let (mut dense_bytes, mut patch_bytes) = (0, 0);
     for _ in 0..=rounds {
-        let [encode, apply, diffed, prepare, commit, apply_to] =
+        let [hash, encode, apply, diffed, prepare, commit, apply_to] =
             rows.each_mut().map(|row| &mut row.1);
+        timed(hash, || on_all(target.values().collect(), |bytes: &Vec<u8>| tensor_digest(bytes)));
         let dense = timed(encode, || encode_dense(&base, &target));
         dense_bytes = dense.iter().map(|tensor| tensor.packed.len()).sum();
         if !timed(apply, || apply_dense(&mut held, &dense)) || held != target {

@@ -51,6 +51,10 @@ struct Options {
 const LARGE: usize = 8 << 20;
 const SMALL: Layout = Layout { tensors: 40_000, tensor_bytes: 16 << 10, steps: 8 };
 
+/// What every command is held against, and the threads that it takes.
+const FLOORS: [(&str, &str); 4] =
+    [("sha2", "1"), ("copy", "1"), ("hashlib", "1"), ("copy in pieces", "2")];
+
 /// A checkpoint pair, the program, and what it may be asked to do.
 struct Case<'a> {
     pair: Pair,
@@ -114,14 +118,16 @@ impl Case<'_> {
         self.prepare()?;
         let (target, copied) = (self.pair.path("target"), self.pair.path("out"));
         let commands = self.commands();
-        let mut runs = vec![Vec::new(); 3 + 2 * commands.len()];
+        let mut runs = vec![Vec::new(); 4 + 2 * commands.len()];
         for _ in 0..=self.rounds {
             runs[0].push(measure::sha(&target)?);
             // Whoever writes a file pays for its memory, so that it must be new each time.
             runs[1].push(measure::copy(&target, &copied)?);
             pair::remove(&copied)?;
             runs[2].push(measure::hashlib(&target)?);
-            let mut next = 3;
+            runs[3].push(measure::copy_in_pieces(&target, &copied)?);
+            pair::remove(&copied)?;
+            let mut next = 4;
             for command in &commands {
                 for threads in ["1", "2"] {
                     command.leaves.iter().try_for_each(|file| pair::remove(file))?;
@@ -138,9 +144,7 @@ impl Case<'_> {
             pair::remove(&copied)?;
         }
         let names = commands.iter().flat_map(|command| [(command.name, "1"), (command.name, "2")]);
-        for ((name, threads), these) in
-            [("sha2", "1"), ("copy", "1"), ("hashlib", "1")].into_iter().chain(names).zip(&runs)
-        {
+        for ((name, threads), these) in FLOORS.into_iter().chain(names).zip(&runs) {
             table.add(
                 &self.label,
                 name,

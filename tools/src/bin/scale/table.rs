@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::measure::{median, Run};
+use crate::FLOORS;
 use pulse_cli::text;
 
 /// Rows and what is to be said under them.
@@ -74,7 +75,7 @@ impl Table {
         let of = |label| self.medians.iter().filter(move |([case, ..], _)| case == label);
         let times = of(label)
             .zip(of(other))
-            .filter(|(([_, name, _], _), _)| !["sha2", "copy", "hashlib"].contains(&name.as_str()));
+            .filter(|(([_, name, _], _), _)| !FLOORS.iter().any(|(floor, _)| floor == name));
         let times: Vec<String> = times
             .map(|(([_, name, threads], a), (_, b))| format!("{name} {:.2} on {threads}", a / b))
             .collect();
@@ -108,6 +109,8 @@ impl Table {
              a disk: cold is then the first touch of the files. GB/s: bytes of the target over the median.\n\
              / sha2: SHA-256 of the target on one thread. / copy: of the target, into a new file. Medians.\n\
              / hashlib: SHA-256 by Python, reading included; the best run of each.\n\
+             copy in pieces: two threads read and write a new file, as apply does, and do nothing else;\n\
+             hash: the digests of the target alone, from memory.\n\
              verify checks the patch, its base and its target.\n\n{}",
             text::table(&HEAD, &self.rows),
             self.notes.concat()
