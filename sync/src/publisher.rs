@@ -145,7 +145,7 @@ pub struct Published {
 }
 
 /// What makes the patches and anchors of one version.
-pub(crate) trait Source {
+pub(crate) trait Source: Send {
     /// Digest of the weights that patches start from; `None` if there are none.
     fn base(&self) -> Option<Digest>;
     /// How large data may become.

@@ -46,11 +46,14 @@ pub(crate) struct Map<'a> {
     /// Target of each version, from the first record on.
     targets: BTreeMap<u64, Digest>,
     /// Whether data failed before; the second is whether a record names it.
-    is_barred: &'a dyn Fn(&Data, bool) -> bool,
+    is_barred: &'a (dyn Fn(&Data, bool) -> bool + Sync),
 }
 
 impl<'a> Map<'a> {
-    pub fn new(section: &[impl AsRef<Sealed>], is_barred: &'a dyn Fn(&Data, bool) -> bool) -> Self {
+    pub fn new(
+        section: &[impl AsRef<Sealed>],
+        is_barred: &'a (dyn Fn(&Data, bool) -> bool + Sync),
+    ) -> Self {
         let mut map = Map { parts: Vec::new(), targets: BTreeMap::new(), is_barred };
         for sealed in section {
             let record = &sealed.as_ref().record;

@@ -289,3 +289,21 @@ async fn f6_what_is_written_once_is_never_replaced() {
         before = after;
     }
 }
+
+/// What takes long can be left to a task of its own.
+#[tokio::test]
+async fn publishing_and_following_can_be_spawned() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    let trainer = tokio::spawn(async move {
+        trainer.publish_all(0..3).await;
+        trainer.publisher.end().await.unwrap();
+    });
+    trainer.await.unwrap();
+    let mut reader = bench.follower().await;
+    let reader = tokio::spawn(async move {
+        reader.look().await.unwrap();
+        reader.held
+    });
+    assert_eq!(reader.await.unwrap(), Some(model(2)));
+}
