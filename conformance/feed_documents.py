@@ -131,7 +131,7 @@ def parse(data, kind, run, *versions):
     check(RUN(fields.get("run")), "malformed", f"{kind}: the run")
     check(run in (None, fields["run"]), "run", f"{kind} of run {fields['run']} instead of {run}")
     for field, form in FORMS[kind].items():
-        check_format(fields.get(field))
+        check_format(fields.get(field.rstrip("?")))
         check(object_of({field: form})(fields), "malformed", f"{kind}: {field} is missing, or not of its form")
     document = Document(payload, fields, seal["signatures"])
     if kind == "record":

@@ -12,6 +12,13 @@ from pathlib import Path
 from feed_documents import (HINTS_LIMIT, LIMIT, FeedError, check, check_order, check_sequence, parse, parse_name,
                             record_name)
 
+def bounded(file, limit):
+    """At most limit + 1 bytes, whatever the limit."""
+    data = bytearray()
+    while len(data) <= limit and (piece := file.read(min(1 << 20, limit + 1 - len(data)))):
+        data += piece
+    return bytes(data)
+
 class Directory:
     def __init__(self, path):
         self.path = Path(path)
@@ -19,7 +26,7 @@ class Directory:
     def get(self, name, limit):
         try:
             with open(self.path / name, "rb") as file:
-                return file.read(limit + 1)
+                return bounded(file, limit)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -32,7 +39,7 @@ class Http:
     def get(self, name, limit):
         try:
             with urllib.request.urlopen(f"{self.address}/{name}", timeout=60) as answer:
-                return answer.read(limit + 1)
+                return bounded(answer, limit)
         except urllib.error.HTTPError as error:
             if error.code in (404, 410):
                 return None

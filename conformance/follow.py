@@ -104,7 +104,7 @@ class Follower:
         while True:
             way = self.way(wanted, exact)
             own = least if self.held is None else max(least, self.held + 1)
-            if way is None or way[0] != wanted and (failed or way[0] < own):
+            if way is None or way[0] != wanted and way[0] < own:
                 raise failed or FeedError("lost", f"nothing leads to version {wanted}")
             version, cost, parts = way
             try:
