@@ -347,6 +347,10 @@ impl Error {
             }
             Error::Base { .. } => "give the weights of the newest version as the base",
             Error::Store { source, .. } => return store_advice(source),
+            Error::Address { .. } => {
+                "give s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, https://host/prefix to \
+                 read, or a directory; R2 and others that speak S3 are s3:// with AWS_ENDPOINT_URL"
+            }
             Error::Pulse(error) => return error.advice().map(|advice| advice.to_string()),
             _ => return None,
         };
@@ -419,10 +423,12 @@ fn said(error: &object_store::Error) -> String {
             let status = between("status code: ", ": ").unwrap_or("it refused");
             format!("{status}: {code}: {message}")
         }
-        _ => text.clone(),
+        _ => what_failed(&text),
     };
     let words = text.split_whitespace().map(|word| match word.split_once('?') {
-        Some((address, _)) if address.contains("://") => format!("{address}?…"),
+        Some((address, query)) if address.contains("://") => {
+            format!("{address}?…{}", if query.ends_with(':') { ":" } else { "" })
+        }
         _ => word.to_string(),
     });
     let line = words.collect::<Vec<_>>().join(" ");
@@ -430,6 +436,15 @@ fn said(error: &object_store::Error) -> String {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
+}
+
+/// "Error performing GET URL in 2ms, after 2 retries, … - HTTP error: …" without what helps nobody.
+fn what_failed(text: &str) -> String {
+    let Some((_, rest)) = text.split_once("Error performing ") else { return text.into() };
+    let Some((request, why)) = rest.split_once(" - ") else { return text.into() };
+    let request = request.split(" in ").next().unwrap_or(request);
+    let why = why.trim_start_matches("HTTP error: ").trim_start_matches("error sending request: ");
+    format!("{request}: {why}")
 }
 
 fn store_advice(error: &object_store::Error) -> Option<String> {
@@ -456,11 +471,15 @@ fn store_advice(error: &object_store::Error) -> Option<String> {
             "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
              or AZURE_STORAGE_ACCOUNT_KEY …), and this machine has none of its own"
         }
+        _ if says(&["Missing SecretAccessKey", "Missing AccessKeyId", "must be specified"]) => {
+            CREDENTIALS
+        }
+        _ if says(&["LocalFileSystem"]) => "check the path, and who may read and write there",
         _ if says(&["builder error"]) => {
             "an http:// endpoint needs AWS_ALLOW_HTTP=true or AZURE_ALLOW_HTTP=true; https:// needs the \
              certificates of the system (package ca-certificates, or SSL_CERT_FILE)"
         }
-        _ => "is the store up, and its address right? It is tried again",
+        _ => "is the store up, and its address right?",
     };
     Some(advice.into())
 }
@@ -484,8 +503,12 @@ mod tests {
             "writing pulse.json: 403 Forbidden: RequestTimeTooSkewed: The difference is too large.";
         assert_eq!(error.to_string(), expected);
         assert!(error.advice().unwrap().contains("clock"));
-        let error = generic("Error performing GET https://host/b/x?sig=SECRET\nin 2ms - timed out");
-        assert!(error.to_string().contains("https://host/b/x?… in 2ms - timed out"), "{error}");
+        let error = generic(
+            "Error performing GET https://host/b/x?sig=SECRET in 2ms, after 2 retries - HTTP error: error sending \
+             request: timed out\nafter 3 s",
+        );
+        let expected = "writing pulse.json: GET https://host/b/x?…: timed out after 3 s";
+        assert_eq!(error.to_string(), expected);
         assert!(generic(&"a b ".repeat(1000)).to_string().chars().count() < 400);
     }
 

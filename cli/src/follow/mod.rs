@@ -24,8 +24,8 @@ use super::following::Following;
 use super::progress::control;
 use super::{durations, signals, Common, Outcome};
 
-/// How often it is looked whether the feed is still there.
-const LOOK_AFTER_FEED: Duration = Duration::from_secs(30);
+/// Longest times between two looks after which it is looked whether the feed is still there.
+const LOOK_AFTER_FEED: u32 = 3;
 /// Before something is tried again that this machine is at fault for.
 const RETRY: Duration = Duration::from_secs(5);
 /// Tries with --once.
@@ -326,12 +326,13 @@ impl Session<'_> {
 
     /// Looks whether the feed is still there, and still the same; ends when it is another one.
     async fn look_after(&self, run: Option<Run>) -> Failure {
+        let pause = self.options.poll_max * LOOK_AFTER_FEED;
         loop {
-            tokio::time::sleep(LOOK_AFTER_FEED).await;
+            tokio::time::sleep(pause).await;
             match self.feed.manifest().await {
                 Ok(None) => {
                     let error = Error::NoFeed { store: self.feed.address().into() };
-                    self.teller.refused(&error, LOOK_AFTER_FEED);
+                    self.teller.refused(&error, pause);
                 }
                 Ok(Some(found)) => {
                     if let Some(expected) = run.filter(|run| *run != found.run) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use pulse::Checkpoint;
 use pulse_sync::{
-    prune, Error, Feed, Mark, PruneOptions, Pruned, Published, Publisher, PublisherOptions,
-    SecretKey, System, World,
+    prune, DocumentFault, Error, Feed, Mark, PruneOptions, Pruned, Published, Publisher,
+    PublisherOptions, SecretKey, System, World,
 };
 use serde_json::{json, Value};
 
@@ -235,6 +235,25 @@ impl<'a> Session<'a> {
         named(&self.feed, self.options, failure)
     }
 
+    /// Whether the feed is still the one that was begun with: of a version in one that was deleted nobody could make
+    /// anything.
+    async fn look_after_feed(&self) -> Result<()> {
+        let expected = self.publisher.run();
+        match self.feed.manifest().await {
+            Ok(Some(found)) if found.run != expected => {
+                let fault = DocumentFault::Run { expected, found: found.run };
+                Err(self.named(Error::Document { object: "pulse.json".into(), fault }.into()))
+            }
+            Ok(None) => {
+                let error = Error::NoFeed { store: self.feed.address().into() };
+                let advice = "it was deleted under way: start again to begin a new one, or publish to another place";
+                Err(self.named(Failure::advised(error, advice)))
+            }
+            // What is wrong with the store shows in what comes next.
+            _ => Ok(()),
+        }
+    }
+
     /// Publishes one checkpoint.
     async fn publish(&mut self, target: &Checkpoint, step: Option<u64>) -> Result<Version> {
         let before = self.publisher.head().map(|head| head.anchor.version);
@@ -419,12 +438,10 @@ fn is_of_base(error: &pulse::Error, base: &Path) -> bool {
 fn named(feed: &Feed, options: &Publish, failure: Failure) -> Failure {
     let Failure::Feed { error, hint, .. } = failure else { return failure };
     let hint = hint.or_else(|| match &*error {
-        Error::Document { fault: pulse_sync::DocumentFault::Unsigned(_), .. }
-            if options.key.is_none() =>
-        {
+        Error::Document { fault: DocumentFault::Unsigned(_), .. } if options.key.is_none() => {
             Some("the feed is signed: give the key that signs it with --key".into())
         }
-        Error::Document { fault: pulse_sync::DocumentFault::NoKey(_), .. } => Some(
+        Error::Document { fault: DocumentFault::NoKey(_), .. } => Some(
             "an unsigned feed stays unsigned: leave out --key, or publish to a new feed".into(),
         ),
         Error::Base { .. } => Some(

@@ -52,6 +52,7 @@ pub(super) async fn watch(session: &mut Session<'_>, directory: &Path) -> Result
     while !signals::came() {
         look(directory, newest, &mut seen)?;
         if let Some((step, checkpoint)) = next(session, &mut seen) {
+            session.look_after_feed().await?;
             match session.publish(&checkpoint, Some(step)).await {
                 Ok(version) => {
                     tell(session, &session.json(&version), &session.text(&version))?;
@@ -60,7 +61,9 @@ pub(super) async fn watch(session: &mut Session<'_>, directory: &Path) -> Result
                 }
                 Err(failure) if failure.is_stopped() => break,
                 Err(failure) if passes(&failure) => {
-                    session.warn(&format!("{}; it is tried again", failure.message()));
+                    let advice =
+                        failure.advice().map_or(String::new(), |advice| format!("; {advice}"));
+                    session.warn(&format!("{}{advice}; it is tried again", failure.message()));
                     pause = (pause * 2).min(Duration::from_secs(30));
                 }
                 Err(failure) => return Err(failure),

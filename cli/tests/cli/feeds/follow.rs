@@ -197,6 +197,32 @@ fn metrics_say_what_is_served() {
     live.stop();
 }
 
+/// And one that is begun again at the same place is another one.
+#[test]
+fn a_feed_that_is_deleted_under_way_is_said_so() {
+    let place = scene(3);
+    publish(&place, 0, &[]);
+    fs::create_dir(place.path("run")).unwrap();
+    let mut trainer = Live::start(&place, &["publish", "--watch", "run", "feed"]);
+    fs::copy(place.path("step_1.safetensors"), place.path("run/step_1.safetensors")).unwrap();
+    assert_eq!(trainer.line()["version"], 1);
+    let args = ["follow", "feed", "served", "--poll", "10ms", "--poll-max", "20ms"];
+    let mut live = Live::start(&place, &args);
+    assert_eq!(live.event("switched")["version"], 1);
+    live.event("waiting");
+    fs::rename(place.path("feed"), place.path("gone")).unwrap();
+    let event = live.event("refused");
+    assert_eq!(event["kind"], "no-feed");
+    assert!(event["advice_text"].as_str().unwrap().contains("served further"), "{event}");
+    fs::copy(place.path("step_2.safetensors"), place.path("run/step_2.safetensors")).unwrap();
+    let (code, error) = trainer.end();
+    assert!(code == Some(1) && error.contains("deleted under way"), "{error}");
+    publish(&place, 0, &[]);
+    let (code, error) = live.end();
+    assert!(code == Some(1) && error.contains("another run"), "{error}");
+    assert_step(&place, "served", 1);
+}
+
 #[test]
 fn a_feed_that_is_not_there_is_said_so_and_not_made() {
     let place = scene(1);
