@@ -102,12 +102,17 @@ impl Feed {
         let kept = self.store.document(&name, 64).await;
         // Left behind, it is as good as data that no record names.
         let _ = self.store.delete(&name).await;
-        match (second, kept) {
-            (Put::Exists, Ok(Some(bytes))) if *bytes == *b"first\n" => Ok(()),
-            (Put::Exists, Ok(_)) | (Put::Created, _) => {
+        match (first, second, kept) {
+            (_, Put::Unclear(error), _) | (.., Err(error)) => Err(error),
+            (_, Put::Exists, Ok(Some(bytes))) if *bytes == *b"first\n" => Ok(()),
+            // Only of what is known to have been there first.
+            (Put::Created, Put::Created, _) => {
                 Err(Error::Conditions { store: self.address().into() })
             }
-            (Put::Unclear(error), _) | (_, Err(error)) => Err(error),
+            (Put::Created, _, Ok(Some(bytes))) if *bytes == *b"second\n" => {
+                Err(Error::Conditions { store: self.address().into() })
+            }
+            _ => Err(Error::data(&name, "the store says that it exists, but not what it is")),
         }
     }
 }

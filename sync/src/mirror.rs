@@ -1,6 +1,10 @@
 //! A copy of a feed at another place, which is a feed itself (F37).
 
-use crate::document::{DOCUMENT_BYTES, HINTS_BYTES};
+use std::time::Duration;
+
+use pulse::hash::Digest;
+
+use crate::document::{Document, DOCUMENT_BYTES, HINTS_BYTES};
 use crate::error::{Error, Result};
 use crate::feed::Feed;
 use crate::hint::{parse_floor, seal_floor, ByProduct};
@@ -15,6 +19,8 @@ use crate::upload::Upload;
 
 /// Bytes that are copied at once.
 const PIECE_BYTES: u64 = 8 << 20;
+/// How often data is asked for that is absent or damaged.
+const TRIES: u32 = 4;
 /// Records that are looked at together.
 const SECTION: u64 = 512;
 
@@ -41,7 +47,7 @@ pub struct Mirrored {
 pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<Mirrored> {
     let mut log = open_log(from, trust).await?;
     let run = log.manifest().run;
-    copy_document(from, to, name::FEED).await?;
+    copy_document(from, to, name::FEED, None).await?;
     let floor = from.store.document(name::FLOOR, DOCUMENT_BYTES).await?;
     let floor = floor.and_then(|bytes| parse_floor(&bytes, run).ok()).unwrap_or(0);
     let head = log.head().record.version;
@@ -80,7 +86,7 @@ pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<
                     copy_data(from, to, data, &mut done).await?;
                 }
             }
-            copy_document(from, to, &name::record(record.version)).await?;
+            copy_document(from, to, &name::record(record.version), Some(sealed.digest)).await?;
             done.records += 1;
         }
         at += section.len() as u64;
@@ -111,23 +117,28 @@ async fn copy_by_products(
         let Some(bytes) = from.store.document(name, DOCUMENT_BYTES).await? else { continue };
         let Ok(made) = ByProduct::parse(name, &bytes, run) else { continue };
         copy_data(from, to, &made.data, done).await?;
-        copy_document(from, to, name).await?;
+        copy_document(from, to, name, None).await?;
     }
     Ok(())
 }
 
-/// Copies a document that is written once; what is there already must be the same.
-async fn copy_document(from: &Feed, to: &Feed, name: &str) -> Result<()> {
+/// Copies a document that is written once, of this digest if it was verified; what is there already must be
+/// the same.
+async fn copy_document(from: &Feed, to: &Feed, name: &str, expected: Option<Digest>) -> Result<()> {
     let absent = || Error::data(name, "it is not there any more");
     let bytes = from.store.document(name, DOCUMENT_BYTES).await?.ok_or_else(absent)?;
-    let mut backoff =
-        Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(5));
+    // What is put is there for ever: nothing that was cut off on its way here.
+    let found = Document::parse(name, &bytes)?;
+    if expected.is_some_and(|expected| expected != found.digest) {
+        return Err(Error::data(name, "it is another one than that which was verified"));
+    }
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     for _ in 0..8 {
         let put = to.store.create(name, bytes.to_vec()).await;
         // Whatever was answered, what is there decides.
         match to.store.document(name, DOCUMENT_BYTES).await {
             Ok(Some(found)) if found == bytes => return Ok(()),
-            Ok(Some(found)) if crate::document::Document::parse(name, &found).is_ok() => {
+            Ok(Some(found)) if Document::parse(name, &found).is_ok() => {
                 return Err(Error::data(name, "another one is there already"));
             }
             _ => {}
@@ -142,39 +153,46 @@ async fn copy_document(from: &Feed, to: &Feed, name: &str) -> Result<()> {
     Err(Error::data(name, "it could not be written"))
 }
 
-/// Copies data, and verifies it on the way; what does not verify is not put.
+/// Copies data. What is absent or damaged each time it is asked for is missing to the source's own readers too;
+/// the copy goes on without it.
 async fn copy_data(from: &Feed, to: &Feed, data: &Data, done: &mut Mirrored) -> Result<()> {
     if to.store.head(&data.object).await?.is_some_and(|found| found.bytes == data.bytes) {
         return Ok(());
     }
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+    for _ in 0..TRIES {
+        if try_data(from, to, data).await? {
+            done.objects += 1;
+            done.bytes += data.bytes;
+            return Ok(());
+        }
+        tokio::time::sleep(backoff.pause(to.world.as_ref())).await;
+    }
+    done.missing += 1;
+    Ok(())
+}
+
+/// Copies data once, and verifies it on the way; what does not verify is not put. Whether it was there, and right.
+async fn try_data(from: &Feed, to: &Feed, data: &Data) -> Result<bool> {
     let mut upload = Upload::new(&to.store, data.object.clone(), data.bytes);
     let mut at = 0;
     while at < data.bytes {
         let range = at..data.bytes.min(at + PIECE_BYTES);
-        match from.store.range(&data.object, range.clone()).await {
+        let failed = match from.store.range(&data.object, range.clone()).await {
             Ok(Some(piece)) if piece.bytes.len() as u64 == range.end - range.start => {
                 upload.push(&piece.bytes).await?;
                 at = range.end;
+                continue;
             }
-            Ok(None) => {
-                upload.abort().await;
-                done.missing += 1;
-                return Ok(());
-            }
-            Ok(Some(piece)) => {
-                upload.abort().await;
+            Ok(Some(piece)) if piece.object_bytes == data.bytes => {
                 let what = format!("{} bytes of range {range:?} arrived", piece.bytes.len());
-                return Err(Error::data(&data.object, what));
+                Err(Error::data(&data.object, what))
             }
-            Err(error) => {
-                upload.abort().await;
-                return Err(error);
-            }
-        }
+            Ok(_) => Ok(false),
+            Err(error) => Err(error),
+        };
+        upload.abort().await;
+        return failed;
     }
-    let bytes = data.bytes;
-    upload.finish_if(data.sha256).await?;
-    done.objects += 1;
-    done.bytes += bytes;
-    Ok(())
+    Ok(upload.finish_if(data.sha256).await?.is_some())
 }

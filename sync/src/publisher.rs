@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{Control, DiffReport, Shadow, TensorSource, Unpublished};
+use pulse::tensors::{self, Control, DiffReport, Shadow, TensorSource, Unpublished};
 use tokio::task::JoinHandle;
 
 use crate::error::{is_refusal, DocumentFault, Error, Result};
@@ -441,9 +441,7 @@ impl Publisher {
         source: &mut dyn Source,
         step: Option<u64>,
     ) -> Result<(Published, Record)> {
-        if let Some(head) = self.head().filter(|head| head.ended) {
-            return Err(Error::Ended { version: head.version });
-        }
+        self.check_turn()?;
         let started = tokio::time::Instant::now();
         let mut published = Published {
             record: self.blank(),
@@ -537,9 +535,9 @@ impl Publisher {
         let mut led = None;
         if let Some(log) = &mut self.log {
             let mut at = log.head().clone();
-            while let (false, Some(before)) =
-                (at.record.is_change(), at.record.version.checked_sub(1))
-            {
+            // What changes nothing, and is no anchor, is reached by what came before.
+            while at.record.patch.is_none() && at.record.own_anchor().is_none() {
+                let Some(before) = at.record.version.checked_sub(1) else { break };
                 at = log.record(before).await?;
             }
             let own = at.record.own_anchor().map(|anchor| &anchor.data);
@@ -578,6 +576,30 @@ impl Publisher {
         }
     }
 
+    /// Whether this writer may append to the head: not if the head is of a writer that has taken over,
+    /// although both put the same version (F20, F25), and not with a key that is not in force any more (F16).
+    /// Readers would refuse its record, and with it all that follow.
+    fn check_turn(&mut self) -> Result<()> {
+        let Some(head) = self.head() else { return Ok(()) };
+        let (version, other, other_epoch) = (head.version, head.writer, head.epoch);
+        if head.ended {
+            return Err(Error::Ended { version });
+        }
+        if other_epoch > self.epoch {
+            self.fenced = true;
+            let (writer, epoch) = (self.writer, self.epoch);
+            return Err(Error::Fenced { version, writer, epoch, other, other_epoch });
+        }
+        let in_force = self.log.as_ref().and_then(|log| log.key_at(version + 1));
+        let trusted = self.options.key.as_ref().map(SecretKey::public);
+        match (in_force, trusted) {
+            (Some(found), Some(trusted)) if found != trusted => {
+                Err(Error::document(name::FEED, DocumentFault::Untrusted { trusted, found }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn next_record(
         &mut self,
         target: Digest,
@@ -585,6 +607,7 @@ impl Publisher {
         patch: Option<Data>,
         own: Option<Anchor>,
     ) -> Result<Record> {
+        self.check_turn()?;
         let blank = self.blank();
         let version = blank.version;
         let back = match &mut self.log {
@@ -801,11 +824,13 @@ impl Source for OfShadow<'_> {
         control: Control<'_>,
     ) -> Result<Digest> {
         if self.is_behind {
-            // No version is what the shadow holds, so that no patch can start from it.
-            let options = EncoderOptions::default();
-            let ahead = self.shadow.diff(self.weights, std::io::sink(), options, control)?;
-            self.shadow.advance(ahead, control)?;
-            (self.unpublished, self.is_behind) = (None, false);
+            // No version is what the shadow holds, so that no patch can start from it. It becomes these
+            // weights when the version is there, and not before (F21).
+            let encoder = EncoderOptions::default();
+            let ahead = self.shadow.diff(self.weights, std::io::sink(), encoder, control)?;
+            let made = tensors::diff(None, self.weights, out, options.into(), control)?;
+            self.unpublished = Some(ahead);
+            return Ok(made.summary.footer.target);
         }
         Ok(self.shadow.snapshot(out, options, control)?.summary.footer.target)
     }
