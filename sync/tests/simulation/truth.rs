@@ -259,7 +259,9 @@ impl Truth {
         let floor = floor_of(bytes)?;
         let mut state = self.state();
         // An older one may arrive late; it is a hint.
-        if floor <= std::mem::replace(&mut state.floor, floor.max(state.floor)) {
+        let before = state.floor;
+        state.floor = floor.max(before);
+        if floor <= before {
             return None;
         }
         let anchors = state.log.iter().filter(|entry| entry.anchor.0 == floor);
