@@ -24,7 +24,7 @@ pub struct Prune {
     /// Where the feed is.
     #[arg(value_name = "FEED")]
     feed: String,
-    /// Anchors that stay, and all that comes after the oldest of them.
+    /// Anchors that stay, of those that records name, and all that comes after the oldest of them.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse_count)]
     keep: usize,
     /// Objects that are younger stay, for those who are fetching them.

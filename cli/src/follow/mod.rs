@@ -58,7 +58,8 @@ pub struct Follow {
     /// Get the newest version and end.
     #[arg(long)]
     once: bool,
-    /// Get this version, or that of an optimizer step, also an older one than is served, and end: 17, or step=1200.
+    /// Get this version, or that of an optimizer step, also an older one than is served, and end: 17, or step=1200. A
+    /// number above the newest is waited for.
     #[arg(long, value_name = "VERSION|step=STEP", value_parser = parse_at)]
     at: Option<At>,
     /// Warn when DEST is more than N versions behind; with --once that is a failure.

@@ -36,7 +36,8 @@ const CLOCK_SKEW: u64 = 5 * 60 * 1000;
 /// Of two publishers of one feed the one that starts later goes on, and the other one stops at its next version.
 ///
 /// With --watch it publishes every checkpoint that appears in a directory, by the number at the end of its name, such as
-/// step_41 or step_41.safetensors, in order, until a signal stops it. One that is half written is waited for.
+/// step_41 or step_41.safetensors, in order, until a signal stops it. One that is half written is waited for. Numbers
+/// that are not above the step of the newest version are passed over.
 #[derive(Debug, Args)]
 #[command(override_usage = "pulse publish [OPTIONS] CHECKPOINT FEED
        pulse publish [OPTIONS] --watch DIR FEED
