@@ -140,7 +140,8 @@ impl Log {
         }
     }
 
-    fn check_origin(&self, sealed: &Sealed) -> Result<()> {
+    /// Whether it is of this run and signed by the key in force.
+    pub fn check_origin(&self, sealed: &Sealed) -> Result<()> {
         sealed.check_origin(self.manifest.run, self.keys.at(sealed.record.version).as_ref())
     }
 
@@ -295,15 +296,20 @@ impl Log {
 
     /// Takes the record after the head, if it follows it.
     pub fn accept(&mut self, sealed: Arc<Sealed>) -> Result<()> {
-        // What does not follow is not the next version; whether it is of this run comes first.
-        self.check_origin(&sealed)?;
-        sealed.check_follows(&self.head)?;
+        self.check_next(&sealed)?;
         if self.manifest.key.is_some() {
             self.keys.add(&sealed);
         }
         self.keep(&sealed);
         self.head = sealed;
         Ok(())
+    }
+
+    /// Whether it is what comes after the head.
+    pub fn check_next(&self, sealed: &Sealed) -> Result<()> {
+        // What does not follow is not the next version; whether it is of this run comes first.
+        self.check_origin(sealed)?;
+        sealed.check_follows(&self.head)
     }
 
     /// The hint of the newest version, if there is one that is whole and of this feed.

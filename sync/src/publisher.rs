@@ -15,6 +15,7 @@ use crate::error::{is_refusal, DocumentFault, Error, Result};
 use crate::feed::Feed;
 use crate::hint::{ByProduct, Latest};
 use crate::id::{Run, Writer};
+use crate::json::INTEGER_MAX;
 use crate::keep;
 use crate::key::SecretKey;
 use crate::log::{self, Log, Mark};
@@ -306,7 +307,7 @@ impl Publisher {
             }
             let (target, step) = (head.target, head.step);
             let record = self.next_record(target, step, None, None).await?;
-            self.begin(record, None);
+            self.begin(record, None)?;
         }
     }
 
@@ -338,7 +339,7 @@ impl Publisher {
             let made = self.make(&mut source, step).await?;
             let unpublished = source.unpublished.take();
             let (published, record) = made;
-            self.begin(record, unpublished);
+            self.begin(record, unpublished)?;
             let started = tokio::time::Instant::now();
             let Some((settled, unpublished)) = self.settle_with().await? else { continue };
             if let Settled::Overtaken(sealed) = settled {
@@ -366,7 +367,7 @@ impl Publisher {
                 self.take(settled)?;
             }
             let (published, record) = self.make(source, step).await?;
-            self.begin(record, None);
+            self.begin(record, None)?;
             let started = tokio::time::Instant::now();
             match self.settle().await? {
                 Some(Settled::Done(sealed)) => self.take(Settled::Done(sealed))?,
@@ -414,7 +415,7 @@ impl Publisher {
             let (target, step) = (head.target, head.step);
             let record =
                 Record { ended: true, ..self.next_record(target, step, None, None).await? };
-            self.begin(record, None);
+            self.begin(record, None)?;
         }
     }
 
@@ -427,7 +428,7 @@ impl Publisher {
         let Some(log) = &self.log else { return Ok(()) };
         let (head, time) = (log.head(), self.feed.world.now());
         let expires = u64::try_from(self.options.expires.as_millis()).unwrap_or(u64::MAX);
-        let expires = time.saturating_add(expires).min(crate::json::INTEGER_MAX);
+        let expires = time.saturating_add(expires).min(INTEGER_MAX);
         let (version, record) = (head.record.version, head.digest);
         let latest = Latest { version, record, time, expires };
         // Signed as the next record will be: the key before may be gone.
@@ -442,6 +443,11 @@ impl Publisher {
         step: Option<u64>,
     ) -> Result<(Published, Record)> {
         self.check_turn()?;
+        if let Some(step) = step.filter(|step| *step > INTEGER_MAX) {
+            return Err(Error::Misuse(format!(
+                "step {step} is above 2^53, where numbers end (F2)"
+            )));
+        }
         let started = tokio::time::Instant::now();
         let mut published = Published {
             record: self.blank(),
@@ -639,11 +645,19 @@ impl Publisher {
         Ok(Record { links, target, step, patch, anchor, rekeyed, new_key, ..blank })
     }
 
-    fn begin(&mut self, record: Record, unpublished: Option<Unpublished>) {
+    /// Takes a record to be put, if readers will take it: what is put is there for ever.
+    fn begin(&mut self, record: Record, unpublished: Option<Unpublished>) -> Result<()> {
         let mut keys = Vec::from_iter(&self.options.key);
         keys.extend(self.new_key.as_ref().filter(|_| record.new_key.is_some()));
         let bytes = record.seal(&keys);
+        let sealed = Sealed::parse(&name::record(record.version), &bytes);
+        let sealed = sealed.map_err(|error| Error::Misuse(format!("it cannot be put: {error}")))?;
+        match &self.log {
+            Some(log) => log.check_next(&sealed)?,
+            None => drop(Log::begin(&self.feed.store, self.manifest, sealed)?),
+        }
         self.pending = Some(Pending { record, bytes, unpublished, is_tried: false });
+        Ok(())
     }
 
     async fn settle(&mut self) -> Result<Option<Settled>> {
@@ -682,7 +696,13 @@ impl Publisher {
                 }
             }
             match log::read(&self.feed.store, pending.record.version).await {
-                Ok(Some(found)) => return self.decide(found).map(Some),
+                Ok(Some(found)) => {
+                    if let Some(log) = &self.log {
+                        // What is forged fences nobody: the record is put once it is taken away.
+                        log.check_origin(&found)?;
+                    }
+                    return self.decide(found).map(Some);
+                }
                 // No answer: what is being written, what is not to be read yet, or nothing.
                 Ok(None) => {}
                 Err(error) => failure = failure.or(Some(error)),

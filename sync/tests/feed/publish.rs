@@ -307,3 +307,55 @@ async fn publishing_and_following_can_be_spawned() {
     });
     assert_eq!(reader.await.unwrap(), Some(model(2)));
 }
+
+/// Every reader reaches the newest version, and it is this one.
+async fn all_can_read(bench: &Bench, version: u64) {
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(version));
+    assert_eq!(reader.held, Some(model(version)));
+}
+
+#[tokio::test]
+async fn f25_a_publisher_that_published_what_a_later_one_did_is_fenced_then() {
+    let bench = Bench::new();
+    let mut one = bench.publisher().await;
+    one.publish_all(0..1).await;
+    let mut other = bench.publisher().await;
+    other.shadow = pulse::tensors::Shadow::new(&weights(&model(0)), Default::default()).unwrap();
+    other.publish(1).await.unwrap();
+    // The same step to the same weights is no failure. What comes next would be of an epoch that is over.
+    one.publish(1).await.unwrap();
+    assert_eq!(one.publish(2).await.unwrap_err().kind(), "fenced");
+    assert_eq!(one.publisher.end().await.unwrap_err().kind(), "misuse");
+    assert!(!bench.objects().await.contains_key(&record(2)));
+    other.publish(2).await.unwrap();
+    all_can_read(&bench, 2).await;
+}
+
+#[tokio::test]
+async fn f2_a_step_beyond_the_numbers_is_refused_before_its_record_is_there_for_ever() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all(0..1).await;
+    for step in [(1 << 53) + 1, u64::MAX] {
+        let weights = model(1);
+        let weights = crate::support::weights(&weights);
+        let published = trainer.publisher.publish(&mut trainer.shadow, &weights, Some(step)).await;
+        assert_eq!(published.unwrap_err().kind(), "misuse");
+    }
+    assert!(!bench.objects().await.contains_key(&record(1)));
+    trainer.publish(1).await.unwrap();
+    all_can_read(&bench, 1).await;
+}
+
+#[tokio::test]
+async fn f6_numbers_that_end_end_publishing_and_not_reading() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..1).await;
+    // Whoever wrote this: no epoch comes after it.
+    bench.edit(&record(0), r#""epoch":1,"#, r#""epoch":9007199254740992,"#).await;
+    let mut next = bench.publisher().await;
+    assert_eq!(next.publish(1).await.unwrap_err().kind(), "misuse");
+    assert!(!bench.objects().await.contains_key(&record(1)));
+    all_can_read(&bench, 0).await;
+}

@@ -168,3 +168,45 @@ async fn an_unsigned_feed_has_no_key_to_hand_over() {
     let key = SecretKey::generate(bench.world.as_ref());
     assert_eq!(trainer.publisher.hand_over(key).unwrap_err().kind(), "misuse");
 }
+
+#[tokio::test]
+async fn f16_after_a_change_of_keys_by_a_fenced_publisher_nothing_is_signed_by_the_old_one() {
+    let bench = Bench::new();
+    let (_, options) = signed(&bench);
+    let mut first = bench.publisher_with(options.clone()).await;
+    first.publish_all(0..2).await;
+    let mut second = bench.publisher_with(options).await;
+    // The first one is not fenced yet, and hands over.
+    let new = SecretKey::generate(bench.world.as_ref());
+    first.publisher.hand_over(new.clone()).unwrap();
+    first.publish(2).await.unwrap();
+    assert_eq!(second.publish(3).await.unwrap_err().kind(), "signature");
+    assert!(!bench.objects().await.contains_key(&record(3)), "it would be there for ever");
+    let mut third = bench.publisher_with(PublisherOptions::default().with_key(new.clone())).await;
+    third.publish(3).await.unwrap();
+    let mut reader = open(&bench, new.public()).await.ok().unwrap();
+    assert_eq!(reader.look().await.unwrap(), Some(3));
+}
+
+#[tokio::test]
+async fn f14_a_forged_record_fences_nobody() {
+    let bench = Bench::new();
+    let (key, options) = signed(&bench);
+    let mut trainer = bench.publisher_with(options).await;
+    trainer.publish_all(0..2).await;
+    let forger = Bench::new();
+    for (name, bytes) in bench.objects().await {
+        forger.put(&name, bytes).await;
+    }
+    let mut other = forger.publisher_with(PublisherOptions::default().with_key(key.clone())).await;
+    other.publish(5).await.unwrap();
+    let forged = String::from_utf8(forger.objects().await.remove(&record(2)).unwrap()).unwrap();
+    bench.put(&record(2), sealed(forged.lines().next().unwrap())).await;
+    assert_eq!(trainer.publish(2).await.unwrap_err().kind(), "unsigned");
+    bench.delete(&record(2)).await;
+    trainer.publish(2).await.unwrap();
+    let mut reader = open(&bench, key.public()).await.ok().unwrap();
+    // The record that had to wait, and what was given to the second call.
+    assert_eq!(reader.look().await.unwrap(), Some(3));
+    assert_eq!(reader.held, Some(model(2)));
+}
