@@ -42,8 +42,8 @@ const CLOCK_SKEW: u64 = 5 * 60 * 1000;
 pub enum Event<'a> {
     /// Nothing is new; the next look is after this time.
     Waiting {
-        /// The newest version.
-        head: u64,
+        /// The newest version; `None` if there is none yet.
+        head: Option<u64>,
         /// Until the next look.
         pause: Duration,
     },
@@ -61,6 +61,11 @@ pub enum Event<'a> {
         /// The parts.
         way: &'a Way,
     },
+    /// The version that is wanted is held already.
+    Held {
+        /// Its record.
+        record: &'a Record,
+    },
     /// Bytes of it arrived.
     Arrived {
         /// Since the last event.
@@ -76,6 +81,8 @@ pub enum Event<'a> {
         /// What this machine's clock says.
         now: u64,
     },
+    /// The publisher's hint is as fresh as was promised, or the run has ended.
+    Fresh,
 }
 
 type Told = dyn Fn(&Event<'_>) + Send + Sync;
@@ -252,6 +259,8 @@ pub struct Follower {
     feed: Feed,
     options: FollowerOptions,
     log: Option<Log>,
+    /// The key that the feed begins with.
+    first_key: Option<PublicKey>,
     mark: Option<Mark>,
     /// Objects and digests of by-products that are not used again (F31).
     barred_names: HashSet<String>,
@@ -276,6 +285,7 @@ impl Follower {
             feed: feed.clone(),
             options,
             log: None,
+            first_key: None,
             mark,
             barred_names: HashSet::new(),
             barred_digests: HashSet::new(),
@@ -288,8 +298,9 @@ impl Follower {
         Ok(follower)
     }
 
-    async fn open_log(&self) -> Result<Option<Log>> {
+    async fn open_log(&mut self) -> Result<Option<Log>> {
         let manifest = self.feed.existing().await?;
+        self.first_key = manifest.key;
         Log::open(&self.feed.store, manifest, self.options.trust, self.mark.as_ref()).await
     }
 
@@ -308,7 +319,10 @@ impl Follower {
     /// The key that signs the feed now; `None` if it is unsigned, and as trustworthy as its store.
     #[must_use]
     pub fn key(&self) -> Option<PublicKey> {
-        self.log.as_ref().and_then(|log| log.key_at(log.head().record.version + 1))
+        match &self.log {
+            Some(log) => log.key_at(log.head().record.version + 1),
+            None => self.first_key,
+        }
     }
 
     fn tell(&self, event: &Event<'_>) {
@@ -330,7 +344,7 @@ impl Follower {
                 Ok(Some(update)) => return Ok(update),
                 Ok(None) => {
                     let pause = self.pause();
-                    let head = self.head().map_or(0, |head| head.version);
+                    let head = self.head().map(|head| head.version);
                     self.tell(&Event::Waiting { head, pause });
                     tokio::time::sleep(pause).await;
                     continue;
@@ -363,6 +377,7 @@ impl Follower {
             if self.mark.is_none_or(|mark| mark.version <= wanted) {
                 self.mark = Some(log.mark(&target));
             }
+            self.tell(&Event::Held { record: &target.record });
             if target.record.ended {
                 return Err(Error::Ended { version: wanted });
             }
@@ -399,12 +414,17 @@ impl Follower {
         let due = self.latest_seen.is_none_or(|seen| seen.elapsed() >= LATEST_EVERY);
         let Some(log) = self.log.as_ref().filter(|_| due) else { return };
         let latest = log.latest().await;
+        let is_over = log.head().record.ended;
         self.latest_seen = Some(Instant::now());
         let now = self.feed.world.now();
         if let Ok(Some(latest)) = latest {
             let (time, expires) = (latest.time, latest.expires);
-            if expires < now || time > now.saturating_add(CLOCK_SKEW) {
+            // After the last version nothing more was promised.
+            let is_late = expires < now && !is_over;
+            if is_late || time > now.saturating_add(CLOCK_SKEW) {
                 self.tell(&Event::Expired { time, expires, now });
+            } else {
+                self.tell(&Event::Fresh);
             }
         }
     }

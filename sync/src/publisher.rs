@@ -243,11 +243,10 @@ impl Publisher {
         let next = log.as_ref().map_or(0, |log| log.head().record.version + 1);
         let in_force = log.as_ref().map_or(manifest.key, |log| log.key_at(next));
         if let Some(found) = in_force.filter(|found| key != Some(*found)) {
-            let fault = match key {
-                Some(trusted) => DocumentFault::Untrusted { trusted, found },
-                None => DocumentFault::Unsigned(found),
-            };
-            return Err(Error::document(name::FEED, fault));
+            return Err(Error::Key(match key {
+                Some(own) => format!("key {own} has handed over to {found}: publish with that one"),
+                None => format!("the feed is signed by key {found}: publish with that key"),
+            }));
         }
         if let Some(head) = log.as_ref().map(Log::head).filter(|head| head.record.ended) {
             return Err(Error::Ended { version: head.record.version });
@@ -410,6 +409,8 @@ impl Publisher {
                 return Err(Error::Misuse("a feed without a version cannot end".into()));
             };
             if head.ended {
+                // That it is over is known by its record; the hint only helps to find it.
+                let _ = self.refresh().await;
                 return Ok(());
             }
             let (target, step) = (head.target, head.step);

@@ -146,7 +146,7 @@ pub async fn verify(
     let floor = floor.and_then(|bytes| parse_floor(&bytes, head.run).ok()).unwrap_or(0);
     let mut audit = Audit::default();
     let mut seen = BTreeSet::new();
-    let mut auditor = Auditor { feed, spool, floor, audit: &mut audit };
+    let mut auditor = Auditor { feed, spool, floor, seen: BTreeSet::new(), audit: &mut audit };
     let mut targets = Vec::new();
     let mut at = 0;
     while at <= head.version {
@@ -198,6 +198,8 @@ struct Auditor<'a> {
     feed: &'a Feed,
     spool: Option<PathBuf>,
     floor: u64,
+    /// Objects that were looked at: a by-product may be recorded later.
+    seen: BTreeSet<String>,
     audit: &'a mut Audit,
 }
 
@@ -217,6 +219,9 @@ impl Auditor<'_> {
         base: Option<Digest>,
         target: Digest,
     ) -> Result<()> {
+        if !self.seen.insert(data.object.clone()) {
+            return Ok(());
+        }
         let arrived = |_| {};
         let fetch = Fetch {
             store: &self.feed.store,

@@ -100,10 +100,12 @@ impl Metrics {
             "gauge",
             &numbers.last.phases(),
         );
-        let refusals = numbers
-            .refusals
-            .iter()
-            .map(|(kind, count)| (format!("{{kind=\"{kind}\"}}"), integer(*count)));
+        // Of every kind, so that the first one is a rise.
+        let mut refusals: BTreeMap<_, _> =
+            pulse_sync::Error::KINDS.iter().map(|kind| (*kind, 0)).collect();
+        refusals.extend(numbers.refusals.iter().map(|(kind, count)| (*kind, *count)));
+        let refusals =
+            refusals.iter().map(|(kind, count)| (format!("{{kind=\"{kind}\"}}"), integer(*count)));
         let refusals: Vec<_> = refusals.collect();
         let refusals: Vec<_> =
             refusals.iter().map(|(label, count)| (label.as_str(), *count)).collect();

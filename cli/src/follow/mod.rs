@@ -202,7 +202,8 @@ impl Session<'_> {
                     return Err(self.nothing(at, follower.head()));
                 }
                 let (path, _) = held.ok_or_else(|| self.nothing(at, follower.head()))?;
-                self.teller.already(follower.mark(), &self.options.dest, &path);
+                let version = at.or(follower.mark().map(|mark| mark.version));
+                self.teller.already(version, &self.options.dest, &path);
                 return self.check_lag(&follower);
             };
             let fetch = update.seconds;
@@ -293,13 +294,16 @@ impl Session<'_> {
         held: Option<Digest>,
         at: Option<u64>,
     ) -> Result<Option<Update>> {
-        let mut tries = 0;
+        let (mut tries, mut is_said) = (0, false);
         loop {
             let next = match at {
                 _ if self.options.once => follower.look(held).await,
                 None => follower.next(held).await.map(Some),
                 Some(at) => match follower.look(held).await {
                     Ok(None) if follower.head().is_none_or(|head| head.version < at) => {
+                        if !std::mem::replace(&mut is_said, true) {
+                            self.teller.awaiting(at, follower.head().map(|head| head.version));
+                        }
                         tokio::time::sleep(self.options.poll_max.min(RETRY)).await;
                         continue;
                     }

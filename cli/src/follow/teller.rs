@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pulse::checkpoint::FileNote;
 use pulse::tensors::Control;
-use pulse_sync::{Error, Event, Mark, PublicKey, Run, System, Update, World};
+use pulse_sync::{Error, Event, PublicKey, Run, System, Update, World};
 use serde_json::{json, Value};
 
 use super::metrics::Metrics;
@@ -168,6 +168,14 @@ impl Teller {
                 // A signal ends the waiting for them, not the counting.
                 let _ = teller.meter.advance(*bytes);
             }
+            Event::Held { record } => {
+                let mut numbers = teller.metrics.numbers();
+                (numbers.version, numbers.step) = (Some(record.version), record.step);
+            }
+            Event::Fresh => {
+                teller.metrics.numbers().is_expired = false;
+                teller.is_expired.store(false, Relaxed);
+            }
             Event::Expired { time, expires, now } => teller.expired(*time, *expires, *now),
             _ => {}
         }
@@ -197,8 +205,10 @@ impl Teller {
         }
     }
 
-    fn waiting(&self, head: u64) {
-        self.saw(head);
+    pub fn waiting(&self, head: Option<u64>) {
+        if let Some(head) = head {
+            self.saw(head);
+        }
         if self.common.json && !self.is_idle.swap(true, Relaxed) {
             self.say("waiting", json!({ "head": head }), String::new);
         }
@@ -307,9 +317,18 @@ impl Teller {
         following::tell(&self.common, notes);
     }
 
+    /// A version that is not there yet is waited for.
+    pub fn awaiting(&self, wanted: u64, head: Option<u64>) {
+        if self.common.json {
+            return self.waiting(head);
+        }
+        let newest =
+            head.map_or("there is none yet".into(), |head| format!("the newest is {head}"));
+        text::note(&format!("waiting for version {wanted}; {newest}"));
+    }
+
     /// What is asked for is there.
-    pub fn already(&self, mark: Option<&Mark>, destination: &Path, path: &Path) {
-        let version = mark.map(|mark| mark.version);
+    pub fn already(&self, version: Option<u64>, destination: &Path, path: &Path) {
         self.metrics.numbers().version = version;
         let fields = json!({ "version": version, "path": path.display().to_string() });
         self.say("already", fields, || {

@@ -129,7 +129,8 @@ async fn f16_f17_a_key_hands_over_to_another() {
     assert_eq!(early.follower.key(), Some(keys[3].public()));
     // A publisher with the old key is nobody.
     let error = Trainer::start(&bench.feed, options).await.err().unwrap();
-    assert_eq!(error.kind(), "signature");
+    assert_eq!(error.kind(), "key");
+    assert!(error.to_string().contains("has handed over to"), "{error}");
     let options = PublisherOptions::default().with_key(keys[3].clone());
     let mut again = bench.publisher_with(options).await;
     again.publish(9).await.unwrap();
