@@ -12,7 +12,7 @@ use crate::keep::{hints, open_log};
 use crate::key::PublicKey;
 use crate::log;
 use crate::name;
-use crate::record::Data;
+use crate::record::{Data, Sealed};
 use crate::retry::Backoff;
 use crate::store::Put;
 use crate::upload::Upload;
@@ -51,7 +51,8 @@ pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<
     let floor = from.store.document(name::FLOOR, DOCUMENT_BYTES).await?;
     let floor = floor.and_then(|bytes| parse_floor(&bytes, run).ok()).unwrap_or(0);
     let head = log.head().record.version;
-    let floor = floor.min(head);
+    // A floor is the version of an anchor that records name; from a higher one on, nothing could be joined.
+    let floor = floor.min(log.head().record.anchor.version);
     if floor > 0 {
         to.store.overwrite(name::FLOOR, seal_floor(run, floor, from.world.now())).await?;
     }
@@ -156,8 +157,14 @@ async fn copy_document(from: &Feed, to: &Feed, name: &str, expected: Option<Dige
 /// Copies data. What is absent or damaged each time it is asked for is missing to the source's own readers too;
 /// the copy goes on without it.
 async fn copy_data(from: &Feed, to: &Feed, data: &Data, done: &mut Mirrored) -> Result<()> {
-    if to.store.head(&data.object).await?.is_some_and(|found| found.bytes == data.bytes) {
-        return Ok(());
+    match to.store.head(&data.object).await? {
+        Some(found) if found.bytes == data.bytes => return Ok(()),
+        // Names are used once: what is there is not replaced, whoever says so (F6).
+        Some(found) => {
+            let what = format!("{} bytes of that name are there already", found.bytes);
+            return Err(Error::data(&data.object, what));
+        }
+        None => {}
     }
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     for _ in 0..TRIES {
