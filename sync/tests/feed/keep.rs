@@ -407,3 +407,28 @@ async fn f6_a_mirror_replaces_nothing_for_by_products_that_lie() {
     assert!(copy.objects().await[patch] == before[patch], "it was replaced");
     assert!(!copy.objects().await.contains_key(skip));
 }
+
+#[tokio::test]
+async fn f9_a_by_product_beyond_the_limits_stops_no_reader() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..18).await;
+    compact(&bench.feed, &CompactOptions::default()).await.unwrap();
+    // A snapshot of so much that this reader refuses it, and smaller than the chain: what the limit of a
+    // hostile one would be for all readers.
+    let objects = bench.objects().await;
+    let skip = objects.keys().find(|name| name.starts_with("skip/00000000000000000008")).unwrap();
+    let text = String::from_utf8(objects[skip].clone()).unwrap();
+    let at = text.find("data/").unwrap();
+    let object = text[at..].split('"').next().unwrap().to_string();
+    let limits = pulse::Limits::default().with_target_bytes(1);
+    let options = pulse_sync::FollowerOptions::default().with_limits(limits);
+    let reader = crate::support::Reader::open(&bench.feed, None, options).await;
+    let mut reader = reader.unwrap();
+    reader.held = Some(model(8));
+    let error = reader.look().await.unwrap_err();
+    assert_eq!(error.kind(), "data", "{error}: the next look goes another way");
+    bench.store.asked();
+    // What records name is beyond this reader's limits as well, which its user hears.
+    assert_eq!(reader.look().await.unwrap_err().kind(), "limit");
+    assert!(!bench.store.asked().iter().any(|line| line.contains(&object)));
+}
