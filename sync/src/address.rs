@@ -48,7 +48,11 @@ fn visible(address: &str) -> String {
             url.set_query(None);
             url.to_string()
         }
-        Err(_) => address.into(),
+        // Where anything may be, nothing is shown.
+        Err(_) => match address.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://…"),
+            None => address.into(),
+        },
     }
 }
 
@@ -87,4 +91,23 @@ fn existing(path: &FilePath) -> (&FilePath, Option<Path>) {
         }
     }
     (path, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_shows_no_credentials_also_where_it_cannot_be_read() {
+        for address in [
+            "https://user:SECRET@host:99999/run",
+            "https://user:SECRET@host/run",
+            "s3://key:SECRET@/run",
+            "https://[host/run?sig=SECRET",
+        ] {
+            let error = open(address).unwrap_err();
+            assert_eq!(error.kind(), "address", "{address}");
+            assert!(!format!("{error} {error:?}").contains("SECRET"), "{error:?}");
+        }
+    }
 }

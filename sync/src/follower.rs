@@ -618,7 +618,14 @@ impl Follower {
             limits: self.options.limits.clone(),
             arrived: &move |bytes| told(&Event::Arrived { bytes }),
         };
-        let Some(fetched) = fetch.patch(&part.data).await? else { return Ok(None) };
+        let fetched = fetch.patch(&part.data).await.map_err(|error| match error {
+            // What nobody vouches for is no reason to stop, only not to be used (F9).
+            Error::Pulse(error @ pulse::Error::Limit { .. }) if !part.is_recorded => {
+                Error::data(&part.data.object, error.to_string())
+            }
+            error => error,
+        });
+        let Some(fetched) = fetched? else { return Ok(None) };
         // What it leads from and to is what records say, not what it is called (F29).
         let footer = fetched.patch.footer();
         let target = |version: u64| {

@@ -389,11 +389,26 @@ pub async fn prune(feed: &Feed, options: &PruneOptions) -> Result<Pruned> {
     let mut log = open_log(feed, options.trust).await?;
     let run = log.manifest().run;
     let known = feed.store.document(name::FLOOR, DOCUMENT_BYTES).await?;
-    let known = known.and_then(|bytes| parse_floor(&bytes, run).ok());
+    // A floor is the version of an anchor that records name. What says more is wrong, whoever wrote it.
+    let newest = log.head().record.anchor.version;
+    let known = known.and_then(|bytes| parse_floor(&bytes, run).ok()).filter(|at| *at <= newest);
     let Some(anchor) = kept_anchor(&mut log, options.anchors.max(1)).await? else {
         return Ok(Pruned { floor: known, ..Pruned::default() });
     };
-    if known.is_none_or(|known| known < anchor.version) {
+    let grace = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
+    let before = feed.world.now().saturating_sub(grace);
+    let mut old = Vec::new();
+    // By-products first, so that none names what is gone already.
+    for folder in [name::SKIP, name::ANCHOR, name::DATA] {
+        let objects = feed.store.list(folder).await?;
+        old.extend(objects.into_iter().filter(|object| {
+            // Below the anchor that is read, whatever a document says of the floor (F9).
+            object.modified < before
+                && name::version_of(&object.name).is_some_and(|version| version < anchor.version)
+        }));
+    }
+    let is_higher = known.is_none_or(|known| known < anchor.version);
+    if is_higher || !old.is_empty() {
         // Nobody can start from an anchor that is damaged: then nothing goes.
         let arrived = |_| {};
         let fetch = Fetch {
@@ -409,23 +424,20 @@ pub async fn prune(feed: &Feed, options: &PruneOptions) -> Result<Pruned> {
         if footer.target != anchor.target || footer.base.is_some() {
             return Err(Error::data(&anchor.data.object, "it is no anchor of its version"));
         }
+        // What it says of itself is not what it makes.
+        in_place(|| read.patch.verify(Control::default()))
+            .map_err(|error| Error::data(&anchor.data.object, error.to_string()))?;
+    }
+    if is_higher {
         let floor = seal_floor(run, anchor.version, feed.world.now());
         feed.store.overwrite(name::FLOOR, floor).await?;
     }
     let floor = known.unwrap_or(0).max(anchor.version);
-    let grace = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
-    let before = feed.world.now().saturating_sub(grace);
     let mut pruned = Pruned { floor: Some(floor), ..Pruned::default() };
-    // By-products first, so that none names what is gone already.
-    for folder in [name::SKIP, name::ANCHOR, name::DATA] {
-        for object in feed.store.list(folder).await? {
-            let is_old = object.modified < before;
-            if is_old && name::version_of(&object.name).is_some_and(|version| version < floor) {
-                feed.store.delete(&object.name).await?;
-                pruned.objects += 1;
-                pruned.bytes += object.bytes;
-            }
-        }
+    for object in old {
+        feed.store.delete(&object.name).await?;
+        pruned.objects += 1;
+        pruned.bytes += object.bytes;
     }
     Ok(pruned)
 }

@@ -51,7 +51,8 @@ pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<
     let floor = from.store.document(name::FLOOR, DOCUMENT_BYTES).await?;
     let floor = floor.and_then(|bytes| parse_floor(&bytes, run).ok()).unwrap_or(0);
     let head = log.head().record.version;
-    let floor = floor.min(head);
+    // A floor is the version of an anchor that records name; from a higher one on, nothing could be joined.
+    let floor = floor.min(log.head().record.anchor.version);
     if floor > 0 {
         to.store.overwrite(name::FLOOR, seal_floor(run, floor, from.world.now())).await?;
     }
@@ -116,8 +117,12 @@ async fn copy_by_products(
         }
         let Some(bytes) = from.store.document(name, DOCUMENT_BYTES).await? else { continue };
         let Ok(made) = ByProduct::parse(name, &bytes, run) else { continue };
-        copy_data(from, to, &made.data, done).await?;
-        copy_document(from, to, name, None).await?;
+        match copy_data(from, to, &made.data, done).await {
+            Ok(()) => copy_document(from, to, name, None).await?,
+            // By-products lie, and the copy is as good without them.
+            Err(Error::Data { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -156,8 +161,14 @@ async fn copy_document(from: &Feed, to: &Feed, name: &str, expected: Option<Dige
 /// Copies data. What is absent or damaged each time it is asked for is missing to the source's own readers too;
 /// the copy goes on without it.
 async fn copy_data(from: &Feed, to: &Feed, data: &Data, done: &mut Mirrored) -> Result<()> {
-    if to.store.head(&data.object).await?.is_some_and(|found| found.bytes == data.bytes) {
-        return Ok(());
+    match to.store.head(&data.object).await? {
+        Some(found) if found.bytes == data.bytes => return Ok(()),
+        // Names are used once: what is there is not replaced, whoever says so (F6).
+        Some(found) => {
+            let what = format!("{} bytes of that name are there already", found.bytes);
+            return Err(Error::data(&data.object, what));
+        }
+        None => {}
     }
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     for _ in 0..TRIES {

@@ -251,7 +251,7 @@ impl Sealed {
     pub(crate) fn parse(name: &str, bytes: &[u8]) -> Result<Self> {
         let document = Document::parse(name, bytes)?;
         let record = Record::read(name, &document)?;
-        Ok(Sealed { record, digest: document.digest, document })
+        Ok(Sealed { record, digest: document.digest, document: document.without_fields() })
     }
 
     /// Whether it is of this run, and signed by the key in force and the new one.
@@ -350,4 +350,35 @@ pub(crate) fn check_run(name: &str, expected: Run, found: Run) -> Result<()> {
         return Ok(());
     }
     Err(Error::document(name, DocumentFault::Run { expected, found }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f3_what_a_record_says_beyond_its_fields_is_not_held() {
+        let data = Data { object: name::data(0, 1), sha256: Digest::default(), bytes: 1 };
+        let anchor = Anchor { version: 0, target: Digest::default(), data };
+        let record = Record {
+            run: Run([0; 16]),
+            version: 0,
+            epoch: 1,
+            writer: Writer([0; 16]),
+            links: None,
+            target: Digest::default(),
+            step: None,
+            time: 0,
+            patch: None,
+            anchor,
+            rekeyed: None,
+            new_key: None,
+            ended: false,
+        };
+        let more = format!(r#"{{"more":[{}0],"#, r#"{"a":0},"#.repeat(7_000));
+        let payload = record.payload().replacen('{', &more, 1);
+        let sealed = Sealed::parse(&name::record(0), &seal(&payload, &[])).unwrap();
+        assert_eq!(sealed.record, record);
+        assert_eq!(sealed.document.fields, Object::default());
+    }
 }

@@ -11,8 +11,8 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, Error as Answer, GetOptions, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions,
+    Attribute, Attributes, Error as Answer, GetOptions, GetResultPayload, ObjectStore,
+    ObjectStoreExt, PutMode, PutOptions,
 };
 
 use crate::error::{DocumentFault, Error, Result};
@@ -63,6 +63,21 @@ impl Stream {
 /// The next piece of a body, which must not stall.
 async fn next(body: &mut Body) -> Result<Option<Bytes>, Answer> {
     within(SMALL, async { body.next().await.transpose() }).await
+}
+
+/// The bytes of a body, at most so many and a piece: a server may send more than it was asked for.
+async fn some(mut body: Body, most: u64) -> Result<Bytes, Answer> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = next(&mut body).await? {
+        if bytes.is_empty() && piece.len() as u64 >= most {
+            return Ok(piece);
+        }
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > most {
+            break;
+        }
+    }
+    Ok(bytes.into())
 }
 
 /// An object among others.
@@ -234,8 +249,12 @@ impl Store {
             Err(source) => return Err(failed(source)),
         };
         let object_bytes = got.meta.size;
-        let bytes = within(limit, got.bytes()).await.map_err(failed)?;
-        Ok(Some(Piece { bytes, object_bytes }))
+        if matches!(got.payload, GetResultPayload::File(..)) {
+            let bytes = within(limit, got.bytes()).await.map_err(failed)?;
+            return Ok(Some(Piece { bytes, object_bytes }));
+        }
+        let bytes = within(limit, some(got.into_stream(), range.end - range.start)).await;
+        Ok(Some(Piece { bytes: bytes.map_err(failed)?, object_bytes }))
     }
 
     /// The bytes of an object one after the other, from a store that has no ranges; `None` if there is no

@@ -397,3 +397,16 @@ async fn the_cheapest_way_in_bytes_is_taken() {
     let way = reader.follower.plan(Some(held)).await.unwrap();
     assert_eq!(way.parts.first().unwrap().from, Some(7), "patches are smaller than an anchor");
 }
+
+#[tokio::test(start_paused = true)]
+async fn f29_a_store_that_sends_more_than_was_asked_for_is_not_listened_to() {
+    let bench = bench(1).await;
+    let mut reader = bench.follower().await;
+    bench.store.asked();
+    bench.store.cue("get", "data/", &[Cue::SendsMore; 8]);
+    assert_eq!(reader.look().await.unwrap_err().kind(), "data");
+    let asked = bench.store.asked();
+    let count = |verb: &str| asked.iter().filter(|line| line.starts_with(verb)).count();
+    assert_eq!((count("get run/data/"), count("piece ")), (8, 8), "one piece shows it");
+    assert_eq!(reader.look().await.unwrap(), Some(0));
+}

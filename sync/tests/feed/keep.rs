@@ -323,3 +323,112 @@ async fn status_tells_at_a_glance() {
     assert_eq!(found.join.map(|(parts, _)| parts), Some(2));
     assert_eq!(found.key, None);
 }
+
+/// A floor of the run that nobody has read an anchor for.
+async fn put_floor(bench: &Bench, version: u64) {
+    let run = bench.feed.manifest().await.unwrap().unwrap().run;
+    let time = START;
+    let payload = format!(r#"{{"type":"floor","run":"{run}","version":{version},"time":{time}}}"#);
+    bench.put("floor.json", sealed(&payload)).await;
+}
+
+#[tokio::test]
+async fn f9_f35_a_floor_that_lies_deletes_nothing() {
+    for floor in [9, 12, 13, 1_000, 1 << 53] {
+        let bench = bench(14).await;
+        a_day_later(&bench);
+        put_floor(&bench, floor).await;
+        let before = bench.objects().await;
+        prune(&bench.feed, &PruneOptions::default()).await.unwrap();
+        let after = bench.objects().await;
+        for name in before.keys().filter(|name| !after.contains_key(*name)) {
+            let (_, rest) = name.split_once('/').unwrap();
+            assert!(rest[..20].parse::<u64>().unwrap() < 8, "{name}, by floor {floor}");
+        }
+        let mut new = bench.follower().await;
+        assert_eq!(new.look().await.unwrap(), Some(13), "floor {floor}");
+    }
+}
+
+#[tokio::test]
+async fn f35_a_floor_that_is_there_already_spares_no_look_at_its_anchor() {
+    let bench = bench(14).await;
+    a_day_later(&bench);
+    put_floor(&bench, 8).await;
+    let objects = bench.objects().await;
+    let anchor = (objects.keys())
+        .filter(|name| name.starts_with("data/00000000000000000008"))
+        .max_by_key(|name| objects[*name].len())
+        .unwrap();
+    bench.delete(anchor).await;
+    assert_eq!(prune(&bench.feed, &PruneOptions::default()).await.unwrap_err().kind(), "data");
+    assert_eq!(bench.objects().await.len(), objects.len() - 1, "nothing else is deleted");
+}
+
+#[tokio::test]
+async fn f9_a_floor_that_lies_excuses_nothing_and_is_not_copied() {
+    let bench = bench(14).await;
+    put_floor(&bench, 13).await;
+    let copy = Bench::new();
+    mirror(&bench.feed, &copy.feed, None).await.unwrap();
+    let mut new = copy.follower().await;
+    assert_eq!(new.look().await.unwrap(), Some(13), "the copy can be joined");
+    let newest = bench.objects().await.into_keys().rfind(|name| name.starts_with("data/")).unwrap();
+    bench.delete(&newest).await;
+    put_floor(&bench, 1_000).await;
+    let audit = verify(&bench.feed, None, None, |_, _| {}).await.unwrap();
+    assert!(!audit.problems.is_empty());
+}
+
+#[tokio::test]
+async fn f6_a_mirror_replaces_nothing_for_by_products_that_lie() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..18).await;
+    let copy = Bench::new();
+    mirror(&bench.feed, &copy.feed, None).await.unwrap();
+    compact(&bench.feed, &CompactOptions::default()).await.unwrap();
+    // The skip names the data of a version, with what the source shows for it now: so large that it is sent in parts.
+    let objects = bench.objects().await;
+    let patch = objects.keys().find(|name| name.starts_with("data/00000000000000000016")).unwrap();
+    let junk = vec![7; 20 << 20];
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&junk));
+    let skip = objects.keys().find(|name| name.starts_with("skip/00000000000000000008")).unwrap();
+    let text = String::from_utf8(objects[skip].clone()).unwrap();
+    let payload = text.lines().next().unwrap();
+    let at = payload.find(r#""data":"#).unwrap();
+    let data = format!(
+        r#""data":{{"object":"{patch}","sha256":"{digest}","bytes":{},"format":1}}}}"#,
+        junk.len()
+    );
+    bench.put(skip, sealed(&format!("{}{data}", &payload[..at]))).await;
+    bench.put(patch, junk).await;
+    let before = copy.objects().await;
+    mirror(&bench.feed, &copy.feed, None).await.unwrap();
+    assert!(copy.objects().await[patch] == before[patch], "it was replaced");
+    assert!(!copy.objects().await.contains_key(skip));
+}
+
+#[tokio::test]
+async fn f9_a_by_product_beyond_the_limits_stops_no_reader() {
+    let bench = Bench::new();
+    bench.publisher().await.publish_all(0..18).await;
+    compact(&bench.feed, &CompactOptions::default()).await.unwrap();
+    // A snapshot of so much that this reader refuses it, and smaller than the chain: what the limit of a
+    // hostile one would be for all readers.
+    let objects = bench.objects().await;
+    let skip = objects.keys().find(|name| name.starts_with("skip/00000000000000000008")).unwrap();
+    let text = String::from_utf8(objects[skip].clone()).unwrap();
+    let at = text.find("data/").unwrap();
+    let object = text[at..].split('"').next().unwrap().to_string();
+    let limits = pulse::Limits::default().with_target_bytes(1);
+    let options = pulse_sync::FollowerOptions::default().with_limits(limits);
+    let reader = crate::support::Reader::open(&bench.feed, None, options).await;
+    let mut reader = reader.unwrap();
+    reader.held = Some(model(8));
+    let error = reader.look().await.unwrap_err();
+    assert_eq!(error.kind(), "data", "{error}: the next look goes another way");
+    bench.store.asked();
+    // What records name is beyond this reader's limits as well, which its user hears.
+    assert_eq!(reader.look().await.unwrap_err().kind(), "limit");
+    assert!(!bench.store.asked().iter().any(|line| line.contains(&object)));
+}

@@ -9,8 +9,9 @@ use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result,
 };
 
 /// What becomes of a request.
@@ -30,6 +31,8 @@ pub enum Cue {
     Denied,
     /// An object is replaced although it was only to be created.
     Replaces,
+    /// What is read has no end soon.
+    SendsMore,
 }
 
 /// Requests to objects whose names contain a text take the next of these cues.
@@ -105,6 +108,7 @@ impl ObjectStore for Scripted {
             Cue::Denied => {
                 Err(Error::PermissionDenied { path: location.to_string(), source: "403".into() })
             }
+            Cue::SendsMore => Err(failure()),
             Cue::Replaces => {
                 options.mode = PutMode::Overwrite;
                 self.inner.put_opts(location, payload, options).await
@@ -123,6 +127,16 @@ impl ObjectStore for Scripted {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         match self.next(if options.head { "head" } else { "get" }, location.as_ref()) {
             Cue::Well => self.inner.get_opts(location, options).await,
+            Cue::SendsMore => {
+                let mut got = self.inner.get_opts(location, options).await?;
+                let (log, line) = (Arc::clone(&self.log), format!("piece {location}"));
+                let pieces = futures::stream::iter(0..64).map(move |_| {
+                    log.lock().unwrap().push(line.clone());
+                    Ok(vec![0; 1 << 20].into())
+                });
+                got.payload = GetResultPayload::Stream(pieces.boxed());
+                Ok(got)
+            }
             _ => Err(failure()),
         }
     }
