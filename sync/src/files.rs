@@ -64,8 +64,14 @@ impl Versions {
         };
         let mut beside = name.to_os_string();
         beside.push(".versions");
-        let directory = link.with_file_name(beside);
-        if fs::symlink_metadata(&link).is_ok_and(|found| !found.is_symlink()) {
+        let directory = link.with_file_name(&beside);
+        let is_ours = |link: &Path| {
+            // Links of others lead elsewhere.
+            fs::read_link(link).is_ok_and(|target| {
+                target.parent().and_then(Path::file_name) == Some(beside.as_os_str())
+            })
+        };
+        if fs::symlink_metadata(&link).is_ok() && !is_ours(&link) {
             return Err(Error::Misuse(format!(
                 "{} is there and is no link to a version: choose another place, or change it in place",
                 link.display()

@@ -30,7 +30,9 @@ use crate::world::nonce;
 /// Puts the documents of by-products, whose data is there, and adds them to the hints.
 pub(crate) async fn announce(feed: &Feed, run: Run, made: &[ByProduct]) -> Result<()> {
     let store = &feed.store;
-    let mut hints = hints(feed, run).await;
+    // A store that does not answer now must not cost what was known.
+    let known = store.document(name::HINTS, HINTS_BYTES).await?;
+    let mut hints = known.and_then(|bytes| Hints::parse(&bytes, run).ok()).unwrap_or_default();
     for made in made {
         let name = made.name(nonce(feed.world.as_ref()));
         if let Put::Unclear(error) = store.create(&name, made.seal(run)).await {
@@ -266,7 +268,7 @@ impl Maker<'_> {
                     .footer
                     .target)
             };
-            self.put(to, end.digest, Some(instead_of), write).await?
+            self.put(to, end.digest, Some(instead_of), instead_of, write).await?
         };
         let target = end.digest;
         self.held = Some(end);
@@ -284,7 +286,9 @@ impl Maker<'_> {
             let options = DiffOptions::from(EncoderOptions::default().with_run(run.0));
             Ok(checkpoint::diff(None, &target, out, options, control)?.summary.footer.target)
         };
-        let data = self.put(version, end.digest, None, write).await?;
+        let largest = Checkpoint::open(&end.path)?.file_bytes();
+        let largest = largest.saturating_add(largest / 8);
+        let data = self.put(version, end.digest, None, largest, write).await?;
         let data = data.ok_or_else(|| Error::Misuse("an anchor has no bound".into()))?;
         let (target, bytes) = (end.digest, data.bytes);
         self.held = Some(end);
@@ -298,10 +302,11 @@ impl Maker<'_> {
         version: u64,
         target: Digest,
         below: Option<u64>,
+        largest: u64,
         write: impl FnOnce(&mut dyn Write, Control<'_>) -> Result<Digest>,
     ) -> Result<Option<crate::record::Data>> {
         let object = name::data(version, nonce(self.feed.world.as_ref()));
-        let mut upload = Upload::new(&self.feed.store, object, 0);
+        let mut upload = Upload::new(&self.feed.store, object, largest);
         match in_place(|| write(&mut upload, Control::threads(self.options.threads))) {
             Ok(found) if found == target => {}
             Ok(found) => {

@@ -249,9 +249,10 @@ fn begin(sim: &Arc<Sim>, dice: &mut Dice, trainers: &mut JoinSet<End>, others: &
     }
     for number in 0..dice.between(0..=2) {
         // Somebody starts it once more, with weights of before or of nowhere.
-        let twin = match dice.chance(500) {
-            true => training.clone(),
-            false => Training::from(Arc::new(model::random(dice)), 0, dice.fork()),
+        let twin = if dice.chance(500) {
+            training.clone()
+        } else {
+            Training::from(Arc::new(model::random(dice)), 0, dice.fork())
         };
         let after = dice.millis(1_000..=90_000);
         add(&format!("twin{number}"), &twin, dice, after);
@@ -355,7 +356,8 @@ async fn finish(sim: &Arc<Sim>, dice: &mut Dice, trainers: &mut JoinSet<End>, re
 async fn end(sim: &Arc<Sim>, dice: &mut Dice) {
     let process = sim.process("last", dice);
     let mut options = PublisherOptions::default().with_threads(1);
-    for key in sim.keys.lock().unwrap().clone().into_iter().map(Some).chain([None]) {
+    let keys = sim.keys.lock().unwrap().clone();
+    for key in keys.into_iter().map(Some).chain([None]) {
         options.key = key;
         let Ok(mut publisher) = Publisher::start(&process.feed, options.clone()).await else {
             continue;

@@ -22,6 +22,9 @@ use tokio::time::{sleep, Duration, Instant};
 
 use crate::dice::{Dice, Shared, EPOCH};
 
+/// Is told what becomes of a request.
+type Told = dyn Fn(&str, String) + Send + Sync;
+
 #[derive(Debug, Clone)]
 pub struct Object {
     pub bytes: Bytes,
@@ -175,7 +178,7 @@ pub struct Client {
     crash: Arc<Notify>,
     /// Whether it has been told that something is not there that is.
     pub misled: Arc<AtomicBool>,
-    told: Arc<dyn Fn(&str, String) + Send + Sync>,
+    told: Arc<Told>,
 }
 
 impl Client {
@@ -184,7 +187,7 @@ impl Client {
         weather: &Arc<Weather>,
         dice: Dice,
         who: &str,
-        told: Arc<dyn Fn(&str, String) + Send + Sync>,
+        told: Arc<Told>,
     ) -> Self {
         let (bucket, weather) = (Arc::clone(bucket), Arc::clone(weather));
         let (dice, crash) = (Arc::new(Shared::new(dice)), Arc::default());

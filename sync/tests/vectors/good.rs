@@ -416,7 +416,8 @@ fn by_products(feeds: &BTreeMap<&'static str, Objects>) -> Vec<Vector> {
     let misnamed = set(&skip, "data", &data(&data_name(8), other));
     let recorded = set(get(&skip, "data"), "object", &quoted(&patch_of(plain, 8)));
     vec![
-        good("skip", "F29 F30", "One skip is cheaper than three patches.").way(&[object.clone()]),
+        good("skip", "F29 F30", "One skip is cheaper than three patches.")
+            .way(std::slice::from_ref(&object)),
         without_skip("hints-absent", "F9", "There is no hints.json: patches lead there, too.")
             .without("hints.json"),
         with_hints(
@@ -445,7 +446,7 @@ fn by_products(feeds: &BTreeMap<&'static str, Objects>) -> Vec<Vector> {
             .stretch("hints.json", 1_048_577),
         good("hints-largest", "F3", "hints.json has 1,048,576 bytes.")
             .stretch("hints.json", 1_048_576)
-            .way(&[object.clone()]),
+            .way(std::slice::from_ref(&object)),
         good("floor-wrong", "F9 F32", "floor.json says that all data is gone; it is there.")
             .change(
                 "floor.json",
@@ -457,7 +458,7 @@ fn by_products(feeds: &BTreeMap<&'static str, Objects>) -> Vec<Vector> {
                     &[],
                 ),
             )
-            .way(&[object.clone()]),
+            .way(std::slice::from_ref(&object)),
         without_skip("skip-absent", "F9", "hints.json names a skip that is not there.")
             .without(&name),
         with_skip(
