@@ -541,13 +541,14 @@ impl Publisher {
     async fn ask_for_data(&mut self) -> Result<JoinHandle<Result<bool>>> {
         let mut led = None;
         if let Some(log) = &mut self.log {
-            let mut at = log.head().clone();
-            // What changes nothing, and is no anchor, is reached by what came before.
-            while at.record.patch.is_none() && at.record.own_anchor().is_none() {
+            let head = log.head().clone();
+            let (mut at, newest) = (head.clone(), &head.record.anchor);
+            // What changes nothing, and has no anchor, is reached by what came before.
+            while at.record.patch.is_none() && at.record.version != newest.version {
                 let Some(before) = at.record.version.checked_sub(1) else { break };
                 at = log.record(before).await?;
             }
-            let own = at.record.own_anchor().map(|anchor| &anchor.data);
+            let own = Some(&newest.data).filter(|_| at.record.version == newest.version);
             led = at.record.patch.as_ref().or(own).cloned();
         }
         let store = self.feed.store.clone();
