@@ -45,7 +45,7 @@ const TRIES: usize = 5;
 #[command(after_help = "Examples:
   pulse follow s3://bucket/run-7 served
   pulse follow https://mirror.example/run-7 model.safetensors --once
-  pulse follow /srv/feeds/run-7 served --trust 83be…c1 --exec 'curl -s -X POST localhost:8000/reload'
+  pulse follow /srv/feeds/run-7 served --trust 83be…c1 --exec ./reload-model
   pulse follow s3://bucket/run-7 served --metrics 127.0.0.1:9184 --json
   pulse follow s3://bucket/run-7 served --at step=1200")]
 pub struct Follow {

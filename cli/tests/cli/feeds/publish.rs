@@ -102,7 +102,7 @@ fn a_signed_feed_is_for_its_key_alone() {
     pulse(&place, &[&begin[..], &["--new-key", "other.key"]].concat()).misused(&["--new-key"]);
     assert_eq!(publish(&place, 0, &["--key", "trainer.key"])["key"], json!(key));
     for (more, needles) in [
-        (&[][..], &["no signature", "--key"][..]),
+        (&[][..], &["signed by key", &key, "publish with that key"][..]),
         (&["--key", "other.key"], &["signed by key", &key, &other]),
     ] {
         let args = [&["publish", "step_1.safetensors", "feed"], more].concat();
@@ -123,7 +123,7 @@ fn a_signed_feed_is_for_its_key_alone() {
     let next = keygen(&place, "next.key");
     publish(&place, 2, &["--key", "trainer.key", "--new-key", "next.key"]);
     let old = ["publish", "step_0.safetensors", "feed", "--key", "trainer.key"];
-    pulse(&place, &old).failed(&["signed by key", &next]);
+    pulse(&place, &old).failed(&["has handed over to", &next]);
     publish(&place, 0, &["--key", "next.key"]);
     for key in [&key, &next] {
         pulse(&place, &["follow", "feed", key, "--once", "-q", "--trust", key]).done();
