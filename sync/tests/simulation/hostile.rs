@@ -27,7 +27,7 @@ pub async fn run(sim: Arc<Sim>, shown: Source, mut dice: Dice) {
             0 => sim.truth.tell("hostile", "shows what was"),
             1 | 2 => swap(&mut objects, &mut dice),
             3 | 4 => by_products(&sim, &mut objects, &mut dice),
-            5 => forge(&sim, &mut objects, &mut dice),
+            5 | 7 => forge(&sim, &mut objects, &mut dice),
             6 => {
                 if dice.chance(500) {
                     objects = dice.pick(&seen).clone();
@@ -39,8 +39,20 @@ pub async fn run(sim: Arc<Sim>, shown: Source, mut dice: Dice) {
         shown.bucket.tamper(|now| *now = objects);
         sleep(dice.millis(500..=20_000)).await;
     }
+    // In the end it shows every version, but what no record names may be anything still.
+    let lies = dice.chance(500);
+    let (mut head, mut forged) = (None, Objects::new());
     loop {
-        let feed = sim.main.tamper(|objects| objects.clone());
+        let mut feed = sim.main.tamper(|objects| objects.clone());
+        let newest = sim.truth.head().map(|head| head.version);
+        if lies && newest != head {
+            head = newest;
+            let mut objects = feed.clone();
+            by_products(&sim, &mut objects, &mut dice);
+            objects.retain(|name, _| !feed.contains_key(name) || name == "hints.json");
+            forged = objects;
+        }
+        feed.extend(forged.clone());
         shown.bucket.tamper(|now| *now = feed);
         sleep(Duration::from_secs(1)).await;
     }
@@ -137,7 +149,10 @@ fn forged(
             Some(testkit::forge::replaced(&bytes, b'F', &wrong, &right))
         }
         // It is data of something else.
-        _ => Some(objects[dice.pick(&names(objects, "data/"))].bytes.to_vec()),
+        _ => {
+            let data = names(objects, "data/");
+            (!data.is_empty()).then(|| objects[dice.pick(&data)].bytes.to_vec())
+        }
     }
 }
 
@@ -178,10 +193,13 @@ fn forge(sim: &Sim, objects: &mut Objects, dice: &mut Dice) {
     };
     let head_target = head.target.to_string();
     let (at, text) = match dice.between(0..=3) {
-        // A writer that had been fenced.
-        0 | 1 if head.epoch > 1 => {
+        // A writer that had been fenced: it changes nothing, or what the newest version does.
+        0 if head.epoch > 1 => {
             let claimed = claim(&digest.to_string(), &head_target);
             (next, number(&claimed, "epoch", head.epoch, head.epoch - 1))
+        }
+        1 if head.epoch > 1 && before.epoch == head.epoch => {
+            (head.version, number(&text, "epoch", head.epoch, head.epoch - 1))
         }
         // It follows another past.
         2 => (next, claim(&before.digest.to_string(), &head_target)),

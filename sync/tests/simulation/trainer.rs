@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pulse::hash::Digest;
 use pulse::tensors::Shadow;
-use pulse_sync::{Error, Follower, FollowerOptions, Publisher, PublisherOptions};
+use pulse_sync::{Error, Follower, FollowerOptions, Publisher, PublisherOptions, Record};
 use tokio::time::{sleep, timeout, Duration};
 
 use crate::dice::Dice;
@@ -141,7 +141,6 @@ impl Trainer {
                 }
             }
         }
-        let mut own = None;
         loop {
             let is_last = self.sim.is_finishing();
             self.step += u64::from(!self.dice.chance(100));
@@ -165,9 +164,8 @@ impl Trainer {
                     self.tell(format!("published {} at step {}", record.version, self.step));
                     self.sim.truth.published(&self.who, record, wanted);
                     if is_sound && published.report.is_none() {
-                        self.check_anchor(record.version, base, &own);
+                        self.check_anchor(record);
                     }
-                    own = Some(record.writer.to_string());
                     self.kept = Some(weights);
                     if is_last {
                         return End::Done;
@@ -204,12 +202,15 @@ impl Trainer {
         publisher.head().is_some_and(|head| head.target == base)
     }
 
-    /// A writer that follows its own version, or one that it has, needs no anchor.
-    fn check_anchor(&self, version: u64, base: Digest, own: &Option<String>) {
+    /// A writer that follows its own version needs no anchor. One that finds its version put by another rank
+    /// may be far behind, where data is pruned.
+    fn check_anchor(&self, record: &Record) {
+        let version = record.version;
         let before = version.checked_sub(1).and_then(|before| self.sim.truth.entry(before));
-        let Some(before) = before else { return };
-        let is_own = own.as_ref() == Some(&before.writer) && before.is_change();
-        if before.target == base || is_own {
+        let is_own = before
+            .is_some_and(|before| before.writer == record.writer.to_string() && before.is_change());
+        let is_anchor = record.patch.is_none() && record.own_anchor().is_some();
+        if is_own && is_anchor {
             self.sim
                 .truth
                 .accuse(&self.who, format!("version {version} is an anchor without need"));

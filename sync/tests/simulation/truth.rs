@@ -177,7 +177,7 @@ impl Truth {
             Change::Overwritten(_) => Some(format!("{name} is written twice")),
             Change::Deleted(old) => {
                 self.tell("store", format!("has {name} no more"));
-                self.deleted(objects, name, &old.bytes)
+                self.deleted(name, &old.bytes)
             }
         };
         if let (Change::Overwritten(bytes) | Change::Created(bytes), "floor.json") = (change, name)
@@ -240,17 +240,18 @@ impl Truth {
         None
     }
 
-    fn deleted(&self, objects: &Objects, name: &str, bytes: &Bytes) -> Option<String> {
+    fn deleted(&self, name: &str, bytes: &Bytes) -> Option<String> {
         // What a publisher tries a store with, perhaps torn.
         if b"first\n".starts_with(bytes) || b"second\n".starts_with(bytes) {
             return None;
         }
         self.state().gone.insert(name.into());
         let deletable = ["data/", "skip/", "anchor/"].iter().any(|folder| name.starts_with(folder));
-        let floor = objects.get("floor.json").and_then(|floor| floor_of(&floor.bytes));
-        match (version_of(name), floor) {
-            (Some(version), Some(floor)) if deletable && version < floor => None,
-            (_, floor) => Some(format!("{name} is deleted, with floor {floor:?}")),
+        // The hint may be an older one that arrived late.
+        let floor = self.state().floor;
+        match version_of(name) {
+            Some(version) if deletable && version < floor => None,
+            _ => Some(format!("{name} is deleted, with floor {floor}")),
         }
     }
 
