@@ -366,6 +366,7 @@ impl Error {
                 matches!(fault, DocumentFault::Malformed(_) | DocumentFault::Seal { .. })
             }
             Error::RolledBack { .. }
+            | Error::Forked { .. }
             | Error::Data { .. }
             | Error::Wrong { .. }
             | Error::Lost { .. } => true,

@@ -61,11 +61,12 @@ mod way;
 mod fetch;
 mod upload;
 // The two sides, and what is between them.
-mod checkpoints;
+mod compact;
 mod files;
 mod follower;
 mod keep;
 mod mirror;
+mod prune;
 mod publisher;
 mod status;
 
@@ -74,17 +75,18 @@ mod status;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use compact::{compact, CompactOptions, Made};
 pub use error::{DocumentFault, Error, Result};
 pub use feed::Feed;
 pub use files::Versions;
 pub use follower::{Event, Follower, FollowerOptions, Update};
 pub use hint::Latest;
 pub use id::{ParseIdError, Run, Writer};
-pub use keep::{compact, prune, CompactOptions, Made, PruneOptions, Pruned};
 pub use key::{PublicKey, SecretKey};
 pub use log::Mark;
 pub use manifest::Manifest;
 pub use mirror::{mirror, Mirrored};
+pub use prune::{prune, PruneOptions, Pruned};
 pub use publisher::{Published, Publisher, PublisherOptions};
 pub use record::{Anchor, Data, Links, Record, Sealed};
 pub use status::{records, status, verify, Audit, Recent, Status};

@@ -1,6 +1,6 @@
 //! The code of the library under thousands of schedules: only store, clock and dice are replaced.
 //!
-//! `cargo test --test simulation` runs a few hundred; `PULSE_SCHEDULES=20000` as many, from `PULSE_FIRST` on;
+//! `cargo test --test simulation` runs as many as fit in twenty seconds, ten at least; `PULSE_SCHEDULES=20000` as many, from `PULSE_FIRST` on;
 //! `PULSE_SEED=7` that one, and prints what happened.
 
 mod dice;

@@ -1,133 +1,28 @@
 //! The side of the trainer: versions are put one after the other, by one writer (FEED.md §6).
 
-use std::fmt;
-use std::io::Write;
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pulse::hash::Digest;
-use pulse::stream::EncoderOptions;
-use pulse::tensors::{self, Control, DiffReport, Shadow, TensorSource, Unpublished};
+use pulse::tensors::{Control, DiffReport, Unpublished};
 use tokio::task::JoinHandle;
 
-use crate::error::{is_refusal, DocumentFault, Error, Result};
+use super::options::PublisherOptions;
+use super::pending::{Pending, Settled};
+use super::source::Source;
+use crate::error::{DocumentFault, Error, Result};
 use crate::feed::Feed;
 use crate::hint::{ByProduct, Latest};
 use crate::id::{Run, Writer};
 use crate::json::INTEGER_MAX;
 use crate::keep;
 use crate::key::SecretKey;
-use crate::log::{self, Log, Mark};
+use crate::log::{Log, Mark};
 use crate::manifest::Manifest;
 use crate::name;
-use crate::record::{back, Anchor, Data, Links, Record, Sealed};
-use crate::retry::Backoff;
-use crate::store::Put;
+use crate::record::{back, Anchor, Data, Links, Record};
 use crate::upload::Upload;
 use crate::work::in_place;
 use crate::world::{id, nonce};
-
-type Progress = dyn Fn(u64) -> ControlFlow<()> + Send + Sync;
-
-/// Choices of a [`Publisher`].
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct PublisherOptions {
-    /// Signs what is published; a new feed is then signed.
-    pub key: Option<SecretKey>,
-    /// An anchor is made when so many versions have gone by since the last one; never, if it is 0.
-    pub anchor_every: u64,
-    /// How long the hint of the newest version counts as fresh.
-    pub expires: Duration,
-    /// How long a record without a clear answer is tried before the call gives up. The next call
-    /// goes on with it.
-    pub patience: Duration,
-    /// Threads that encode.
-    pub threads: usize,
-    /// How patches are written.
-    pub encoder: EncoderOptions,
-    progress: Arc<Progress>,
-}
-
-impl fmt::Debug for PublisherOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("PublisherOptions");
-        shown.field("key", &self.key).field("anchor_every", &self.anchor_every);
-        shown.field("expires", &self.expires).field("patience", &self.patience);
-        shown.field("threads", &self.threads).finish_non_exhaustive()
-    }
-}
-
-impl Default for PublisherOptions {
-    fn default() -> Self {
-        PublisherOptions {
-            key: None,
-            anchor_every: 50,
-            expires: Duration::from_secs(24 * 3600),
-            patience: Duration::from_secs(300),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-            encoder: EncoderOptions::default(),
-            progress: Arc::new(|_| ControlFlow::Continue(())),
-        }
-    }
-}
-
-impl PublisherOptions {
-    /// Replaces [`key`](Self::key).
-    #[must_use]
-    pub fn with_key(mut self, key: SecretKey) -> Self {
-        self.key = Some(key);
-        self
-    }
-
-    /// Replaces [`anchor_every`](Self::anchor_every).
-    #[must_use]
-    pub fn with_anchor_every(mut self, versions: u64) -> Self {
-        self.anchor_every = versions;
-        self
-    }
-
-    /// Replaces [`expires`](Self::expires).
-    #[must_use]
-    pub fn with_expires(mut self, expires: Duration) -> Self {
-        self.expires = expires;
-        self
-    }
-
-    /// Replaces [`patience`](Self::patience).
-    #[must_use]
-    pub fn with_patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// Replaces [`threads`](Self::threads).
-    #[must_use]
-    pub fn with_threads(mut self, threads: usize) -> Self {
-        self.threads = threads;
-        self
-    }
-
-    /// Replaces [`encoder`](Self::encoder).
-    #[must_use]
-    pub fn with_encoder(mut self, encoder: EncoderOptions) -> Self {
-        self.encoder = encoder;
-        self
-    }
-
-    /// Calls this with the tensor bytes that were encoded since the last call, as
-    /// [`Control::with_progress`] does; a break ends the call with [`pulse::Error::Cancelled`], and nothing is
-    /// published by it.
-    #[must_use]
-    pub fn with_progress(
-        mut self,
-        progress: impl Fn(u64) -> ControlFlow<()> + Send + Sync + 'static,
-    ) -> Self {
-        self.progress = Arc::new(progress);
-        self
-    }
-}
 
 /// A version that everybody can have now.
 #[derive(Debug, Clone)]
@@ -143,46 +38,6 @@ pub struct Published {
     pub seconds: (f64, f64),
     /// Why the hint of the newest version or an anchor that was due could not be put. Nothing is lost.
     pub warnings: Vec<String>,
-}
-
-/// What makes the patches and anchors of one version.
-pub(crate) trait Source: Send {
-    /// Digest of the weights that patches start from; `None` if there are none.
-    fn base(&self) -> Option<Digest>;
-    /// How large data may become.
-    fn largest(&self) -> u64;
-    /// Writes the patch from the base to the version.
-    fn diff(
-        &mut self,
-        out: &mut dyn Write,
-        options: EncoderOptions,
-        control: Control<'_>,
-    ) -> Result<DiffReport>;
-    /// Writes an anchor of the version.
-    fn snapshot(
-        &mut self,
-        out: &mut dyn Write,
-        options: EncoderOptions,
-        control: Control<'_>,
-    ) -> Result<Digest>;
-}
-
-/// A record whose put has no clear answer yet (F19).
-#[derive(Debug)]
-struct Pending {
-    record: Record,
-    bytes: Vec<u8>,
-    /// What the weights become when it is there.
-    unpublished: Option<Unpublished>,
-    /// Whether a request of it may have reached the store.
-    is_tried: bool,
-}
-
-enum Settled {
-    /// It is the next version, whoever put it.
-    Done(Sealed),
-    /// A version of a writer that is fenced now came before.
-    Overtaken(Sealed),
 }
 
 /// Appends versions to a feed.
@@ -212,18 +67,18 @@ enum Settled {
 /// ```
 #[derive(Debug)]
 pub struct Publisher {
-    feed: Feed,
-    manifest: Manifest,
-    log: Option<Log>,
-    writer: Writer,
-    epoch: u64,
-    options: PublisherOptions,
-    pending: Option<Pending>,
+    pub(super) feed: Feed,
+    pub(super) manifest: Manifest,
+    pub(super) log: Option<Log>,
+    pub(super) writer: Writer,
+    pub(super) epoch: u64,
+    pub(super) options: PublisherOptions,
+    pub(super) pending: Option<Pending>,
     /// An anchor that the next record names.
-    anchor: Option<Anchor>,
+    pub(super) anchor: Option<Anchor>,
     /// The key that signs from the record after the next one on.
-    new_key: Option<SecretKey>,
-    fenced: bool,
+    pub(super) new_key: Option<SecretKey>,
+    pub(super) fenced: bool,
 }
 
 impl Publisher {
@@ -239,7 +94,7 @@ impl Publisher {
             None => feed.create(options.key.as_ref()).await?,
         };
         let key = options.key.as_ref().map(SecretKey::public);
-        let log = Log::open(&feed.store, manifest, key, None).await?;
+        let mut log = Log::open(&feed.store, manifest, key, None).await?;
         let next = log.as_ref().map_or(0, |log| log.head().record.version + 1);
         let in_force = log.as_ref().map_or(manifest.key, |log| log.key_at(next));
         if let Some(found) = in_force.filter(|found| key != Some(*found)) {
@@ -251,7 +106,6 @@ impl Publisher {
         if let Some(head) = log.as_ref().map(Log::head).filter(|head| head.record.ended) {
             return Err(Error::Ended { version: head.record.version });
         }
-        let mut log = log;
         let anchor = match &mut log {
             Some(log) => keep::announced_anchor(feed, log).await,
             None => None,
@@ -297,7 +151,7 @@ impl Publisher {
     /// As [`publish`](Self::publish).
     pub async fn claim(&mut self) -> Result<()> {
         loop {
-            if let Some(settled) = self.settle().await? {
+            if let Some((settled, _)) = self.settle().await? {
                 self.take(settled)?;
             }
             let Some(head) = self.head() else { return Ok(()) };
@@ -310,74 +164,44 @@ impl Publisher {
         }
     }
 
-    /// Publishes weights as the next version: the patch from the shadow to them, or an anchor where there is
-    /// no version that the shadow has. The shadow becomes these weights when the version is there.
-    ///
-    /// A call that is given up, or fails, leaves the shadow as it was: call it again with the weights
-    /// that there are by then. If its record was on the way to the store, that is cleared up first.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] if another writer has taken over; [`Error::Store`] if the store failed for longer than
-    /// [`PublisherOptions::patience`]; [`Error::Ended`]; [`Error::Pulse`].
-    pub async fn publish(
-        &mut self,
-        shadow: &mut Shadow,
-        weights: &dyn TensorSource,
-        step: Option<u64>,
-    ) -> Result<Published> {
-        let control = Control::threads(self.options.threads);
-        loop {
-            if let Some((settled, unpublished)) = self.settle_with().await? {
-                let is_done = matches!(settled, Settled::Done(_));
-                self.take(settled)?;
-                if let (true, Some(unpublished)) = (is_done, unpublished) {
-                    in_place(|| shadow.advance(unpublished, control))?;
-                }
-            }
-            let mut source = OfShadow { shadow, weights, unpublished: None, is_behind: true };
-            let made = self.make(&mut source, step).await?;
-            let unpublished = source.unpublished.take();
-            let (published, record) = made;
-            self.begin(record, unpublished)?;
-            let started = tokio::time::Instant::now();
-            let Some((settled, unpublished)) = self.settle_with().await? else { continue };
-            if let Settled::Overtaken(sealed) = settled {
-                self.take(Settled::Overtaken(sealed))?;
-                continue;
-            }
-            self.take(settled)?;
-            if let Some(unpublished) = unpublished {
-                in_place(|| shadow.advance(unpublished, control))?;
-            }
-            let put = started.elapsed().as_secs_f64();
-            let mut source = OfShadow { shadow, weights, unpublished: None, is_behind: false };
-            return self.follow_up(published, put, &mut source).await;
-        }
-    }
-
-    /// Publishes what a source makes; nothing is kept of it.
-    pub(crate) async fn publish_from(
+    /// Publishes what a source makes.
+    pub(super) async fn publish_from(
         &mut self,
         source: &mut dyn Source,
         step: Option<u64>,
     ) -> Result<Published> {
         loop {
-            if let Some(settled) = self.settle().await? {
-                self.take(settled)?;
+            if let Some((settled, unpublished)) = self.settle().await? {
+                self.conclude(settled, unpublished, source)?;
             }
             let (published, record) = self.make(source, step).await?;
-            self.begin(record, None)?;
+            self.begin(record, source.unpublished())?;
             let started = tokio::time::Instant::now();
-            match self.settle().await? {
-                Some(Settled::Done(sealed)) => self.take(Settled::Done(sealed))?,
-                Some(overtaken) => {
-                    self.take(overtaken)?;
-                    continue;
-                }
-                None => continue,
+            let Some((settled, unpublished)) = self.settle().await? else { continue };
+            let is_done = matches!(settled, Settled::Done(_));
+            self.conclude(settled, unpublished, source)?;
+            if is_done {
+                let put = started.elapsed().as_secs_f64();
+                return self.follow_up(published, put, source).await;
             }
-            let put = started.elapsed().as_secs_f64();
-            return self.follow_up(published, put, source).await;
+        }
+    }
+
+    /// Goes on after a record that is there, and so does the source if it is its version.
+    fn conclude(
+        &mut self,
+        settled: Settled,
+        unpublished: Option<Unpublished>,
+        source: &mut dyn Source,
+    ) -> Result<()> {
+        let is_done = matches!(settled, Settled::Done(_));
+        self.take(settled)?;
+        match unpublished.filter(|_| is_done) {
+            Some(unpublished) => {
+                let control = Control::threads(self.options.threads);
+                in_place(|| source.advance(unpublished, control))
+            }
+            None => Ok(()),
         }
     }
 
@@ -402,7 +226,7 @@ impl Publisher {
     /// As [`publish`](Self::publish).
     pub async fn end(&mut self) -> Result<()> {
         loop {
-            if let Some(settled) = self.settle().await? {
+            if let Some((settled, _)) = self.settle().await? {
                 self.take(settled)?;
             }
             let Some(head) = self.head() else {
@@ -520,18 +344,23 @@ impl Publisher {
     ) -> Result<Record> {
         let version = self.next_version();
         let object = name::data(version, nonce(self.feed.world.as_ref()));
-        let (target, data) = self.snapshot(source, object).await?;
+        let (target, data) = self.snapshot(source, false, object).await?;
         published.bytes = data.bytes;
         self.next_record(target, step, None, Some(Anchor { version, target, data })).await
     }
 
     /// Puts an anchor.
-    async fn snapshot(&self, source: &mut dyn Source, object: String) -> Result<(Digest, Data)> {
+    async fn snapshot(
+        &self,
+        source: &mut dyn Source,
+        is_published: bool,
+        object: String,
+    ) -> Result<(Digest, Data)> {
         let mut upload = Upload::new(&self.feed.store, object, source.largest());
         let options = self.options.encoder.clone().with_run(self.manifest.run.0);
         let progress = Arc::clone(&self.options.progress);
         let control = Control::threads(self.options.threads).with_progress(&*progress);
-        match in_place(|| source.snapshot(&mut upload, options, control)) {
+        match in_place(|| source.snapshot(is_published, &mut upload, options, control)) {
             Ok(target) => Ok((target, upload.finish().await?)),
             Err(error) => Err(upload.cause(error).await),
         }
@@ -559,7 +388,7 @@ impl Publisher {
         }))
     }
 
-    fn next_version(&self) -> u64 {
+    pub(super) fn next_version(&self) -> u64 {
         self.head().map_or(0, |head| head.version + 1)
     }
 
@@ -647,104 +476,6 @@ impl Publisher {
         Ok(Record { links, target, step, patch, anchor, rekeyed, new_key, ..blank })
     }
 
-    /// Takes a record to be put, if readers will take it: what is put is there for ever.
-    fn begin(&mut self, record: Record, unpublished: Option<Unpublished>) -> Result<()> {
-        let mut keys = Vec::from_iter(&self.options.key);
-        keys.extend(self.new_key.as_ref().filter(|_| record.new_key.is_some()));
-        let bytes = record.seal(&keys);
-        let sealed = Sealed::parse(&name::record(record.version), &bytes);
-        let sealed = sealed.map_err(|error| Error::Misuse(format!("it cannot be put: {error}")))?;
-        match &self.log {
-            Some(log) => log.check_next(&sealed)?,
-            None => drop(Log::begin(&self.feed.store, self.manifest, sealed)?),
-        }
-        self.pending = Some(Pending { record, bytes, unpublished, is_tried: false });
-        Ok(())
-    }
-
-    async fn settle(&mut self) -> Result<Option<Settled>> {
-        Ok(self.settle_with().await?.map(|(settled, _)| settled))
-    }
-
-    /// Puts the pending record until there is a clear answer. It stays pending if there is none, or if the
-    /// caller gives up waiting (F19).
-    async fn settle_with(&mut self) -> Result<Option<(Settled, Option<Unpublished>)>> {
-        if self.fenced {
-            return Err(Error::Misuse(
-                "this publisher is fenced: another one has taken over".into(),
-            ));
-        }
-        let deadline = tokio::time::Instant::now() + self.options.patience;
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        loop {
-            let Some(pending) = &mut self.pending else { return Ok(None) };
-            let was_tried = std::mem::replace(&mut pending.is_tried, true);
-            let name = name::record(pending.record.version);
-            let mut failure = match self.feed.store.create(&name, pending.bytes.clone()).await {
-                Put::Created => {
-                    let sealed = Sealed::parse(&name, &pending.bytes)?;
-                    let unpublished = pending.unpublished.take();
-                    self.pending = None;
-                    return Ok(Some((Settled::Done(sealed), unpublished)));
-                }
-                Put::Exists => None,
-                Put::Unclear(error) => Some(error),
-            };
-            if let Some(Error::Store { source, .. }) = &failure {
-                if is_refusal(source) && !was_tried {
-                    // This is clear: it was understood and refused, and nothing was put before.
-                    self.pending = None;
-                    return failure.map_or(Ok(None), Err);
-                }
-            }
-            match log::read(&self.feed.store, pending.record.version).await {
-                Ok(Some(found)) => {
-                    if let Some(log) = &self.log {
-                        // What is forged fences nobody: the record is put once it is taken away.
-                        log.check_origin(&found)?;
-                    }
-                    return self.decide(found).map(Some);
-                }
-                // No answer: what is being written, what is not to be read yet, or nothing.
-                Ok(None) => {}
-                Err(error) => failure = failure.or(Some(error)),
-            }
-            let pause = backoff.pause(self.feed.world.as_ref());
-            if tokio::time::Instant::now() + pause > deadline {
-                let why = "the store says that its record exists, but not what it is".into();
-                let wanted = self.next_version();
-                return Err(failure.unwrap_or(Error::Lost { wanted, why }));
-            }
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// What a record means that is there where the pending one should be (F20, F25).
-    fn decide(&mut self, found: Sealed) -> Result<(Settled, Option<Unpublished>)> {
-        let Some(pending) = self.pending.take() else {
-            return Err(Error::Misuse("nothing is pending".into()));
-        };
-        let (own, other) = (&pending.record, &found.record);
-        let is_same = other == own
-            || own.is_change()
-                && other.links.map(|links| links.previous) == own.links.map(|links| links.previous)
-                && (other.target, other.step) == (own.target, own.step);
-        if is_same {
-            return Ok((Settled::Done(found), pending.unpublished));
-        }
-        if other.epoch < self.epoch || (other.epoch, other.writer) == (self.epoch, self.writer) {
-            return Ok((Settled::Overtaken(found), pending.unpublished));
-        }
-        self.fenced = true;
-        Err(Error::Fenced {
-            version: other.version,
-            writer: self.writer,
-            epoch: self.epoch,
-            other: other.writer,
-            other_epoch: other.epoch,
-        })
-    }
-
     /// Goes on after a record that is there.
     fn take(&mut self, settled: Settled) -> Result<()> {
         let (Settled::Done(sealed) | Settled::Overtaken(sealed)) = settled;
@@ -793,67 +524,12 @@ impl Publisher {
     async fn put_anchor(&mut self, source: &mut dyn Source, target: Digest) -> Result<()> {
         let version = self.next_version().saturating_sub(1);
         let object = name::data(version, nonce(self.feed.world.as_ref()));
-        let (found, data) = self.snapshot(source, object).await?;
+        let (found, data) = self.snapshot(source, true, object).await?;
         if found != target {
             return Err(Error::Wrong { version, expected: target, found });
         }
         self.anchor = Some(Anchor { version, target, data: data.clone() });
         let made = ByProduct { from: None, to: version, target, data };
         keep::announce(&self.feed, self.manifest.run, &[made]).await
-    }
-}
-
-/// Weights in memory and the shadow of those that were published last.
-struct OfShadow<'a> {
-    shadow: &'a mut Shadow,
-    weights: &'a dyn TensorSource,
-    unpublished: Option<Unpublished>,
-    /// Whether the shadow may hold other weights than these.
-    is_behind: bool,
-}
-
-impl Source for OfShadow<'_> {
-    fn base(&self) -> Option<Digest> {
-        Some(self.shadow.digests().checkpoint)
-    }
-
-    fn largest(&self) -> u64 {
-        let bytes = self
-            .weights
-            .tensors()
-            .iter()
-            .map(|(_, spec)| spec.bytes())
-            .fold(0, u64::saturating_add);
-        bytes.saturating_add(bytes / 8)
-    }
-
-    fn diff(
-        &mut self,
-        out: &mut dyn Write,
-        options: EncoderOptions,
-        control: Control<'_>,
-    ) -> Result<DiffReport> {
-        let unpublished = self.shadow.diff(self.weights, out, options, control)?;
-        let report = unpublished.report().clone();
-        self.unpublished = Some(unpublished);
-        Ok(report)
-    }
-
-    fn snapshot(
-        &mut self,
-        out: &mut dyn Write,
-        options: EncoderOptions,
-        control: Control<'_>,
-    ) -> Result<Digest> {
-        if self.is_behind {
-            // No version is what the shadow holds, so that no patch can start from it. It becomes these
-            // weights when the version is there, and not before (F21).
-            let encoder = EncoderOptions::default();
-            let ahead = self.shadow.diff(self.weights, std::io::sink(), encoder, control)?;
-            let made = tensors::diff(None, self.weights, out, options.into(), control)?;
-            self.unpublished = Some(ahead);
-            return Ok(made.summary.footer.target);
-        }
-        Ok(self.shadow.snapshot(out, options, control)?.summary.footer.target)
     }
 }

@@ -1,19 +1,16 @@
 //! The side of those who run the model: finds the newest version, fetches what leads to it, and says what to
 //! apply (FEED.md §7).
 
-use std::collections::HashSet;
-use std::fmt;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pulse::dtype::TensorSpec;
 use pulse::hash::Digest;
-use pulse::patch::Chain;
 use pulse::tensors::Control;
-use pulse::{Limits, Patch};
 use tokio::time::Instant;
 
+use super::{Event, FollowerOptions, Update};
 use crate::document::{DOCUMENT_BYTES, HINTS_BYTES};
 use crate::error::{Error, Result};
 use crate::feed::Feed;
@@ -35,183 +32,6 @@ const BY_PRODUCTS_MAX: usize = 64;
 const LATEST_EVERY: Duration = Duration::from_secs(60);
 /// Clocks may differ by this much.
 const CLOCK_SKEW: u64 = 5 * 60 * 1000;
-
-/// What a follower tells while it works.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// Nothing is new; the next look is after this time.
-    Waiting {
-        /// The newest version; `None` if there is none yet.
-        head: Option<u64>,
-        /// Until the next look.
-        pause: Duration,
-    },
-    /// Something failed or was refused; it is tried again after this time.
-    Refused {
-        /// What.
-        error: &'a Error,
-        /// Until the next try.
-        pause: Duration,
-    },
-    /// A way was found.
-    Planned {
-        /// The version that it leads to.
-        version: u64,
-        /// The parts.
-        way: &'a Way,
-    },
-    /// The version that is wanted is held already.
-    Held {
-        /// Its record.
-        record: &'a Record,
-    },
-    /// Bytes of it arrived.
-    Arrived {
-        /// Since the last event.
-        bytes: u64,
-    },
-    /// The publisher has promised a newer hint than there is, or clocks differ: it is down, the mirror
-    /// stale, or a clock wrong.
-    Expired {
-        /// When the hint was written, by the publisher's clock.
-        time: u64,
-        /// Until when a newer one was promised.
-        expires: u64,
-        /// What this machine's clock says.
-        now: u64,
-    },
-    /// The publisher's hint is as fresh as was promised, or the run has ended.
-    Fresh,
-}
-
-type Told = dyn Fn(&Event<'_>) + Send + Sync;
-
-/// Choices of a [`Follower`].
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct FollowerOptions {
-    /// The key that signs the feed, or that has handed over to the one that does. Without it the store is
-    /// trusted for the key (FEED.md §5).
-    pub trust: Option<PublicKey>,
-    /// The shortest time between two looks for a newer version. The time grows with the age of the newest
-    /// one, up to [`poll_max`](Self::poll_max).
-    pub poll: Duration,
-    /// The longest time between two looks.
-    pub poll_max: Duration,
-    /// A directory for data that is too large to be held in memory; without one, memory takes all.
-    pub spool: Option<PathBuf>,
-    /// Limits of the patches.
-    pub limits: Limits,
-    /// Follow to this version and no further, also if it is an older one.
-    pub at: Option<u64>,
-    told: Arc<Told>,
-}
-
-impl fmt::Debug for FollowerOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("FollowerOptions");
-        shown.field("trust", &self.trust).field("poll", &self.poll).field("at", &self.at);
-        shown.finish_non_exhaustive()
-    }
-}
-
-impl Default for FollowerOptions {
-    fn default() -> Self {
-        FollowerOptions {
-            trust: None,
-            poll: Duration::from_millis(500),
-            poll_max: Duration::from_secs(10),
-            spool: None,
-            limits: Limits::default(),
-            at: None,
-            told: Arc::new(|_| {}),
-        }
-    }
-}
-
-impl FollowerOptions {
-    /// Replaces [`trust`](Self::trust).
-    #[must_use]
-    pub fn with_trust(mut self, key: PublicKey) -> Self {
-        self.trust = Some(key);
-        self
-    }
-
-    /// Replaces [`poll`](Self::poll) and [`poll_max`](Self::poll_max).
-    #[must_use]
-    pub fn with_poll(mut self, poll: Duration, poll_max: Duration) -> Self {
-        (self.poll, self.poll_max) = (poll, poll_max);
-        self
-    }
-
-    /// Replaces [`spool`](Self::spool).
-    #[must_use]
-    pub fn with_spool(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.spool = Some(directory.into());
-        self
-    }
-
-    /// Replaces [`limits`](Self::limits).
-    #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// Replaces [`at`](Self::at).
-    #[must_use]
-    pub fn with_at(mut self, version: u64) -> Self {
-        self.at = Some(version);
-        self
-    }
-
-    /// Calls this for every [`Event`].
-    #[must_use]
-    pub fn with_events(mut self, told: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.told = Arc::new(told);
-        self
-    }
-}
-
-/// A newer version and the patches that lead to it: what to apply.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Update {
-    /// The record of the version.
-    pub record: Record,
-    /// The way that was taken.
-    pub way: Way,
-    /// Seconds that the data took to arrive.
-    pub seconds: f64,
-    sealed: Arc<Sealed>,
-    patches: Vec<Patch>,
-    _files: Vec<Option<tempfile::TempPath>>,
-}
-
-impl Update {
-    /// The patches, each of which starts where the one before it ends: to be
-    /// [prepared](Chain::prepare), [applied](Chain::apply) or [made in memory](Chain::to_memory).
-    /// None for a version that is held already.
-    ///
-    /// # Errors
-    /// [`Error::Data`] if they do not follow one another, although each leads where its record says.
-    pub fn chain(&self) -> Result<Chain<'_>> {
-        Chain::new(&self.patches).map_err(|error| Error::data("data", error.to_string()))
-    }
-
-    /// The patches.
-    #[must_use]
-    pub fn patches(&self) -> &[Patch] {
-        &self.patches
-    }
-
-    /// Whether it starts from nothing: no weights are needed.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.way.parts.first().is_some_and(|part| part.from.is_none())
-    }
-}
 
 /// Follows a feed: gives one update after the other to whoever holds the weights.
 ///
@@ -335,7 +155,7 @@ impl Follower {
     /// missing. [`Event::Refused`] tells of it. To drop the call is to lose nothing.
     ///
     /// # Errors
-    /// What does not pass: [`Error::Forked`], [`Error::Chain`], [`Error::Document`] of another run or key,
+    /// What does not pass: [`Error::Chain`], [`Error::Document`] of another run or key,
     /// [`Error::Ended`] when the last version is held, [`Error::Io`].
     pub async fn next(&mut self, held: Option<Digest>) -> Result<Update> {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
@@ -696,7 +516,7 @@ impl Follower {
     pub async fn to_memory(
         &mut self,
         control: Control<'_>,
-    ) -> Result<(Record, std::collections::BTreeMap<String, (TensorSpec, Vec<u8>)>)> {
+    ) -> Result<(Record, BTreeMap<String, (TensorSpec, Vec<u8>)>)> {
         loop {
             let update = self.next(None).await?;
             match in_place(|| update.chain().and_then(|chain| Ok(chain.to_memory(control)?))) {

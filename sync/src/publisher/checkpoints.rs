@@ -8,8 +8,9 @@ use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, DiffReport};
 use pulse::Checkpoint;
 
+use super::source::{largest, Source};
+use super::{Published, Publisher};
 use crate::error::Result;
-use crate::publisher::{Published, Publisher, Source};
 
 impl Publisher {
     /// Publishes a checkpoint as the next version: the patch from `base` to it, if that is the newest
@@ -76,8 +77,7 @@ impl Source for OfCheckpoints<'_> {
     }
 
     fn largest(&self) -> u64 {
-        let bytes = self.target.file_bytes();
-        bytes.saturating_add(bytes / 8)
+        largest(self.target.file_bytes())
     }
 
     fn diff(
@@ -91,6 +91,7 @@ impl Source for OfCheckpoints<'_> {
 
     fn snapshot(
         &mut self,
+        _: bool,
         out: &mut dyn Write,
         options: EncoderOptions,
         control: Control<'_>,

@@ -1,0 +1,50 @@
+//! What versions are made of.
+
+use std::io::Write;
+
+use pulse::hash::Digest;
+use pulse::stream::EncoderOptions;
+use pulse::tensors::{Control, DiffReport, Unpublished};
+
+use crate::error::Result;
+
+/// Makes the patch and the anchor of one version.
+pub(super) trait Source: Send {
+    /// Digest of the weights that patches start from; `None` if there are none.
+    fn base(&self) -> Option<Digest>;
+
+    /// How large data may become.
+    fn largest(&self) -> u64;
+
+    /// Writes the patch from the base to the version.
+    fn diff(
+        &mut self,
+        out: &mut dyn Write,
+        options: EncoderOptions,
+        control: Control<'_>,
+    ) -> Result<DiffReport>;
+
+    /// Writes an anchor of the version, which is published already or is to be.
+    fn snapshot(
+        &mut self,
+        is_published: bool,
+        out: &mut dyn Write,
+        options: EncoderOptions,
+        control: Control<'_>,
+    ) -> Result<Digest>;
+
+    /// What the base becomes when the version that was made last is there.
+    fn unpublished(&mut self) -> Option<Unpublished> {
+        None
+    }
+
+    /// Makes it the base.
+    fn advance(&mut self, _: Unpublished, _: Control<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How large data of so many bytes may become.
+pub(super) fn largest(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 8)
+}
