@@ -1,5 +1,6 @@
 //! What the measuring programs share.
 
 pub mod adam;
+pub mod events;
 pub mod safetensors;
 pub mod trained;

@@ -1,11 +1,11 @@
 //! A follower that holds its weights in memory: each update is prepared beside them and committed, and one line
 //! of JSON tells what is served, with the digest of all weights computed anew.
-use std::io::Write;
 use std::time::Instant;
 
 use clap::Parser;
 use pulse::tensors::{Control, PrepareOptions, Shadow};
 use pulse_sync::{Event, Feed, Follower, FollowerOptions};
+use pulse_tools::events::{finish, say};
 use pulse_tools::trained::Trained;
 
 /// Follows a feed in memory.
@@ -19,11 +19,6 @@ struct Arguments {
     /// Ends when this step is served.
     #[arg(long)]
     until: Option<u64>,
-}
-
-fn say(line: &serde_json::Value) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 async fn run(arguments: &Arguments) -> pulse_sync::Result<()> {
@@ -77,18 +72,5 @@ async fn run(arguments: &Arguments) -> pulse_sync::Result<()> {
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("feed_serve: {error}");
-            return std::process::ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(&arguments)) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            say(&serde_json::json!({"error": error.kind(), "message": error.to_string()}));
-            std::process::ExitCode::FAILURE
-        }
-    }
+    finish(run(&arguments))
 }

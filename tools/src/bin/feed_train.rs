@@ -1,11 +1,11 @@
 //! A trainer that publishes its weights from memory, step by step: one line of JSON for each version. Started
 //! again after a crash, it goes on from the newest version.
-use std::io::Write;
 use std::time::Duration;
 
 use clap::Parser;
 use pulse::tensors::{Control, Shadow};
 use pulse_sync::{Feed, Publisher, PublisherOptions, SecretKey};
+use pulse_tools::events::{finish, say};
 use pulse_tools::trained::Trained;
 
 /// Publishes a model that is trained in memory.
@@ -31,12 +31,6 @@ struct Arguments {
     /// Signs what is published.
     #[arg(long)]
     key: Option<std::path::PathBuf>,
-}
-
-fn say(line: &serde_json::Value) {
-    let mut out = std::io::stdout().lock();
-    // Nobody listens any more: go on all the same.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 async fn run(arguments: &Arguments) -> pulse_sync::Result<()> {
@@ -95,18 +89,5 @@ async fn publish(
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("feed_train: {error}");
-            return std::process::ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(&arguments)) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            say(&serde_json::json!({"error": error.kind(), "message": error.to_string()}));
-            std::process::ExitCode::FAILURE
-        }
-    }
+    finish(run(&arguments))
 }
