@@ -63,7 +63,7 @@ pub enum Event<'a> {
 
 pub(super) type Told = dyn Fn(&Event<'_>) + Send + Sync;
 
-/// Choices of a [`Follower`].
+/// Choices of a [`Follower`](crate::Follower).
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct FollowerOptions {

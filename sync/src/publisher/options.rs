@@ -12,7 +12,7 @@ use crate::key::SecretKey;
 /// Is told how far it is, and may stop it.
 type Progress = dyn Fn(u64) -> ControlFlow<()> + Send + Sync;
 
-/// Choices of a [`Publisher`].
+/// Choices of a [`Publisher`](crate::Publisher).
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct PublisherOptions {
