@@ -99,7 +99,7 @@ impl PublisherOptions {
     }
 
     /// Calls this with the tensor bytes that were encoded since the last call, as
-    /// [`Control::with_progress`] does; a break ends the call with [`pulse::Error::Cancelled`], and nothing is
+    /// [`Control::with_progress`](pulse::tensors::Control::with_progress) does; a break ends the call with [`pulse::Error::Cancelled`], and nothing is
     /// published by it.
     #[must_use]
     pub fn with_progress(

@@ -18,8 +18,8 @@ impl Publisher {
     /// that there are by then. If its record was on the way to the store, that is cleared up first.
     ///
     /// # Errors
-    /// [`Error::Fenced`] if another writer has taken over; [`Error::Store`] if the store failed for longer than
-    /// [`PublisherOptions::patience`]; [`Error::Ended`]; [`Error::Pulse`].
+    /// [`Error::Fenced`](crate::Error::Fenced) if another writer has taken over; [`Error::Store`](crate::Error::Store) if the store failed for longer than
+    /// [`PublisherOptions::patience`](crate::PublisherOptions::patience); [`Error::Ended`](crate::Error::Ended); [`Error::Pulse`](crate::Error::Pulse).
     pub async fn publish(
         &mut self,
         shadow: &mut Shadow,
