@@ -162,9 +162,7 @@ impl Versions {
     /// [`Error::Io`].
     pub fn place(&self, version: u64) -> Result<PathBuf> {
         let served = fs::canonicalize(&self.link).ok();
-        // What is served, damaged perhaps, stays until it is replaced.
-        let names = [version.to_string(), format!("{version}.again")];
-        let paths = names.map(|name| self.directory.join(name));
+        let paths = names_of(version).map(|name| self.directory.join(name));
         let is_served = |path: &PathBuf| served.is_some() && fs::canonicalize(path).ok() == served;
         let place = paths.into_iter().find(|path| !is_served(path));
         let place = place.ok_or_else(|| Error::Misuse("two versions are served at once".into()))?;
@@ -210,8 +208,7 @@ impl Versions {
         let mut versions = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let number = name.to_str().and_then(|name| name.split('.').next());
-            let version = number.and_then(|number| number.parse::<u64>().ok());
+            let version = name.to_str().and_then(version_of);
             let path = self.directory.join(&name);
             let is_served = Some(&*name) == served.file_name();
             versions.extend(version.filter(|_| !is_served).map(|version| (version, path)));
@@ -220,6 +217,17 @@ impl Versions {
         versions.truncate(versions.len().saturating_sub(self.keep));
         versions.iter().try_for_each(|(_, path)| remove(path))
     }
+}
+
+/// What a version may be called here: what is served, damaged perhaps, stays until it is replaced.
+fn names_of(version: u64) -> [String; 2] {
+    [version.to_string(), format!("{version}.again")]
+}
+
+/// The version that is called so; `None` of what nobody here has made.
+fn version_of(name: &str) -> Option<u64> {
+    let version = name.split('.').next()?.parse().ok()?;
+    names_of(version).iter().any(|own| own == name).then_some(version)
 }
 
 /// Removes a file or a directory, if it is there.

@@ -1,8 +1,10 @@
 //! A copy of a feed at another place, which is a feed itself (F37).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use pulse::hash::Digest;
+use sha2::{Digest as _, Sha256};
 
 use crate::document::{Document, DOCUMENT_BYTES, HINTS_BYTES};
 use crate::error::{Error, Result};
@@ -16,6 +18,7 @@ use crate::record::Data;
 use crate::retry::Backoff;
 use crate::store::Put;
 use crate::upload::Upload;
+use crate::work::in_place;
 
 /// Bytes that are copied at once.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -48,6 +51,8 @@ pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<
     let mut log = open_log(from, trust).await?;
     let run = log.manifest().run;
     copy_document(from, to, name::FEED, None).await?;
+    // What was verified at the copy, and is named by many records perhaps.
+    let mut there = HashSet::new();
     let floor = from.store.document(name::FLOOR, DOCUMENT_BYTES).await?;
     let floor = floor.and_then(|bytes| parse_floor(&bytes, run).ok()).unwrap_or(0);
     let head = log.head().record.version;
@@ -57,10 +62,12 @@ pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<
         to.store.overwrite(name::FLOOR, seal_floor(run, floor, from.world.now())).await?;
     }
     let manifest = to.existing().await?;
-    let there = log::Log::open(&to.store, manifest, trust, None).await?;
-    let start = match there {
-        Some(there) => {
-            let theirs = there.head();
+    let copied = log::Log::open(&to.store, manifest, trust, None).await?;
+    let start = match copied {
+        Some(copied) => {
+            let theirs = copied.head();
+            // Its record came after it.
+            there.insert(theirs.record.anchor.data.clone());
             let version = theirs.record.version;
             if version > head {
                 return Err(Error::RolledBack { mark: version, head });
@@ -84,7 +91,9 @@ pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<
                 let patch = record.patch.as_ref();
                 let newly = Some(&record.anchor).filter(|anchor| anchor.version >= floor);
                 for data in patch.into_iter().chain(newly.map(|anchor| &anchor.data)) {
-                    copy_data(from, to, data, &mut done).await?;
+                    if there.insert(data.clone()) {
+                        copy_data(from, to, data, &mut done).await?;
+                    }
                 }
             }
             copy_document(from, to, &name::record(record.version), Some(sealed.digest)).await?;
@@ -161,14 +170,13 @@ async fn copy_document(from: &Feed, to: &Feed, name: &str, expected: Option<Dige
 /// Copies data. What is absent or damaged each time it is asked for is missing to the source's own readers too;
 /// the copy goes on without it.
 async fn copy_data(from: &Feed, to: &Feed, data: &Data, done: &mut Mirrored) -> Result<()> {
-    match to.store.head(&data.object).await? {
-        Some(found) if found.bytes == data.bytes => return Ok(()),
+    if let Some(found) = to.store.head(&data.object).await? {
         // Names are used once: what is there is not replaced, whoever says so (F6).
-        Some(found) => {
-            let what = format!("{} bytes of that name are there already", found.bytes);
-            return Err(Error::data(&data.object, what));
-        }
-        None => {}
+        return if found.bytes == data.bytes && is_there(to, data).await? {
+            Ok(())
+        } else {
+            Err(Error::data(&data.object, "other bytes of that name are there already"))
+        };
     }
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     for _ in 0..TRIES {
@@ -181,6 +189,25 @@ async fn copy_data(from: &Feed, to: &Feed, data: &Data, done: &mut Mirrored) -> 
     }
     done.missing += 1;
     Ok(())
+}
+
+/// Whether the copy has these bytes, which one that was interrupted left there.
+async fn is_there(to: &Feed, data: &Data) -> Result<bool> {
+    let mut hasher = Sha256::new();
+    let mut at = 0;
+    while at < data.bytes {
+        let range = at..data.bytes.min(at + PIECE_BYTES);
+        let Some(piece) = to.store.range(&data.object, range.clone()).await? else {
+            return Ok(false);
+        };
+        if piece.bytes.len() as u64 != range.end - range.start {
+            let what = format!("{} bytes of range {range:?} arrived", piece.bytes.len());
+            return Err(Error::data(&data.object, what));
+        }
+        in_place(|| hasher.update(&piece.bytes));
+        at = range.end;
+    }
+    Ok(Digest(hasher.finalize().into()) == data.sha256)
 }
 
 /// Copies data once, and verifies it on the way; what does not verify is not put. Whether it was there, and right.

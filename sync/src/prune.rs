@@ -3,19 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pulse::tensors::Control;
-
 use crate::document::DOCUMENT_BYTES;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::feed::Feed;
-use crate::fetch::Fetch;
 use crate::hint::{parse_floor, seal_floor};
-use crate::keep::open_log;
+use crate::keep::{open_log, read_anchor};
 use crate::key::PublicKey;
 use crate::log::Log;
 use crate::name;
 use crate::record::Anchor;
-use crate::work::in_place;
 
 /// Choices of [`prune`].
 #[derive(Debug, Clone)]
@@ -109,23 +105,7 @@ pub async fn prune(feed: &Feed, options: &PruneOptions) -> Result<Pruned> {
     let is_higher = known.is_none_or(|known| known < anchor.version);
     if is_higher || !old.is_empty() {
         // Nobody can start from an anchor that is damaged: then nothing goes.
-        let arrived = |_| {};
-        let fetch = Fetch {
-            store: &feed.store,
-            world: feed.world.as_ref(),
-            spool: options.spool.as_ref(),
-            limits: pulse::Limits::default(),
-            arrived: &arrived,
-        };
-        let absent = || Error::data(&anchor.data.object, "it is not there");
-        let read = fetch.patch(&anchor.data).await?.ok_or_else(absent)?;
-        let footer = read.patch.footer();
-        if footer.target != anchor.target || footer.base.is_some() {
-            return Err(Error::data(&anchor.data.object, "it is no anchor of its version"));
-        }
-        // What it says of itself is not what it makes.
-        in_place(|| read.patch.verify(Control::default()))
-            .map_err(|error| Error::data(&anchor.data.object, error.to_string()))?;
+        read_anchor(feed, &anchor, options.spool.as_ref()).await?;
     }
     if is_higher {
         let floor = seal_floor(run, anchor.version, feed.world.now());

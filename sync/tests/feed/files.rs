@@ -166,3 +166,22 @@ async fn a_base_that_is_not_what_it_is_said_to_be_publishes_nothing() {
     let published = publisher.publish_checkpoint(None, &target, None).await.unwrap();
     assert_eq!(published.record.own_anchor().map(|anchor| anchor.version), Some(1));
 }
+
+#[tokio::test]
+async fn what_is_no_version_is_not_removed_with_the_old_ones() {
+    let (bench, dir) = (Bench::new(), tempfile::tempdir().unwrap());
+    publish(&bench, dir.path(), 0..1).await;
+    let versions = Versions::open(dir.path().join("served"), 0).unwrap();
+    let strangers = ["0.backup", "00", "1.safetensors", "0.again.tar", "notes"];
+    for name in strangers {
+        std::fs::write(versions.directory().join(name), b"mine").unwrap();
+    }
+    for steps in [1..2, 2..4] {
+        follow(&bench, &versions, true).await.unwrap();
+        publish(&bench, dir.path(), steps).await;
+    }
+    assert_eq!(follow(&bench, &versions, true).await.unwrap(), Some(3));
+    let there = names(versions.directory());
+    assert!(strangers.iter().all(|name| there.iter().any(|it| it == name)), "{there:?}");
+    assert!(!there.iter().any(|name| ["0", "1"].contains(&name.as_str())), "{there:?}");
+}

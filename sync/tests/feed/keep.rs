@@ -102,6 +102,32 @@ async fn an_anchor_that_was_announced_is_recorded_by_the_next_publisher() {
     assert_eq!(trainer.publish(7).await.unwrap().record.anchor.version, 3);
 }
 
+/// A record vouches for what it names; whoever may put objects is not the publisher.
+#[tokio::test]
+async fn f9_an_announced_anchor_is_read_before_it_is_recorded() {
+    let bench = Bench::new();
+    let options = || PublisherOptions::default().with_anchor_every(3);
+    bench.publisher_with(options()).await.publish_all(0..4).await;
+    let objects = bench.objects().await;
+    let name = objects.keys().rfind(|name| name.starts_with("anchor/")).unwrap();
+    let payload = String::from_utf8(objects[name].clone()).unwrap();
+    let payload = payload.lines().next().unwrap();
+    let at = |field: &str| payload.find(field).unwrap() + field.len();
+    let (object, sha256) = (at(r#""object":""#), at(r#""sha256":""#));
+    let object = payload[object..].split('"').next().unwrap();
+    let sha256 = &payload[sha256..sha256 + 64];
+    // Of the size and the target that it should have, and its SHA-256 is that of its bytes: it makes another version.
+    let mut other = objects[object].clone();
+    let middle = other.len() / 2;
+    other[middle] ^= 1;
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&other));
+    bench.put(object, other).await;
+    bench.put(name, sealed(&payload.replace(sha256, &digest))).await;
+    let mut trainer = bench.publisher_with(options()).await;
+    trainer.shadow = shadow(3);
+    assert_eq!(trainer.publish(4).await.unwrap().record.anchor.version, 0);
+}
+
 /// The shadow of a trainer that goes on with this version.
 fn shadow(version: u64) -> Shadow {
     Shadow::new(&weights(&model(version)), Control::threads(1)).unwrap()
@@ -406,6 +432,27 @@ async fn f6_a_mirror_replaces_nothing_for_by_products_that_lie() {
     mirror(&bench.feed, &copy.feed, None).await.unwrap();
     assert!(copy.objects().await[patch] == before[patch], "it was replaced");
     assert!(!copy.objects().await.contains_key(skip));
+}
+
+/// What a copy that was interrupted has put is not copied again, but it is looked at.
+#[tokio::test]
+async fn a_mirror_takes_no_other_bytes_for_data_because_they_are_as_many() {
+    let source = bench(6).await;
+    let copy = Bench::new();
+    copy.store.cue("put", &record(4), &[Cue::Denied]);
+    assert!(mirror(&source.feed, &copy.feed, None).await.is_err());
+    let objects = copy.objects().await;
+    let data = objects.keys().find(|name| name.starts_with("data/00000000000000000004")).unwrap();
+    let asked = copy.store.asked().len();
+    copy.put(data, vec![7; objects[data].len()]).await;
+    let error = mirror(&source.feed, &copy.feed, None).await.unwrap_err();
+    assert!(error.to_string().contains("other bytes of that name"), "{error}");
+    assert!(!copy.objects().await.contains_key(&record(4)), "no record without its data");
+    copy.put(data, objects[data].clone()).await;
+    mirror(&source.feed, &copy.feed, None).await.unwrap();
+    let puts = copy.store.asked().split_off(asked);
+    assert!(!puts.contains(&format!("put run/{data}")), "{puts:?}");
+    assert_eq!(copy.follower().await.look().await.unwrap(), Some(5));
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ impl Trainer {
                 Err(error) => {
                     self.tell(format!("does not start: {error}"));
                     // The newest key may not be in force yet, if it ever is.
-                    if error.kind() == "signature" {
+                    if matches!(error.kind(), "signature" | "key") {
                         let count = self.sim.keys.lock().unwrap().len();
                         key = (key + count - 1) % count.max(1);
                     } else {
