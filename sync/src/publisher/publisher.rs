@@ -132,6 +132,12 @@ impl Publisher {
         self.manifest.run
     }
 
+    /// The id of this writer, by which the records that it puts and those whom it fences know it.
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        self.writer
+    }
+
     /// The newest version; `None` before the first.
     #[must_use]
     pub fn head(&self) -> Option<&Record> {

@@ -163,7 +163,9 @@ impl Trainer {
                     let record = &published.record;
                     self.tell(format!("published {} at step {}", record.version, self.step));
                     self.sim.truth.published(&self.who, record, wanted);
-                    if is_sound && published.report.is_none() {
+                    // What another one has put, it had its reasons for.
+                    let is_own = record.writer == publisher.writer();
+                    if is_own && is_sound && published.report.is_none() {
                         self.check_anchor(record);
                     }
                     self.kept = Some(weights);
