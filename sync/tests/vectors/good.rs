@@ -473,6 +473,15 @@ fn by_products(feeds: &BTreeMap<&'static str, Objects>) -> Vec<Vector> {
             without_skip("skip-other-target", "F9 F29", "A skip says another target."),
             &set(&skip, "target", &quoted(&"1".repeat(64))),
         ),
+        with_skip(
+            without_skip(
+                "skip-data-other-name",
+                "F7 F9",
+                "The data of a skip, whole, has a name of version 7.",
+            ),
+            &set(&skip, "data", &data(&data_name(7), &plain[&object])),
+        )
+        .change(&data_name(7), plain[&object].clone()),
         without_skip("skip-data-absent", "F32", "The data of a skip was pruned.").without(&object),
         without_skip("skip-data-swapped", "F29 F31", "The data of a skip has another byte.")
             .change(&object, swapped(&plain[&object])),
