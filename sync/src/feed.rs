@@ -78,7 +78,11 @@ impl Feed {
 
     /// Creates the feed, if nobody was faster.
     pub(crate) async fn create(&self, key: Option<&SecretKey>) -> Result<Manifest> {
-        self.probe().await?;
+        match self.probe().await {
+            // A keeper with a wrong clock may have deleted what was asked for twice. It does not do so again.
+            Err(Error::Conditions { .. }) => self.probe().await?,
+            other => other?,
+        }
         let world = self.world.as_ref();
         let (run, time) = (Run(id(world)), world.now());
         let manifest = Manifest { run, time, key: key.map(SecretKey::public) };

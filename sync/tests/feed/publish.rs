@@ -149,16 +149,24 @@ async fn f22_after_data_that_is_gone_comes_an_anchor() {
 #[tokio::test]
 async fn f23_a_store_that_replaces_what_it_was_to_create_is_refused() {
     let bench = Bench::new();
-    bench.store.cue("put", "data/", &[Cue::Replaces, Cue::Replaces]);
+    bench.store.cue("put", "data/", &[Cue::Replaces; 4]);
     let error = Trainer::start(&bench.feed, PublisherOptions::default()).await.err().unwrap();
     assert_eq!(error.kind(), "conditions");
     assert!(error.advice().unwrap().contains("conditional writes"));
     assert_eq!(bench.objects().await.len(), 0, "nothing is left behind");
     // One that says that it exists, and replaces it all the same.
-    bench.store.cue("put", "data/", &[Cue::Well, Cue::Replaces]);
+    bench.store.cue("put", "data/", &[Cue::Well, Cue::Replaces, Cue::Well, Cue::Replaces]);
     let error = Trainer::start(&bench.feed, PublisherOptions::default()).await.err().unwrap();
     assert_eq!(error.kind(), "conditions");
     bench.publisher().await;
+}
+
+/// As when a pruner whose clock is a day wrong deletes the object between the two creates.
+#[tokio::test]
+async fn f23_a_store_is_not_refused_for_what_a_keeper_deleted() {
+    let bench = Bench::new();
+    bench.store.cue("put", "data/", &[Cue::Replaces, Cue::Replaces]);
+    bench.publisher().await.publish_all(0..2).await;
 }
 
 #[tokio::test]
