@@ -157,7 +157,7 @@ MUTANTS = [
      "        if other_epoch > self.epoch {", "        if false && other_epoch > self.epoch {", SIMULATION),
     ("F16: a writer does not go on with an old key", PUBLISHER,
      "            (Some(found), Some(trusted)) if found != trusted => {",
-     "            (Some(found), Some(trusted)) if false && found != trusted => {", SIMULATION),
+     "            (Some(found), Some(trusted)) if false && found != trusted => {", FEED),
     ("F12: an epoch does not fall", "sync/src/record.rs",
      "        } else if this.epoch < old.epoch {", "        } else if false && this.epoch < old.epoch {", SIMULATION),
     ("F27: a head leads back to the mark", "sync/src/log.rs",
