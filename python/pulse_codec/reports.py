@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pulse_codec import _pulse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-T = TypeVar("T")
+    from pulse_codec.types import Path, Progress
 
 _HINTS: dict[type, dict[str, Any]] = {}
 
@@ -322,7 +321,7 @@ class Stat:
     sync: Sync
 
 
-def inspect(patch: str | os.PathLike[str], *, limits: Mapping[str, int] | None = None) -> Inspection:
+def inspect(patch: Path, *, limits: Mapping[str, int] | None = None) -> Inspection:
     """Tells what is in a patch file, and where its bytes go: what `pulse inspect --json` prints. A damaged file is shown
     as far as it can be read; its `damage` then says what is wrong.
 
@@ -338,13 +337,13 @@ def inspect(patch: str | os.PathLike[str], *, limits: Mapping[str, int] | None =
 
 
 def stat(
-    checkpoints: Sequence[str | os.PathLike[str]],
+    checkpoints: Sequence[Path],
     *,
     steps: Sequence[int] | None = None,
     sizes: bool = True,
     interval: float = 60.0,
     threads: int = 0,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Stat:
     """Measures what changed along a series of checkpoints, oldest first, without writing a patch: what
     `pulse stat --json` prints. `steps` are their optimizer steps, which are else read from their names; `sizes=False`

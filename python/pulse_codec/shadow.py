@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pulse_codec import _pulse
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping
-
-    from pulse_codec._pulse import Digests, EncoderOptions, Patch, Run, Weights
-
-    Alloc = Callable[[Any], Any]
+    from pulse_codec._pulse import Digests, EncoderOptions, Patch
+    from pulse_codec.types import Alloc, Path, Progress, Run, Weights
 
 
 class Shadow:
@@ -43,7 +39,7 @@ class Shadow:
         *,
         alloc: Alloc | None = None,
         threads: int = 0,
-        progress: Callable[[int], object] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._alloc = alloc
         self._staged: dict[str, Any] = {}
@@ -64,7 +60,7 @@ class Shadow:
         run: Run | None = None,
         options: EncoderOptions | None = None,
         threads: int = 0,
-        progress: Callable[[int], object] | None = None,
+        progress: Progress | None = None,
     ) -> Patch:
         """Makes the patch that turns the weights that it holds into `target`, which may change as soon as it is made."""
         made = self._shadow.diff(
@@ -82,13 +78,13 @@ class Shadow:
     def snapshot(
         self,
         *,
-        out: str | os.PathLike[str] | None = None,
+        out: Path | None = None,
         replace: bool = False,
         step: int | None = None,
         run: Run | None = None,
         options: EncoderOptions | None = None,
         threads: int = 0,
-        progress: Callable[[int], object] | None = None,
+        progress: Progress | None = None,
     ) -> Patch:
         """Makes a snapshot of the weights that it holds."""
         return self._shadow.snapshot(

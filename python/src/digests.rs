@@ -45,7 +45,7 @@ impl Digests {
     }
 
     fn __repr__(&self) -> String {
-        format!("Digests({}, {} tensors)", self.0.checkpoint, self.0.tensors.len())
+        format!("<digests: checkpoint {}, {} tensors>", self.0.checkpoint, self.0.tensors.len())
     }
 
     fn __getnewargs__(&self) -> (String, BTreeMap<&str, String>) {
@@ -57,7 +57,7 @@ impl Digests {
 ///
 /// >>> import numpy, pulse_codec as pulse
 /// >>> pulse.digests({"w": numpy.arange(3, dtype=numpy.uint8)})
-/// Digests(ddba37b96aac0a7ab8d31df9aea0f4e3a0ba6a6e6b0ad7e8c3dbb2ee12f3a5ae, 1 tensors)
+/// <digests: checkpoint ee166e0e409950638981b7a9527282d810e975345f054eae30d3aa8abbfabbec, 1 tensors>
 #[pyfunction]
 #[pyo3(signature = (weights, *, threads=0, progress=None))]
 pub(crate) fn digests(

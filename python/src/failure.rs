@@ -16,7 +16,7 @@ const EIO: i32 = 5;
 pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
     match error {
         Error::Misuse(_) => PyValueError::new_err(error.to_string()),
-        Error::Io { doing, path, source } => raise_io(py, &doing, path.as_deref(), &source),
+        Error::Io { doing, path, source } => raise_io(&doing, path.as_deref(), &source),
         // Work is cancelled only by an exception, which is then the one that is raised.
         Error::Cancelled => PyKeyboardInterrupt::new_err(()),
         error => exception(py, &error).unwrap_or_else(|problem| problem),
@@ -24,7 +24,7 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
 }
 
 /// The exception of an I/O failure.
-fn raise_io(py: Python<'_>, doing: &str, path: Option<&Path>, source: &io::Error) -> PyErr {
+fn raise_io(doing: &str, path: Option<&Path>, source: &io::Error) -> PyErr {
     if source.kind() == io::ErrorKind::OutOfMemory {
         return PyMemoryError::new_err(doing.to_string());
     }
@@ -32,10 +32,7 @@ fn raise_io(py: Python<'_>, doing: &str, path: Option<&Path>, source: &io::Error
     let number = source.raw_os_error().unwrap_or(EIO);
     match path {
         // The class follows from the number, as FileNotFoundError does.
-        Some(path) => match path.into_pyobject(py) {
-            Ok(path) => PyOSError::new_err((number, text, path.unbind())),
-            Err(problem) => problem,
-        },
+        Some(path) => PyOSError::new_err((number, text, path.as_os_str().to_os_string())),
         None => PyOSError::new_err((number, text)),
     }
 }

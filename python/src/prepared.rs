@@ -7,7 +7,6 @@ use pulse::patch::Chain;
 use pulse::tensors::PrepareOptions;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
 
 use crate::apply::Applied;
 use crate::buffer::Buffer;
@@ -234,13 +233,5 @@ impl Sparse {
         let values =
             over(py, self.kind, values.into(), &flat(spec.dtype().clone(), count, bytes)?)?;
         Ok(Some((name, indices.transpose()?, values)))
-    }
-
-    #[classmethod]
-    fn __class_getitem__<'py>(
-        cls: &Bound<'py, PyType>,
-        _item: &Bound<'py, PyAny>,
-    ) -> Bound<'py, PyType> {
-        cls.clone()
     }
 }

@@ -17,7 +17,7 @@ use crate::work::Work;
 type State = Option<pulse::tensors::Shadow>;
 
 /// The host copy of the weights that were published last, with their digests. `pulse_codec.Shadow` is made of it.
-#[pyclass(frozen, module = "pulse_codec._pulse", subclass)]
+#[pyclass(frozen, module = "pulse_codec._pulse")]
 pub(crate) struct Shadow(Mutex<State>);
 
 /// A patch that the shadow has not advanced by yet.

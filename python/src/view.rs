@@ -22,7 +22,7 @@ use crate::tensor::spec_of;
 /// >>> weights["w"].shape
 /// (2, 2)
 /// >>> pulse.digest(weights)[:16]
-/// '1dd1e4e3e1bcd1bd'
+/// '2d4ff131c6fef9d3'
 #[pyclass(frozen, module = "pulse_codec")]
 pub(crate) struct View {
     buffer: Mutex<Option<Arc<PyUntypedBuffer>>>,
