@@ -38,7 +38,8 @@ def test_a_wrong_base(kind: str) -> None:
 
 
 def test_wrong_names_and_shapes() -> None:
-    for weights in [{"v": BASE.copy()}, {"w": BASE.reshape(10, 100).copy()}, {}]:
+    every: list[dict[str, Any]] = [{"v": BASE.copy()}, {"w": BASE.reshape(10, 100).copy()}, {}]
+    for weights in every:
         start = all_raw(weights)
         with pytest.raises((pulse.BaseMismatch, pulse.NotInPlace)):
             pulse.apply(weights, patch())
@@ -194,7 +195,7 @@ if HAS_TORCH:
 
     def test_a_device_that_is_not_the_host_is_named() -> None:
         class OnDevice(torch.Tensor):
-            device = torch.device("cuda:1")  # type: ignore[assignment]
+            device = torch.device("cuda:1")
 
         tensor = torch.zeros(3).as_subclass(OnDevice)
         with pytest.raises(TypeError, match=r"on cuda:1.*tensor\.cpu\(\)"):

@@ -17,7 +17,7 @@ SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 @st.composite
 def pairs(draw: st.DrawFn) -> dict[str, tuple[Any, Any]]:
     """Tensors before and after: any bits, so NaN payloads, -0.0 and subnormals as well."""
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for name in draw(st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True)):
         dtype, shape = DTYPES[draw(st.sampled_from(sorted(DTYPES)))], draw(SHAPES)
         size = int(np.prod(shape, dtype=int)) * dtype.itemsize
@@ -27,13 +27,13 @@ def pairs(draw: st.DrawFn) -> dict[str, tuple[Any, Any]]:
         after = before.copy()
         for at in draw(st.lists(st.integers(0, size - 1), max_size=5)) if size else []:
             after[at] = draw(byte)
-        found[name] = tuple(np.frombuffer(bytes(side), dtype).reshape(shape) for side in (before, after))
+        found[name] = (np.frombuffer(bytes(before), dtype).reshape(shape), np.frombuffer(bytes(after), dtype).reshape(shape))
     return found
 
 
 @settings(deadline=None, max_examples=150)
 @given(pairs=pairs(), kind=st.sampled_from(KINDS), coding=st.sampled_from(["contextual", "flat"]), threads=st.integers(1, 3))
-def test_any_weights(pairs: dict[str, tuple[Any, Any]], kind: str, coding: Any, threads: int) -> None:
+def test_any_weights(pairs: dict[str, tuple[Any, Any]], kind: Any, coding: Any, threads: int) -> None:
     base = {name: as_kind(kind, before) for name, (before, _) in pairs.items()}
     target = {name: as_kind(kind, after) for name, (_, after) in pairs.items()}
     wanted, start = all_raw(target), all_raw(base)
@@ -63,7 +63,7 @@ def test_any_weights(pairs: dict[str, tuple[Any, Any]], kind: str, coding: Any, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_new_tensors_are_of_the_dtype_and_shape_of_the_old_ones(kind: str) -> None:
+def test_new_tensors_are_of_the_dtype_and_shape_of_the_old_ones(kind: Any) -> None:
     weights = {name: as_kind(kind, np.zeros((2, 3), dtype)) for name, dtype in DTYPES.items()}
     found = pulse.load(pulse.snapshot(weights), like=kind)
     facts = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.items()}
@@ -73,7 +73,7 @@ def test_new_tensors_are_of_the_dtype_and_shape_of_the_old_ones(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_patches_are_applied_in_one_pass(kind: str) -> None:
+def test_several_patches_are_applied_in_one_pass(kind: Any) -> None:
     versions = [{"w": as_kind(kind, np.arange(step, step + 9, dtype="f4"))} for step in range(4)]
     patches = [pulse.diff(a, b) for a, b in zip(versions, versions[1:], strict=False)]
     weights = {"w": as_kind(kind, np.arange(9, dtype="f4"))}
@@ -97,7 +97,8 @@ def test_trusted_digests_make_the_same_patch() -> None:
     versions = [{"w": np.full(9, step, "f4"), "v": np.zeros(3)} for step in range(3)]
     first = pulse.diff(versions[0], versions[1])
     plain = pulse.diff(versions[1], versions[2])
-    for trusted in [first, first.digests, pulse.digests(versions[1])]:
+    every: list[pulse.Patch | pulse.Digests] = [first, first.digests, pulse.digests(versions[1])]
+    for trusted in every:
         again = pulse.diff(versions[1], versions[2], trusted=trusted)
         assert (again.base, again.target) == (plain.base, plain.target)
 
@@ -112,8 +113,9 @@ def test_slices_of_ranks_are_joined() -> None:
         )
         for rank in (0, 2)
     ]
-    for given in [parts, [bytes(part) for part in parts]]:
-        patch = pulse.join(given, step=1)
+    every: list[list[Any]] = [parts, [bytes(part) for part in parts]]
+    for these in every:
+        patch = pulse.join(these, step=1)
         weights = {"w": base.copy()}
         pulse.apply(weights, patch)
         assert np.array_equal(weights["w"], target) and patch.step == 1
@@ -187,11 +189,12 @@ if HAS_TORCH:
             loss.backward()
 
     def test_a_shadow_copies_what_lends_no_bytes() -> None:
-        made = []
+        made: list[torch.Tensor] = []
 
         def alloc(tensor: torch.Tensor) -> torch.Tensor:
-            made.append(pulse.pinned(tensor))
-            return made[-1]
+            copy: torch.Tensor = pulse.pinned(tensor)
+            made.append(copy)
+            return copy
 
         wide = torch.zeros(3, 4).T
         with pytest.raises(TypeError, match="not contiguous"):
