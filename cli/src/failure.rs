@@ -1,7 +1,6 @@
 //! Why a command failed: a message for people, or one JSON object for programs, on standard error.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use pulse::error::{Advice, BaseMismatch, Content, Occupant};
 use pulse::Error;
@@ -177,19 +176,13 @@ impl Failure {
     }
 
     /// 1 for what failed, 2 for wrong usage.
-    pub(crate) fn exit_code(&self) -> ExitCode {
+    pub(crate) fn status(&self) -> u8 {
         match self {
             // Values of options that only the library can judge.
-            Failure::Usage(_) => ExitCode::from(2),
-            Failure::Library { error, .. } if matches!(**error, Error::Misuse(_)) => {
-                ExitCode::from(2)
-            }
-            Failure::Feed { error, .. } if matches!(**error, pulse_sync::Error::Misuse(_)) => {
-                ExitCode::from(2)
-            }
-            Failure::NotProduced { .. } | Failure::Library { .. } | Failure::Feed { .. } => {
-                ExitCode::FAILURE
-            }
+            Failure::Usage(_) => 2,
+            Failure::Library { error, .. } if matches!(**error, Error::Misuse(_)) => 2,
+            Failure::Feed { error, .. } if matches!(**error, pulse_sync::Error::Misuse(_)) => 2,
+            Failure::NotProduced { .. } | Failure::Library { .. } | Failure::Feed { .. } => 1,
         }
     }
 

@@ -18,6 +18,7 @@ mod html;
 mod inspect;
 mod keygen;
 mod layers;
+pub mod objects;
 mod opening;
 mod outcome;
 mod progress;
@@ -81,22 +82,29 @@ enum Command {
 
 /// Says what is wrong with the arguments. Help and version are printed to standard output, and are
 /// no failure.
-fn misused(error: &clap::Error, args: &[OsString]) -> ExitCode {
+fn misused(error: &clap::Error, args: &[OsString]) -> u8 {
     let text = error.render().to_string();
     if error.use_stderr() && args.iter().any(|arg| arg == "--json") {
         let failure = Failure::Usage(text.trim_start_matches("error: ").trim_end().into());
         failure.report(true);
-        return failure.exit_code();
+        return failure.status();
     }
     match text::visible_in(&text, args) {
         Some(visible) => eprint!("{visible}"),
         None => _ = error.print(),
     }
-    ExitCode::from(error.exit_code() as u8)
+    error.exit_code() as u8
 }
 
 /// Runs the program with these arguments, the first of which is its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    ExitCode::from(run(args, Vec::new()))
+}
+
+/// Runs the program with these arguments, the first of which is its name, and gives back its exit status.
+/// `program` are the words that start it again; without any, it is the file of this process.
+#[must_use]
+pub fn run(args: impl IntoIterator<Item = OsString>, program: Vec<String>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
@@ -120,7 +128,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Follow(command) => command.run(common),
         Command::Feed(command) => command.run(common),
         Command::Keygen(command) => command.run(common),
-        Command::Demo(command) => command.run(common),
+        Command::Demo(command) => command.run(common, program),
         Command::Generate(command) => command.run(common),
     };
     let failure = match outcome {
@@ -133,7 +141,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 (_, false) => text::print(&outcome.text),
             };
             match (outcome.error, printed) {
-                (None, Ok(())) => return ExitCode::SUCCESS,
+                (None, Ok(())) => return 0,
                 (Some(failure), _) => failure,
                 (None, Err(source)) => failure::unprinted(source),
             }
@@ -144,5 +152,5 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if failure.is_stopped() {
         signals::end();
     }
-    failure.exit_code()
+    failure.status()
 }

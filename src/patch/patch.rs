@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::BufReader;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::coding::BlockDecoder;
 #[cfg(feature = "checkpoint")]
@@ -34,14 +35,16 @@ fn recognised(path: &Path, error: Error) -> Error {
 }
 
 /// Where the bytes of a patch are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Source {
-    File(LocalFile),
-    Memory(Vec<u8>),
+    File(Arc<LocalFile>),
+    Memory(Arc<Vec<u8>>),
 }
 
 /// A patch of which every byte was read and found right: a file, or bytes in memory.
-#[derive(Debug)]
+///
+/// A clone is another handle of the same patch: it copies neither bytes nor inventory.
+#[derive(Debug, Clone)]
 pub struct Patch {
     /// Where it was opened; `None` if it is in memory.
     path: Option<PathBuf>,
@@ -49,8 +52,8 @@ pub struct Patch {
     limits: Limits,
     header: Header,
     footer: Footer,
-    map: Inventory,
-    by_name: HashMap<String, usize>,
+    map: Arc<Inventory>,
+    by_name: Arc<HashMap<String, usize>>,
 }
 
 impl Patch {
@@ -65,7 +68,7 @@ impl Patch {
         let mut buffered = BufReader::with_capacity(1 << 18, file.file()?);
         map.error =
             map.scan(&mut buffered, limits, depth).err().map(|error| recognised(path, error));
-        Ok((map, Source::File(file)))
+        Ok((map, Source::File(Arc::new(file))))
     }
 
     /// Opens a patch and checks structure, CRCs and SHA-256 of the whole file.
@@ -81,11 +84,13 @@ impl Patch {
         Self::new(Some(path.into()), map, source, limits)
     }
 
-    /// As [`open`](Self::open), for a patch in memory.
+    /// As [`open`](Self::open), for a patch in memory: a `Vec<u8>`, or an `Arc` of one that is used
+    /// elsewhere as well.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn from_bytes(patch: Vec<u8>, limits: Limits) -> Result<Self> {
+    pub fn from_bytes(patch: impl Into<Arc<Vec<u8>>>, limits: Limits) -> Result<Self> {
+        let patch = patch.into();
         let mut map = Inventory { file_bytes: patch.len() as u64, ..Inventory::default() };
         map.error = map.scan(&mut patch.as_slice(), &limits, Depth::Sections).err();
         Self::new(None, map, Source::Memory(patch), limits)
@@ -110,6 +115,7 @@ impl Patch {
             .enumerate()
             .map(|(i, tensor)| (tensor.header.name.clone(), i))
             .collect();
+        let (map, by_name) = (Arc::new(map), Arc::new(by_name));
         Ok(Patch { path, source, limits, header, footer, map, by_name })
     }
 

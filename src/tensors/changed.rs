@@ -2,6 +2,7 @@
 
 use crate::changes::for_each_change;
 use crate::coding::Coding;
+use crate::digest::Digest;
 use crate::dtype::{Dtype, TensorSpec};
 use crate::error::{Error, Result};
 use crate::stream::{Block, Extent, Place};
@@ -327,6 +328,8 @@ pub(super) struct KeptTensor {
     pub name: String,
     pub spec: TensorSpec,
     pub changes: u64,
+    /// Its digest at the end, if it changes.
+    pub new_digest: Option<Digest>,
     pub blocks: Vec<KeptBlock>,
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::patch::{Chain, Patch, TensorEntry};
 use crate::tensors::builder::{Builder, OutPiece};
@@ -101,9 +102,12 @@ impl Chain<'_> {
         control: Control<'_>,
     ) -> Result<Prepared> {
         check_in_place(self, weights)?;
+        check_tied(weights, |name| self.new_digest(name))?;
         let base = (!self.first().header().snapshot).then_some(weights);
         let made = target_tensors(base, self).and_then(|tensors| {
-            let mut kept: Vec<KeptTensor> = tensors.iter().map(KeptTensor::begin).collect();
+            let begin =
+                |tensor: &OutTensor<'_>| KeptTensor::begin(tensor, self.new_digest(tensor.name));
+            let mut kept: Vec<KeptTensor> = tensors.iter().map(begin).collect();
             let mut growing = kept.iter_mut().peekable();
             let tasks = tensors.iter().flat_map(OutTensor::pieces);
             let tasks = tasks.map(|piece| Task { piece, with: () });
@@ -122,6 +126,34 @@ impl Chain<'_> {
         let tensors = explain(base, self, control, made)?;
         Ok(Prepared { tensors, report: ApplyReport::of(self, 0) })
     }
+}
+
+impl Chain<'_> {
+    /// The digest of a tensor at the end, if it changes.
+    fn new_digest(&self, name: &str) -> Option<Digest> {
+        let history = self.histories.get(name)?;
+        let before = history.base.map(|base| base.digest);
+        history.target.map(|target| target.digest).filter(|&after| before != Some(after))
+    }
+}
+
+/// Refuses to make two tensors of one memory different from each other; `new_digest` tells what each
+/// becomes, if it changes.
+fn check_tied(
+    weights: &dyn TensorSource,
+    new_digest: impl Fn(&str) -> Option<Digest>,
+) -> Result<()> {
+    for (name, _) in weights.tensors() {
+        match weights.tied_to(name) {
+            Some(other) if new_digest(name) != new_digest(other) => {
+                let what =
+                    format!("tensors '{name}' and '{other}' have one memory, but would differ");
+                return Err(Error::NotInPlace { path: None, what });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Refuses patches that change which tensors there are.
@@ -150,11 +182,11 @@ fn check_in_place(chain: &Chain<'_>, weights: &dyn TensorSource) -> Result<()> {
 }
 
 impl KeptTensor {
-    fn begin(tensor: &OutTensor<'_>) -> Self {
+    fn begin(tensor: &OutTensor<'_>, new_digest: Option<Digest>) -> Self {
         let ends = tensor.links.iter().filter_map(|link| link.tensor.end);
         let changes = ends.fold(0, |sum: u64, end| sum.saturating_add(end.changes));
         let (name, spec, blocks) = (tensor.name.into(), tensor.spec.clone(), Vec::new());
-        KeptTensor { name, spec, changes, blocks }
+        KeptTensor { name, spec, changes, new_digest, blocks }
     }
 }
 
@@ -322,20 +354,24 @@ impl Prepared {
     /// Whether [`commit`](Self::commit) would take these weights: by names, dtypes and shapes.
     ///
     /// # Errors
-    /// [`Error::Misuse`] names the tensor that is another.
+    /// [`Error::Misuse`] names the tensor that is another, [`Error::NotInPlace`] two that have
+    /// [one memory](TensorSource::tied_to), but would differ.
     pub fn check(&self, weights: &dyn TensorSource) -> Result<()> {
         self.tensors.iter().try_for_each(|tensor| tensor.check(weights))?;
         let found = weights.tensors();
         if found.len() == self.tensors.len() {
-            return Ok(());
+            return check_tied(weights, |name| self.tensor(name)?.new_digest);
         }
-        let unknown = |name: &&str| {
-            self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).is_err()
-        };
+        let unknown = |name: &&str| self.tensor(name).is_none();
         let more = found.into_iter().map(|(name, _)| name).find(unknown).unwrap_or_default();
         Err(Error::misuse(format!(
             "tensor '{more}' is one too many: give the weights that the update was prepared for"
         )))
+    }
+
+    fn tensor(&self, name: &str) -> Option<&KeptTensor> {
+        let at = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name));
+        at.ok().map(|at| &self.tensors[at])
     }
 
     /// Turns the weights, which are those that the update was prepared for and have the same bytes as
@@ -344,14 +380,15 @@ impl Prepared {
     /// The progress of `control` is not asked: once the first weight is written there is no way back.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for other tensors, as [`check`](Self::check) finds them, before anything is
+    /// [`Error::Misuse`] or [`Error::NotInPlace`] for other tensors, as [`check`](Self::check) finds them, before anything is
     /// written. If the weights were written to since, that may be found too, and then they are spoiled;
     /// otherwise nothing is left that could fail.
     pub fn commit(self, weights: &mut WeightsMut<'_>, control: Control<'_>) -> Result<ApplyReport> {
         self.check(weights)?;
         let mut writes = Vec::new();
-        // Both in the order of names, and the same names.
-        for (tensor, (_, mut rest)) in self.tensors.iter().zip(weights.bytes_mut()) {
+        for (name, mut rest) in weights.bytes_mut() {
+            // They have the same names. What has the memory of another becomes what that one does.
+            let Some(tensor) = self.tensor(name) else { continue };
             let mut at = 0;
             for block in &tensor.blocks {
                 // Within the tensor, whose bytes are in memory.

@@ -25,6 +25,13 @@ pub trait TensorSource: Sync {
         None
     }
 
+    /// The tensor whose memory this one is as well, where two names have one memory. What writes to the
+    /// one writes to the other. The default is for sources where every tensor has its own.
+    fn tied_to(&self, name: &str) -> Option<&str> {
+        let _ = name;
+        None
+    }
+
     /// Whether the tensors are still those that were there at first; asked when all of them were
     /// read. The default is for sources that nobody can change meanwhile.
     ///

@@ -6,6 +6,30 @@ use crate::tensors::pieces::{digests, digests_of};
 use crate::tensors::{Control, TensorSource};
 
 impl TrustedBase {
+    /// The digests of a checkpoint, or of weights, wherever they are: all of it is read.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], [`Error::Io`].
+    ///
+    /// ```
+    /// use pulse::dtype::{Dtype, TensorSpec};
+    /// use pulse::hash::tensor_digest;
+    /// use pulse::stream::TrustedBase;
+    /// use pulse::tensors::{Control, TensorRef, Weights};
+    /// let spec = TensorSpec::new(Dtype::U8, &[3])?;
+    /// let weights: Weights = [("w", TensorRef::new(spec, b"abc")?)].into_iter().collect();
+    /// let digests = TrustedBase::of(&weights, Control::default())?;
+    /// assert_eq!(digests.tensors["w"], tensor_digest(b"abc"));
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn of(source: &dyn TensorSource, control: Control<'_>) -> Result<Self> {
+        let mut of = TrustedBase::default();
+        of.checkpoint = digests(source, control, |name, _, digest| {
+            of.tensors.insert(name.into(), digest);
+        })?;
+        Ok(of)
+    }
+
     /// Compares one tensor of the base with its trusted digest: enough to notice the digests of
     /// another checkpoint, for the price of one tensor. Which one it is depends on the digest of the
     /// checkpoint, so it is another for each. Without a trusted digest of a tensor, every

@@ -64,7 +64,7 @@ struct Sync {
 }
 
 impl Demo {
-    pub fn run(&self, common: &Common) -> Result<Outcome> {
+    pub fn run(&self, common: &Common, program: Vec<String>) -> Result<Outcome> {
         let io = |source| Error::Io {
             doing: "working in the temporary directory".into(),
             path: None,
@@ -120,16 +120,16 @@ impl Demo {
         let live = if self.no_live || self.keep.is_some() {
             None
         } else {
-            let program = self.words().map_err(io)?;
+            let program = self.words(program).map_err(io)?;
             Some(live::run(temporary.path(), self.store.as_deref(), program, say)?)
         };
         Ok(outcome(&syncs, live))
     }
 
-    /// What starts this program again.
-    fn words(&self) -> std::io::Result<Vec<String>> {
-        if !self.program.is_empty() {
-            return Ok(self.program.clone());
+    /// What starts this program again, if nobody asks for another.
+    fn words(&self, program: Vec<String>) -> std::io::Result<Vec<String>> {
+        if let Some(words) = [&self.program, &program].into_iter().find(|words| !words.is_empty()) {
+            return Ok(words.clone());
         }
         let own = std::env::current_exe()?;
         let own = own.into_os_string().into_string();

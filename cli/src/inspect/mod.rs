@@ -104,6 +104,15 @@ fn matching<'a>(
     tensors.iter().filter(move |tensor| filter.is_none_or(|filter| filter.matches(tensor.name)))
 }
 
+/// Writes the object of `--json` for what a file holds, with all of its tensors.
+pub(crate) fn write_object(out: &mut dyn Write, path: String, map: &Inventory) -> io::Result<()> {
+    let all: Vec<Tensor<'_>> = map.tensors.iter().map(Tensor::new).collect();
+    let spent = Spent::on_file(map, all.iter().map(|tensor| tensor.spent));
+    let shown = all.iter().collect();
+    let damage = Damage::of(map);
+    json::write(out, &Report { path, map, all: &all, shown, filter: None, spent, damage })
+}
+
 impl Inspect {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         self.html.as_deref().map_or(Ok(()), streams::refuse_page)?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pulse::checkpoint::write_whole;
 use pulse::measure::{PatchSizes, Series, SeriesPair, SeriesStat, SeriesWindow, Sizes};
+use pulse::tensors::Control;
 use pulse::Error;
 
 use super::failure::{usage, Result};
@@ -75,7 +76,14 @@ struct Report<'a> {
     interval: f64,
 }
 
-impl Report<'_> {
+impl<'a> Report<'a> {
+    fn of(series: &'a SeriesStat, paths: &[&Path], steps_from: StepsFrom, interval: f64) -> Self {
+        let typical = series.typical();
+        let (labels, windows) = (labels(paths), series.windows());
+        let syncs = syncs(series, &typical.pairs);
+        Report { series, steps_from, labels, windows, typical, syncs, interval }
+    }
+
     /// What distances count.
     fn unit(&self) -> &'static str {
         if self.steps_from == StepsFrom::Nowhere {
@@ -220,36 +228,47 @@ fn labels(paths: &[&Path]) -> Vec<String> {
     found
 }
 
+/// The checkpoints at these paths with their steps, as given or from their names.
+fn open(paths: &[&Path], steps: Option<&[u64]>) -> Result<(Series, StepsFrom)> {
+    let (steps, steps_from) = match steps {
+        Some(steps) => (Some(steps.to_vec()), StepsFrom::Option),
+        None => match steps_of(paths)? {
+            Some(steps) => (Some(steps), StepsFrom::Names),
+            None => (None, StepsFrom::Nowhere),
+        },
+    };
+    let series = Series::open(paths)?;
+    let series = match steps {
+        Some(steps) => series.with_steps(&steps)?,
+        None => series,
+    };
+    Ok((series, steps_from))
+}
+
+/// The object of `--json`.
+pub(crate) fn object(
+    paths: &[&Path],
+    steps: Option<&[u64]>,
+    sizes: Sizes,
+    interval: f64,
+    control: Control<'_>,
+) -> Result<serde_json::Value> {
+    let (series, steps_from) = open(paths, steps)?;
+    let series = series.measure(sizes, control)?;
+    Ok(json::object(&Report::of(&series, paths, steps_from, interval)))
+}
+
 impl Stat {
     pub fn run(&self, common: &Common) -> Result<Outcome> {
         let paths: Vec<&Path> = self.checkpoints.iter().map(PathBuf::as_path).collect();
         paths.iter().try_for_each(|path| streams::refuse_checkpoint(path))?;
         self.html.as_deref().map_or(Ok(()), streams::refuse_page)?;
-        let (steps, steps_from) = match &self.steps {
-            Some(steps) => (Some(steps.clone()), StepsFrom::Option),
-            None => match steps_of(&paths)? {
-                Some(steps) => (Some(steps), StepsFrom::Names),
-                None => (None, StepsFrom::Nowhere),
-            },
-        };
-        let mut series = Series::open(&self.checkpoints)?;
         let sizes = if self.no_sizes { Sizes::Skip } else { Sizes::Exact };
-        if let Some(steps) = steps {
-            series = series.with_steps(&steps)?;
-        }
+        let (series, steps_from) = open(&paths, self.steps.as_deref())?;
         let progress = Progress::new(common, "stat", series.work_bytes(sizes));
         let series = series.measure(sizes, progress.control())?;
         drop(progress);
-        let typical = series.typical();
-        let report = Report {
-            steps_from,
-            labels: labels(&paths),
-            windows: series.windows(),
-            syncs: syncs(&series, &typical.pairs),
-            typical,
-            series: &series,
-            interval: self.interval,
-        };
+        let report = Report::of(&series, &paths, steps_from, self.interval);
         if let Some(path) = &self.html {
             let _deferred = signals::defer();
             write_whole(path, existing(self.force), &paths, |out| {
