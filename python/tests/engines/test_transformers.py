@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
-import models
+from engines import models
 import pulse_codec as pulse
 from pulse_codec.plan import PlanError
 from pulse_codec.transformers import PublishCallback, checkpoint

@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import models
+from engines import models
 import pulse_codec as pulse
 from pulse_codec.transformers import checkpoint
 
