@@ -73,6 +73,11 @@ class Replica:
             raise
         return staged.changes
 
+    @property
+    def ready(self) -> bool:
+        """Whether an update is prepared."""
+        return self._prepared is not None
+
     def discard(self) -> None:
         """Drops what was prepared and not committed."""
         self._prepared = None
@@ -85,18 +90,20 @@ class Replica:
 def together(action: Callable[[], T], groups: Iterable[torch.distributed.ProcessGroup]) -> T:
     """Does ``action`` on every worker; where one fails, all of them raise, so that none goes on alone. A worker is in
     each of ``groups`` (its row and its column), which together connect all."""
-    failure: BaseException | None = None
+    failure: Exception | None = None
     try:
         result = action()
     except Exception as error:
         failure = error
-    failures = torch.tensor([failure is not None], dtype=torch.int32)
+    said = None if failure is None else f"{type(failure).__name__}: {failure}"
     for group in groups:
-        torch.distributed.all_reduce(failures, group=group)
+        others: list[str | None] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(others, said, group=group)
+        said = said or next(filter(None, others), None)
     if failure is not None:
         raise failure
-    if failures.item():
-        raise ReplicaError("another worker has failed, so this one goes no further: its weights are unchanged")
+    if said is not None:
+        raise ReplicaError(f"another worker has failed, so all stay as they are ({said})")
     return result
 
 

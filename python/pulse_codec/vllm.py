@@ -14,7 +14,8 @@ vLLM finds it by itself once this package is installed. Start the engine with
 ``POST /resume``
 ======================================  =============================================================
 
-The same calls are methods of ``vllm.LLM`` and ``AsyncLLM``. In process, without a pause: call
+When a patch is refused, call ``finish_weight_update`` all the same, ignore what it says, and begin again: the weights
+are unchanged. The same calls are methods of ``vllm.LLM`` and ``AsyncLLM``. In process, without a pause: call
 ``llm.reset_prefix_cache()`` after ``finish_weight_update``.
 
 An update goes through a plan recorded from the model's own loader (see `pulse_codec.plan`), so fused, sharded, padded
@@ -25,12 +26,13 @@ and tied weights and stacked experts are updated in place, and proved. What vLLM
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 import torch
-import torch.distributed
 from packaging.version import Version
 
 from pulse_codec.replica import Replica, ReplicaError, read_weights, together
@@ -72,6 +74,8 @@ from vllm.distributed.weight_transfer.base import (  # noqa: E402
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory  # noqa: E402
 
 logger = logging.getLogger("vllm.pulse")
+
+T = TypeVar("T")
 
 
 def register() -> None:
@@ -120,21 +124,25 @@ class PulseEngine(WeightTransferEngine[PulseInit, PulseUpdate]):
         """Records where the model keeps its weights, and proves that they are those of ``init_info.weights``."""
         parallel = self.parallel_config
         partial = parallel.pipeline_parallel_size > 1 or parallel.enable_expert_parallel
+        self.replica = None
 
         def replica() -> Replica:
             return Replica(self.model, read_weights(init_info.weights), scratch={"kv_cache"}, partial=partial)
 
-        self.replica = together(replica, self._workers())
-        self._thread = ThreadPoolExecutor(1, "pulse")
-        parts = sum(map(len, self.replica.plan.parts.values()))
-        logger.info("pulse: %d tensors in %d parts of the model, proved", len(self.replica.weights), parts)
+        self.replica = self._together(replica)
+        if self.replica is not None:
+            self._thread = ThreadPoolExecutor(1, "pulse")
+            parts = sum(map(len, self.replica.plan.parts.values()))
+            logger.info("pulse: %d tensors in %d parts of the model, proved", len(self.replica.weights), parts)
 
     def start_weight_update(self) -> None:
         if self._preparing is not None:
             # Of an update that was given up.
             wait([self._preparing])
             self._preparing = None
-        self._require().discard()
+        if self.replica is None:
+            return self._misuse("init_weight_transfer_engine comes first")
+        self.replica.discard()
 
     def update_weights(self, update_info: dict[str, object]) -> None:
         # Not the base class's, which waits for an accelerator: nothing has been written yet.
@@ -142,26 +150,26 @@ class PulseEngine(WeightTransferEngine[PulseInit, PulseUpdate]):
 
     def receive_weights(self, update_info: PulseUpdate) -> None:
         """Proves a patch and takes its changes to the device; the model keeps its weights."""
-        replica = self._require()
+        if self.replica is None or self._thread is None:
+            return self._misuse("init_weight_transfer_engine comes first")
         if update_info.patch is not None:
             if self._preparing is not None:
-                raise ReplicaError("another patch is being prepared")
+                return self._misuse("another patch is being prepared")
             self._verify = update_info.verify
-            assert self._thread is not None
-            self._preparing = self._thread.submit(replica.prepare, update_info.patch)
+            self._preparing = self._thread.submit(self.replica.prepare, update_info.patch)
             if update_info.background:
                 return
         if self._preparing is None:
-            raise ReplicaError("there is no patch to wait for")
+            return self._misuse("there is no patch to wait for")
         preparing, self._preparing = self._preparing, None
-        together(preparing.result, self._workers())
+        self._together(preparing.result)
+        return
 
     def finish_weight_update(self) -> None:
         """Writes the changes to the model."""
-        replica = self._require()
-        if self._preparing is not None:
-            raise ReplicaError("the patch is still being prepared: call update_weights without a patch first")
-        changes = replica.commit(verify=self._verify)
+        if self.replica is None or self._preparing is not None or not self.replica.ready:
+            return self._misuse("no update is prepared: call update_weights, and wait for one in the background")
+        changes = self.replica.commit(verify=self._verify)
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
         logger.info("pulse: %d elements changed", changes)
@@ -171,11 +179,25 @@ class PulseEngine(WeightTransferEngine[PulseInit, PulseUpdate]):
             self._thread.shutdown()
         self.replica = self._preparing = self._thread = None
 
-    def _workers(self) -> list[torch.distributed.ProcessGroup]:
-        """The workers that serve this model together, by rows and columns: they commit an update all or none."""
-        return [group.cpu_group for group in (get_tp_group(), get_pp_group()) if group.world_size > 1]
+    def _together(self, action: Callable[[], T]) -> T | None:
+        """Does ``action`` on all workers that serve this model, so that they go on all or none; None where it failed.
 
-    def _require(self) -> Replica:
-        if self.replica is None:
-            raise ReplicaError("init_weight_transfer_engine comes first")
-        return self.replica
+        Only the last worker raises. vLLM reads the workers' answers in order and stops at the first that is an error:
+        those behind it would be taken for answers to the next calls.
+        """
+        row, column = get_tp_group(), get_pp_group()
+        try:
+            result = together(action, [group.cpu_group for group in (row, column) if group.world_size > 1])
+        except Exception as error:
+            if self.replica is not None:
+                self.replica.discard()
+            if row.is_last_rank and column.is_last_rank:
+                raise
+            logger.error("pulse: the weights are unchanged: %s", error)
+            return None
+        return result
+
+    def _misuse(self, message: str) -> None:
+        """What every worker finds, and the last one says."""
+        if get_tp_group().is_last_rank and get_pp_group().is_last_rank:
+            raise ReplicaError(message)

@@ -308,6 +308,7 @@ def test_what_is_refused_changes_nothing(tp: int, tmp_path: Path, unpacked: None
             for patch, why in [(second, "base|Base"), (damaged, ""), (tmp_path / "none.pulse", "No such file")]:
                 await running.start_weight_update()
                 await refused(running, why, update(running, patch=str(patch)))
+                await refused(running, "finish_weight_update", running.finish_weight_update())
                 assert await probe(running, names) == before
             # It is as usable as before.
             await running.start_weight_update()
