@@ -9,11 +9,11 @@ run would not do.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -50,7 +50,7 @@ def main() -> None:
     model = tiny.Transformer()
     # FSDP shards parameters one by one; a tied head would be one of two.
     model.head.weight = torch.nn.Parameter(model.head.weight.detach().clone())
-    mesh = dist.init_device_mesh("cpu", (ranks,))
+    mesh = init_device_mesh("cpu", (ranks,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -75,9 +75,11 @@ def main() -> None:
             pulse.apply(receiver, patch)
             assert pulse.digest(receiver) == pulse.digest(whole) == patch.target
             sizes = " + ".join(f"{len(p):,}" for p in parts)
-            print(f"step {step}: parts of {sizes} bytes joined to {len(patch):,}, proved: {patch.target[:16]}", flush=True)
+            print(
+                f"step {step}: parts of {sizes} bytes joined to {len(patch):,}, proved: {patch.target[:16]}", flush=True
+            )
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

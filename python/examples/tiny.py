@@ -21,7 +21,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.attention_norm(x)).view(batch, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, WIDTH))
-        return x + self.down(F.silu(self.up(self.mlp_norm(x))))
+        changed: Tensor = self.down(F.silu(self.up(self.mlp_norm(x))))
+        return x + changed
 
 
 class Transformer(nn.Module):

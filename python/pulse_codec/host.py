@@ -13,8 +13,8 @@ class HostCopy:
     """Host memory that takes a copy of a model's weights at each step, and is allocated once.
 
     Tensors that already are in host memory in the right form are lent instead, unless ``always`` says that they do not
-    outlive the call. ``dtype`` is what floating-point tensors are converted to: a trainer with masters in FP32 publishes
-    BF16, which is what engines serve and what changes little from step to step.
+    outlive the call. ``dtype`` is what floating-point tensors are converted to: a trainer with masters in FP32
+    publishes BF16, which is what engines serve and what changes little from step to step.
 
     >>> import torch
     >>> host = HostCopy(dtype=torch.bfloat16)

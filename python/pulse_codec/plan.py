@@ -57,7 +57,7 @@ class _Strided:
 
     @staticmethod
     def of(tensor: torch.Tensor) -> _Strided:
-        return _Strided(tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
+        return _Strided(int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride()))
 
     def within(self, outer: _Strided, inner: _Strided) -> _Strided | None:
         """Where these elements of a copy are in what was copied: ``outer`` is the layout of what was copied and
@@ -134,7 +134,7 @@ class Part:
         bounds = torch.tensor([self._first, self._last + 1], dtype=indices.dtype, device=indices.device)
         low, high = torch.searchsorted(indices, bounds).tolist()
         rest = indices[low:high].long() - self._first
-        position = torch.full_like(rest, self.live.storage_offset())
+        position = torch.full_like(rest, int(self.live.storage_offset()))
         inside: torch.Tensor | None = None
         whole = self._last - self._first + 1 == self.elements
         for step, size, to in self._dims:
@@ -153,9 +153,12 @@ class Part:
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Whether the parameter has the bits that ``tensor``, the whole checkpoint tensor, has for it."""
-        bits = tensor.view(self.live.dtype) if tensor.ndim else tensor.reshape(1).view(self.live.dtype)
-        wanted = bits.as_strided(self.source.shape, self.source.strides, bits.storage_offset() + self.source.offset)
-        return torch.equal(self.live, wanted.to(self.live.device))
+        return torch.equal(self.live, self.of(_bits(tensor)).to(self.live.device))
+
+    def of(self, bits: torch.Tensor) -> torch.Tensor:
+        """This part of the whole checkpoint tensor, whose elements are given as integers."""
+        start = int(bits.storage_offset()) + self.source.offset
+        return bits.as_strided(self.source.shape, self.source.strides, start)
 
 
 class Staged:
@@ -346,11 +349,10 @@ class Plan:
                 raise PlanError(f"tensor {name!r} is not in the checkpoint that the plan was made for", tensor=name)
             if (not parts and not self.partial) or name in twins:
                 passed[name] = (indices, values)
+            bits = _bits(values)
             for part in parts:
-                bits = _bits(values)
                 if indices is None:
-                    wanted = bits.as_strided(part.source.shape, part.source.strides, bits.storage_offset() + part.source.offset)
-                    staged.add(part.live, None, wanted.to(part.live.device, copy=True))
+                    staged.add(part.live, None, part.of(bits).to(part.live.device, copy=True))
                     continue
                 found, inside, positions = part.locate(indices)
                 chosen = bits[found] if inside is None else bits[found][inside]
@@ -374,7 +376,9 @@ class Plan:
                 or (here[0] is not None and there[0] is not None and not torch.equal(here[0], there[0]))
                 or not _same(here[1], there[1])
             ):
-                raise PlanError(f"tensor {name!r} no longer has the weights of {twin!r}, which the model uses for both", tensor=name)
+                raise PlanError(
+                    f"tensor {name!r} no longer has the weights of {twin!r}, which the model uses for both", tensor=name
+                )
 
     def prove(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Compares every bit of the live parameters with ``weights``; a difference is a `PlanError` that names it."""
@@ -464,14 +468,14 @@ class _Recorder(_Tracer):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _write(self, func: Any, parameter: str, to: torch.Tensor, args: Any) -> None:
-        value = args[1] if len(args) > 1 else 0
+        value: object = args[1] if len(args) > 1 else 0
         if func in (aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.copy_.default) and (
             not isinstance(value, torch.Tensor) or (value.numel() == 1 and not value.is_meta)
         ):
             self.constants.append(to.detach())
             return
-        origin = self.origin(value) if func is aten.copy_.default else None
-        if origin is None:
+        origin = self.origin(value) if func is aten.copy_.default and isinstance(value, torch.Tensor) else None
+        if origin is None or not isinstance(value, torch.Tensor):
             raise PlanError(
                 f"the loader computes what it writes to parameter {parameter!r} from {self.current!r} ({func})",
                 tensor=self.current,
@@ -535,7 +539,7 @@ def views(
 
 
 def _identity(tensor: torch.Tensor) -> tuple[int, int, tuple[int, ...]]:
-    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape)
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tuple(tensor.shape)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -122,7 +122,8 @@ def read_weights(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
     elif path.suffix == ".safetensors":
         files = [path]
     else:
-        return pulse.load(path)
+        loaded: dict[str, torch.Tensor] = pulse.load(path, like="torch")
+        return loaded
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         for name, tensor in load_file(file).items():

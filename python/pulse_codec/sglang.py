@@ -118,7 +118,7 @@ def _check_version() -> None:
     try:
         found = version("sglang")
     except PackageNotFoundError:
-        raise ImportError(f"pulse_codec.sglang.load needs SGLang from {low} to before {high}; it is not installed") from None
+        raise ImportError(f"pulse_codec.sglang needs SGLang from {low} to before {high}: it is missing") from None
     if not Version(low) <= Version(Version(found).base_version) < Version(high):
         raise ImportError(f"pulse_codec.sglang supports SGLang from {low} to before {high}; this is {found}")
 

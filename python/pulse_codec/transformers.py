@@ -36,9 +36,9 @@ SUPPORTED = ("5.0", "6.0")
 def _check_version(found: str | None) -> None:
     low, high = SUPPORTED
     if found is None:
-        raise ImportError(f"pulse_codec.transformers needs transformers from {low} to before {high}; it is not installed")
+        raise ImportError(f"pulse_codec.transformers needs transformers from {low} to before {high}: it is missing")
     if not Version(low) <= Version(Version(found).base_version) < Version(high):
-        raise ImportError(f"pulse_codec.transformers supports transformers from {low} to before {high}; this is {found}")
+        raise ImportError(f"pulse_codec.transformers supports versions from {low} to before {high}; this is {found}")
 
 
 try:
@@ -122,7 +122,9 @@ class PublishCallback(TrainerCallback):
         if self._every == "save":
             self._publish(state, kwargs["model"])
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._publish(state, kwargs["model"])
 
     def _publish(self, state: TrainerState, model: torch.nn.Module) -> None:

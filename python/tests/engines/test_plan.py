@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ class Engine(torch.nn.Module):
         self.transposed = parameter(6, 5)
         self.norm = parameter(6, dtype=torch.float32)
         self.scale = parameter(1, dtype=torch.float32)
+        self.steps: torch.Tensor
         self.register_buffer("steps", torch.zeros(3, dtype=torch.int64))
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -190,7 +192,7 @@ class Handle:
         lambda model: setattr(model, "absorbed", model.qkv.data.float()),
         lambda model: setattr(model, "linear", (lambda packed: lambda x: x @ packed)(model.qkv.data.clone())),
         lambda model: setattr(model, "linear", (lambda handle: lambda x: handle.pointer)(Handle())),
-        lambda model: setattr(model, "kernel", type("Kernel", (), {})()) or setattr(model.kernel, "w", torch.ones(9)),
+        lambda model: setattr(model, "kernel", SimpleNamespace(packed=torch.ones(9))),
     ],
 )
 def test_an_engine_that_computes_with_copies_is_refused(beside: Callable[[Engine], None]) -> None:
@@ -204,7 +206,7 @@ def test_an_engine_that_computes_with_copies_is_refused(beside: Callable[[Engine
 def test_what_is_scratch_is_not_looked_at() -> None:
     weights = checkpoint()
     model = loaded(weights)
-    model.cache = torch.ones(9)  # type: ignore[assignment]
+    model.cache = torch.ones(9)
     Plan(model, weights, scratch={"cache"})
 
 
@@ -288,7 +290,7 @@ def test_views_of_an_export_write_the_model() -> None:
     model.fused = torch.nn.Parameter(torch.arange(24.0).view(2, 4, 3))
 
     def export(state: Weights) -> Weights:
-        split = {}
+        split: Weights = {}
         for half, chunk in zip(("gate", "up"), state["fused"].chunk(2, dim=1), strict=True):
             split |= {f"{n}.{half}": expert.squeeze() for n, expert in enumerate(chunk.contiguous().chunk(2))}
         return split | {"turned": state["fused"][0].t(), "sum": state["fused"].sum()}

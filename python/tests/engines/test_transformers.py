@@ -24,11 +24,14 @@ def tokens() -> torch.Tensor:
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.inference_mode():
-        return model(tokens()).logits
+        found: torch.Tensor = model(tokens()).logits
+    return found
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n].view(torch.uint8), other[n].view(torch.uint8)) for n in one)
+    return one.keys() == other.keys() and all(
+        torch.equal(tensor.view(torch.uint8), other[name].view(torch.uint8)) for name, tensor in one.items()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,7 @@
 """Updates of a running vLLM on the CPU: while it generates, through the plan, proved, and equal to a fresh engine.
 
-The stock engine repacks weights for some CPUs and always repacks experts. The tests of updates switch that off, alike in
-the updated and in the fresh engine; another test shows that the stock engine is refused.
+The stock engine repacks weights for some CPUs, and always repacks experts. The tests of updates switch that off, alike
+in the updated and in the fresh engine; another test shows that the stock engine is refused.
 """
 
 from __future__ import annotations
