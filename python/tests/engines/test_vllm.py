@@ -7,6 +7,7 @@ in the updated and in the fresh engine; another test shows that the stock engine
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -87,6 +88,8 @@ def arguments(path: Path, tp: int) -> dict[str, Any]:
         seed=0,
         tensor_parallel_size=tp,
         enforce_eager=True,
+        # Fresh engines in one process leave theirs behind.
+        kv_cache_memory_bytes=32 << 20,
     )
 
 
@@ -157,6 +160,8 @@ def fresh(path: Path, tp: int) -> list[Any]:
         ]
     finally:
         running.llm_engine.engine_core.shutdown()
+        del running
+        gc.collect()
 
 
 async def probe(running: AsyncLLM, names: itertools.count[int]) -> list[Any]:
