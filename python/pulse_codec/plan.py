@@ -270,8 +270,8 @@ class Plan:
             for region in regions.get(storage, ()):
                 covered.as_strided(region.shape, region.stride(), region.storage_offset()).fill_(True)
             own = covered.as_strided(parameter.shape, parameter.stride(), parameter.storage_offset())
-            missing = parameter.numel() - int(own.sum())
-            if missing:
+            if not own.all():
+                missing = parameter.numel() - int(own.sum())
                 have = ", ".join(map(repr, sources.get(storage, ()))) or "nothing"
                 raise PlanError(
                     f"the checkpoint leaves {missing:,} of the {parameter.numel():,} elements of parameter {name!r}"
@@ -298,7 +298,7 @@ class Plan:
                 if name in scratch:
                     continue
                 if isinstance(value, FunctionType):
-                    cells = [cell.cell_contents for cell in value.__closure__ or ()]
+                    cells = _closed_over(value)
                     # A handle of a packed copy that lives outside of Python is an object with a number.
                     found = any(
                         copies(cell) or any(isinstance(v, torch.Tensor) for v in getattr(cell, "__dict__", {}).values())
@@ -540,6 +540,18 @@ def views(
 
 def _identity(tensor: torch.Tensor) -> tuple[int, int, tuple[int, ...]]:
     return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tuple(tensor.shape)
+
+
+def _closed_over(function: FunctionType) -> list[object]:
+    """What a function holds of where it was made."""
+    held = []
+    for cell in function.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:
+            # Not assigned yet.
+            continue
+    return held
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -203,6 +203,25 @@ def test_an_engine_that_computes_with_copies_is_refused(beside: Callable[[Engine
         Plan(model, weights)
 
 
+def test_functions_that_hold_no_tensors_are_let_be() -> None:
+    weights = checkpoint()
+    model = loaded(weights)
+
+    def made() -> Callable[[], object]:
+        def function() -> object:
+            return later, model
+
+        if weights:
+            # What it holds is not there yet.
+            return function
+        later: object = None
+        return function
+
+    model.function = made()  # type: ignore[assignment]
+    model.linear = lambda x: x @ model.qkv  # type: ignore[assignment]
+    Plan(model, weights).prove(weights)
+
+
 def test_what_is_scratch_is_not_looked_at() -> None:
     weights = checkpoint()
     model = loaded(weights)
