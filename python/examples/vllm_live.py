@@ -4,6 +4,8 @@
 
 After each update the engine says what an engine says that has just loaded the trainer's checkpoint: at the end, this is
 shown. See python/test-vllm for what to install.
+On CPUs for which vLLM packs weights (those with AMX) the engine is refused: an update in place cannot reach the packed
+copies.
 """
 
 from __future__ import annotations
