@@ -1,4 +1,4 @@
-"""The examples of the documentation: of what is Rust, of what is Python, and of README.md."""
+"""The examples of the documentation: of what is Rust, of what is Python, of README.md and the chapter of the guide."""
 
 import doctest
 import inspect
@@ -11,12 +11,12 @@ from conftest import HAS_TORCH
 from pulse_codec import _pulse
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
-README = Path(__file__).parents[1] / "README.md"
+PAGES = [Path(__file__).parents[1] / "README.md", Path(__file__).parents[2] / "docs" / "guide" / "python.md"]
 
 
 def documented() -> dict[str, str]:
     """Docstrings by name."""
-    found = {"pulse_codec": pulse_codec.__doc__ or "", "README.md": README.read_text()}
+    found = {"pulse_codec": pulse_codec.__doc__ or ""} | {page.name: page.read_text() for page in PAGES}
     for name in pulse_codec.__all__:
         thing = getattr(pulse_codec, name)
         found[name] = inspect.getdoc(thing) or ""
