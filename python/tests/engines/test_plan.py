@@ -155,6 +155,32 @@ def test_a_fused_parameter_needs_all_of_its_tensors() -> None:
     assert raised.value.parameter == "qkv"
 
 
+def test_zeros_that_an_engine_adds_after_loading_are_padding() -> None:
+    base = checkpoint()
+    model = loaded(base)
+    padded = torch.zeros(9, 8, dtype=torch.bfloat16)
+    padded[:8, :6] = model.qkv
+    model.qkv = torch.nn.Parameter(padded, requires_grad=False)
+
+    def load(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in tensors:
+            if name in ("q", "k", "v"):
+                start, size = {"q": (0, 4), "k": (4, 2), "v": (6, 2)}[name]
+                model.qkv.data[start : start + size, :6].copy_(tensor[:size])
+            else:
+                model.load_weights([(name, tensor)])
+
+    replica = Replica(model, {name: tensor.clone() for name, tensor in base.items()}, load=load)
+    target = {name: tensor * 2 for name, tensor in base.items()}
+    replica.prepare(pulse.diff(base, target))
+    replica.commit()
+    assert torch.equal(model.qkv[4:6, :6], target["k"][:2])
+    assert not model.qkv[8].any() and not model.qkv[:, 6:].any()
+    model.qkv.data[8, 7] = 1
+    with pytest.raises(PlanError, match="'qkv' open"):
+        Plan(model, target, load=load)
+
+
 def test_an_engine_that_repacks_in_the_same_shape_is_refused() -> None:
     weights = checkpoint()
     model = loaded(weights)
