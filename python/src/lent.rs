@@ -119,8 +119,16 @@ pub(crate) fn split_mut(lent: &mut [Lent]) -> Result<Vec<Option<&mut [u8]>>, Ove
     Ok(split.collect())
 }
 
-/// The memory that calls are at work on, by call.
-static LEASES: Mutex<Vec<(u64, u32, bool, Vec<Range<usize>>)>> = Mutex::new(Vec::new());
+/// The memory that a call is at work on.
+struct Claim {
+    number: u64,
+    process: u32,
+    writes: bool,
+    ranges: Vec<Range<usize>>,
+}
+
+/// Those of all calls.
+static CLAIMS: Mutex<Vec<Claim>> = Mutex::new(Vec::new());
 
 /// A call's claim on memory, which ends with it: others may read what it reads, but nobody what it writes.
 ///
@@ -133,26 +141,24 @@ impl Lease {
         let mut ranges: Vec<_> = lent.into_iter().map(Lent::range).collect();
         ranges.retain(|range| !range.is_empty());
         ranges.sort_unstable_by_key(|range| range.start);
-        let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
         let process = std::process::id();
         // Calls of a process that this one was forked from are not at work on memory of this one.
-        leases.retain(|lease| lease.1 == process);
-        let refused = |lease: &(u64, u32, bool, Vec<Range<usize>>)| {
-            (lease.2 || writes) && overlap(&lease.3, &ranges)
-        };
-        if leases.iter().any(refused) {
+        claims.retain(|claim| claim.process == process);
+        let refuses = |claim: &Claim| (claim.writes || writes) && overlap(&claim.ranges, &ranges);
+        if claims.iter().any(refuses) {
             return None;
         }
-        let number = leases.last().map_or(0, |lease| lease.0 + 1);
-        leases.push((number, process, writes, ranges));
+        let number = claims.last().map_or(0, |claim| claim.number + 1);
+        claims.push(Claim { number, process, writes, ranges });
         Some(Lease(number))
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
-        leases.retain(|lease| lease.0 != self.0);
+        let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.retain(|claim| claim.number != self.0);
     }
 }
 
