@@ -71,9 +71,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let patch = Patch::from_bytes(patch, Limits::default())?;
         let mut model = base.clone();
         let mut held = weights_mut(&mut model)?;
-        let ready = timed(&mut prepared, || {
-            patch.prepare(&held, PrepareOptions::default(), control)
-        })?;
+        let ready =
+            timed(&mut prepared, || patch.prepare(&held, PrepareOptions::default(), control))?;
         timed(&mut committed, || ready.commit(&mut held, control))?;
     }
     println!(
