@@ -11,7 +11,7 @@ use pulse::error::Advice;
 use pulse::hash::tensor_digest;
 use pulse::patch::Chain;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{Changed, Control, PrepareOptions, Prepared, TensorSource};
+use pulse::tensors::{Changed, Control, PrepareOptions, Prepared, TensorSource, WeightsMut};
 use pulse::{Error, Limits, Patch};
 use testkit::files::noise;
 use testkit::held::{muts, refs, Tensors};
@@ -519,4 +519,59 @@ fn patches_that_change_which_tensors_there_are_are_not_prepared() {
     let refused = chain.prepare(&refs(&versions[0]), holding(0), Control::threads(1)).unwrap_err();
     assert!(matches!(refused, Error::NotInPlace { .. }), "{refused}");
     assert!(refused.to_string().contains("'new' is added"), "{refused}");
+}
+
+/// Weights of which 'head' has the memory of 'few': the one is given, the other declared.
+fn tied(tensors: &mut Tensors) -> WeightsMut<'_> {
+    let spec = tensors["few"].0.clone();
+    muts(tensors).with_tied("head", spec, "few").unwrap()
+}
+
+#[test]
+fn tensors_of_one_memory_are_written_once() {
+    let (base, target) = bf16();
+    let with_head = |tensors: &Tensors, head: &str| {
+        let mut tensors = tensors.clone();
+        tensors.insert("head".into(), tensors[head].clone());
+        tensors
+    };
+    let (whole, changed) = (with_head(&base, "few"), with_head(&target, "few"));
+    let snapshot = patch_with(None, &changed, EncoderOptions::default());
+    for patch in [patch(&whole, &changed), snapshot] {
+        let mut held = base.clone();
+        let mut weights = tied(&mut held);
+        let prepared = patch.prepare(&weights, PrepareOptions::default(), Control::threads(2));
+        prepared.unwrap().commit(&mut weights, Control::threads(2)).unwrap();
+        patch.verify_weights(&weights, Control::threads(2)).unwrap();
+        assert_eq!(held, target);
+    }
+
+    // What makes the two different is refused, by prepare and by a commit to weights that are not tied alike.
+    let mut apart = changed.clone();
+    apart.get_mut("head").unwrap().1[7] ^= 1;
+    let mut only_one = changed.clone();
+    only_one.insert("head".into(), whole["head"].clone());
+    for target in [apart, only_one] {
+        let patch = patch(&whole, &target);
+        let mut held = base.clone();
+        let mut weights = tied(&mut held);
+        let error = patch.apply_to(&mut weights, Control::threads(2)).unwrap_err();
+        assert!(matches!(&error, Error::NotInPlace { .. }), "{error}");
+        assert!(error.to_string().contains("'head' and 'few' have one memory"), "{error}");
+        let error = prepare(&patch, &whole).commit(&mut weights, Control::threads(2)).unwrap_err();
+        assert!(matches!(error, Error::NotInPlace { .. }), "{error}");
+        assert_eq!(held, base);
+    }
+
+    // Declarations that make no sense.
+    let spec = whole["few"].0.clone();
+    let mut held = base.clone();
+    for (name, spec, to) in [
+        ("head", spec.clone(), "gone"),
+        ("all", spec, "few"),
+        ("head", TensorSpec::new(Dtype::U8, &[3]).unwrap(), "few"),
+    ] {
+        let error = muts(&mut held).with_tied(name, spec, to).unwrap_err();
+        assert!(matches!(error, Error::Misuse(_)), "{error}");
+    }
 }
