@@ -1,7 +1,7 @@
 //! A patch file read through once: what is in it, where, and whether all of it is right.
 
 use std::collections::HashMap;
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use crate::patch::{FileEntry, Inventory, LocalFile, ReadAt, TensorEntry};
 use crate::stream::{Block, Place, TrustedBase};
 use crate::tag::Tag;
 use crate::wire::{self, Footer, Header};
+
+/// Bytes that are copied at once.
+const COPIED_BYTES: u64 = 1 << 20;
 
 /// Names the file, and says what it is if it is no patch.
 fn recognised(path: &Path, error: Error) -> Error {
@@ -216,6 +219,30 @@ impl Patch {
             Source::File(file) => file.read_exact_at(buffer, range.start),
             Source::Memory(bytes) => bytes.read_exact_at(buffer, range.start),
         }
+    }
+
+    /// Writes the bytes of the patch, as they were checked.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Changed`] if the file is not what it was when it was opened.
+    ///
+    /// ```
+    /// use pulse::{Encoder, Limits, Patch};
+    /// let (bytes, _) = Encoder::new(Vec::new(), Default::default())?.finish()?;
+    /// let mut copy = Vec::new();
+    /// Patch::from_bytes(bytes.clone(), Limits::default())?.write_to(&mut copy)?;
+    /// assert_eq!(copy, bytes);
+    /// # Ok::<(), pulse::Error>(())
+    /// ```
+    pub fn write_to(&self, mut out: impl Write) -> Result<()> {
+        let (mut at, mut buffer) = (0, Vec::new());
+        while at < self.bytes() {
+            let end = self.bytes().min(at + COPIED_BYTES);
+            self.read(&(at..end), &mut buffer)?;
+            out.write_all(&buffer).map_err(|error| Error::io("writing", error))?;
+            at = end;
+        }
+        self.check_unchanged()
     }
 
     /// Block `number` of `tensor`; its payload is read into `payload`.

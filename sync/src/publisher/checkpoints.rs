@@ -8,7 +8,7 @@ use pulse::stream::EncoderOptions;
 use pulse::tensors::{Control, DiffReport};
 use pulse::Checkpoint;
 
-use super::source::{largest, Source};
+use super::source::{largest, Made, Source};
 use super::{Published, Publisher};
 use crate::error::Result;
 
@@ -85,8 +85,8 @@ impl Source for OfCheckpoints<'_> {
         out: &mut dyn Write,
         options: EncoderOptions,
         control: Control<'_>,
-    ) -> Result<DiffReport> {
-        self.write(self.base.map(|(base, _)| base), out, options, control)
+    ) -> Result<Made> {
+        Ok(self.write(self.base.map(|(base, _)| base), out, options, control)?.into())
     }
 
     fn snapshot(

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod options;
+mod patch;
 mod pending;
 mod publisher;
 mod shadow;

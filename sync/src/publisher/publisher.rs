@@ -30,7 +30,7 @@ use crate::world::{id, nonce};
 pub struct Published {
     /// Its record.
     pub record: Record,
-    /// Changed elements, and what else the diff found; `None` of an anchor.
+    /// Changed elements, and what else the diff found; `None` of an anchor, and of a patch that was made before.
     pub report: Option<DiffReport>,
     /// Bytes that were put for it.
     pub bytes: u64,
@@ -288,6 +288,12 @@ impl Publisher {
             warnings: Vec::new(),
         };
         let head = self.head().map(|head| head.target);
+        if let (Some(found), false) = (source.base(), source.has_weights()) {
+            let version = self.next_version().saturating_sub(1);
+            if let Some(expected) = head.filter(|head| *head != found) {
+                return Err(Error::Base { version, expected, found });
+            }
+        }
         let mut record = None;
         if head.is_some() && head == source.base() {
             record = self.make_patch(source, step, &mut published).await?;
@@ -318,11 +324,11 @@ impl Publisher {
         let options = self.options.encoder.clone().with_run(self.manifest.run.0);
         let progress = Arc::clone(&self.options.progress);
         let control = Control::threads(self.options.threads).with_progress(&*progress);
-        let report = match in_place(|| source.diff(&mut upload, options, control)) {
-            Ok(report) => report,
+        let made = match in_place(|| source.diff(&mut upload, options, control)) {
+            Ok(made) => made,
             Err(error) => return Err(upload.cause(error).await),
         };
-        let (base, target) = (report.summary.footer.base, report.summary.footer.target);
+        let (base, target) = (made.base, made.target);
         if base != head {
             upload.abort().await;
             let (expected, found) = (head.unwrap_or_default(), base.unwrap_or_default());
@@ -332,7 +338,7 @@ impl Publisher {
             upload.abort().await;
             return Ok(None);
         }
-        published.report = Some(report);
+        published.report = made.report;
         if base == Some(target) {
             upload.abort().await;
             return Ok(Some(self.next_record(target, step, None, None).await?));
@@ -518,7 +524,8 @@ impl Publisher {
         let newest = published.record.anchor.version;
         let newest = self.anchor.as_ref().map_or(newest, |made| made.version.max(newest));
         let gone_by = published.record.version - newest;
-        if self.options.anchor_every > 0 && gone_by >= self.options.anchor_every {
+        let is_due = self.options.anchor_every > 0 && gone_by >= self.options.anchor_every;
+        if is_due && source.has_weights() {
             if let Err(error) = self.put_anchor(source, published.record.target).await {
                 published.warnings.push(format!("an anchor was due, and was not put: {error}"));
             }

@@ -4,9 +4,9 @@ use std::io::{sink, Write};
 
 use pulse::hash::Digest;
 use pulse::stream::EncoderOptions;
-use pulse::tensors::{diff, Control, DiffReport, Shadow, TensorSource, Unpublished};
+use pulse::tensors::{diff, Control, Shadow, TensorSource, Unpublished};
 
-use super::source::{largest, Source};
+use super::source::{largest, Made, Source};
 use super::{Published, Publisher};
 use crate::error::Result;
 
@@ -52,11 +52,11 @@ impl Source for OfShadow<'_> {
         out: &mut dyn Write,
         options: EncoderOptions,
         control: Control<'_>,
-    ) -> Result<DiffReport> {
+    ) -> Result<Made> {
         let unpublished = self.shadow.diff(self.weights, out, options, control)?;
         let report = unpublished.report().clone();
         self.unpublished = Some(unpublished);
-        Ok(report)
+        Ok(report.into())
     }
 
     fn snapshot(

@@ -8,10 +8,32 @@ use pulse::tensors::{Control, DiffReport, Unpublished};
 
 use crate::error::Result;
 
+/// A patch that was written.
+pub(super) struct Made {
+    /// Digest of what it starts from; `None` of a snapshot.
+    pub base: Option<Digest>,
+    /// Digest of what it leads to.
+    pub target: Digest,
+    /// What the diff found, if it was made here.
+    pub report: Option<DiffReport>,
+}
+
+impl From<DiffReport> for Made {
+    fn from(report: DiffReport) -> Self {
+        let footer = report.summary.footer;
+        Made { base: footer.base, target: footer.target, report: Some(report) }
+    }
+}
+
 /// Makes the patch and the anchor of one version.
 pub(super) trait Source: Send {
     /// Digest of the weights that patches start from; `None` if there are none.
     fn base(&self) -> Option<Digest>;
+
+    /// Whether the weights of the version are here, of which an anchor can be made.
+    fn has_weights(&self) -> bool {
+        true
+    }
 
     /// How large data may become.
     fn largest(&self) -> u64;
@@ -22,7 +44,7 @@ pub(super) trait Source: Send {
         out: &mut dyn Write,
         options: EncoderOptions,
         control: Control<'_>,
-    ) -> Result<DiffReport>;
+    ) -> Result<Made>;
 
     /// Writes an anchor of the version, which is published already or is to be.
     fn snapshot(

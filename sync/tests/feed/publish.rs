@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pulse::tensors::{diff, Control, TensorSource};
+use pulse::{Limits, Patch};
 use pulse_sync::{Error, PublisherOptions};
 
 use crate::scripted::Cue;
@@ -366,4 +368,52 @@ async fn f6_numbers_that_end_end_publishing_and_not_reading() {
     assert_eq!(next.publish(1).await.unwrap_err().kind(), "misuse");
     assert!(!bench.objects().await.contains_key(&record(1)));
     all_can_read(&bench, 0).await;
+}
+
+/// The patch between two models, as ranks would have joined it.
+fn made(base: Option<u64>, target: u64) -> Patch {
+    let (base, target) = (base.map(model), model(target));
+    let base = base.as_ref().map(|bytes| weights(bytes));
+    let base = base.as_ref().map(|weights| weights as &dyn TensorSource);
+    let mut patch = Vec::new();
+    diff(base, &weights(&target), &mut patch, Default::default(), Control::threads(1)).unwrap();
+    Patch::from_bytes(patch, Limits::default()).unwrap()
+}
+
+#[tokio::test]
+async fn a_patch_that_was_made_elsewhere_is_published() {
+    let bench = Bench::new();
+    let mut publisher = bench.publisher().await.publisher;
+    let error = publisher.publish_patch(&made(Some(0), 1), Some(1)).await.unwrap_err();
+    assert_eq!(error.kind(), "misuse", "the first version needs an anchor: {error}");
+    assert!(publisher.publish_patch(&made(None, 0), Some(0)).await.unwrap().record.patch.is_none());
+    let published = publisher.publish_patch(&made(Some(0), 1), Some(1)).await.unwrap();
+    assert_eq!((published.record.version, published.record.patch.is_some()), (1, true));
+    // One that starts from other weights reaches no store.
+    bench.store.asked();
+    let error = publisher.publish_patch(&made(Some(0), 2), Some(2)).await.unwrap_err();
+    assert!(matches!(error, Error::Base { version: 1, .. }), "{error}");
+    assert!(!bench.store.asked().iter().any(|line| line.starts_with("put ")));
+    // A snapshot is an anchor, whatever was there before.
+    let published = publisher.publish_patch(&made(None, 2), Some(2)).await.unwrap();
+    assert_eq!((published.record.anchor.version, published.record.patch.is_some()), (2, false));
+    publisher.publish_patch(&made(Some(2), 3), Some(3)).await.unwrap();
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(3));
+    assert_eq!(reader.held, Some(model(3)));
+}
+
+#[tokio::test]
+async fn f22_a_patch_that_readers_cannot_come_to_is_not_published() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all(0..3).await;
+    let objects = bench.objects().await;
+    let data = objects.keys().find(|name| name.starts_with("data/00000000000000000002")).unwrap();
+    bench.delete(data).await;
+    let error = trainer.publisher.publish_patch(&made(Some(2), 3), Some(3)).await.unwrap_err();
+    assert!(error.to_string().contains("publish a snapshot"), "{error}");
+    trainer.publisher.publish_patch(&made(None, 3), Some(3)).await.unwrap();
+    let mut reader = bench.follower().await;
+    assert_eq!(reader.look().await.unwrap(), Some(3));
 }
