@@ -14,6 +14,7 @@ mod failure;
 mod join;
 #[allow(unsafe_code)] // the only one; see there
 mod lent;
+mod live;
 mod load;
 mod options;
 mod part;
@@ -40,6 +41,8 @@ mod _pulse {
     use crate::digests::{digest, digests, Digests};
     #[pymodule_export]
     use crate::join::join;
+    #[pymodule_export]
+    use crate::live::{keygen, Follower, Published, Publisher, Record, Version};
     #[pymodule_export]
     use crate::load::load;
     #[pymodule_export]

@@ -15,6 +15,39 @@ use crate::failure;
 /// How often Python is asked, at most.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How far work is, and whether it is to stop.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    done: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Meter {
+    /// Counts bytes that were done, and says whether to go on.
+    pub fn report(&self, bytes: u64) -> ControlFlow<()> {
+        self.done.fetch_add(bytes, Relaxed);
+        if self.is_stopped() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+
+    /// For work that begins.
+    pub fn start(&self) {
+        self.done.store(0, Relaxed);
+        self.stop.store(false, Relaxed);
+    }
+
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+}
+
 /// On how many threads, and who is told.
 pub(crate) struct Work {
     threads: usize,
@@ -51,16 +84,20 @@ impl Work {
         py: Python<'_>,
         work: impl FnOnce(Control<'_>) -> pulse::Result<T> + Send,
     ) -> PyResult<T> {
-        let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-        let report = |bytes| {
-            done.fetch_add(bytes, Relaxed);
-            if stop.load(Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        };
+        let meter = Meter::default();
+        let report = |bytes| meter.report(bytes);
         let control = self.control().with_progress(&report);
+        let result = self.attend(py, &meter, || work(control))?;
+        result.map_err(|error| failure::raise(py, error))
+    }
+
+    /// As [`run`](Self::run), for work that reports to the meter and stops when the meter says so.
+    pub fn attend<T: Send>(
+        &self,
+        py: Python<'_>,
+        meter: &Meter,
+        work: impl FnOnce() -> T + Send,
+    ) -> PyResult<T> {
         let (result, raised) = py.detach(|| {
             thread::scope(|scope| {
                 let (ended, end) = mpsc::channel::<()>();
@@ -68,25 +105,28 @@ impl Work {
                 let worker = worker.spawn_scoped(scope, move || {
                     // Tells of the end however it comes.
                     let _ended = ended;
-                    work(control)
+                    work()
                 })?;
                 let mut raised = None;
                 while end.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                     if raised.is_none() {
-                        raised = Python::attach(|py| self.tick(py, &done)).err();
-                        stop.store(raised.is_some(), Relaxed);
+                        raised = Python::attach(|py| self.tick(py, &meter.done)).err();
+                        if raised.is_some() {
+                            meter.stop();
+                        }
                     }
                 }
                 let result = worker.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
                 PyResult::Ok((result, raised))
             })
         })?;
-        if let Some(raised) = raised {
-            return Err(raised);
+        match raised {
+            Some(raised) => Err(raised),
+            None => {
+                self.tick(py, &meter.done)?;
+                Ok(result)
+            }
         }
-        let result = result.map_err(|error| failure::raise(py, error))?;
-        self.tick(py, &done)?;
-        Ok(result)
     }
 
     /// Does what cannot be stopped once it has begun.

@@ -1,0 +1,218 @@
+//! The side of whoever runs the model.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pulse::hash::Digest;
+use pulse_sync::{Feed, FollowerOptions, Mark, Update};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::live::failure;
+use crate::live::publisher::seconds;
+use crate::live::record::Record;
+use crate::live::tasks::Tasks;
+use crate::live::version::Version;
+use crate::options;
+use crate::source::Held;
+use crate::work::Work;
+
+/// What is held, as far as it is known.
+pub(super) enum Holding {
+    /// To be found out from the weights.
+    Unknown,
+    /// Nothing, or weights of this digest.
+    Known(Option<Digest>),
+}
+
+pub(super) struct State {
+    pub follower: pulse_sync::Follower,
+    pub holding: Holding,
+}
+
+/// Follows a feed. `pulse_codec.Follower` is made of it.
+#[pyclass(frozen, module = "pulse_codec._pulse")]
+pub(crate) struct Follower {
+    pub(super) tasks: Tasks,
+    /// Where what was served is remembered.
+    mark: Option<PathBuf>,
+    pub(super) threads: usize,
+    weights: Mutex<Option<Py<PyAny>>>,
+    /// Nothing while a call is at work.
+    state: Mutex<Option<State>>,
+}
+
+impl Follower {
+    fn lock(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn with<T>(&self, use_it: impl FnOnce(&mut State) -> PyResult<T>) -> PyResult<T> {
+        let taken = self.lock().take();
+        let Some(mut state) = taken else {
+            return Err(PyRuntimeError::new_err(
+                "another thread is at work on this follower, or it is closed",
+            ));
+        };
+        let result = use_it(&mut state);
+        *self.lock() = Some(state);
+        result
+    }
+
+    /// The weights that are followed into.
+    pub(super) fn held(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        weights.as_ref().map(|weights| weights.clone_ref(py))
+    }
+
+    /// Makes these the weights that are followed into.
+    pub(super) fn hold(&self, weights: Py<PyAny>) {
+        *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = Some(weights);
+    }
+
+    /// The version of an update is served: all of it was proved.
+    pub(super) fn served(&self, py: Python<'_>, update: &Update) -> PyResult<()> {
+        self.with(|state| {
+            let digest = update.record.target;
+            state.holding = Holding::Known(Some(digest));
+            let raise = |error| failure::raise(py, error);
+            state.follower.served(update, digest).map_err(raise)?;
+            match (&self.mark, state.follower.mark()) {
+                (Some(path), Some(mark)) => py.detach(|| mark.save(path)).map_err(raise),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// What an update that could not be made means: what was held is not what it was thought to be, or the data is at
+    /// fault, or neither.
+    pub(super) fn settle(&self, py: Python<'_>, update: &Update, error: &PyErr) {
+        let kind = error.value(py).getattr("kind").and_then(|kind| kind.extract::<String>());
+        let _ = self.with(|state| {
+            match kind.as_deref() {
+                Ok("base") => state.holding = Holding::Unknown,
+                // This machine, or the caller.
+                Err(_) | Ok("busy" | "cancelled") => {}
+                Ok(_) => state.follower.failed(update),
+            }
+            Ok(())
+        });
+    }
+}
+
+#[pymethods]
+impl Follower {
+    #[new]
+    #[pyo3(signature = (feed, *, weights=None, trust=None, state=None, at=None, poll=0.5, poll_max=10.0, spool=None,
+                        limits=None, threads=0))]
+    #[allow(clippy::too_many_arguments)] // Python has names for them
+    fn new(
+        py: Python<'_>,
+        feed: &str,
+        weights: Option<Py<PyAny>>,
+        trust: Option<&str>,
+        state: Option<PathBuf>,
+        at: Option<u64>,
+        poll: f64,
+        poll_max: f64,
+        spool: Option<PathBuf>,
+        limits: Option<std::collections::BTreeMap<String, u64>>,
+        threads: usize,
+    ) -> PyResult<Self> {
+        let raise = |error| failure::raise(py, error);
+        let tasks = Tasks::new()?;
+        let feed = {
+            let _context = tasks.runtime()?.enter();
+            Feed::open(feed).map_err(raise)?
+        };
+        let mut choices = FollowerOptions::default()
+            .with_poll(seconds(poll)?, seconds(poll_max)?)
+            .with_limits(options::limits(limits)?);
+        if let Some(trust) = trust {
+            let key =
+                trust.parse().map_err(|error| PyValueError::new_err(format!("trust: {error}")))?;
+            choices = choices.with_trust(key);
+        }
+        choices.at = at;
+        choices.spool = spool;
+        let meter = std::sync::Arc::clone(&tasks.meter);
+        choices = choices.with_events(move |event| {
+            if let pulse_sync::Event::Arrived { bytes } = event {
+                let _ = meter.report(*bytes);
+            }
+        });
+        let mark = match &state {
+            Some(path) => Mark::load(path).map_err(raise)?,
+            None => None,
+        };
+        let follower = tasks.run(py, None, || pulse_sync::Follower::open(&feed, mark, choices))?;
+        let holding = if weights.is_some() { Holding::Unknown } else { Holding::Known(None) };
+        let weights = Mutex::new(weights);
+        let opened = Mutex::new(Some(State { follower, holding }));
+        Ok(Follower { tasks, mark: state, threads, weights, state: opened })
+    }
+
+    /// The next version, once it is there and its data has arrived; None when `timeout` seconds have gone by.
+    #[pyo3(signature = (*, timeout=None, progress=None))]
+    fn next(
+        slf: Bound<'_, Self>,
+        timeout: Option<f64>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Option<Version>> {
+        let py = slf.py();
+        let this = slf.get();
+        let timeout = timeout.map(seconds).transpose()?;
+        let update = this.with(|state| {
+            if let (Holding::Unknown, Some(weights)) = (&state.holding, this.held(py)) {
+                let held = Held::new(weights.bind(py))?;
+                let _lease = held.lease(py, false)?;
+                let digest = Work::new(this.threads, None).run(py, |control| {
+                    Ok(pulse::tensors::digests(&held.weights(), control)?.checkpoint)
+                })?;
+                state.holding = Holding::Known(Some(digest));
+            }
+            let held = match &state.holding {
+                Holding::Known(held) => *held,
+                Holding::Unknown => None,
+            };
+            let follower = &mut state.follower;
+            this.tasks.run(py, progress, || async move {
+                match timeout {
+                    None => follower.next(held).await.map(Some),
+                    Some(timeout) => match tokio::time::timeout(timeout, follower.next(held)).await
+                    {
+                        Ok(update) => update.map(Some),
+                        Err(_) => Ok(None),
+                    },
+                }
+            })
+        })?;
+        Ok(update.map(|update| Version::new(update, slf.clone().unbind())))
+    }
+
+    fn cancel(&self) {
+        self.tasks.meter.stop();
+    }
+
+    fn close(&self) {
+        self.lock().take();
+    }
+
+    /// The weights that are followed into; None before the first version was loaded.
+    #[getter]
+    fn weights(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.held(py)
+    }
+
+    /// The newest version that is known.
+    #[getter]
+    fn head(&self) -> PyResult<Option<Record>> {
+        self.with(|state| Ok(state.follower.head().map(Record::of)))
+    }
+
+    /// The key that signs the feed; None if it is unsigned, and as trustworthy as its store.
+    #[getter]
+    fn key(&self) -> PyResult<Option<String>> {
+        self.with(|state| Ok(state.follower.key().map(|key| key.to_string())))
+    }
+}
