@@ -4,20 +4,25 @@ from typing import Any, Literal, TypeVar, final, overload
 from typing_extensions import Buffer as _Buffer
 from typing_extensions import Self
 
-from pulse_codec.types import Like, Path, Progress, Run, Tensors, Weights
+from pulse_codec.types import Like, OnEvent, Path, Progress, Run, Tensors, Weights
 
 __all__ = [
     "Applied",
     "Buffer",
     "Digests",
     "EncoderOptions",
+    "Follower",
     "Part",
     "Patch",
     "Prepared",
+    "Published",
+    "Publisher",
+    "Record",
     "Shadow",
     "Slice",
     "Sparse",
     "Unpublished",
+    "Version",
     "View",
     "apply",
     "diff",
@@ -25,6 +30,7 @@ __all__ = [
     "digests",
     "inspect",
     "join",
+    "keygen",
     "load",
     "main",
     "snapshot",
@@ -323,3 +329,127 @@ def stat(
     progress: Progress | None = None,
 ) -> str: ...
 def main(arguments: Sequence[str], program: Sequence[str]) -> int: ...
+
+@final
+class Record:
+    @property
+    def version(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def step(self) -> int | None: ...
+    @property
+    def time(self) -> float: ...
+    @property
+    def writer(self) -> str: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def anchor(self) -> int: ...
+    @property
+    def ended(self) -> bool: ...
+
+@final
+class Published:
+    @property
+    def version(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def step(self) -> int | None: ...
+    @property
+    def is_anchor(self) -> bool: ...
+    @property
+    def changes(self) -> int | None: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def make_seconds(self) -> float: ...
+    @property
+    def record_seconds(self) -> float: ...
+    @property
+    def warnings(self) -> list[str]: ...
+
+@final
+class Publisher:
+    def __new__(
+        cls,
+        feed: str,
+        *,
+        key: Path | None = None,
+        base: Tensors | None = None,
+        fetch: bool = True,
+        anchor_every: int = 50,
+        expires: float = 86400.0,
+        patience: float = 300.0,
+        options: EncoderOptions | None = None,
+        threads: int = 0,
+    ) -> Self: ...
+    def publish(
+        self, weights: Tensors | Patch, *, step: int | None = None, progress: Progress | None = None
+    ) -> Published: ...
+    def claim(self) -> None: ...
+    def refresh(self) -> None: ...
+    def end(self) -> None: ...
+    def hand_over(self, key: Path) -> None: ...
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def run(self) -> str: ...
+    @property
+    def writer(self) -> str: ...
+    @property
+    def head(self) -> Record | None: ...
+
+@final
+class Follower:
+    def __new__(
+        cls,
+        feed: str,
+        *,
+        weights: Tensors | None = None,
+        trust: str | None = None,
+        state: Path | None = None,
+        at: int | None = None,
+        poll: float = 0.5,
+        poll_max: float = 10.0,
+        spool: Path | None = None,
+        limits: Mapping[str, int] | None = None,
+        threads: int = 0,
+        on_event: OnEvent | None = None,
+    ) -> Self: ...
+    def next(self, *, timeout: float | None = None, progress: Progress | None = None) -> Version | None: ...
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def weights(self) -> Tensors | None: ...
+    @property
+    def head(self) -> Record | None: ...
+    @property
+    def key(self) -> str | None: ...
+
+@final
+class Version:
+    @property
+    def version(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def step(self) -> int | None: ...
+    @property
+    def time(self) -> float: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def is_whole(self) -> bool: ...
+    def prepare(
+        self, *, changes_bytes_max: int = 1 << 30, threads: int = 0, progress: Progress | None = None
+    ) -> Prepared: ...
+    def commit(self, *, verify: bool = False, threads: int = 0) -> Applied: ...
+    def load(
+        self, *, like: Like | None = None, threads: int = 0, progress: Progress | None = None
+    ) -> dict[str, Any]: ...
+
+def keygen(path: Path) -> str: ...

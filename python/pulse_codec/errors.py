@@ -171,3 +171,111 @@ class Unrecovered(Error):
 
 class Internal(Error):
     """A rule of this library's own code was broken. Please report it."""
+
+
+class FeedError(Error):
+    """Something is wrong with a feed, or with the way to it. The base of all that follow."""
+
+    is_passing: bool
+    """Whether the same may succeed later without anybody doing anything."""
+
+
+class BadDocument(FeedError):
+    """A document of the feed is damaged, or breaks a rule of FEED.md."""
+
+    object: str
+    """Name of the object in the feed."""
+
+
+class OtherRun(BadDocument):
+    """The address holds another run than it did."""
+
+
+class NotTrusted(BadDocument):
+    """A signature is missing, wrong, or of a key that the trusted one has not handed over to."""
+
+
+class BrokenLog(FeedError):
+    """A record does not follow the one before it."""
+
+    version: int
+
+
+class Ended(FeedError):
+    """The run has ended, with this version."""
+
+    version: int
+
+
+class RolledBack(FeedError):
+    """The feed shows less than was served before: its mirror may be stale."""
+
+    mark: int
+    """The version that was served."""
+    head: int
+    """The newest that is shown."""
+
+
+class Forked(FeedError):
+    """The feed shows another past than it did. `expected` and `found` are digests of records."""
+
+    version: int
+    expected: str
+    found: str
+
+
+class BadData(FeedError):
+    """An object of the feed is not the one that a document names."""
+
+    object: str
+
+
+class WrongVersion(FeedError):
+    """What was made is not the version."""
+
+    version: int
+    expected: str
+    found: str
+
+
+class Unreachable(FeedError):
+    """No patch, skip or anchor that can be had leads to the version."""
+
+    version: int
+
+
+class Fenced(FeedError):
+    """Another writer has taken over the feed: stop this one."""
+
+    version: int
+    """What the other one has put."""
+    writer: str
+    epoch: int
+    other: str
+    other_epoch: int
+
+
+class NoConditions(FeedError):
+    """The store replaces what it was asked only to create, so that two publishers could overwrite each other."""
+
+
+class NoFeed(FeedError):
+    """There is no feed at the address."""
+
+
+class OtherBase(FeedError):
+    """The patch does not start from the newest version. `expected` and `found` are digests of weights."""
+
+    version: int
+    expected: str
+    found: str
+
+
+class StoreError(FeedError):
+    """The store failed, or refused."""
+
+    object: str
+
+
+class BadKey(FeedError):
+    """A key cannot be used."""

@@ -25,3 +25,6 @@ Like: TypeAlias = Literal["torch", "numpy", "view"]
 
 Alloc: TypeAlias = Callable[[Any], Any]
 """Gives a tensor on the host for a tensor elsewhere."""
+
+OnEvent: TypeAlias = Callable[[dict[str, Any]], object]
+"""Told what a follower meets: a dict whose "event" is "waiting", "refused", "planned", "held", "expired" or "fresh"."""
