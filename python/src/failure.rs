@@ -23,6 +23,11 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
     }
 }
 
+/// The exception for an error that goes on to be somebody else's.
+pub(crate) fn shown(py: Python<'_>, error: &Error) -> PyErr {
+    exception(py, error).unwrap_or_else(|problem| problem)
+}
+
 /// The exception of an I/O failure.
 fn raise_io(doing: &str, path: Option<&Path>, source: &io::Error) -> PyErr {
     if source.kind() == io::ErrorKind::OutOfMemory {

@@ -24,6 +24,14 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
     }
 }
 
+/// The exception for an error that goes on to be somebody else's.
+pub(super) fn shown(py: Python<'_>, error: &Error) -> PyErr {
+    match error {
+        Error::Pulse(error) => failure::shown(py, error),
+        error => exception(py, error).unwrap_or_else(|problem| problem),
+    }
+}
+
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let fields = [("kind", error.kind())].into_py_dict(py)?;
     fields.set_item("advice", error.advice())?;

@@ -1,14 +1,15 @@
 //! The side of whoever runs the model.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pulse::hash::Digest;
-use pulse_sync::{Feed, FollowerOptions, Mark, Update};
+use pulse_sync::{Error, Event, Feed, FollowerOptions, Mark, Update};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::live::failure;
+use crate::live::{event, failure};
 use crate::live::publisher::seconds;
 use crate::live::record::Record;
 use crate::live::tasks::Tasks;
@@ -34,6 +35,9 @@ pub(super) struct State {
 #[pyclass(frozen, module = "pulse_codec._pulse")]
 pub(crate) struct Follower {
     pub(super) tasks: Tasks,
+    /// The last version that is wanted.
+    at: Option<u64>,
+    poll: Duration,
     /// Where what was served is remembered.
     mark: Option<PathBuf>,
     pub(super) threads: usize,
@@ -90,7 +94,8 @@ impl Follower {
         let kind = error.value(py).getattr("kind").and_then(|kind| kind.extract::<String>());
         let _ = self.with(|state| {
             match kind.as_deref() {
-                Ok("base") => state.holding = Holding::Unknown,
+                // Somebody wrote to the weights.
+                Ok("base" | "target") => state.holding = Holding::Unknown,
                 // This machine, or the caller.
                 Err(_) | Ok("busy" | "cancelled") => {}
                 Ok(_) => state.follower.failed(update),
@@ -100,11 +105,32 @@ impl Follower {
     }
 }
 
+/// The version `at`, which ends it when it is held: as [`pulse_sync::Follower::next`], that waits for ever then.
+async fn up_to(
+    follower: &mut pulse_sync::Follower,
+    held: Option<Digest>,
+    at: u64,
+    poll: Duration,
+) -> pulse_sync::Result<Update> {
+    loop {
+        match follower.look(held).await {
+            Ok(Some(update)) => return Ok(update),
+            Ok(None) if follower.head().is_some_and(|head| head.version >= at) => {
+                return Err(Error::Ended { version: at });
+            }
+            Ok(None) => {}
+            Err(error) if error.is_passing() => {}
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(poll).await;
+    }
+}
+
 #[pymethods]
 impl Follower {
     #[new]
     #[pyo3(signature = (feed, *, weights=None, trust=None, state=None, at=None, poll=0.5, poll_max=10.0, spool=None,
-                        limits=None, threads=0))]
+                        limits=None, threads=0, on_event=None))]
     #[allow(clippy::too_many_arguments)] // Python has names for them
     fn new(
         py: Python<'_>,
@@ -118,6 +144,7 @@ impl Follower {
         spool: Option<PathBuf>,
         limits: Option<std::collections::BTreeMap<String, u64>>,
         threads: usize,
+        on_event: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let raise = |error| failure::raise(py, error);
         let tasks = Tasks::new()?;
@@ -135,21 +162,22 @@ impl Follower {
         }
         choices.at = at;
         choices.spool = spool;
-        let meter = std::sync::Arc::clone(&tasks.meter);
-        choices = choices.with_events(move |event| {
-            if let pulse_sync::Event::Arrived { bytes } = event {
-                let _ = meter.report(*bytes);
-            }
+        let meter = Arc::clone(&tasks.meter);
+        choices = choices.with_events(move |event| match (event, &on_event) {
+            (Event::Arrived { bytes }, _) => drop(meter.report(*bytes)),
+            (event, Some(on_event)) => event::tell(event, on_event),
+            _ => {}
         });
         let mark = match &state {
             Some(path) => Mark::load(path).map_err(raise)?,
             None => None,
         };
+        let poll = choices.poll;
         let follower = tasks.run(py, None, || pulse_sync::Follower::open(&feed, mark, choices))?;
         let holding = if weights.is_some() { Holding::Unknown } else { Holding::Known(None) };
         let weights = Mutex::new(weights);
         let opened = Mutex::new(Some(State { follower, holding }));
-        Ok(Follower { tasks, mark: state, threads, weights, state: opened })
+        Ok(Follower { tasks, at, poll, mark: state, threads, weights, state: opened })
     }
 
     /// The next version, once it is there and its data has arrived; None when `timeout` seconds have gone by.
@@ -176,11 +204,16 @@ impl Follower {
                 Holding::Unknown => None,
             };
             let follower = &mut state.follower;
+            let next = async move {
+                match this.at {
+                    None => follower.next(held).await,
+                    Some(at) => up_to(follower, held, at, this.poll).await,
+                }
+            };
             this.tasks.run(py, progress, || async move {
                 match timeout {
-                    None => follower.next(held).await.map(Some),
-                    Some(timeout) => match tokio::time::timeout(timeout, follower.next(held)).await
-                    {
+                    None => next.await.map(Some),
+                    Some(timeout) => match tokio::time::timeout(timeout, next).await {
                         Ok(update) => update.map(Some),
                         Err(_) => Ok(None),
                     },

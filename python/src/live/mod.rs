@@ -1,5 +1,6 @@
 //! Feeds: weights that are published, and followed.
 
+mod event;
 mod failure;
 mod follower;
 mod publisher;
