@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pulse::hash::Digest;
+use pulse::stream::TrustedBase;
 use pulse_sync::{Error, Event, Feed, FollowerOptions, Mark, Update};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::live::{event, failure};
 use crate::live::publisher::seconds;
 use crate::live::record::Record;
 use crate::live::tasks::Tasks;
 use crate::live::version::Version;
+use crate::live::{event, failure};
 use crate::options;
 use crate::source::Held;
 use crate::work::Work;
@@ -194,9 +195,8 @@ impl Follower {
             if let (Holding::Unknown, Some(weights)) = (&state.holding, this.held(py)) {
                 let held = Held::new(weights.bind(py))?;
                 let _lease = held.lease(py, false)?;
-                let digest = Work::new(this.threads, None).run(py, |control| {
-                    Ok(pulse::tensors::digests(&held.weights(), control)?.checkpoint)
-                })?;
+                let digest = Work::new(this.threads, None)
+                    .run(py, |control| Ok(TrustedBase::of(&held.weights(), control)?.checkpoint))?;
                 state.holding = Holding::Known(Some(digest));
             }
             let held = match &state.holding {

@@ -126,13 +126,11 @@ async fn newest(
 ) -> pulse_sync::Result<Shadow> {
     let mut follower = pulse_sync::Follower::open(feed, None, options).await?;
     let (_, tensors) = follower.to_memory(control).await?;
-    let lend = |(name, (spec, bytes)): (&'_ String, &'_ (pulse::dtype::TensorSpec, Vec<u8>))| {
-        Ok((name.clone(), TensorRef::new(spec.clone(), bytes)?))
-    };
-    let weights: pulse::Result<Vec<_>> = tensors.iter().map(lend).collect();
-    let weights = weights?;
-    let weights: Weights<'_> =
-        weights.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let mut pairs = Vec::new();
+    for (name, (spec, bytes)) in &tensors {
+        pairs.push((name.as_str(), TensorRef::new(spec.clone(), bytes)?));
+    }
+    let weights: Weights<'_> = pairs.into_iter().collect();
     Ok(tokio::task::block_in_place(|| Shadow::new(&weights, control))?)
 }
 
@@ -205,7 +203,7 @@ impl Publisher {
                 state.base = Base::Fetched;
                 let publisher = &mut state.publisher;
                 let published =
-                    self.tasks.run(py, progress, || publisher.publish_patch(patch, step))?;
+                    self.tasks.run(py, progress, move || publisher.publish_patch(patch, step))?;
                 Ok(published.into())
             });
         }
@@ -232,25 +230,26 @@ impl Publisher {
                 let made = py.detach(|| Shadow::new(&weights, control));
                 *base = Base::Known(made.map_err(|error| crate::failure::raise(py, error))?);
             }
+            let weights = &weights;
             let Base::Known(shadow) = base else {
                 return Err(PyRuntimeError::new_err("there is no base"));
             };
             let published =
-                self.tasks.run(py, progress, || publisher.publish(shadow, &weights, step))?;
+                self.tasks.run(py, progress, move || publisher.publish(shadow, weights, step))?;
             Ok(published.into())
         })
     }
 
     fn claim(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(|state| self.tasks.run(py, None, || state.publisher.claim()))
+        self.with(|State { publisher, .. }| self.tasks.run(py, None, move || publisher.claim()))
     }
 
     fn refresh(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(|state| self.tasks.run(py, None, || state.publisher.refresh()))
+        self.with(|State { publisher, .. }| self.tasks.run(py, None, move || publisher.refresh()))
     }
 
     fn end(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(|state| self.tasks.run(py, None, || state.publisher.end()))
+        self.with(|State { publisher, .. }| self.tasks.run(py, None, move || publisher.end()))
     }
 
     fn hand_over(&self, py: Python<'_>, key: PathBuf) -> PyResult<()> {
