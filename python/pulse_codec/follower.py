@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pulse_codec import _pulse
-from pulse_codec.errors import BaseMismatch, Busy, Ended, Error
+from pulse_codec.errors import BaseMismatch, Busy, Ended, Error, NotInPlace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +91,8 @@ class Follower:
                 return version
             try:
                 version.prepare(progress=progress)
-            except Busy:
+            except (Busy, NotInPlace):
+                # These weights are at fault, or who reads them.
                 raise
             except BaseMismatch:
                 # Somebody wrote to the weights since they were looked at; they are looked at again, once.

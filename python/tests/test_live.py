@@ -44,12 +44,14 @@ def model(step, size=50_000):
 '''
 
 TRAINER = MODEL + '''
+import time
 feed, last = sys.argv[1], int(sys.argv[2])
 try:
     with pulse.Publisher(feed, anchor_every=10) as publisher:
         head = publisher.head
         for step in range(0 if head is None else head.step + 1, last + 1):
             publisher.publish(model(step), step=step)
+            time.sleep(0.03)
         publisher.end()
 except pulse.Ended:
     pass
@@ -199,9 +201,8 @@ def test_weights_that_somebody_wrote_to(feed: str) -> None:
 def test_weights_of_another_model(feed: str) -> None:
     publish(feed, range(1))
     weights = {"other": np.zeros(3, "f4")}
-    with pytest.raises(pulse.BaseMismatch) as caught:
+    with pytest.raises(pulse.NotInPlace):
         pulse.Follower(feed, weights=weights, **POLL).next(timeout=30)
-    assert caught.value.extra or caught.value.missing
     assert not weights["other"].any()
 
 
@@ -344,7 +345,7 @@ def test_a_feed_that_is_rolled_back(tmp_path: Path) -> None:
     (tmp_path / "old").rename(feed)
     with pytest.raises(pulse.RolledBack) as caught:
         pulse.Follower(str(feed), weights=weights, state=state, **POLL)
-    assert (caught.value.mark, caught.value.head, caught.value.is_passing) == (3, 1, True)
+    assert caught.value.mark == 3 and caught.value.head < 3 and caught.value.is_passing
 
 
 def test_ctrl_c_stops_what_waits(feed: str) -> None:
@@ -407,7 +408,7 @@ assert publisher.publish(model(1), step=1).version == 1
 
 
 def test_a_trainer_that_is_killed_at_random(feed: str) -> None:
-    last, rng = 60, np.random.default_rng(7)
+    last, rng = 80, np.random.default_rng(7)
     stop = threading.Event()
     kills = 0
 
@@ -417,7 +418,7 @@ def test_a_trainer_that_is_killed_at_random(feed: str) -> None:
             process = subprocess.Popen([sys.executable, "-c", TRAINER, feed, str(last)])
             try:
                 # Some die before they have begun, some after many versions; in the end one comes through.
-                wait = float(rng.uniform(0.2, 2.5)) if kills < 8 else 120.0
+                wait = float(rng.uniform(0.3, 1.2)) if kills < 8 else 120.0
                 assert process.wait(timeout=wait) == 0
                 return
             except subprocess.TimeoutExpired:
@@ -449,7 +450,8 @@ def test_a_trainer_that_is_killed_at_random(feed: str) -> None:
         stop.set()
         trainer.join()
     assert all_raw(weights) == all_raw(model(last))
-    assert seen == sorted(set(seen)) and kills > 0, (seen, kills)
+    assert seen == sorted(set(seen)), seen
+    assert kills > 0
 
 
 def test_asyncio(feed: str) -> None:

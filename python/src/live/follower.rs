@@ -98,7 +98,7 @@ impl Follower {
                 // Somebody wrote to the weights.
                 Ok("base" | "target") => state.holding = Holding::Unknown,
                 // This machine, or the caller.
-                Err(_) | Ok("busy" | "cancelled") => {}
+                Err(_) | Ok("busy" | "cancelled" | "not-in-place") => {}
                 Ok(_) => state.follower.failed(update),
             }
             Ok(())
