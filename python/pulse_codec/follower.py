@@ -42,8 +42,8 @@ class Follower:
     ...     publisher.end()
     >>> weights = {"w": numpy.zeros(4, "f4")}
     >>> for version in pulse.Follower("feed", weights=weights):
-    ...     print(version.version, version.commit().changes)
-    2 4
+    ...     print(version.step, version.commit().target == version.digest)
+    2 True
     >>> weights["w"]
     array([2., 2., 2., 2.], dtype=float32)
     """

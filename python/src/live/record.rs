@@ -14,8 +14,9 @@ pub(crate) struct Record {
     step: Option<u64>,
     /// When it was published, by the clock of the publisher: seconds since 1970.
     time: f64,
-    /// The writer, and which one it is of those that took over from another.
+    /// The writer: 32 hexadecimal digits.
     writer: String,
+    /// How often a writer has taken over from another one, from 1.
     epoch: u64,
     /// The newest version of which there is an anchor.
     anchor: u64,
