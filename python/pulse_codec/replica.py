@@ -49,12 +49,32 @@ class Replica:
     def prepare(self, patch: pulse.Patch | str | PathLike[str]) -> None:
         """Proves ``patch`` on the host copy, and takes its changes to the device. The engine is not touched."""
         self.discard()
-        if self._broken is not None:
-            raise ReplicaError("an update failed while it was written: load the model again") from self._broken
+        self._check_whole()
         if not isinstance(patch, pulse.Patch):
             patch = pulse.Patch.open(patch)
         prepared = patch.prepare(self.weights)
         self._prepared = prepared, self.plan.stage(prepared.sparse())
+
+    def follow(
+        self, feed: str, *, version: int | None = None, trust: str | None = None, timeout: float | None = None
+    ) -> None:
+        """Fetches a version of a feed, the newest if none is named, and prepares it as a patch is: by the cheapest way
+        from what the host copy holds. Raises `TimeoutError` if it is not there within ``timeout`` seconds."""
+        self.discard()
+        self._check_whole()
+        with pulse.Follower(feed, weights=self.weights, trust=trust, at=version) as follower:
+            try:
+                found = follower.next(timeout=timeout)
+            except pulse.Ended as ended:
+                raise ReplicaError("that version is served already") from ended
+            if found is None:
+                raise TimeoutError(f"{feed} has no newer version" if version is None else f"{feed}: version {version}")
+            prepared = found.prepare()
+        self._prepared = prepared, self.plan.stage(prepared.sparse())
+
+    def _check_whole(self) -> None:
+        if self._broken is not None:
+            raise ReplicaError("an update failed while it was written: load the model again") from self._broken
 
     def commit(self, *, verify: bool = True) -> int:
         """Writes what was prepared, and returns how many elements of this worker changed. ``verify`` compares all live

@@ -4,10 +4,11 @@ vLLM finds it by itself once this package is installed. Start the engine with
 ``--weight-transfer-config '{"backend": "pulse"}'`` and ``VLLM_SERVER_DEV_MODE=1``, then:
 
 ======================================  =============================================================
-``POST /init_weight_transfer_engine``   ``{"init_info": {"weights": PATH}}``: the checkpoint it serves
+``POST /init_weight_transfer_engine``   ``{"init_info": {"weights": PATH, "feed": URL, "trust": KEY}}``: the
+                                        checkpoint it serves, and where its versions come from, if from a feed
 ``POST /start_weight_update``           begins an update
-``POST /update_weights``                ``{"update_info": {"patch": PATH}}``: proves the patch; the engine's
-                                        weights are still the old ones
+``POST /update_weights``                ``{"update_info": {"version": N}}`` or ``{"patch": PATH}``: fetches it,
+                                        and proves it; the engine's weights are still the old ones
 ``POST /pause``                         with ``mode=wait`` or ``abort``: also clears the prefix cache, which
                                         holds results of the old weights
 ``POST /finish_weight_update``          writes the changes, and compares all live weights with the target
@@ -29,6 +30,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
@@ -90,14 +92,21 @@ class PulseInit(WeightTransferInitInfo):
 
     #: The checkpoint the engine has loaded: a directory, a safetensors file or a snapshot patch.
     weights: str
+    #: The feed that its versions come from, and the public key of the publisher.
+    feed: str | None = None
+    trust: str | None = None
 
 
 @dataclass
 class PulseUpdate(WeightTransferUpdateInfo):
-    """``update_info``: an update, or with no patch the wait for one that is prepared in the background."""
+    """``update_info``: an update, or with neither patch nor version the wait for one that is prepared in the background."""
 
     #: A patch file.
     patch: str | None = None
+    #: A version of the feed.
+    version: int | None = None
+    #: Seconds that it may take to appear there.
+    timeout: float = 600.0
     #: Returns at once, and proves the patch while the engine generates; a call without a patch waits for it.
     background: bool = False
     #: Whether `finish_weight_update` compares all live weights with the target.
@@ -116,6 +125,8 @@ class PulseEngine(WeightTransferEngine[PulseInit, PulseUpdate]):
     ) -> None:
         super().__init__(config, vllm_config, device, model)
         self.replica: Replica | None = None
+        self._feed: str | None = None
+        self._trust: str | None = None
         self._verify = True
         self._thread: ThreadPoolExecutor | None = None
         self._preparing: Future[None] | None = None
@@ -123,11 +134,11 @@ class PulseEngine(WeightTransferEngine[PulseInit, PulseUpdate]):
     def init_transfer_engine(self, init_info: PulseInit) -> None:
         """Records where the model keeps its weights, and proves that they are those of ``init_info.weights``."""
         parallel = self.parallel_config
-        partial = parallel.pipeline_parallel_size > 1 or parallel.enable_expert_parallel
-        self.replica = None
+        has_part = parallel.pipeline_parallel_size > 1 or parallel.enable_expert_parallel
+        self.replica, self._feed, self._trust = None, init_info.feed, init_info.trust
 
         def replica() -> Replica:
-            return Replica(self.model, read_weights(init_info.weights), scratch={"kv_cache"}, partial=partial)
+            return Replica(self.model, read_weights(init_info.weights), scratch={"kv_cache"}, partial=has_part)
 
         self.replica = self._together(replica)
         if self.replica is not None:
@@ -152,15 +163,22 @@ class PulseEngine(WeightTransferEngine[PulseInit, PulseUpdate]):
         """Proves a patch and takes its changes to the device; the model keeps its weights."""
         if self.replica is None or self._thread is None:
             return self._misuse("init_weight_transfer_engine comes first")
-        if update_info.patch is not None:
+        patch, version, feed = update_info.patch, update_info.version, self._feed
+        if patch is not None or version is not None:
             if self._preparing is not None:
-                return self._misuse("another patch is being prepared")
+                return self._misuse("another update is being prepared")
             self._verify = update_info.verify
-            self._preparing = self._thread.submit(self.replica.prepare, update_info.patch)
+            if patch is not None:
+                self._preparing = self._thread.submit(self.replica.prepare, patch)
+            elif feed is None:
+                return self._misuse("a version is of a feed: name it in init_weight_transfer_engine")
+            else:
+                follow = partial(self.replica.follow, feed, version=version, trust=self._trust)
+                self._preparing = self._thread.submit(follow, timeout=update_info.timeout)
             if update_info.background:
                 return
         if self._preparing is None:
-            return self._misuse("there is no patch to wait for")
+            return self._misuse("there is no update to wait for")
         preparing, self._preparing = self._preparing, None
         self._together(preparing.result)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -144,6 +145,28 @@ def test_a_wrong_base_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ReplicaError):
         replica.commit()
     assert same(model, loaded(checkpoint()))
+
+
+def test_a_version_of_a_feed_is_fetched_and_prepared(tmp_path: Path) -> None:
+    base, target = checkpoint(), checkpoint(1)
+    model = loaded(base)
+    feed = str(tmp_path / "feed")
+    replica = Replica(model, {name: tensor.clone() for name, tensor in base.items()})
+    with pulse.Publisher(feed) as publisher:
+        publisher.publish(base, step=0)
+        with pytest.raises(TimeoutError):
+            replica.follow(feed, version=1, timeout=0.2)
+        publisher.publish(target, step=1)
+        publisher.publish(base, step=2)
+    replica.follow(feed, version=1, timeout=60)
+    replica.prove()
+    assert replica.commit() > 0
+    assert same(model, loaded(target))
+    with pytest.raises(ReplicaError, match="served already"):
+        replica.follow(feed, version=1, timeout=60)
+    replica.follow(feed, timeout=60)
+    replica.commit()
+    assert same(model, loaded(base))
 
 
 def test_a_fused_parameter_needs_all_of_its_tensors() -> None:
