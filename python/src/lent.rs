@@ -3,7 +3,8 @@
 //! What it rests on:
 //! - **Lent to us.** A [`Lent`] keeps the Python object alive whose memory it names, so the memory is there. The
 //!   object says where it is and how long it is; [`crate::tensor`] asks for both and for what could make that a lie
-//!   (another device, strides, a storage that was shrunk).
+//!   (another device, strides, a storage that was shrunk). Objects whose memory can move or go while they live, as a
+//!   storage that is resized, are asked again before each later use: [`crate::tensor::has_moved`].
 //! - **Nobody else writes.** Python has no borrow checker: another thread, or another process with shared memory, may
 //!   write to a tensor while a call reads it. That is the caller's fault, as it is with every library that lets
 //!   threads run beside it, and the documentation of the package says so. The bytes are then of no version: digests
@@ -25,7 +26,9 @@ use pyo3::prelude::*;
 
 /// Who keeps the memory of a tensor where it is.
 pub(crate) enum Owner {
-    Object(Py<PyAny>),
+    Torch(Py<PyAny>),
+    NumPy(Py<PyAny>),
+    /// Which cannot move while it is lent.
     #[allow(dead_code)] // held, not read
     Buffer(Arc<PyUntypedBuffer>),
 }
@@ -72,6 +75,10 @@ impl Lent {
             address: ptr::with_exposed_provenance_mut(address),
             bytes,
         }
+    }
+
+    pub fn address(&self) -> usize {
+        self.address.addr()
     }
 
     pub fn bytes(&self) -> &[u8] {

@@ -1,6 +1,6 @@
 //! An update in two phases.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pulse::dtype::TensorSpec;
 use pulse::patch::Chain;
@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use crate::apply::Applied;
 use crate::buffer::Buffer;
 use crate::failure;
-use crate::source::Held;
+use crate::source::{busy, Held};
 use crate::tensor::{default_kind, kind_of_name, over, Kind};
 use crate::work::Work;
 
@@ -40,7 +40,8 @@ struct Pending {
 /// True
 #[pyclass(frozen, module = "pulse_codec")]
 pub(crate) struct Prepared {
-    pending: Mutex<Option<Pending>>,
+    /// Whoever is at work on it keeps it; a commit needs all of it.
+    pending: Mutex<Option<Arc<Pending>>>,
     report: pulse::tensors::ApplyReport,
 }
 
@@ -61,35 +62,41 @@ impl Prepared {
             work.run(py, |control| Chain::new(&patches)?.prepare(&source, options, control))?
         };
         let report = update.report().clone();
-        Ok(Prepared { pending: Mutex::new(Some(Pending { update, weights, patches })), report })
+        let pending = Arc::new(Pending { update, weights, patches });
+        Ok(Prepared { pending: Mutex::new(Some(pending)), report })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Pending>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Pending>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> PyResult<Pending> {
-        self.lock().take().ok_or_else(used)
+    /// What is held, to be looked at.
+    fn pending(&self) -> PyResult<Arc<Pending>> {
+        self.lock().clone().ok_or_else(used)
     }
 
-    /// Writes what changes; gives back the report.
+    /// Writes what changes; gives back the report. What is refused can be tried again.
     pub fn finish(&self, py: Python<'_>, threads: usize, verify: bool) -> PyResult<Applied> {
         let work = Work::new(threads, None);
-        let Pending { update, mut weights, patches } = self.take()?;
-        let lease = weights.lease(py, true);
-        let lease = match lease {
-            Ok(lease) => lease,
-            Err(busy) => {
-                // Nothing was written: it can be tried again.
-                *self.lock() = Some(Pending { update, weights, patches });
-                return Err(busy);
+        let pending = self.pending()?;
+        pending.weights.check_place(py)?;
+        let lease = pending.weights.lease(py, true)?;
+        let names: Vec<String> =
+            pending.update.tensors().map(|tensor| tensor.name().into()).collect();
+        drop(pending);
+        let taken = self.lock().take().ok_or_else(used)?;
+        let Pending { update, mut weights, patches } = match Arc::try_unwrap(taken) {
+            Ok(pending) => pending,
+            Err(shared) => {
+                *self.lock() = Some(shared);
+                return Err(busy(py)?);
             }
         };
         let report = {
             let mut held = weights.weights_mut(py)?;
             work.finish(py, |control| update.commit(&mut held, control))?
         };
-        weights.written(py)?;
+        weights.written(py, &names)?;
         if let (true, Some(last)) = (verify, patches.last()) {
             let held = weights.weights();
             work.finish(py, |control| last.verify_weights(&held, control))?;
@@ -123,11 +130,7 @@ impl Prepared {
     fn sparse(slf: Bound<'_, Self>, like: Option<&str>) -> PyResult<Sparse> {
         let py = slf.py();
         let like = kind_of_name(py, like)?;
-        let kind = {
-            let pending = slf.get().lock();
-            let pending = pending.as_ref().ok_or_else(used)?;
-            like.or(pending.weights.kind)
-        };
+        let kind = like.or(slf.get().pending()?.weights.kind);
         let kind = kind.map_or_else(|| default_kind(py), Ok)?;
         Ok(Sparse { prepared: slf.unbind(), kind, next: Mutex::new(0) })
     }
@@ -147,8 +150,7 @@ impl Prepared {
     /// Tensors that change, in the order of their names.
     #[getter]
     fn tensors(&self) -> PyResult<Vec<String>> {
-        let pending = self.lock();
-        let pending = pending.as_ref().ok_or_else(used)?;
+        let pending = self.pending()?;
         Ok(pending.update.tensors().map(|tensor| tensor.name().into()).collect())
     }
 
@@ -211,12 +213,10 @@ impl Sparse {
             *next += 1;
             *next - 1
         };
-        let prepared = self.prepared.get();
-        let listed = py.detach(|| match prepared.lock().as_ref() {
-            Some(pending) => list(pending, number).map(Some),
-            None => Ok(None),
-        });
-        let listed = listed.map_err(|error| failure::raise(py, error))?.ok_or_else(used)?;
+        let pending = self.prepared.get().pending()?;
+        pending.weights.check_place(py)?;
+        let listed = py.detach(|| list(&pending, number));
+        let listed = listed.map_err(|error| failure::raise(py, error))?;
         let Some(Listed { name, spec, indices, values }) = listed else { return Ok(None) };
         let flat = |dtype: pulse::dtype::Dtype, count: u64, bytes: u64| {
             TensorSpec::with_bytes(dtype, &[count], bytes)

@@ -10,7 +10,7 @@ use pyo3::types::IntoPyDict;
 
 use crate::failure;
 use crate::lent::{self, Lease, Lent, Overlap};
-use crate::tensor::{written, Kind, Tensors};
+use crate::tensor::{has_moved, written, Kind, Tensors};
 
 /// Tensors by name, lent by Python.
 pub(crate) struct Held {
@@ -131,9 +131,23 @@ impl Held {
         lease(py, [self], writes)
     }
 
-    /// Tells those who keep count that the tensors were written to.
-    pub fn written(&self, py: Python<'_>) -> PyResult<()> {
-        self.lent.iter().try_for_each(|lent| written(py, lent))
+    /// Refuses tensors whose bytes are not where they were when they were lent.
+    pub fn check_place(&self, py: Python<'_>) -> PyResult<()> {
+        for lent in &self.lent {
+            if has_moved(py, lent)? {
+                return Err(PyValueError::new_err(format!(
+                    "tensor '{}' is not where it was when the update was prepared; prepare it again",
+                    lent.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells those who keep count that the tensors of these names, in ascending order, were written to.
+    pub fn written(&self, py: Python<'_>, names: &[String]) -> PyResult<()> {
+        let is_one = |lent: &&Lent| names.binary_search(&lent.name).is_ok();
+        written(py, self.lent.iter().filter(is_one))
     }
 }
 
@@ -145,12 +159,14 @@ fn lease<'a>(
 ) -> PyResult<Lease> {
     match Lease::take(held.into_iter().flat_map(|held| &held.lent), writes) {
         Some(lease) => Ok(lease),
-        None => {
-            let fields = [("kind", "busy")].into_py_dict(py)?;
-            let what = "another call of this process is at work on these weights";
-            Err(failure::new(py, "Busy", what, &fields)?)
-        }
+        None => Err(busy(py)?),
     }
+}
+
+/// The exception for memory that another call is at work on.
+pub(crate) fn busy(py: Python<'_>) -> PyResult<PyErr> {
+    let fields = [("kind", "busy")].into_py_dict(py)?;
+    failure::new(py, "Busy", "another call of this process is at work on these weights", &fields)
 }
 
 fn overlapping(Overlap(a, b): Overlap) -> PyErr {

@@ -171,22 +171,28 @@ fn torch(name: String, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
     let shape = object.getattr(intern!(py, "shape"))?.extract()?;
     let bytes = object.getattr(intern!(py, "nbytes"))?.extract()?;
     let spec = spec(&name, dtype.strip_prefix("torch.").unwrap_or(dtype), shape, bytes)?;
-    let mut address = 0;
-    if bytes > 0 {
-        let storage = object.call_method0(intern!(py, "untyped_storage"))?;
-        let held: usize = storage.call_method0(intern!(py, "nbytes"))?.extract()?;
-        let first: usize = object.call_method0(intern!(py, "storage_offset"))?.extract()?;
-        let width: usize = object.call_method0(intern!(py, "element_size"))?.extract()?;
-        let end = first.checked_mul(width).and_then(|start| start.checked_add(bytes));
-        address = object.call_method0(intern!(py, "data_ptr"))?.extract()?;
-        if address == 0 || end.is_none_or(|end| end > held) {
-            return refuse(
-                &name,
-                "has no storage of its size: it was resized or freed, as FSDP does between steps",
-            );
-        }
+    let Some(address) = torch_address(object, bytes)? else {
+        return refuse(
+            &name,
+            "has no storage of its size: it was resized or freed, as FSDP does between steps",
+        );
+    };
+    Ok(Lent::new(name, spec, address, true, Owner::Torch(object.clone().unbind())))
+}
+
+/// Where a tensor of PyTorch has that many bytes; none if its storage is shorter.
+fn torch_address(tensor: &Bound<'_, PyAny>, bytes: usize) -> PyResult<Option<usize>> {
+    let py = tensor.py();
+    if bytes == 0 {
+        return Ok(Some(0));
     }
-    Ok(Lent::new(name, spec, address, true, Owner::Object(object.clone().unbind())))
+    let storage = tensor.call_method0(intern!(py, "untyped_storage"))?;
+    let held: usize = storage.call_method0(intern!(py, "nbytes"))?.extract()?;
+    let first: usize = tensor.call_method0(intern!(py, "storage_offset"))?.extract()?;
+    let width: usize = tensor.call_method0(intern!(py, "element_size"))?.extract()?;
+    let end = first.checked_mul(width).and_then(|start| start.checked_add(bytes));
+    let address = tensor.call_method0(intern!(py, "data_ptr"))?.extract()?;
+    Ok(Some(address).filter(|&address| address != 0 && end.is_some_and(|end| end <= held)))
 }
 
 /// An array of NumPy, also with a dtype of ml_dtypes.
@@ -205,22 +211,53 @@ fn numpy(name: String, object: &Bound<'_, PyAny>) -> PyResult<Lent> {
     let shape = object.getattr(intern!(py, "shape"))?.extract()?;
     let bytes = object.getattr(intern!(py, "nbytes"))?.extract()?;
     let spec = spec(&name, &dtype, shape, bytes)?;
-    let interface = object.getattr(intern!(py, "__array_interface__"))?;
-    let (address, _): (usize, bool) = interface.get_item("data")?.extract()?;
-    Ok(Lent::new(name, spec, address, writable, Owner::Object(object.clone().unbind())))
+    let address = numpy_address(object)?;
+    Ok(Lent::new(name, spec, address, writable, Owner::NumPy(object.clone().unbind())))
 }
 
-/// Tells PyTorch that a tensor was written to, so that autograd notices what it had saved of it.
-pub(crate) fn written(py: Python<'_>, lent: &Lent) -> PyResult<()> {
-    let (Some(class), Owner::Object(tensor)) = (imported(py, "torch", "Tensor")?, &lent.owner)
-    else {
-        return Ok(());
+fn numpy_address(array: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let interface = array.getattr(intern!(array.py(), "__array_interface__"))?;
+    let (address, _): (usize, bool) = interface.get_item("data")?.extract()?;
+    Ok(address)
+}
+
+/// Whether the bytes of a tensor are elsewhere than when they were lent, or gone.
+pub(crate) fn has_moved(py: Python<'_>, lent: &Lent) -> PyResult<bool> {
+    // It was in memory, so its size is one of memory.
+    let bytes = lent.spec.bytes() as usize;
+    if bytes == 0 {
+        return Ok(false);
+    }
+    let found = match &lent.owner {
+        Owner::Torch(tensor) => torch_address(tensor.bind(py), bytes)?,
+        Owner::NumPy(array) => {
+            let array = array.bind(py);
+            let held: usize = array.getattr(intern!(py, "nbytes"))?.extract()?;
+            Some(numpy_address(array)?).filter(|_| held >= bytes)
+        }
+        Owner::Buffer(_) => return Ok(false),
     };
-    let tensor = tensor.bind(py);
-    if !tensor.is_instance(&class)? || tensor.call_method0("is_inference")?.is_truthy()? {
+    Ok(found != Some(lent.address()))
+}
+
+/// Tells PyTorch that tensors were written to, so that autograd notices what it had saved of them.
+pub(crate) fn written<'a>(
+    py: Python<'_>,
+    lent: impl IntoIterator<Item = &'a Lent>,
+) -> PyResult<()> {
+    let mut tensors = Vec::new();
+    for lent in lent {
+        let Owner::Torch(tensor) = &lent.owner else { continue };
+        let tensor = tensor.bind(py);
+        // Of those, nobody keeps count.
+        if !tensor.call_method0(intern!(py, "is_inference"))?.is_truthy()? {
+            tensors.push(tensor);
+        }
+    }
+    if tensors.is_empty() {
         return Ok(());
     }
-    py.import("torch.autograd.graph")?.call_method1("increment_version", (tensor,)).map(drop)
+    py.import("torch.autograd.graph")?.call_method1("increment_version", (tensors,)).map(drop)
 }
 
 /// A new tensor of this kind on memory that is lent to it, with any number of elements.

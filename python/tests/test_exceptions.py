@@ -145,6 +145,14 @@ def test_read_only_memory_is_refused_where_it_is_written() -> None:
         patch().prepare({"w": pulse.View(BASE.tobytes(), "F32", [1000])})
 
 
+def test_arrays_that_moved_since_prepare_are_refused() -> None:
+    array = BASE.copy()
+    prepared = patch().prepare({"w": array})
+    array.resize(1, refcheck=False)
+    with pytest.raises(ValueError, match="prepare it again"):
+        prepared.commit()
+
+
 def test_closed_buffers_are_refused_and_lent_ones_stay_open() -> None:
     memory = mmap.mmap(-1, 4000)
     view = pulse.View(memory, "F32", [1000])
@@ -192,6 +200,24 @@ if HAS_TORCH:
         tensor.untyped_storage().resize_(0)
         with pytest.raises(TypeError, match="no storage"):
             pulse.digest({"w": tensor})
+
+    def test_tensors_that_moved_since_prepare_are_refused() -> None:
+        tensor = torch.from_numpy(BASE.copy())
+        prepared = patch().prepare({"w": tensor})
+        held, tensor.data = tensor.data, torch.zeros(1000)
+        for refused in (prepared.commit, lambda: list(prepared.sparse())):
+            with pytest.raises(ValueError, match="prepare it again"):
+                refused()
+        assert not tensor.any() and np.array_equal(held.numpy(), BASE)
+        tensor.data = held
+        prepared.commit()
+        assert np.array_equal(held.numpy(), TARGET)
+
+        tensor = torch.tensor(BASE)
+        prepared = patch().prepare({"w": tensor})
+        tensor.untyped_storage().resize_(0)
+        with pytest.raises(ValueError, match="prepare it again"):
+            prepared.commit()
 
     def test_a_device_that_is_not_the_host_is_named() -> None:
         class OnDevice(torch.Tensor):
