@@ -17,7 +17,7 @@ writes. Long calls let other Python threads run, take `threads=` and `progress=`
 what they were.
 """
 
-from pulse_codec import aio
+from pulse_codec import aio, feed
 from pulse_codec._pulse import (
     Applied,
     Digests,
@@ -144,6 +144,7 @@ __all__ = [
     "diff",
     "digest",
     "digests",
+    "feed",
     "inspect",
     "join",
     "keygen",

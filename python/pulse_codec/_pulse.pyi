@@ -28,6 +28,12 @@ __all__ = [
     "diff",
     "digest",
     "digests",
+    "feed_compact",
+    "feed_log",
+    "feed_mirror",
+    "feed_prune",
+    "feed_status",
+    "feed_verify",
     "inspect",
     "join",
     "keygen",
@@ -453,3 +459,26 @@ class Version:
     ) -> dict[str, Any]: ...
 
 def keygen(path: Path) -> str: ...
+def feed_status(feed: str, *, trust: str | None = None) -> dict[str, Any]: ...
+def feed_log(
+    feed: str, *, trust: str | None = None, first: int = 0, last: int | None = None
+) -> list[Record]: ...
+def feed_verify(feed: str, *, trust: str | None = None, spool: Path | None = None) -> dict[str, Any]: ...
+def feed_prune(
+    feed: str,
+    *,
+    trust: str | None = None,
+    anchors: int = 2,
+    grace: float = 86400.0,
+    spool: Path | None = None,
+) -> dict[str, Any]: ...
+def feed_compact(
+    feed: str,
+    *,
+    trust: str | None = None,
+    spans: Sequence[int] | None = None,
+    anchor_every: int | None = None,
+    spool: Path | None = None,
+    threads: int = 0,
+) -> list[dict[str, Any]]: ...
+def feed_mirror(feed: str, to: str, *, trust: str | None = None) -> dict[str, Any]: ...

@@ -42,6 +42,8 @@ mod _pulse {
     #[pymodule_export]
     use crate::join::join;
     #[pymodule_export]
+    use crate::live::{feed_compact, feed_log, feed_mirror, feed_prune, feed_status, feed_verify};
+    #[pymodule_export]
     use crate::live::{keygen, Follower, Published, Publisher, Record, Version};
     #[pymodule_export]
     use crate::load::load;

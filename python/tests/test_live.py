@@ -529,3 +529,26 @@ def test_other_threads_run_while_one_waits(feed: str) -> None:
     with pytest.raises(RuntimeError, match="another thread"):
         follower.next(timeout=0)
     waiter.join()
+
+
+def test_looking_after_a_feed(feed: str, tmp_path: Path) -> None:
+    publish(feed, range(12), anchor_every=5)
+    found = pulse.feed.status(feed)
+    assert found["head"].version == 11 and found["head"].digest == pulse.digest(model(11))
+    assert found["key"] is None and found["expires"] > found["now"] >= found["seen"]
+    assert [(it.version, it.step) for it in pulse.feed.log(feed, first=3, last=5)] == [(3, 3), (4, 4), (5, 5)]
+    audit = pulse.feed.verify(feed)
+    assert (audit["records"], audit["problems"]) == (12, [])
+    made = pulse.feed.compact(feed, spans=[4])
+    assert made and all(it["version"] - it["start"] == 4 for it in made)
+    mirror = str(tmp_path / "mirror")
+    assert pulse.feed.mirror(feed, mirror)["records"] == 12
+    weights = model(3)
+    version = pulse.Follower(mirror, weights=weights, **POLL).next(timeout=30)
+    assert version is not None and version.commit().target == pulse.digest(model(11))
+    assert pulse.feed.prune(feed, anchors=1, grace=0)["objects"] > 0
+    data(mirror, 7).unlink()
+    (problem,) = pulse.feed.verify(mirror)["problems"]
+    assert isinstance(problem, pulse.FeedError) and problem.kind == "data"
+    with pytest.raises(pulse.NoFeed):
+        pulse.feed.status(str(tmp_path / "nothing"))

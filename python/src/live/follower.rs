@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use pulse::hash::Digest;
 use pulse::stream::TrustedBase;
-use pulse_sync::{Error, Event, Feed, FollowerOptions, Mark, Update};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pulse_sync::{Error, Event, FollowerOptions, Mark, Update};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use crate::live::keeping::{open, trusted};
 use crate::live::publisher::seconds;
 use crate::live::record::Record;
 use crate::live::tasks::Tasks;
@@ -149,18 +150,11 @@ impl Follower {
     ) -> PyResult<Self> {
         let raise = |error| failure::raise(py, error);
         let tasks = Tasks::new()?;
-        let feed = {
-            let _context = tasks.runtime()?.enter();
-            Feed::open(feed).map_err(raise)?
-        };
+        let feed = open(py, &tasks, feed)?;
         let mut choices = FollowerOptions::default()
             .with_poll(seconds(poll)?, seconds(poll_max)?)
             .with_limits(options::limits(limits)?);
-        if let Some(trust) = trust {
-            let key =
-                trust.parse().map_err(|error| PyValueError::new_err(format!("trust: {error}")))?;
-            choices = choices.with_trust(key);
-        }
+        choices.trust = trusted(trust)?;
         choices.at = at;
         choices.spool = spool;
         let meter = Arc::clone(&tasks.meter);

@@ -3,6 +3,7 @@
 mod event;
 mod failure;
 mod follower;
+mod keeping;
 mod publisher;
 mod record;
 mod tasks;
@@ -14,6 +15,9 @@ use pulse_sync::{SecretKey, System};
 use pyo3::prelude::*;
 
 pub(crate) use follower::Follower;
+pub(crate) use keeping::{
+    feed_compact, feed_log, feed_mirror, feed_prune, feed_status, feed_verify,
+};
 pub(crate) use publisher::{Published, Publisher};
 pub(crate) use record::Record;
 pub(crate) use version::Version;

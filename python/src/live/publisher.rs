@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 
 use crate::live::failure;
+use crate::live::keeping::open;
 use crate::live::record::Record;
 use crate::live::tasks::Tasks;
 use crate::options::{encoder, EncoderOptions};
@@ -154,10 +155,7 @@ impl Publisher {
     ) -> PyResult<Self> {
         let raise = |error| failure::raise(py, error);
         let tasks = Tasks::new()?;
-        let feed = {
-            let _context = tasks.runtime()?.enter();
-            Feed::open(feed).map_err(raise)?
-        };
+        let feed = open(py, &tasks, feed)?;
         let meter = Arc::clone(&tasks.meter);
         let mut choices = PublisherOptions::default()
             .with_anchor_every(anchor_every)
