@@ -79,7 +79,7 @@ pub struct Pruned {
 /// read whole before. Records stay for ever (F35, F36).
 ///
 /// # Errors
-/// [`Error::Store`], when nothing or only a part was deleted: what is left goes the next time.
+/// [`Error::Store`](crate::Error::Store), when nothing or only a part was deleted: what is left goes the next time.
 pub async fn prune(feed: &Feed, options: &PruneOptions) -> Result<Pruned> {
     let mut log = open_log(feed, options.trust).await?;
     let run = log.manifest().run;
