@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+# What a shell starts in the background ignores Ctrl-C, and so would those that the tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Processes that tests start find the package that is installed, not its sources beside the tests.
 os.environ["PYTHONSAFEPATH"] = "1"
