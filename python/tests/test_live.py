@@ -173,6 +173,30 @@ def test_what_was_not_committed_is_looked_for_again(feed: str) -> None:
     assert pulse.digest(weights) == pulse.digest(model(2))
 
 
+def test_of_two_versions_side_by_side_only_one_is_written(feed: str) -> None:
+    publish(feed, range(1))
+    weights = model(0)
+    follower = pulse.Follower(feed, weights=weights, **POLL)
+    for first in (0, 1):
+        versions = []
+        for step in (2 * first + 1, 2 * first + 2):
+            publish(feed, range(step, step + 1))
+            version = follower.next(timeout=30)
+            assert version is not None and version.version == step
+            versions.append(version)
+        # Both were made of the same weights, so what the other one changes is nothing to them any more.
+        assert versions[first].commit().target == versions[first].digest
+        with pytest.raises(ValueError, match="next one"):
+            versions[1 - first].commit()
+        with pytest.raises(ValueError):
+            versions[first].commit()
+        assert pulse.digest(weights) == versions[first].digest
+        version = follower.next(timeout=0)
+        if version is not None:
+            version.commit()
+        assert pulse.digest(weights) == versions[1].digest
+
+
 def test_weights_that_somebody_wrote_to(feed: str) -> None:
     publish(feed, range(2))
     weights = model(1)
@@ -219,6 +243,18 @@ def test_a_trainer_that_starts_again(feed: str) -> None:
     version = pulse.Follower(feed, weights=weights, **POLL).next(timeout=30)
     assert version is not None
     assert version.commit().target == pulse.digest(model(5)) == wrong.digest
+
+
+def test_a_trainer_that_starts_again_where_the_data_is_gone(tmp_path: Path) -> None:
+    feed = tmp_path / "feed"
+    publish(str(feed), range(3))
+    for place in (feed / "data").iterdir():
+        place.unlink()
+    (published,) = publish(str(feed), range(3, 4))
+    assert published.is_anchor and "could not be fetched" in published.warnings[0]
+    weights = model(0)
+    version = pulse.Follower(str(feed), weights=weights, **POLL).next(timeout=30)
+    assert version is not None and version.commit().target == pulse.digest(model(3))
 
 
 def test_a_patch_that_ranks_have_joined(feed: str) -> None:

@@ -7,7 +7,7 @@ use pulse::hash::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::document::{Document, DOCUMENT_BYTES, HINTS_BYTES};
-use crate::error::{Error, Result};
+use crate::error::{DocumentFault, Error, Result};
 use crate::feed::Feed;
 use crate::hint::{parse_floor, seal_floor, ByProduct};
 use crate::keep::{hints, open_log};
@@ -50,6 +50,12 @@ pub struct Mirrored {
 pub async fn mirror(from: &Feed, to: &Feed, trust: Option<PublicKey>) -> Result<Mirrored> {
     let mut log = open_log(from, trust).await?;
     let run = log.manifest().run;
+    if let Ok(Some(theirs)) = to.manifest().await {
+        if theirs.run != run {
+            let fault = DocumentFault::Run { expected: run, found: theirs.run };
+            return Err(Error::document(name::FEED, fault));
+        }
+    }
     copy_document(from, to, name::FEED, None).await?;
     // What was verified at the copy, and is named by many records perhaps.
     let mut there = HashSet::new();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pulse::hash::Digest;
 use pulse::stream::TrustedBase;
 use pulse_sync::{Error, Event, FollowerOptions, Mark, Update};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::live::keeping::{open, trusted};
@@ -76,17 +76,30 @@ impl Follower {
         *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = Some(weights);
     }
 
-    /// The version of an update is served: all of it was proved.
-    pub(super) fn served(&self, py: Python<'_>, update: &Update) -> PyResult<()> {
+    /// Serves the version of an update, which `make` makes of what was held when it was looked for. Nobody is at work on
+    /// this follower meanwhile, so that of two versions that were made side by side only one is written.
+    pub(super) fn serve<T>(
+        &self,
+        py: Python<'_>,
+        update: &Update,
+        held: Option<Digest>,
+        make: impl FnOnce() -> PyResult<T>,
+    ) -> PyResult<T> {
         self.with(|state| {
+            if !matches!(state.holding, Holding::Known(known) if known == held) {
+                return Err(PyValueError::new_err(
+                    "the weights have changed since this version was looked for; ask for the next one",
+                ));
+            }
+            let made = make()?;
             let digest = update.record.target;
             state.holding = Holding::Known(Some(digest));
             let raise = |error| failure::raise(py, error);
             state.follower.served(update, digest).map_err(raise)?;
-            match (&self.mark, state.follower.mark()) {
-                (Some(path), Some(mark)) => py.detach(|| mark.save(path)).map_err(raise),
-                _ => Ok(()),
+            if let (Some(path), Some(mark)) = (&self.mark, state.follower.mark()) {
+                py.detach(|| mark.save(path)).map_err(raise)?;
             }
+            Ok(made)
         })
     }
 
@@ -107,22 +120,29 @@ impl Follower {
     }
 }
 
-/// The version `at`, which ends it when it is held: as [`pulse_sync::Follower::next`], that waits for ever then.
-async fn up_to(
+/// As [`pulse_sync::Follower::next`], which ends when version `at` is held, if one is asked for. `is_once` looks once.
+async fn next(
     follower: &mut pulse_sync::Follower,
     held: Option<Digest>,
-    at: u64,
+    at: Option<u64>,
+    is_once: bool,
     poll: Duration,
-) -> pulse_sync::Result<Update> {
+) -> pulse_sync::Result<Option<Update>> {
+    let Some(at) = at.or(is_once.then_some(u64::MAX)) else {
+        return follower.next(held).await.map(Some);
+    };
     loop {
         match follower.look(held).await {
-            Ok(Some(update)) => return Ok(update),
+            Ok(Some(update)) => return Ok(Some(update)),
             Ok(None) if follower.head().is_some_and(|head| head.version >= at) => {
                 return Err(Error::Ended { version: at });
             }
             Ok(None) => {}
             Err(error) if error.is_passing() => {}
             Err(error) => return Err(error),
+        }
+        if is_once {
+            return Ok(None);
         }
         tokio::time::sleep(poll).await;
     }
@@ -175,7 +195,8 @@ impl Follower {
         Ok(Follower { tasks, at, poll, mark: state, threads, weights, state: opened })
     }
 
-    /// The next version, once it is there and its data has arrived; None when `timeout` seconds have gone by.
+    /// The next version, once it is there and its data has arrived; None when `timeout` seconds have gone by, or at once
+    /// if they are 0.
     #[pyo3(signature = (*, timeout=None, progress=None))]
     fn next(
         slf: Bound<'_, Self>,
@@ -185,7 +206,7 @@ impl Follower {
         let py = slf.py();
         let this = slf.get();
         let timeout = timeout.map(seconds).transpose()?;
-        let update = this.with(|state| {
+        let found = this.with(|state| {
             if let (Holding::Unknown, Some(weights)) = (&state.holding, this.held(py)) {
                 let held = Held::new(weights.bind(py))?;
                 let _lease = held.lease(py, false)?;
@@ -198,23 +219,18 @@ impl Follower {
                 Holding::Unknown => None,
             };
             let follower = &mut state.follower;
-            let next = async move {
-                match this.at {
-                    None => follower.next(held).await,
-                    Some(at) => up_to(follower, held, at, this.poll).await,
+            // Without time there is one look, which takes what it takes.
+            let is_once = timeout.is_some_and(|timeout| timeout.is_zero());
+            let next = next(follower, held, this.at, is_once, this.poll);
+            let update = this.tasks.run(py, progress, || async move {
+                match timeout.filter(|_| !is_once) {
+                    None => next.await,
+                    Some(timeout) => tokio::time::timeout(timeout, next).await.unwrap_or(Ok(None)),
                 }
-            };
-            this.tasks.run(py, progress, || async move {
-                match timeout {
-                    None => next.await.map(Some),
-                    Some(timeout) => match tokio::time::timeout(timeout, next).await {
-                        Ok(update) => update.map(Some),
-                        Err(_) => Ok(None),
-                    },
-                }
-            })
+            })?;
+            Ok(update.map(|update| (update, held)))
         })?;
-        Ok(update.map(|update| Version::new(update, slf.clone().unbind())))
+        Ok(found.map(|(update, held)| Version::new(update, held, slf.clone().unbind())))
     }
 
     fn cancel(&self) {

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pulse::tensors::{Control, Shadow, TensorRef, Weights};
-use pulse_sync::{Feed, FollowerOptions, PublicKey, PublisherOptions, SecretKey};
+use pulse_sync::{Error, Feed, FollowerOptions, PublicKey, PublisherOptions, SecretKey, Update};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
+use tokio::task::block_in_place;
 
 use crate::live::failure;
 use crate::live::keeping::open;
@@ -71,6 +72,10 @@ impl From<pulse_sync::Published> for Published {
     }
 }
 
+/// How often the newest version is looked for.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// What the next patch starts from.
 enum Base {
     /// It was published by this publisher, or given.
@@ -119,20 +124,46 @@ impl Publisher {
     }
 }
 
-/// The newest version, as a follower fetches it.
+/// The newest version, as a follower fetches it; why not, if nothing that can be had leads to it.
 async fn newest(
     feed: &Feed,
     options: FollowerOptions,
     control: Control<'_>,
-) -> pulse_sync::Result<Shadow> {
+) -> pulse_sync::Result<Result<Shadow, Error>> {
     let mut follower = pulse_sync::Follower::open(feed, None, options).await?;
-    let (_, tensors) = follower.to_memory(control).await?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let error = match follower.look(None).await {
+            Ok(Some(update)) => match block_in_place(|| shadow(&update, control)) {
+                Ok(shadow) => return Ok(Ok(shadow)),
+                Err(error) => {
+                    follower.failed(&update);
+                    error
+                }
+            },
+            Ok(None) => return Err(Error::Misuse("there is no version".into())),
+            Err(error @ (Error::Lost { .. } | Error::Data { .. })) => error,
+            Err(error) if error.is_passing() && tries < TRIES => error,
+            Err(error) => return Err(error),
+        };
+        if tries == TRIES {
+            // The feed is there, but not its data: an anchor helps all who meet the same.
+            return Ok(Err(error));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A copy of what an update makes.
+fn shadow(update: &Update, control: Control<'_>) -> pulse_sync::Result<Shadow> {
+    let tensors = update.chain()?.to_memory(control)?;
     let mut pairs = Vec::new();
     for (name, (spec, bytes)) in &tensors {
         pairs.push((name.as_str(), TensorRef::new(spec.clone(), bytes)?));
     }
     let weights: Weights<'_> = pairs.into_iter().collect();
-    Ok(tokio::task::block_in_place(|| Shadow::new(&weights, control))?)
+    Ok(Shadow::new(&weights, control)?)
 }
 
 #[pymethods]
@@ -217,12 +248,15 @@ impl Publisher {
             let control = self.control();
             let State { publisher, base } = state;
             let head = publisher.head().is_some();
+            let mut lost = None;
             if matches!(base, Base::Fetched) && head {
                 let mut options = FollowerOptions::default();
                 options.trust = self.trust;
                 let feed = &self.feed;
-                let fetched = self.tasks.run(py, None, || newest(feed, options, control))?;
-                *base = Base::Known(fetched);
+                match self.tasks.run(py, None, || newest(feed, options, control))? {
+                    Ok(fetched) => *base = Base::Known(fetched),
+                    Err(error) => lost = Some(error),
+                }
             }
             if !matches!(base, Base::Known(_)) {
                 let made = py.detach(|| Shadow::new(&weights, control));
@@ -232,8 +266,12 @@ impl Publisher {
             let Base::Known(shadow) = base else {
                 return Err(PyRuntimeError::new_err("there is no base"));
             };
-            let published =
+            let mut published =
                 self.tasks.run(py, progress, move || publisher.publish(shadow, weights, step))?;
+            if let Some(error) = lost {
+                let warning = format!("the newest version could not be fetched: {error}");
+                published.warnings.insert(0, warning);
+            }
             Ok(published.into())
         })
     }

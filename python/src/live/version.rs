@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use pulse::hash::Digest;
 use pulse_sync::Update;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -17,13 +18,15 @@ use crate::work::Work;
 #[pyclass(frozen, module = "pulse_codec")]
 pub(crate) struct Version {
     update: Update,
+    /// What was held when it was looked for.
+    held: Option<Digest>,
     follower: Py<Follower>,
     prepared: Mutex<Option<Py<Prepared>>>,
 }
 
 impl Version {
-    pub fn new(update: Update, follower: Py<Follower>) -> Self {
-        Version { update, follower, prepared: Mutex::new(None) }
+    pub fn new(update: Update, held: Option<Digest>, follower: Py<Follower>) -> Self {
+        Version { update, held, follower, prepared: Mutex::new(None) }
     }
 
     fn work(&self, threads: usize, progress: Option<Py<PyAny>>) -> Work {
@@ -112,9 +115,9 @@ impl Version {
     #[pyo3(signature = (*, verify=false, threads=0))]
     fn commit(&self, py: Python<'_>, verify: bool, threads: usize) -> PyResult<Applied> {
         let prepared = self.prepare(py, 1 << 30, threads, None)?;
-        let applied = self.settled(py, prepared.get().finish(py, threads, verify))?;
-        self.follower.get().served(py, &self.update)?;
-        Ok(applied)
+        let finish = || prepared.get().finish(py, threads, verify);
+        let served = self.follower.get().serve(py, &self.update, self.held, finish);
+        self.settled(py, served)
     }
 
     /// Makes it in new memory, where the follower has no weights yet: tensors by name, as `load` gives them. They are
@@ -142,9 +145,10 @@ impl Version {
         for (name, (spec, bytes)) in self.settled(py, made)? {
             weights.set_item(name, over(py, kind, bytes.into(), &spec)?)?;
         }
-        follower.hold(weights.clone().unbind().into_any());
-        follower.served(py, &self.update)?;
-        Ok(weights)
+        follower.serve(py, &self.update, self.held, || {
+            follower.hold(weights.clone().unbind().into_any());
+            Ok(weights)
+        })
     }
 
     fn __repr__(&self) -> String {
