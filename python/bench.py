@@ -238,7 +238,8 @@ def main() -> None:
 
             def apply_and_load() -> Model:
                 subprocess.run([*program, "apply", files[0], patch_path, "-o", out, "--force"], check=True)
-                return safetensors.torch.load_file(out)
+                loaded: Model = safetensors.torch.load_file(out)
+                return loaded
 
             times.of(f"{FILES}: diff", save_and_diff)
             loaded = times.of(f"{FILES}: prepare + commit", apply_and_load)
