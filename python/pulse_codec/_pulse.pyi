@@ -469,7 +469,7 @@ def feed_prune(
     *,
     trust: str | None = None,
     anchors: int = 2,
-    grace: float = 86400.0,
+    grace: float = 3600.0,
     spool: Path | None = None,
 ) -> dict[str, Any]: ...
 def feed_compact(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pulse_codec import follower, publisher
 from pulse_codec.errors import Ended
@@ -37,14 +37,45 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class _Object:
-    """Something that waits on a thread of its own, which begins with the first call."""
+class _Blocking(Protocol):
+    """What publishers and followers have in common."""
 
-    def __init__(self) -> None:
+    def _cancel(self) -> None: ...
+    def close(self) -> None: ...
+
+
+_O = TypeVar("_O", bound=_Blocking)
+
+
+class _Object(Generic[_O]):
+    """Something that waits on a thread of its own, where it is opened by the first call."""
+
+    def __init__(self, open_it: Callable[[], _O]) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pulse")
+        self._open_it = open_it
+        self._made: _O | None = None
 
     def _cancel(self) -> None:
-        raise NotImplementedError
+        if self._made is not None:
+            self._made._cancel()
+
+    def _opened(self) -> _O:
+        if self._made is None:
+            self._made = self._open_it()
+        return self._made
+
+    async def close(self) -> None:
+        """Gives up the connections, and the copy that a publisher has."""
+        if self._made is not None:
+            await self._call(self._made.close)
+        self._thread.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        await self._call(self._opened)
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.close()
 
     async def _call(self, work: Callable[..., _T], *words: Any, **named: Any) -> _T:
         loop = asyncio.get_running_loop()
@@ -61,22 +92,11 @@ class _Object:
             raise
 
 
-class Publisher(_Object):
+class Publisher(_Object[publisher.Publisher]):
     """`pulse_codec.Publisher`, to be awaited. It joins the feed at the first call, or by `async with`."""
 
     def __init__(self, feed: str, **options: Any) -> None:
-        super().__init__()
-        self._open = functools.partial(publisher.Publisher, feed, **options)
-        self._made: publisher.Publisher | None = None
-
-    def _cancel(self) -> None:
-        if self._made is not None:
-            self._made._publisher.cancel()
-
-    def _opened(self) -> publisher.Publisher:
-        if self._made is None:
-            self._made = self._open()
-        return self._made
+        super().__init__(functools.partial(publisher.Publisher, feed, **options))
 
     async def publish(
         self, weights: Tensors | Patch, *, step: int | None = None, progress: Progress | None = None
@@ -107,19 +127,6 @@ class Publisher(_Object):
     async def head(self) -> Record | None:
         """The newest version; None before the first."""
         return await self._call(lambda: self._opened().head)
-
-    async def close(self) -> None:
-        """Gives up the copy and the connections."""
-        if self._made is not None:
-            await self._call(self._made.close)
-        self._thread.shutdown(wait=False)
-
-    async def __aenter__(self) -> Self:
-        await self._call(self._opened)
-        return self
-
-    async def __aexit__(self, *_exception: object) -> None:
-        await self.close()
 
 
 class Version:
@@ -171,22 +178,11 @@ class Version:
         return await self._owner._call(self._version.load, like=like, progress=progress)
 
 
-class Follower(_Object):
+class Follower(_Object[follower.Follower]):
     """`pulse_codec.Follower`, for `async for`."""
 
     def __init__(self, feed: str, **options: Any) -> None:
-        super().__init__()
-        self._open = functools.partial(follower.Follower, feed, **options)
-        self._made: follower.Follower | None = None
-
-    def _cancel(self) -> None:
-        if self._made is not None:
-            self._made._follower.cancel()
-
-    def _opened(self) -> follower.Follower:
-        if self._made is None:
-            self._made = self._open()
-        return self._made
+        super().__init__(functools.partial(follower.Follower, feed, **options))
 
     async def next(self, *, timeout: float | None = None, progress: Progress | None = None) -> Version | None:
         """The next version, ready to be committed; None when `timeout` seconds have gone by."""
@@ -203,16 +199,3 @@ class Follower(_Object):
             raise StopAsyncIteration from None
         assert version is not None, "there is no timeout"
         return version
-
-    async def close(self) -> None:
-        """Gives up the connections."""
-        if self._made is not None:
-            await self._call(self._made.close)
-        self._thread.shutdown(wait=False)
-
-    async def __aenter__(self) -> Self:
-        await self._call(self._opened)
-        return self
-
-    async def __aexit__(self, *_exception: object) -> None:
-        await self.close()

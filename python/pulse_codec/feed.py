@@ -50,7 +50,7 @@ def prune(
     *,
     trust: str | None = None,
     anchors: int = 2,
-    grace: float = 86400.0,
+    grace: float = 3600.0,
     spool: Path | None = None,
 ) -> dict[str, Any]:
     """Deletes data that nobody needs who starts from one of the last `anchors`, if it is older than `grace` seconds."""

@@ -134,6 +134,10 @@ class Follower:
         """The key that signs the feed; None if it is unsigned, and as trustworthy as its store."""
         return self._follower.key
 
+    def _cancel(self) -> None:
+        """Stops a call that another thread waits for."""
+        self._follower.cancel()
+
     def close(self) -> None:
         """Gives up the connections. Weights and versions stay."""
         self._follower.close()

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from pulse_codec import _pulse
 from pulse_codec.errors import Fenced
+from pulse_codec.shadow import on_host
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pulse_codec._pulse import EncoderOptions, Patch, Published, Record
-    from pulse_codec.types import Path, Progress, Tensors
+    from pulse_codec.types import Alloc, Path, Progress, Tensors
 
 
 class Fetched:
@@ -35,6 +36,8 @@ class Publisher:
     name that are that version, which saves fetching it; where they are not, and with `base=None`, the first version is
     an anchor: all of the weights. Another anchor is made when `anchor_every` versions have gone by, for those who join.
 
+    Weights on a device are copied to the host first, if `alloc` says where, as `Shadow` does it.
+
     `patience` is how many seconds a version is tried while the store gives no clear answer. What fails, or is stopped,
     can be tried again: a version is there when its record is, and until then the next patch starts from what it did.
     `expires` is for how many seconds a publisher is taken to be alive after its last version; one that is idle calls
@@ -56,6 +59,7 @@ class Publisher:
         *,
         key: Path | None = None,
         base: Tensors | Fetched | None = FETCHED,
+        alloc: Alloc | None = None,
         anchor_every: int = 50,
         expires: float = 86400.0,
         patience: float = 300.0,
@@ -64,10 +68,11 @@ class Publisher:
     ) -> None:
         fetch = isinstance(base, Fetched)
         self._fenced: Fenced | None = None
+        self._on_host = on_host(alloc)
         self._publisher = _pulse.Publisher(
             feed,
             key=key,
-            base=None if isinstance(base, Fetched) else base,
+            base=None if isinstance(base, Fetched) else self._on_host(base),
             fetch=fetch,
             anchor_every=anchor_every,
             expires=expires,
@@ -83,7 +88,7 @@ class Publisher:
         parts of many ranks, or a snapshot, which becomes an anchor."""
         self._check()
         try:
-            return self._publisher.publish(weights, step=step, progress=progress)
+            return self._publisher.publish(self._on_host(weights), step=step, progress=progress)
         except Fenced as fenced:
             self._fenced = fenced
             raise
@@ -123,6 +128,10 @@ class Publisher:
     def head(self) -> Record | None:
         """The newest version; None before the first."""
         return self._publisher.head
+
+    def _cancel(self) -> None:
+        """Stops a call that another thread waits for."""
+        self._publisher.cancel()
 
     def close(self) -> None:
         """Gives up the copy and the connections. The run goes on: only `end` ends it."""

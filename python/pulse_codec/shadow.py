@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pulse_codec import _pulse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pulse_codec._pulse import Digests, EncoderOptions, Patch
     from pulse_codec.types import Alloc, Path, Progress, Run, Weights
 
@@ -41,8 +43,7 @@ class Shadow:
         threads: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        self._alloc = alloc
-        self._staged: dict[str, Any] = {}
+        self._on_host = on_host(alloc)
         self._made: tuple[Patch, _pulse.Unpublished] | None = None
         self._shadow = _pulse.Shadow(self._on_host(weights), threads=threads, progress=progress)
 
@@ -98,39 +99,16 @@ class Shadow:
         self._shadow.advance(self._made[1], threads=threads)
         self._made = None
 
-    def _on_host(self, weights: Weights) -> Weights:
-        """The weights, with copies of those that do not lend their bytes."""
-        alloc = self._alloc
-        if alloc is None or not hasattr(weights, "items"):
-            return weights
-        on_host: dict[str, Any] = {}
-        devices = set()
-        for name, tensor in weights.items():
-            device = getattr(tensor, "device", None)
-            if device is None or not hasattr(tensor, "is_contiguous"):
-                on_host[name] = tensor
-            elif device.type == "cpu" and tensor.is_contiguous():
-                on_host[name] = tensor
-            else:
-                copy = self._staged.get(name)
-                if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-                    copy = self._staged[name] = alloc(tensor)
-                copy.copy_(tensor.detach(), non_blocking=True)
-                on_host[name] = copy
-                if device.type != "cpu":
-                    devices.add(device)
-        _wait(devices)
-        return on_host
 
+def on_host(alloc: Alloc | None) -> Callable[[Any], Any]:
+    """What copies weights to the host where they do not lend their bytes, if `alloc` says where."""
+    if alloc is None:
+        return lambda weights: weights
+    # PyTorch is needed by nobody else.
+    from pulse_codec.host import HostCopy
 
-def _wait(devices: set[Any]) -> None:
-    """Waits until the devices have copied."""
-    if not devices:
-        return
-    import torch
-
-    for device in devices:
-        torch.get_device_module(device).synchronize(device)
+    host = HostCopy(alloc=alloc)
+    return lambda weights: host.take(weights.items()) if hasattr(weights, "items") else weights
 
 
 def pinned(tensor: Any) -> Any:

@@ -228,6 +228,23 @@ impl crate::buffer::Buffer {
     }
 }
 
+/// Lends the bytes that a patch or a part of one has in memory.
+///
+/// # Safety
+/// As of [`lend`]; `owner` never changes the bytes.
+unsafe fn lend_memory(
+    view: *mut ffi::Py_buffer,
+    flags: c_int,
+    owner: Bound<'_, PyAny>,
+    memory: Option<*const [u8]>,
+) -> PyResult<()> {
+    let Some(bytes) = memory else {
+        return Err(PyBufferError::new_err("it is a file; bytes() of it reads it into memory"));
+    };
+    // SAFETY: as the caller has promised.
+    unsafe { lend(view, flags, owner, (bytes.cast(), bytes.len()), true) }
+}
+
 #[pymethods]
 impl crate::patch::Patch {
     unsafe fn __getbuffer__(
@@ -235,14 +252,9 @@ impl crate::patch::Patch {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let Some(bytes) = slf.get().memory() else {
-            return Err(PyBufferError::new_err(
-                "the patch is a file; bytes(patch) reads it into memory",
-            ));
-        };
-        let place = (bytes.as_ptr(), bytes.len());
+        let memory = slf.get().memory().map(ptr::from_ref);
         // SAFETY: Python calls this with a view to be filled; a Patch never changes the bytes that it owns.
-        unsafe { lend(view, flags, slf.into_any(), place, true) }
+        unsafe { lend_memory(view, flags, slf.into_any(), memory) }
     }
 }
 
@@ -253,13 +265,8 @@ impl crate::part::Part {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let Some(bytes) = slf.get().memory() else {
-            return Err(PyBufferError::new_err(
-                "the part is a file; bytes(part) reads it into memory",
-            ));
-        };
-        let place = (bytes.as_ptr(), bytes.len());
+        let memory = slf.get().memory().map(ptr::from_ref);
         // SAFETY: Python calls this with a view to be filled; a Part never changes the bytes that it owns.
-        unsafe { lend(view, flags, slf.into_any(), place, true) }
+        unsafe { lend_memory(view, flags, slf.into_any(), memory) }
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,15 @@ if HAS_TORCH:
         pulse.apply({"w": weight}, pulse.diff({"w": weight}, {"w": torch.zeros(3)}))
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
+
+    def test_a_publisher_copies_what_lends_no_bytes(tmp_path: Path) -> None:
+        wide = torch.zeros(3, 4).T
+        with pulse.Publisher(str(tmp_path / "feed"), alloc=pulse.pinned) as publisher:
+            for step in range(2):
+                wide[0, step] = 1
+                published = publisher.publish({"w": wide}, step=step)
+                assert published.digest == pulse.digest({"w": wide.contiguous()})
+            assert not published.is_anchor
 
     def test_a_shadow_copies_what_lends_no_bytes() -> None:
         made: list[torch.Tensor] = []

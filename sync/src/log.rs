@@ -87,10 +87,11 @@ impl Log {
             return Err(Error::document(name::FEED, DocumentFault::NoKey(*key)));
         }
         let Some(head) = find_head(store, mark.map_or(0, |mark| mark.version)).await? else {
-            return match mark {
-                Some(mark) => Err(Error::RolledBack { mark: mark.version, head: 0 }),
-                None => Ok(None),
-            };
+            let Some(mark) = mark else { return Ok(None) };
+            // What is there instead, for whoever has to find out why.
+            let head = find_head(store, 0).await.ok().flatten();
+            let head = head.map_or(0, |head| head.record.version);
+            return Err(Error::RolledBack { mark: mark.version, head });
         };
         let mut log = Self::at(store, manifest, head);
         log.load_keys(&trusted).await?;

@@ -110,7 +110,7 @@ pub(crate) fn feed_verify<'py>(
 }
 
 #[pyfunction]
-#[pyo3(signature = (feed, *, trust=None, anchors=2, grace=86400.0, spool=None))]
+#[pyo3(signature = (feed, *, trust=None, anchors=2, grace=3600.0, spool=None))]
 pub(crate) fn feed_prune<'py>(
     py: Python<'py>,
     feed: &str,
