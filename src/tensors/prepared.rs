@@ -380,9 +380,9 @@ impl Prepared {
     /// The progress of `control` is not asked: once the first weight is written there is no way back.
     ///
     /// # Errors
-    /// [`Error::Misuse`] or [`Error::NotInPlace`] for other tensors, as [`check`](Self::check) finds them, before anything is
-    /// written. If the weights were written to since, that may be found too, and then they are spoiled;
-    /// otherwise nothing is left that could fail.
+    /// [`Error::Misuse`] or [`Error::NotInPlace`] for other tensors, as [`check`](Self::check) finds them,
+    /// before anything is written. If the weights were written to since, that may be found too, and then
+    /// they are spoiled; otherwise nothing is left that could fail.
     pub fn commit(self, weights: &mut WeightsMut<'_>, control: Control<'_>) -> Result<ApplyReport> {
         self.check(weights)?;
         let mut writes = Vec::new();
