@@ -26,14 +26,13 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed
-from packaging.version import Version
 
+from pulse_codec.installed import check_version
 from pulse_codec.replica import Replica, ReplicaError, read_weights, together
 
 __all__ = ["SUPPORTED", "command", "load"]
@@ -78,7 +77,7 @@ def command(
 
 def load(model: torch.nn.Module, named_tensors: Sequence[tuple[str, torch.Tensor]]) -> None:
     """Does what a `command` says, in each worker of SGLang."""
-    _check_version()
+    check_version("SGLang", SUPPORTED, "sglang")
     if len(named_tensors) != 1 or named_tensors[0][0] != "pulse":
         raise ValueError("this loader takes what pulse_codec.sglang.command returns, not tensors of weights")
     said: _Command = json.loads(named_tensors[0][1].cpu().numpy().tobytes())
@@ -111,16 +110,6 @@ def _write(path: str, report: dict[str, object]) -> None:
     with open(path + ".tmp", "w") as file:
         json.dump(report, file)
     os.replace(path + ".tmp", path)
-
-
-def _check_version() -> None:
-    low, high = SUPPORTED
-    try:
-        found = version("sglang")
-    except PackageNotFoundError:
-        raise ImportError(f"pulse_codec.sglang needs SGLang from {low} to before {high}: it is missing") from None
-    if not Version(low) <= Version(Version(found).base_version) < Version(high):
-        raise ImportError(f"pulse_codec.sglang supports SGLang from {low} to before {high}; this is {found}")
 
 
 def _workers() -> tuple[Iterable[torch.distributed.ProcessGroup], bool, bool]:

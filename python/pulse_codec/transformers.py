@@ -18,14 +18,14 @@ True
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
-from packaging.version import Version
 
 from pulse_codec.host import HostCopy
+from pulse_codec.installed import check_version
 from pulse_codec.plan import PlanError, views
+from pulse_codec.types import Publishes
 
 __all__ = ["PublishCallback", "SUPPORTED", "checkpoint"]
 
@@ -33,18 +33,7 @@ __all__ = ["PublishCallback", "SUPPORTED", "checkpoint"]
 SUPPORTED = ("5.0", "6.0")
 
 
-def _check_version(found: str | None) -> None:
-    low, high = SUPPORTED
-    if found is None:
-        raise ImportError(f"pulse_codec.transformers needs transformers from {low} to before {high}: it is missing")
-    if not Version(low) <= Version(Version(found).base_version) < Version(high):
-        raise ImportError(f"pulse_codec.transformers supports versions from {low} to before {high}; this is {found}")
-
-
-try:
-    _check_version(version("transformers"))
-except PackageNotFoundError:
-    _check_version(None)
+check_version("transformers", SUPPORTED, "transformers")
 
 from transformers import (  # noqa: E402
     PreTrainedModel,
@@ -55,10 +44,6 @@ from transformers import (  # noqa: E402
 )
 from transformers.core_model_loading import revert_weight_conversion  # noqa: E402
 from transformers.modeling_utils import remove_tied_weights_from_state_dict  # noqa: E402
-
-
-class _Publisher(Protocol):
-    def publish(self, weights: dict[str, torch.Tensor], *, step: int) -> Any: ...
 
 
 def checkpoint(model: PreTrainedModel, *, copy: bool = False) -> dict[str, torch.Tensor]:
@@ -100,7 +85,7 @@ class PublishCallback(TrainerCallback):
     """
 
     def __init__(
-        self, publisher: _Publisher, *, every: int | Literal["save"] = 1, dtype: torch.dtype | None = torch.bfloat16
+        self, publisher: Publishes, *, every: int | Literal["save"] = 1, dtype: torch.dtype | None = torch.bfloat16
     ) -> None:
         if every != "save" and (not isinstance(every, int) or every < 1):
             raise ValueError("every is a number of steps, or 'save'")

@@ -8,14 +8,14 @@ server that runs with `pulse_codec.vllm`, it also drives that server through the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike, fspath
 from typing import Any, Protocol
 
 import torch
-from packaging.version import Version
 
 from pulse_codec.host import HostCopy
+from pulse_codec.installed import check_version
+from pulse_codec.types import Publishes
 
 __all__ = ["SUPPORTED", "WeightTransfer"]
 
@@ -23,21 +23,7 @@ __all__ = ["SUPPORTED", "WeightTransfer"]
 SUPPORTED = ("1.0", "2.0")
 
 
-def _check_version() -> None:
-    low, high = SUPPORTED
-    try:
-        found = version("trl")
-    except PackageNotFoundError:
-        raise ImportError(f"pulse_codec.trl needs TRL from {low} to before {high}; it is not installed") from None
-    if not Version(low) <= Version(Version(found).base_version) < Version(high):
-        raise ImportError(f"pulse_codec.trl supports TRL from {low} to before {high}; this is {found}")
-
-
-_check_version()
-
-
-class _Publisher(Protocol):
-    def publish(self, weights: dict[str, torch.Tensor], *, step: int) -> Any: ...
+check_version("TRL", SUPPORTED, "trl")
 
 
 class _Engine(Protocol):
@@ -64,7 +50,7 @@ class WeightTransfer:
 
     def __init__(
         self,
-        publisher: _Publisher,
+        publisher: Publishes,
         *,
         dtype: torch.dtype | None = torch.bfloat16,
         engine: _Engine | None = None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 Path: TypeAlias = str | PathLike[str]
@@ -28,3 +28,9 @@ Alloc: TypeAlias = Callable[[Any], Any]
 
 OnEvent: TypeAlias = Callable[[dict[str, Any]], object]
 """Told what a follower meets: a dict whose "event" is "waiting", "refused", "planned", "held", "expired" or "fresh"."""
+
+
+class Publishes(Protocol):
+    """Whatever takes the weights of a step, as `pulse_codec.Publisher` does."""
+
+    def publish(self, weights: dict[str, Any], *, step: int) -> Any: ...

