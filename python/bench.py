@@ -2,7 +2,7 @@
 files and the command line, and beside the layouts that others have published, rebuilt here.
 
     cargo build --release -p pulse-tools --bin in_memory
-    python bench.py --rust ../target/release/in_memory
+    python -P bench.py --rust ../target/release/in_memory
 
 Needs PyTorch, safetensors and zstandard. Rounds are interleaved, and the least of each is printed: others use the
 machine as well. Every layout must bring the target back; only pulse proves that it did.
@@ -229,7 +229,7 @@ def main() -> None:
             check(weights, target, OURS)
             times.bytes[OURS] = len(patch)
 
-            program = [sys.executable, "-m", "pulse_codec", "--threads", str(threads), "--quiet"]
+            program = [sys.executable, "-P", "-m", "pulse_codec", "--threads", str(threads), "--quiet"]
             patch_path, out = place / "41.pulse", place / "out.safetensors"
 
             def save_and_diff() -> None:
