@@ -1,6 +1,6 @@
-"""Trains on several ranks with FSDP. Each rank makes a part of the patch from its own shards; the parts are joined.
+"""Trains on several ranks with FSDP. Each rank makes a part of the patch from its own shards; the parts are joined and published.
 
-    torchrun --nproc-per-node 2 distributed.py FOLDER
+    torchrun --nproc-per-node 2 distributed.py FEED
 
 No rank ever holds the whole model. The first one checks what it publishes against the gathered weights, which a real
 run would not do.
@@ -9,7 +9,6 @@ run would not do.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -40,7 +39,7 @@ def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("feed")
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()
 
@@ -56,28 +55,37 @@ def main() -> None:
     fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
-    base, slices = shards(model)
-    receiver = gathered(model)
-    for step in range(1, arguments.steps + 1):
-        optimizer.zero_grad()
-        tiny.loss(model, tiny.batch(ranks * step + rank)).backward()
-        optimizer.step()
+    publisher = pulse.Publisher(arguments.feed) if rank == 0 else None
+    receiver: dict[str, torch.Tensor] = {}
+    base = None
+    for step in range(arguments.steps + 1):
+        if step:
+            optimizer.zero_grad()
+            tiny.loss(model, tiny.batch(ranks * step + rank)).backward()
+            optimizer.step()
         target, slices = shards(model)
+        # The first version is an anchor: its parts start from nothing.
         part = pulse.diff(base, target, part_of=slices)
         base = target
         parts = [b""] * ranks
         dist.gather_object(bytes(part), parts if rank == 0 else None)
-        whole = gathered(model)
-        if rank == 0:
-            arguments.folder.mkdir(parents=True, exist_ok=True)
-            path = arguments.folder / f"{step}.pulse"
-            patch = pulse.join(parts, out=path, base_step=step - 1, step=step)
-            pulse.apply(receiver, patch)
-            assert pulse.digest(receiver) == pulse.digest(whole) == patch.target
+        whole = gathered(model)  # to show that it is right; a trainer that is not an example never has it
+        if publisher:
+            patch = pulse.join(parts, base_step=step - 1 if step else None, step=step)
+            published = publisher.publish(patch, step=step)
+            version = pulse.Follower(arguments.feed, weights=receiver or None).next()
+            assert version
+            receiver = receiver or version.load()
+            if step:
+                version.commit()
+            assert pulse.digest(receiver) == pulse.digest(whole) == published.digest
             sizes = " + ".join(f"{len(p):,}" for p in parts)
             print(
-                f"step {step}: parts of {sizes} bytes joined to {len(patch):,}, proved: {patch.target[:16]}", flush=True
+                f"step {step}: parts of {sizes} bytes joined to {published.bytes:,}, proved: {published.digest[:16]}",
+                flush=True,
             )
+    if publisher:
+        publisher.end()
     dist.destroy_process_group()
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from pathlib import Path
 
 import torch
 
 import pulse_codec as pulse
 import tiny
-from files import follow
 
 
 def sample(model: torch.nn.Module, start: list[int], length: int = 12) -> list[int]:
@@ -41,39 +39,40 @@ class Sampler(threading.Thread):
             time.sleep(0)
 
 
+def opened(feed: str, weights: dict[str, torch.Tensor]) -> pulse.Follower:
+    """Follows the feed, once there is one: the trainer may be started later."""
+    while True:
+        try:
+            return pulse.Follower(feed, weights=weights, poll=0.02)
+        except pulse.NoFeed:
+            time.sleep(0.1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("feed")
     arguments = parser.parse_args()
 
     model = tiny.Transformer().bfloat16().eval()
-    # The model's own memory: to apply a patch to it is to update the model.
+    # The model's own memory: to commit a version to it is to update the model.
     weights = model.state_dict()
-    files = follow(arguments.folder, 0)
-    pulse.load(next(files), into=weights)
     sampler = Sampler(model)
-    sampler.start()
-    for step, path in enumerate(files, 1):
-        patch = pulse.Patch.open(path)
-        # Proved while the model is in use; what is left to write takes no time.
-        prepared = patch.prepare(weights)
+    # Each version was proved while the model was in use; what is left to write takes no time. The last one ends the run.
+    for version in opened(arguments.feed, weights):
         with sampler.lock:
             began = time.perf_counter()
-            prepared.commit()
+            applied = version.commit()
             paused = time.perf_counter() - began
-        assert pulse.digest(weights) == patch.target
+        assert pulse.digest(weights) == version.digest
         print(
-            f"step {step}: {patch.changes:,} changes, paused {paused * 1e3:.2f} ms, {sampler.samples} samples,"
-            f" weights {patch.target[:16]} as the trainer's: {' '.join(map(str, sampler.last))}",
+            f"step {version.step}: {applied.changes:,} changes, paused {paused * 1e3:.2f} ms, {sampler.samples} samples,"
+            f" weights {version.digest[:16]} as the trainer's: {' '.join(map(str, sampler.last))}",
             flush=True,
         )
-        if step == arguments.steps:
-            break
+        if not sampler.is_alive():
+            sampler.start()
     sampler.stopped = True
     sampler.join()
-
-
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from vllm import LLM, SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.inputs import TokensPrompt
 
-from files import Publisher
+import pulse_codec as pulse
 from pulse_codec.host import HostCopy
 from pulse_codec.transformers import checkpoint
 
@@ -82,12 +82,13 @@ def main() -> None:
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    publisher, host = Publisher(folder), HostCopy(dtype=torch.bfloat16)
+    feed = str(folder / "feed")
+    publisher, host = pulse.Publisher(feed), HostCopy(dtype=torch.bfloat16)
     publisher.publish(host.take(checkpoint(model).items()), step=0)
     save(model, folder / "step_0")
 
     llm = engine(folder / "step_0")
-    llm.init_weight_transfer_engine({"init_info": {"weights": str(folder / "step_0")}})
+    llm.init_weight_transfer_engine({"init_info": {"weights": str(folder / "step_0"), "feed": feed}})
     print(f"step 0: {says(llm)}", flush=True)
     for step in range(1, arguments.steps + 1):
         tokens = (torch.arange(32) * step + torch.arange(8)[:, None]) % 256
@@ -95,17 +96,17 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        patch = publisher.publish(host.take(checkpoint(model).items()), step=step)
+        published = publisher.publish(host.take(checkpoint(model).items()), step=step)
 
         llm.start_weight_update()
-        llm.update_weights({"update_info": {"patch": str(patch), "background": True}})
-        says(llm)  # the engine generates while the patch is proved
+        llm.update_weights({"update_info": {"version": published.version, "background": True}})
+        says(llm)  # the engine generates while the version is fetched and proved
         llm.update_weights({"update_info": {}})
         began = time.perf_counter()
         llm.finish_weight_update(weight_version=str(step))
         llm.reset_prefix_cache()
         paused = (time.perf_counter() - began) * 1e3
-        print(f"step {step}: {patch.stat().st_size:,} bytes, paused {paused:.1f} ms: {says(llm)}", flush=True)
+        print(f"step {step}: {published.bytes:,} bytes, paused {paused:.1f} ms: {says(llm)}", flush=True)
     last = says(llm)
     llm.llm_engine.engine_core.shutdown()
 
