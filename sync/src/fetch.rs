@@ -21,10 +21,10 @@ use crate::work::in_place;
 use crate::world::World;
 
 /// Bytes of a range, at least and at most.
-const RANGE_MIN: u64 = 512 << 10;
-const RANGE_MAX: u64 = 4 << 20;
+const RANGE_MIN: u64 = 256 << 10;
+const RANGE_MAX: u64 = 2 << 20;
 /// Ranges that are under way at once: memory is as many of them.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 /// Tries of one range before the object is given up.
 const TRIES: u32 = 4;
 /// Data up to this size is held in memory.

@@ -151,7 +151,7 @@ async fn next(
 #[pymethods]
 impl Follower {
     #[new]
-    #[pyo3(signature = (feed, *, weights=None, trust=None, state=None, at=None, poll=0.5, poll_max=10.0, spool=None,
+    #[pyo3(signature = (feed, *, weights=None, trust=None, state=None, at=None, poll=0.25, poll_max=10.0, spool=None,
                         limits=None, threads=0, on_event=None))]
     #[allow(clippy::too_many_arguments)] // Python has names for them
     fn new(
