@@ -242,7 +242,9 @@ struct Line {
     gigabytes: f64,
 }
 
-const RANGE: f64 = 8_388_608.0;
+/// Bytes of a part on the way up, and of a range on the way down.
+const PART: f64 = 8_388_608.0;
+const RANGE: f64 = 2_097_152.0;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
@@ -259,21 +261,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let own = counts.iter().filter(|((verb, kind), _)| *verb == "get" && *kind != "data/");
         own.map(|(_, (_, bytes))| *bytes as f64).sum::<f64>() / 1e9
     };
-    // Data is counted in objects here; of its real size, parts and ranges are of 8 MiB.
-    let pieces = |megabytes: f64| (megabytes * 1e6 / RANGE).ceil();
+    // Data is counted in objects here; these are the requests of its real size.
+    let parts = |megabytes: f64| (megabytes * 1e6 / PART).ceil();
+    let ranges = |megabytes: f64| (megabytes * 1e6 / RANGE).ceil();
     let (followers, joins) = (arguments.followers as f64, arguments.joins as f64);
     let (patch, anchor) = (arguments.patch_mb / 1e3, arguments.anchor_mb / 1e3);
     let chain = requests(&join, "get", true) - 1.0;
     let lines = [
         Line {
             what: "publisher: patches",
-            puts: versions as f64 * (pieces(arguments.patch_mb) + 2.0),
+            puts: versions as f64 * (parts(arguments.patch_mb) + 2.0),
             gets: versions as f64 * 2.0,
             gigabytes: 0.0,
         },
         Line {
             what: "publisher: anchors",
-            puts: anchors as f64 * (pieces(arguments.anchor_mb) + 2.0),
+            puts: anchors as f64 * (parts(arguments.anchor_mb) + 2.0),
             gets: anchors as f64,
             gigabytes: 0.0,
         },
@@ -292,15 +295,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Line {
             what: "followers: patches",
             puts: 0.0,
-            gets: followers * versions as f64 * pieces(arguments.patch_mb),
+            gets: followers * versions as f64 * ranges(arguments.patch_mb),
             gigabytes: followers * versions as f64 * patch,
         },
         Line {
             what: "joins: anchor and the patches after it",
             puts: 0.0,
             gets: joins
-                * (pieces(arguments.anchor_mb)
-                    + chain * pieces(arguments.patch_mb)
+                * (ranges(arguments.anchor_mb)
+                    + chain * ranges(arguments.patch_mb)
                     + requests(&join, "get", false)),
             gigabytes: joins * (anchor + chain * patch),
         },
