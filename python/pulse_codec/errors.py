@@ -27,6 +27,9 @@ class Error(Exception):
             fields.setdefault(name, None)
         fields.setdefault("kind", "")
         vars(self).update(fields)
+        if self.advice:
+            # A traceback ends with what to do.
+            self.add_note(self.advice)
 
 
 class Corrupt(Error):

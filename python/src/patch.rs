@@ -13,7 +13,7 @@ use pulse::{Error, Limits};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyType};
+use pyo3::types::{PyBytes, PyDict, PyType};
 
 use crate::digests::Digests;
 use crate::failure;
@@ -364,7 +364,9 @@ pub(crate) fn patches(object: &Bound<'_, PyAny>) -> PyResult<Vec<pulse::Patch>> 
     if let Some(one) = one(object)? {
         return Ok(vec![one]);
     }
-    let Ok(items) = object.try_iter() else {
+    // Weights go over their names, which would be taken for paths.
+    let items = object.try_iter().ok().filter(|_| !object.is_instance_of::<PyDict>());
+    let Some(items) = items else {
         let class = object.get_type().fully_qualified_name()?;
         return Err(PyTypeError::new_err(format!(
             "expected a patch, its path or its bytes, or several of them, found {class}"

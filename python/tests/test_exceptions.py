@@ -230,3 +230,17 @@ if HAS_TORCH:
     def test_a_module_is_no_mapping() -> None:
         with pytest.raises(TypeError, match=r"state_dict\(\)"):
             pulse.digest(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def test_a_traceback_ends_with_what_to_do() -> None:
+    with pytest.raises(pulse.NoFeed) as caught:
+        pulse.Follower("nowhere")
+    assert caught.value.advice and caught.value.__notes__ == [caught.value.advice]
+
+
+def test_weights_in_the_place_of_a_patch_are_not_taken_for_paths() -> None:
+    weights: Any = {"w": np.zeros(4, "f4")}
+    patch: Any = pulse.diff(weights, weights)
+    for given in [(weights, weights), (patch, weights)]:
+        with pytest.raises(TypeError):
+            pulse.apply(*given)

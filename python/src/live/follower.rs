@@ -88,7 +88,8 @@ impl Follower {
         self.with(|state| {
             if !matches!(state.holding, Holding::Known(known) if known == held) {
                 return Err(PyValueError::new_err(
-                    "the weights have changed since this version was looked for; ask for the next one",
+                    "this version is committed already, or the weights have changed since it was looked for; \
+                     ask for the next one",
                 ));
             }
             let made = make()?;
