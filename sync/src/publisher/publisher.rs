@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pulse::hash::Digest;
 use pulse::tensors::{Control, DiffReport, Unpublished};
+use pulse::wire::Action;
 use tokio::task::JoinHandle;
 
 use super::options::PublisherOptions;
@@ -36,8 +37,21 @@ pub struct Published {
     pub bytes: u64,
     /// Seconds of making and sending data together, and of putting the record.
     pub seconds: (f64, f64),
-    /// Why the hint of the newest version or an anchor that was due could not be put. Nothing is lost.
+    /// What costs time or followers, but loses nothing: a hint or an anchor that was due and could not be put,
+    /// tensors that are not those of the version before.
     pub warnings: Vec<String>,
+}
+
+/// What to say of a version whose tensors are not those of the one before: half a state dict looks like this.
+fn other_tensors(report: &DiffReport) -> Option<String> {
+    let of = |action| report.actions.get(&action).copied().unwrap_or(0);
+    let (added, replaced, deleted) = (of(Action::Added), of(Action::Replaced), of(Action::Deleted));
+    (added + replaced + deleted > 0).then(|| {
+        format!(
+            "the tensors are not those of the version before: {added} are new, {deleted} gone, and {replaced} of \
+             another dtype or shape; followers that update weights in place stop there"
+        )
+    })
 }
 
 /// Appends versions to a feed.
@@ -338,6 +352,7 @@ impl Publisher {
             upload.abort().await;
             return Ok(None);
         }
+        published.warnings.extend(made.report.as_ref().and_then(other_tensors));
         published.report = made.report;
         if base == Some(target) {
             upload.abort().await;

@@ -417,3 +417,19 @@ async fn f22_a_patch_that_readers_cannot_come_to_is_not_published() {
     let mut reader = bench.follower().await;
     assert_eq!(reader.look().await.unwrap(), Some(3));
 }
+
+#[tokio::test]
+async fn tensors_that_are_not_those_of_the_version_before_are_told() {
+    let bench = Bench::new();
+    let mut trainer = bench.publisher().await;
+    trainer.publish_all(0..2).await;
+    let bytes = model(2);
+    let (publisher, shadow) = (&mut trainer.publisher, &mut trainer.shadow);
+    let shorter = weights(&bytes[..bytes.len() - 2]);
+    let published = publisher.publish(shadow, &shorter, None).await.unwrap();
+    let [warning] = &published.warnings[..] else { panic!("{:?}", published.warnings) };
+    assert!(warning.contains("0 are new, 0 gone, and 1 of another dtype or shape"), "{warning}");
+    // Then they are again.
+    let published = publisher.publish(shadow, &shorter, None).await.unwrap();
+    assert_eq!(published.warnings, Vec::<String>::new());
+}
