@@ -1,4 +1,4 @@
-"""Trains on several ranks with FSDP. Each rank makes a part of the patch from its own shards; the parts are joined and published.
+"""Trains with FSDP: each rank makes a part of the patch from its own shards, and the parts are joined and published.
 
     torchrun --nproc-per-node 2 distributed.py FEED
 
@@ -56,7 +56,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     publisher = pulse.Publisher(arguments.feed) if rank == 0 else None
-    receiver: dict[str, torch.Tensor] = {}
+    follower = None
     base = None
     for step in range(arguments.steps + 1):
         if step:
@@ -73,11 +73,14 @@ def main() -> None:
         if publisher:
             patch = pulse.join(parts, base_step=step - 1 if step else None, step=step)
             published = publisher.publish(patch, step=step)
-            version = pulse.Follower(arguments.feed, weights=receiver or None).next()
+            if follower is None:
+                follower = pulse.Follower(arguments.feed)
+            version = follower.next()
             assert version
-            receiver = receiver or version.load()
             if step:
                 version.commit()
+            else:
+                receiver = version.load()
             assert pulse.digest(receiver) == pulse.digest(whole) == published.digest
             sizes = " + ".join(f"{len(p):,}" for p in parts)
             print(

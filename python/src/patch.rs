@@ -13,7 +13,7 @@ use pulse::{Error, Limits};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::{PyBytes, PyMapping, PyType};
 
 use crate::digests::Digests;
 use crate::failure;
@@ -365,8 +365,8 @@ pub(crate) fn patches(object: &Bound<'_, PyAny>) -> PyResult<Vec<pulse::Patch>> 
         return Ok(vec![one]);
     }
     // Weights go over their names, which would be taken for paths.
-    let items = object.try_iter().ok().filter(|_| !object.is_instance_of::<PyDict>());
-    let Some(items) = items else {
+    let is_several = object.cast::<PyMapping>().is_err();
+    let Some(items) = object.try_iter().ok().filter(|_| is_several) else {
         let class = object.get_type().fully_qualified_name()?;
         return Err(PyTypeError::new_err(format!(
             "expected a patch, its path or its bytes, or several of them, found {class}"

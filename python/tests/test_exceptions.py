@@ -6,6 +6,7 @@ import errno
 import mmap
 import pickle
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,6 @@ def test_a_traceback_ends_with_what_to_do() -> None:
 def test_weights_in_the_place_of_a_patch_are_not_taken_for_paths() -> None:
     weights: Any = {"w": np.zeros(4, "f4")}
     patch: Any = pulse.diff(weights, weights)
-    for given in [(weights, weights), (patch, weights)]:
+    for given in [(weights, weights), (weights, MappingProxyType(weights)), (patch, weights)]:
         with pytest.raises(TypeError):
             pulse.apply(*given)
