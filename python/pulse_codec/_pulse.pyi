@@ -417,7 +417,7 @@ class Follower:
         trust: str | None = None,
         state: Path | None = None,
         at: int | None = None,
-        poll: float = 0.25,
+        poll: float = 0.1,
         poll_max: float = 10.0,
         spool: Path | None = None,
         limits: Mapping[str, int] | None = None,

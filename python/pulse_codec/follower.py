@@ -56,7 +56,7 @@ class Follower:
         trust: str | None = None,
         state: Path | None = None,
         at: int | None = None,
-        poll: float = 0.25,
+        poll: float = 0.1,
         poll_max: float = 10.0,
         spool: Path | None = None,
         limits: Mapping[str, int] | None = None,
@@ -81,7 +81,8 @@ class Follower:
 
     def next(self, *, timeout: float | None = None, progress: Progress | None = None) -> Version | None:
         """The next version, ready to be committed; None when `timeout` seconds have gone by. Raises `Ended` when the last
-        one is held."""
+        one is held. Once the first bytes of a version are there, it is made beside the weights: from then on they have
+        to stay as they are, and where they are, until this returns."""
         until = None if timeout is None else time.monotonic() + timeout
         retried = False
         while True:

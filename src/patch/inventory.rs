@@ -34,6 +34,11 @@ pub struct BlockEntry {
 }
 
 impl BlockEntry {
+    /// A block whose payload stands in this range of what is read.
+    pub(crate) fn new(extent: Extent, payload: Range<u64>) -> Self {
+        BlockEntry { extent, payload, account: None }
+    }
+
     /// How the changes are written.
     #[must_use]
     pub fn coding(&self) -> Coding {
@@ -80,6 +85,11 @@ pub struct TensorEntry {
 }
 
 impl TensorEntry {
+    /// A tensor of which nothing but the header has come.
+    pub(crate) fn begin(header: TensorHeader) -> Self {
+        TensorEntry { header, blocks: Vec::new(), end: None, bytes: 0 }
+    }
+
     /// Numbers of the blocks that have bytes of the range.
     pub(crate) fn overlapping(&self, range: &Range<u64>) -> Range<usize> {
         let first = self.blocks.partition_point(|block| block.range().end <= range.start);
@@ -261,19 +271,14 @@ impl Inventory {
                         file.data.push(push.payload());
                     }
                 }
-                Event::Tensor(header) => self.tensors.push(TensorEntry {
-                    header: header.clone(),
-                    blocks: Vec::new(),
-                    end: None,
-                    bytes: 0,
-                }),
+                Event::Tensor(header) => self.tensors.push(TensorEntry::begin(header.clone())),
                 Event::Block(block) => {
                     let account = match depth {
                         Depth::Payloads => self.decode(&block, limits, steps).map(Box::new),
                         Depth::Sections => None,
                     };
                     let entry =
-                        BlockEntry { extent: block.extent(), payload: push.payload(), account };
+                        BlockEntry { account, ..BlockEntry::new(block.extent(), push.payload()) };
                     if let Some(tensor) = self.tensors.last_mut() {
                         tensor.blocks.push(entry);
                     }

@@ -112,6 +112,17 @@ impl Patch {
             // A scan without an error has met both.
             return Err(Error::Internal("a patch without header or footer passed the scan".into()));
         };
+        Ok(Self::of(path, header, footer, map, source, limits))
+    }
+
+    fn of(
+        path: Option<PathBuf>,
+        header: Header,
+        footer: Footer,
+        map: Inventory,
+        source: Source,
+        limits: Limits,
+    ) -> Self {
         let by_name = map
             .tensors
             .iter()
@@ -119,7 +130,31 @@ impl Patch {
             .map(|(i, tensor)| (tensor.header.name.clone(), i))
             .collect();
         let (map, by_name) = (Arc::new(map), Arc::new(by_name));
-        Ok(Patch { path, source, limits, header, footer, map, by_name })
+        Patch { path, source, limits, header, footer, map, by_name }
+    }
+
+    /// Whole tensors of a patch whose end has not come, with the payloads of their blocks: enough to make
+    /// them. What the footer would say of all is left open.
+    pub(crate) fn excerpt(
+        header: Header,
+        tensors: Vec<TensorEntry>,
+        payloads: Vec<u8>,
+        limits: Limits,
+    ) -> Self {
+        let none = Digest([0; 32]);
+        let footer = Footer {
+            tensors: tensors.len() as u64,
+            changes: 0,
+            target_tensors: 0,
+            target_elements: 0,
+            target_bytes: 0,
+            index_offset: 0,
+            base: None,
+            target: none,
+            sha256: none,
+        };
+        let map = Inventory { file_bytes: payloads.len() as u64, tensors, ..Inventory::default() };
+        Self::of(None, header, footer, map, Source::Memory(Arc::new(payloads)), limits)
     }
 
     /// Whether the file that the patch is read from is what it was when it was opened.

@@ -131,6 +131,11 @@ impl<'a> Block<'a> {
         self.extent
     }
 
+    #[cfg(feature = "parallel")]
+    pub(crate) fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
     /// Checks the block in full and makes it ready to be applied, or to list its changes.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Tensors wherever they are: sources, parallel diff, and targets made and verified.
 
+mod ahead;
 mod builder;
 #[cfg(feature = "checkpoint")]
 pub(crate) mod chain_end;
@@ -23,6 +24,7 @@ pub(crate) mod target;
 mod trust;
 mod weights;
 
+pub use ahead::Ahead;
 pub use changed::{Changed, ChangedBlock, ChangedTensor};
 pub use control::Control;
 pub use diff::{diff, Carried, DiffOptions, DiffReport};

@@ -1,17 +1,19 @@
 //! An update in two phases: all that takes time first, beside weights that are in use, and then the
 //! changes alone.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::patch::{Chain, Patch, TensorEntry};
+use crate::stream::tally::Tally;
 use crate::tensors::builder::{Builder, OutPiece};
 use crate::tensors::changed::{compare, make, ChangedTensor, KeptBlock, KeptTensor};
 use crate::tensors::diagnose::explain;
 use crate::tensors::parallel::ordered;
 use crate::tensors::pieces::{leaves_of_all, Groups, PIECE_BYTES};
-use crate::tensors::target::{prove, target_tensors, Done, OutTensor, Task};
+use crate::tensors::target::{check_whole, make_tensors, target_tensors, Done, OutTensor, Task};
 use crate::tensors::{ApplyReport, Control, TensorSource, WeightsMut};
 use crate::wire::Action;
 
@@ -101,30 +103,98 @@ impl Chain<'_> {
         options: PrepareOptions,
         control: Control<'_>,
     ) -> Result<Prepared> {
-        check_in_place(self, weights)?;
-        check_tied(weights, |name| self.new_digest(name))?;
-        let base = (!self.first().header().snapshot).then_some(weights);
-        let made = target_tensors(base, self).and_then(|tensors| {
-            let begin =
-                |tensor: &OutTensor<'_>| KeptTensor::begin(tensor, self.new_digest(tensor.name));
-            let mut kept: Vec<KeptTensor> = tensors.iter().map(begin).collect();
-            let mut growing = kept.iter_mut().peekable();
-            let tasks = tensors.iter().flat_map(OutTensor::pieces);
-            let tasks = tasks.map(|piece| Task { piece, with: () });
-            let room = AtomicU64::new(options.changes_bytes_max);
-            let work = |own: &mut Maker, group| own.make(group, base, &room);
-            prove(tasks, self, base, control, work, |piece, block| {
-                if let Some(tensor) = growing.peek_mut() {
-                    tensor.blocks.extend(block);
-                }
-                if piece.last {
-                    growing.next();
-                }
-            })?;
+        Made::new(options).finish(self, weights, control)
+    }
+}
+
+/// Tensors that are made and proved, and what is kept of them.
+#[derive(Debug)]
+pub(super) struct Made {
+    tensors: HashMap<String, (KeptTensor, Digest)>,
+    /// Bytes of changes that may still be held.
+    room: AtomicU64,
+}
+
+impl Made {
+    pub fn new(options: PrepareOptions) -> Self {
+        Made { tensors: HashMap::new(), room: AtomicU64::new(options.changes_bytes_max) }
+    }
+
+    /// Tensors that are made.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Makes tensors of some of the weights, which are given with the patches that lead to them, in the
+    /// order of their names.
+    pub fn add(
+        &mut self,
+        tensors: &[OutTensor<'_>],
+        base: Option<&dyn TensorSource>,
+        control: Control<'_>,
+    ) -> Result<()> {
+        let mut kept: Vec<KeptTensor> = tensors.iter().map(KeptTensor::begin).collect();
+        let mut digests = Vec::with_capacity(kept.len());
+        let mut growing = kept.iter_mut().peekable();
+        let tasks = tensors.iter().flat_map(OutTensor::pieces);
+        let tasks = tasks.map(|piece| Task { piece, with: () });
+        let room = &self.room;
+        let work = |own: &mut Maker, group| own.make(group, base, room);
+        let keep = |piece: &OutPiece<'_>, block| {
+            if let Some(tensor) = growing.peek_mut() {
+                tensor.blocks.extend(block);
+            }
+            if piece.last {
+                growing.next();
+            }
+        };
+        make_tensors(tasks, control, work, keep, |_, digest| digests.push(digest))?;
+        let made = kept.into_iter().zip(digests);
+        self.tensors.extend(made.map(|(kept, digest)| (kept.name.clone(), (kept, digest))));
+        Ok(())
+    }
+
+    /// Makes what is not made yet, and proves the whole. What was made before and is not what the chain
+    /// leads to is made again.
+    pub fn finish(
+        mut self,
+        chain: &Chain<'_>,
+        weights: &dyn TensorSource,
+        control: Control<'_>,
+    ) -> Result<Prepared> {
+        check_in_place(chain, weights)?;
+        check_tied(weights, |name| chain.new_digest(name))?;
+        let base = (!chain.first().header().snapshot).then_some(weights);
+        let made = target_tensors(base, chain).and_then(|tensors| {
+            // Who has the digest that is wanted has the bytes.
+            self.tensors.retain(|name, (kept, digest)| {
+                let wanted = chain.histories.get(name.as_str()).and_then(|history| history.target);
+                wanted.is_some_and(|wanted| {
+                    wanted.digest == *digest && wanted.spec == Some(&kept.spec)
+                })
+            });
+            self.tensors.values().try_for_each(|(kept, _)| control.report(kept.spec.bytes()))?;
+            let (known, rest): (Vec<_>, Vec<_>) =
+                tensors.into_iter().partition(|tensor| self.tensors.contains_key(tensor.name));
+            self.add(&rest, base, control)?;
+            let mut all: Vec<&OutTensor<'_>> = known.iter().chain(&rest).collect();
+            all.sort_unstable_by_key(|tensor| tensor.name);
+            let mut tally = Tally::default();
+            let mut kept = Vec::with_capacity(all.len());
+            for tensor in all {
+                let made = self.tensors.remove(tensor.name).ok_or_else(|| {
+                    Error::Internal(format!("tensor '{}' was not made", tensor.name))
+                })?;
+                tally.add(tensor.name, tensor.spec, made.1);
+                let (changes, new_digest) = (tensor.changes(), chain.new_digest(tensor.name));
+                kept.push(KeptTensor { changes, new_digest, ..made.0 });
+            }
+            check_whole(tally, chain, base, control)?;
             Ok(kept)
         });
-        let tensors = explain(base, self, control, made)?;
-        Ok(Prepared { tensors, report: ApplyReport::of(self, 0) })
+        let tensors = explain(base, chain, control, made)?;
+        Ok(Prepared { tensors, report: ApplyReport::of(chain, 0) })
     }
 }
 
@@ -181,12 +251,18 @@ fn check_in_place(chain: &Chain<'_>, weights: &dyn TensorSource) -> Result<()> {
     }
 }
 
+impl OutTensor<'_> {
+    /// Elements that change, as the patches count them.
+    fn changes(&self) -> u64 {
+        let ends = self.links.iter().filter_map(|link| link.tensor.end);
+        ends.fold(0, |sum: u64, end| sum.saturating_add(end.changes))
+    }
+}
+
 impl KeptTensor {
-    fn begin(tensor: &OutTensor<'_>, new_digest: Option<Digest>) -> Self {
-        let ends = tensor.links.iter().filter_map(|link| link.tensor.end);
-        let changes = ends.fold(0, |sum: u64, end| sum.saturating_add(end.changes));
-        let (name, spec, blocks) = (tensor.name.into(), tensor.spec.clone(), Vec::new());
-        KeptTensor { name, spec, changes, new_digest, blocks }
+    fn begin(tensor: &OutTensor<'_>) -> Self {
+        let (name, spec) = (tensor.name.into(), tensor.spec.clone());
+        KeptTensor { name, spec, changes: 0, new_digest: None, blocks: Vec::new() }
     }
 }
 

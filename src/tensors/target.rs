@@ -230,10 +230,23 @@ pub(crate) fn prove<'a, S: Default, T: Send, K: Send>(
     base: Option<&dyn TensorSource>,
     control: Control<'_>,
     work: impl Fn(&mut S, Vec<Task<'a, T>>) -> Result<Vec<Done<'a, K>>> + Sync,
-    mut keep: impl FnMut(&OutPiece<'a>, K),
+    keep: impl FnMut(&OutPiece<'a>, K),
 ) -> Result<()> {
-    let last = chain.last();
     let mut tally = Tally::default();
+    make_tensors(tasks, control, work, keep, |tensor, digest| {
+        tally.add(tensor.name, tensor.spec, digest);
+    })?;
+    check_whole(tally, chain, base, control)
+}
+
+/// As [`prove`], of some tensors: compares the digest of each and passes it to `tell`.
+pub(crate) fn make_tensors<'a, S: Default, T: Send, K: Send>(
+    tasks: impl Iterator<Item = Task<'a, T>> + Send,
+    control: Control<'_>,
+    work: impl Fn(&mut S, Vec<Task<'a, T>>) -> Result<Vec<Done<'a, K>>> + Sync,
+    mut keep: impl FnMut(&OutPiece<'a>, K),
+    mut tell: impl FnMut(&'a OutTensor<'a>, Digest),
+) -> Result<()> {
     let mut hasher = TensorHasher::new();
     ordered(control.count(), S::default, groups(tasks), work, |done| {
         for Done { piece, leaves, kept } in done {
@@ -241,18 +254,28 @@ pub(crate) fn prove<'a, S: Default, T: Send, K: Send>(
             keep(&piece, kept);
             if piece.last {
                 let found = std::mem::take(&mut hasher).finish();
-                let OutTensor { name, spec, links, .. } = piece.tensor;
+                let OutTensor { name, links, .. } = piece.tensor;
                 let link = links.last().and_then(|link| Some((link, link.tensor.end?.target?)));
                 if let Some((link, expected)) = link.filter(|&(_, expected)| expected != found) {
                     let made = Made::Tensor(name.to_string());
                     return Err(link.patch.wrong_result(made, expected, found));
                 }
-                tally.add(name, spec, found);
+                tell(piece.tensor, found);
             }
             control.report(piece.bytes)?;
         }
         Ok(())
-    })?;
+    })
+}
+
+/// Compares what was made of all tensors with what the patches say of the whole.
+pub(crate) fn check_whole(
+    tally: Tally,
+    chain: &Chain<'_>,
+    base: Option<&dyn TensorSource>,
+    control: Control<'_>,
+) -> Result<()> {
+    let last = chain.last();
     match tally.compare(last.footer())? {
         Some(Differs::Digest { expected, found }) => {
             Err(last.wrong_result(Made::Checkpoint, expected, found))

@@ -1,15 +1,19 @@
 //! Data on its way down: in parallel ranges, each asked for again if it was cut, hashed in their order.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
+use std::iter;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{stream, StreamExt};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use object_store::Error as Answer;
 use pulse::hash::Digest;
+use pulse::tensors::{Ahead, Control, PrepareOptions, TensorSource};
 use pulse::{Limits, Patch};
 use sha2::{Digest as _, Sha256};
 
@@ -21,10 +25,14 @@ use crate::work::in_place;
 use crate::world::World;
 
 /// Bytes of a range, at least and at most.
-const RANGE_MIN: u64 = 256 << 10;
-const RANGE_MAX: u64 = 2 << 20;
-/// Ranges that are under way at once: memory is as many of them.
-const AT_ONCE: usize = 16;
+const RANGE_MIN: u64 = 64 << 10;
+const RANGE_MAX: u64 = 1 << 20;
+/// Ranges that data is cut into, if that makes none too small or too large.
+const RANGES: u64 = 96;
+/// Ranges that are asked for at once.
+const AT_ONCE: usize = 32;
+/// Ranges from the first that is missing to the last that is asked for: memory is as many of them.
+const AHEAD: usize = 64;
 /// Tries of one range before the object is given up.
 const TRIES: u32 = 4;
 /// Data up to this size is held in memory.
@@ -37,24 +45,47 @@ pub(crate) struct Fetch<'a> {
     /// A directory for what is too large for memory; without one, memory takes all.
     pub spool: Option<&'a PathBuf>,
     pub limits: Limits,
+    /// Weights that a patch is prepared for while it arrives.
+    pub beside: Option<Beside<'a>>,
     /// Told the bytes that arrived since the last call.
     pub arrived: &'a (dyn Fn(u64) + Send + Sync),
 }
 
+/// Weights that the next version is prepared for.
+#[derive(Clone, Copy)]
+pub(crate) struct Beside<'a> {
+    pub weights: &'a dyn TensorSource,
+    pub options: PrepareOptions,
+    pub control: Control<'a>,
+}
+
+/// Where the bytes go.
 enum Sink {
     Memory(Vec<u8>),
     File(File, tempfile::TempPath),
 }
 
-impl Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Sink::Memory(held) => {
-                held.extend_from_slice(bytes);
-                Ok(())
-            }
-            Sink::File(file, _) => file.write_all(bytes),
+/// Data that is arriving.
+struct Arriving<'a> {
+    sink: Sink,
+    hasher: Sha256,
+    ahead: Option<(Ahead, Beside<'a>)>,
+}
+
+impl Arriving<'_> {
+    /// Takes the next bytes.
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        if let Some((ahead, Beside { weights, control, .. })) = &mut self.ahead {
+            ahead.push(bytes, *weights, *control);
         }
+        match &mut self.sink {
+            Sink::Memory(held) => held.extend_from_slice(bytes),
+            Sink::File(file, path) => file
+                .write_all(bytes)
+                .map_err(|error| Error::io("writing what was fetched to", path, error))?,
+        }
+        Ok(())
     }
 }
 
@@ -63,6 +94,8 @@ impl Sink {
 pub(crate) struct Fetched {
     pub patch: Patch,
     pub file: Option<tempfile::TempPath>,
+    /// What was made of it meanwhile.
+    pub ahead: Option<Ahead>,
 }
 
 impl Fetch<'_> {
@@ -79,31 +112,48 @@ impl Fetch<'_> {
     }
 
     async fn once(&self, data: &Data) -> Result<Option<Fetched>> {
-        let mut sink = self.sink(data)?;
-        let mut hasher = Sha256::new();
-        let length = range_bytes(data.bytes);
+        let mut arriving = self.begin(data)?;
         // A name is used once, and the digest decides: no range waits for what another tells of the object.
-        let starts = (0..data.bytes).step_by(usize::try_from(length).unwrap_or(usize::MAX));
-        let ranges = starts.map(|start| self.range(data, start..data.bytes.min(start + length)));
-        let mut ranges = stream::iter(ranges).buffered(AT_ONCE);
-        while let Some(range) = ranges.next().await {
+        let mut ranges = ranges(data.bytes).enumerate().peekable();
+        let mut asked = FuturesUnordered::new();
+        let (mut there, mut next) = (BTreeMap::new(), 0);
+        loop {
+            while let Some((number, range)) =
+                ranges.next_if(|(number, _)| asked.len() < AT_ONCE && number - next < AHEAD)
+            {
+                asked.push(self.range(data, range).map(move |range| (number, range)));
+            }
+            // What came is taken in its order. Others may have come meanwhile: they are not waited for then.
+            let (number, range) = match there.remove(&next) {
+                None => match asked.next().await {
+                    Some(came) => came,
+                    None => break,
+                },
+                Some(bytes) => {
+                    self.take(&mut arriving, &bytes)?;
+                    next += 1;
+                    match asked.next().now_or_never().flatten() {
+                        Some(came) => came,
+                        None => continue,
+                    }
+                }
+            };
             match range {
-                Ok(Some(bytes)) => self.take(&mut sink, &mut hasher, &bytes)?,
+                Ok(Some(bytes)) => drop(there.insert(number, bytes)),
                 Ok(None) => return Ok(None),
                 Err(Error::Store { source: Answer::NotSupported { .. }, .. }) => {
-                    drop(ranges);
+                    drop(asked);
                     return self.whole(data).await;
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.open(data, sink, hasher).map(Some)
+        self.open(data, arriving).map(Some)
     }
 
     /// From a server that has no ranges.
     async fn whole(&self, data: &Data) -> Result<Option<Fetched>> {
-        let mut sink = self.sink(data)?;
-        let mut hasher = Sha256::new();
+        let mut arriving = self.begin(data)?;
         let Some(mut body) = self.store.stream(&data.object).await? else { return Ok(None) };
         let mut arrived = 0;
         while let Some(bytes) = body.next().await? {
@@ -111,44 +161,38 @@ impl Fetch<'_> {
             if arrived > data.bytes {
                 break;
             }
-            self.take(&mut sink, &mut hasher, &bytes)?;
+            self.take(&mut arriving, &bytes)?;
         }
         if arrived != data.bytes {
             let found = if arrived > data.bytes { "more" } else { "fewer" };
             let what = format!("it has {found} than the {} bytes that were published", data.bytes);
             return Err(Error::data(&data.object, what));
         }
-        self.open(data, sink, hasher).map(Some)
+        self.open(data, arriving).map(Some)
     }
 
-    fn sink(&self, data: &Data) -> Result<Sink> {
-        match self.spool {
+    fn begin(&self, data: &Data) -> Result<Arriving<'_>> {
+        let sink = match self.spool {
             Some(dir) if data.bytes > IN_MEMORY_BYTES => {
                 let failed = |error| Error::io("making a file in", dir, error);
                 let file = tempfile::Builder::new().prefix(crate::files::FETCH).tempfile_in(dir);
                 let (file, path) = file.map_err(failed)?.into_parts();
-                Ok(Sink::File(file, path))
+                Sink::File(file, path)
             }
-            _ => Ok(Sink::Memory(Vec::new())),
-        }
+            _ => Sink::Memory(Vec::new()),
+        };
+        let ahead =
+            self.beside.map(|beside| (Ahead::new(self.limits.clone(), beside.options), beside));
+        Ok(Arriving { sink, hasher: Sha256::new(), ahead })
     }
 
-    fn take(&self, sink: &mut Sink, hasher: &mut Sha256, bytes: &Bytes) -> Result<()> {
+    fn take(&self, arriving: &mut Arriving<'_>, bytes: &Bytes) -> Result<()> {
         (self.arrived)(bytes.len() as u64);
-        in_place(|| {
-            hasher.update(bytes);
-            sink.write(bytes)
-        })
-        .map_err(|error| {
-            let path = match sink {
-                Sink::File(_, path) => path.to_path_buf(),
-                Sink::Memory(_) => PathBuf::new(),
-            };
-            Error::io("writing what was fetched to", &path, error)
-        })
+        in_place(|| arriving.take(bytes))
     }
 
-    fn open(&self, data: &Data, sink: Sink, hasher: Sha256) -> Result<Fetched> {
+    fn open(&self, data: &Data, arriving: Arriving<'_>) -> Result<Fetched> {
+        let Arriving { sink, hasher, ahead } = arriving;
         let found = Digest(hasher.finalize().into());
         if found != data.sha256 {
             let what = format!("it has SHA-256 {found}, but {} was published", data.sha256);
@@ -156,19 +200,18 @@ impl Fetch<'_> {
         }
         let limits = self.limits.clone();
         let opened = in_place(|| match sink {
-            Sink::Memory(bytes) => {
-                Patch::from_bytes(bytes, limits).map(|patch| Fetched { patch, file: None })
-            }
+            Sink::Memory(bytes) => Patch::from_bytes(bytes, limits).map(|patch| (patch, None)),
             Sink::File(file, path) => {
                 drop(file);
-                Patch::open(&path, limits).map(|patch| Fetched { patch, file: Some(path) })
+                Patch::open(&path, limits).map(|patch| (patch, Some(path)))
             }
         });
         // These are the bytes that were published: to fetch them again does not help.
-        opened.map_err(|error| match error {
+        let (patch, file) = opened.map_err(|error| match error {
             error @ (pulse::Error::Io { .. } | pulse::Error::Limit { .. }) => Error::Pulse(error),
             error => Error::data(&data.object, format!("it is no patch that can be used: {error}")),
-        })
+        })?;
+        Ok(Fetched { patch, file, ahead: ahead.map(|(ahead, _)| ahead) })
     }
 
     /// A range, tried a few times.
@@ -210,8 +253,44 @@ fn other_size(data: &Data, found: u64) -> Error {
     Error::data(&data.object, format!("it has {found} bytes, but {} were published", data.bytes))
 }
 
-/// Bytes of a range of an object: small ones come over several connections, too, each of which is slow at
-/// first.
-fn range_bytes(bytes: u64) -> u64 {
-    bytes.div_ceil(AT_ONCE as u64).clamp(RANGE_MIN, RANGE_MAX)
+/// The ranges that an object is asked for in: several for each connection, each of which is slow at first.
+///
+/// The first of them grow, and so do not all end together: some bytes are there long before the others, and
+/// what is asked for next is under way while those arrive.
+fn ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    let whole = bytes.div_ceil(RANGES).clamp(RANGE_MIN, RANGE_MAX);
+    let lengths = (1..AT_ONCE as u64).map(move |part| whole * part / AT_ONCE as u64);
+    let mut lengths = lengths.chain(iter::repeat(whole));
+    let mut start = 0;
+    iter::from_fn(move || {
+        let range = start..bytes.min(start + lengths.next()?);
+        start = range.end;
+        (!range.is_empty()).then_some(range)
+    })
+}
+
+impl Data {
+    /// How many requests fetch it, if none fails: for what a store charges.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        ranges(self.bytes).count() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_every_byte_once_and_are_never_too_large() {
+        for bytes in [0, 1, 5_000, RANGE_MIN, 6_130_000, RANGES * RANGE_MAX, 14 << 30] {
+            let mut end = 0;
+            for range in ranges(bytes) {
+                assert_eq!(range.start, end);
+                assert!(!range.is_empty() && range.end - range.start <= RANGE_MAX);
+                end = range.end;
+            }
+            assert_eq!(end, bytes);
+        }
+    }
 }

@@ -74,6 +74,7 @@ pub(crate) async fn read_anchor(
         world: feed.world.as_ref(),
         spool,
         limits: pulse::Limits::default(),
+        beside: None,
         arrived: &arrived,
     };
     let wrong = |what: &str| Error::data(&anchor.data.object, what);

@@ -230,6 +230,7 @@ impl Auditor<'_> {
             world: self.feed.world.as_ref(),
             spool: self.spool.as_ref(),
             limits: pulse::Limits::default(),
+            beside: None,
             arrived: &arrived,
         };
         match fetch.patch(data).await {

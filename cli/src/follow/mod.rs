@@ -82,7 +82,7 @@ pub struct Follow {
     #[arg(long, value_name = "ADDR")]
     metrics: Option<SocketAddr>,
     /// The shortest time between two looks for a new version.
-    #[arg(long, value_name = "TIME", default_value = "250ms", value_parser = durations::parse)]
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = durations::parse)]
     poll: Duration,
     /// The longest time between two looks; it grows with the time that versions take.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = durations::parse)]

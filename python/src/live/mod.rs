@@ -1,5 +1,6 @@
 //! Feeds: weights that are published, and followed.
 
+mod beside;
 mod event;
 mod failure;
 mod follower;

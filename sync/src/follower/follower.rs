@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use pulse::dtype::TensorSpec;
 use pulse::hash::Digest;
-use pulse::tensors::Control;
+use pulse::tensors::{Control, PrepareOptions, TensorSource};
 use tokio::time::Instant;
 
 use super::{Event, FollowerOptions, Update};
 use crate::document::{DOCUMENT_BYTES, HINTS_BYTES};
 use crate::error::{Error, Result};
 use crate::feed::Feed;
-use crate::fetch::{Fetch, Fetched};
+use crate::fetch::{Beside, Fetch, Fetched};
 use crate::hint::{ByProduct, Hints};
 use crate::key::PublicKey;
 use crate::log::{Log, Mark};
@@ -63,13 +63,15 @@ const CLOCK_SKEW: u64 = 5 * 60 * 1000;
 /// follower.served(&update, update.record.target)?;
 /// # publisher.publish(&mut shadow, &weights(b"abd")?, None).await?;
 /// // Then, for ever: what changed, made beside the weights that are served …
-/// let update = follower.next(Some(update.record.target)).await?;
 /// let mut held: WeightsMut = (tensors.iter_mut())
 ///     .map(|(name, (spec, bytes))| Ok((name, TensorMut::new(spec.clone(), bytes)?)))
 ///     .collect::<pulse::Result<_>>()?;
-/// let prepared = update.chain()?.prepare(&held, PrepareOptions::default(), Control::default())?;
+/// let (digest, options, control) =
+///     (update.record.target, PrepareOptions::default(), Control::default());
+/// let update = follower.next_beside(&held, digest, options, control).await?;
+/// let prepared = update.prepare(&held, options, control)?;
 /// // … and switched to in an instant.
-/// let report = prepared.commit(&mut held, Control::default())?;
+/// let report = prepared.commit(&mut held, control)?;
 /// follower.served(&update, report.target)?;
 /// # assert_eq!(tensors["w"].1, b"abd");
 /// # Ok::<(), pulse_sync::Error>(()) }).unwrap();
@@ -158,9 +160,32 @@ impl Follower {
     /// What does not pass: [`Error::Chain`], [`Error::Document`] of another run or key,
     /// [`Error::Ended`] when the last version is held, [`Error::Io`].
     pub async fn next(&mut self, held: Option<Digest>) -> Result<Update> {
+        self.next_with(held, None).await
+    }
+
+    /// As [`next`](Self::next), for weights in memory that have the digest `held`: they are read, and the
+    /// version is prepared beside them while its data arrives. [`Update::prepare`] finishes that.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn next_beside(
+        &mut self,
+        weights: &dyn TensorSource,
+        held: Digest,
+        options: PrepareOptions,
+        control: Control<'_>,
+    ) -> Result<Update> {
+        self.next_with(Some(held), Some(Beside { weights, options, control })).await
+    }
+
+    async fn next_with(
+        &mut self,
+        held: Option<Digest>,
+        beside: Option<Beside<'_>>,
+    ) -> Result<Update> {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         loop {
-            let error = match self.look(held).await {
+            let error = match self.look_with(held, beside).await {
                 Ok(Some(update)) => return Ok(update),
                 Ok(None) => {
                     let pause = self.pause();
@@ -183,6 +208,28 @@ impl Follower {
     /// # Errors
     /// As [`next`](Self::next), and what it waits for.
     pub async fn look(&mut self, held: Option<Digest>) -> Result<Option<Update>> {
+        self.look_with(held, None).await
+    }
+
+    /// As [`next_beside`](Self::next_beside), but says `None` where that would wait for a newer version.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub async fn look_beside(
+        &mut self,
+        weights: &dyn TensorSource,
+        held: Digest,
+        options: PrepareOptions,
+        control: Control<'_>,
+    ) -> Result<Option<Update>> {
+        self.look_with(Some(held), Some(Beside { weights, options, control })).await
+    }
+
+    async fn look_with(
+        &mut self,
+        held: Option<Digest>,
+        beside: Option<Beside<'_>>,
+    ) -> Result<Option<Update>> {
         self.advance().await?;
         let Some(log) = &mut self.log else { return Ok(None) };
         let head = log.head().record.version;
@@ -203,7 +250,7 @@ impl Follower {
             }
             return Ok(None);
         }
-        self.fetch(held, wanted).await
+        self.fetch(held, wanted, beside).await
     }
 
     /// Looks for newer records.
@@ -343,23 +390,25 @@ impl Follower {
         Ok((sealed, way, section))
     }
 
-    async fn fetch(&mut self, held: Option<Digest>, wanted: u64) -> Result<Option<Update>> {
+    async fn fetch(
+        &mut self,
+        held: Option<Digest>,
+        wanted: u64,
+        beside: Option<Beside<'_>>,
+    ) -> Result<Option<Update>> {
         let started = Instant::now();
         // What is absent was pruned: no failure, but another way (F32). The next look asks for it again.
         let mut absent = HashSet::new();
-        let (sealed, way, files) = loop {
+        let (sealed, way, fetched) = loop {
             let (sealed, way, section) = self.find_way(held, wanted, &absent).await?;
             self.tell(&Event::Planned { version: sealed.record.version, way: &way });
-            match self.fetch_all(&way, &section).await? {
-                Ok(files) => break (sealed, way, files),
+            match self.fetch_all(&way, &section, beside).await? {
+                Ok(fetched) => break (sealed, way, fetched),
                 Err(object) => absent.insert(object),
             };
         };
         let seconds = started.elapsed().as_secs_f64();
-        let (patches, files) =
-            files.into_iter().map(|fetched| (fetched.patch, fetched.file)).unzip();
-        let record = sealed.record.clone();
-        Ok(Some(Update { record, way, seconds, sealed, patches, _files: files }))
+        Ok(Some(Update::new(sealed, way, seconds, fetched)))
     }
 
     /// The parts of a way, or the name of an object that is absent.
@@ -367,10 +416,13 @@ impl Follower {
         &mut self,
         way: &Way,
         section: &[Arc<Sealed>],
+        beside: Option<Beside<'_>>,
     ) -> Result<Result<Vec<Fetched>, String>> {
+        // Several patches are applied at once, when the last of them is there.
+        let beside = beside.filter(|_| way.parts.len() == 1);
         let mut files = Vec::new();
         for part in &way.parts {
-            match self.part(part, section).await {
+            match self.part(part, section, beside).await {
                 Ok(Some(fetched)) => files.push(fetched),
                 Ok(None) => return Ok(Err(part.data.object.clone())),
                 Err(error) => {
@@ -429,13 +481,19 @@ impl Follower {
     }
 
     /// The data of a part; `None` if it is absent.
-    async fn part(&self, part: &Part, section: &[Arc<Sealed>]) -> Result<Option<Fetched>> {
+    async fn part(
+        &self,
+        part: &Part,
+        section: &[Arc<Sealed>],
+        beside: Option<Beside<'_>>,
+    ) -> Result<Option<Fetched>> {
         let told = Arc::clone(&self.options.told);
         let fetch = Fetch {
             store: &self.feed.store,
             world: self.feed.world.as_ref(),
             spool: self.options.spool.as_ref(),
             limits: self.options.limits.clone(),
+            beside,
             arrived: &move |bytes| told(&Event::Arrived { bytes }),
         };
         let fetched = fetch.patch(&part.data).await.map_err(|error| match error {

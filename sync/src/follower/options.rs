@@ -96,7 +96,7 @@ impl Default for FollowerOptions {
     fn default() -> Self {
         FollowerOptions {
             trust: None,
-            poll: Duration::from_millis(250),
+            poll: Duration::from_millis(100),
             poll_max: Duration::from_secs(10),
             spool: None,
             limits: Limits::default(),

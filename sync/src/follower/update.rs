@@ -1,11 +1,13 @@
 //! What a follower hands out.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pulse::patch::Chain;
+use pulse::tensors::{Ahead, Control, PrepareOptions, Prepared, TensorSource};
 use pulse::Patch;
 
 use crate::error::{Error, Result};
+use crate::fetch::Fetched;
 use crate::record::{Record, Sealed};
 use crate::way::Way;
 
@@ -20,11 +22,43 @@ pub struct Update {
     /// Seconds that the data took to arrive.
     pub seconds: f64,
     pub(super) sealed: Arc<Sealed>,
-    pub(super) patches: Vec<Patch>,
-    pub(super) _files: Vec<Option<tempfile::TempPath>>,
+    patches: Vec<Patch>,
+    /// What was made while they arrived, until it is asked for.
+    ahead: Mutex<Option<Ahead>>,
+    _files: Vec<tempfile::TempPath>,
 }
 
 impl Update {
+    pub(super) fn new(sealed: Arc<Sealed>, way: Way, seconds: f64, fetched: Vec<Fetched>) -> Self {
+        let (mut patches, mut files, mut made) = (Vec::new(), Vec::new(), None);
+        for Fetched { patch, file, ahead } in fetched {
+            patches.push(patch);
+            files.extend(file);
+            made = ahead;
+        }
+        let (record, ahead) = (sealed.record.clone(), Mutex::new(made));
+        Update { record, way, seconds, sealed, patches, ahead, _files: files }
+    }
+
+    /// Prepares it beside weights that are in use ([`Chain::prepare`]), without what was made while its data
+    /// arrived ([`Follower::next_beside`](super::Follower::next_beside)).
+    ///
+    /// # Errors
+    /// As [`Chain::new`] and [`Patch::prepare`].
+    pub fn prepare(
+        &self,
+        weights: &dyn TensorSource,
+        options: PrepareOptions,
+        control: Control<'_>,
+    ) -> pulse::Result<Prepared> {
+        let chain = Chain::new(&self.patches)?;
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match ahead.filter(|ahead| ahead.options() == options) {
+            Some(ahead) => ahead.prepare(&chain, weights, control),
+            None => chain.prepare(weights, options, control),
+        }
+    }
+
     /// The patches, each of which starts where the one before it ends: to be
     /// [prepared](Chain::prepare), [applied](Chain::apply) or [made in memory](Chain::to_memory).
     /// None for a version that is held already.

@@ -1,6 +1,10 @@
 //! FEED.md §4 and §7: what readers take for the newest version, and how they get there.
 
-use pulse_sync::{Error, FollowerOptions, PublisherOptions};
+use pulse::dtype::{Dtype, TensorSpec};
+use pulse::tensors::{
+    Control, PrepareOptions, Prepared, Shadow, TensorMut, TensorRef, Weights, WeightsMut,
+};
+use pulse_sync::{Error, Follower, FollowerOptions, Publisher, PublisherOptions};
 
 use crate::scripted::Cue;
 use crate::support::{model, record, sealed, Bench, Reader, START};
@@ -300,6 +304,64 @@ async fn f29_data_is_compared_before_anything_is_made_of_it() {
     assert_eq!(reader.look().await.unwrap(), Some(2));
 }
 
+/// Tensors of one shape.
+fn named<'a>(tensors: &'a [(String, Vec<u8>)], spec: &TensorSpec) -> Weights<'a> {
+    let tensors = tensors
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), TensorRef::new(spec.clone(), bytes).unwrap()));
+    tensors.collect()
+}
+
+#[tokio::test]
+async fn f29_what_is_made_while_data_arrives_is_used_only_if_it_is_that_data() {
+    // Enough that tensors are made before the last byte is there.
+    let tensors = |step: u8| -> Vec<(String, Vec<u8>)> {
+        let tensor = |number: u8| {
+            let mut bytes: Vec<u8> = (0..24u32 << 20).map(|at| (at >> 9) as u8 ^ number).collect();
+            bytes.iter_mut().step_by(1_009).for_each(|byte| *byte ^= step);
+            (format!("w{number}"), bytes)
+        };
+        (0..3).map(tensor).collect()
+    };
+    let spec = TensorSpec::new(Dtype::U8, &[24 << 20]).unwrap();
+    let bench = Bench::new();
+    let (first, second) = (tensors(0), tensors(1));
+    let (old, new) = (named(&first, &spec), named(&second, &spec));
+    let mut publisher = Publisher::start(&bench.feed, PublisherOptions::default()).await.unwrap();
+    let control = Control::threads(2);
+    let mut shadow = Shadow::new(&old, control).unwrap();
+    let held = publisher.publish(&mut shadow, &old, Some(0)).await.unwrap().record.target;
+    let mut follower = Follower::open(&bench.feed, None, FollowerOptions::default()).await.unwrap();
+    publisher.publish(&mut shadow, &new, Some(1)).await.unwrap();
+
+    let objects = bench.objects().await;
+    let name = objects.keys().find(|name| name.starts_with("data/00000000000000000001")).unwrap();
+    let original = objects[name].clone();
+    let mut other = original.clone();
+    *other.last_mut().unwrap() ^= 1;
+    bench.put(name, other).await;
+    let options = PrepareOptions::default();
+    let error = follower.look_beside(&old, held, options, control).await.unwrap_err();
+    assert_eq!(error.kind(), "data");
+
+    bench.put(name, original).await;
+    let update = follower.look_beside(&old, held, options, control).await.unwrap().unwrap();
+    let mut made = first.clone();
+    let mut weights: WeightsMut<'_> = (made.iter_mut())
+        .map(|(name, bytes)| (name.as_str(), TensorMut::new(spec.clone(), bytes).unwrap()))
+        .collect();
+    // Once with what was made meanwhile, and once more without: the same.
+    let ahead = update.prepare(&old, options, control).unwrap();
+    let again = update.prepare(&old, options, control).unwrap();
+    let changes = |prepared: &Prepared| -> Vec<_> {
+        prepared.tensors().map(|tensor| (tensor.name().to_string(), tensor.changes())).collect()
+    };
+    assert_eq!((ahead.report(), changes(&ahead)), (again.report(), changes(&again)));
+    let report = ahead.commit(&mut weights, control).unwrap();
+    follower.served(&update, report.target).unwrap();
+    assert!(made == second);
+}
+
 #[tokio::test]
 async fn f30_what_was_made_has_the_digest_that_its_record_names() {
     let bench = bench(3).await;
@@ -360,9 +422,7 @@ async fn what_passes_by_itself_is_waited_for() {
     let mut reader = bench.follower().await;
     reader.look().await.unwrap();
     let mut trainer = bench.publisher().await;
-    trainer.shadow =
-        pulse::tensors::Shadow::new(&crate::support::weights(&model(2)), Default::default())
-            .unwrap();
+    trainer.shadow = Shadow::new(&crate::support::weights(&model(2)), Default::default()).unwrap();
     trainer.publish(3).await.unwrap();
     bench.store.cue("get", "log/", &[Cue::Fails; 5]);
     bench.store.cue("get", "data/", &[Cue::Fails; 2]);

@@ -111,7 +111,16 @@ impl Reader {
         };
         loop {
             self.sim.holds(&self.who, held.as_ref());
-            let update = match follower.next(held.as_ref().map(digest)).await {
+            // Every other time it prepares while the data arrives.
+            let next = match &mut held {
+                Some(held) if self.dice.chance(500) => {
+                    let known = digest(held);
+                    let options = PrepareOptions::default();
+                    follower.next_beside(&muts(held), known, options, one()).await
+                }
+                held => follower.next(held.as_ref().map(digest)).await,
+            };
+            let update = match next {
                 Ok(update) => update,
                 Err(error) => return error,
             };
@@ -135,16 +144,15 @@ impl Reader {
         update: &Update,
         held: &mut Option<Tensors>,
     ) -> pulse_sync::Result<()> {
-        let chain = update.chain()?;
         let made = match held {
             Some(held) if self.dice.chance(500) || !update.is_whole() => {
-                let prepared = chain.prepare(&muts(held), PrepareOptions::default(), one())?;
+                let prepared = update.prepare(&muts(held), PrepareOptions::default(), one())?;
                 // It serves on, and may be stopped.
                 sleep(self.dice.millis(0..=500)).await;
                 prepared.commit(&mut muts(held), one())?.target
             }
             _ => {
-                let made = chain.to_memory(one())?;
+                let made = update.chain()?.to_memory(one())?;
                 let target = digest(&made);
                 *held = Some(made);
                 target

@@ -14,8 +14,9 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use pulse::dtype::{Dtype, TensorSpec};
+use pulse::hash::Digest;
 use pulse::tensors::{Control, PrepareOptions, Shadow, TensorMut, TensorRef, Weights, WeightsMut};
-use pulse_sync::{Feed, Follower, FollowerOptions, Publisher, PublisherOptions, World};
+use pulse_sync::{Data, Feed, Follower, FollowerOptions, Publisher, PublisherOptions, World};
 use tokio::time::{sleep_until, Instant};
 
 /// Counts what a day of a feed costs, and prints it as a table.
@@ -242,9 +243,8 @@ struct Line {
     gigabytes: f64,
 }
 
-/// Bytes of a part on the way up, and of a range on the way down.
+/// Bytes of a part on the way up.
 const PART: f64 = 8_388_608.0;
-const RANGE: f64 = 2_097_152.0;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
@@ -263,7 +263,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     // Data is counted in objects here; these are the requests of its real size.
     let parts = |megabytes: f64| (megabytes * 1e6 / PART).ceil();
-    let ranges = |megabytes: f64| (megabytes * 1e6 / RANGE).ceil();
+    let ranges = |megabytes: f64| {
+        let (object, sha256) = (String::new(), Digest([0; 32]));
+        Data { object, sha256, bytes: (megabytes * 1e6) as u64 }.requests() as f64
+    };
     let (followers, joins) = (arguments.followers as f64, arguments.joins as f64);
     let (patch, anchor) = (arguments.patch_mb / 1e3, arguments.anchor_mb / 1e3);
     let chain = requests(&join, "get", true) - 1.0;

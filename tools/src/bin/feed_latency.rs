@@ -65,11 +65,11 @@ async fn follow(feed: Feed, until: u64, seen: mpsc::Sender<Seen>) -> pulse_sync:
     };
     tell(first);
     loop {
-        let update = follower.next(Some(digest)).await?;
+        let (mut weights, options) = (held.muts()?, PrepareOptions::default());
+        let update = follower.next_beside(&weights, digest, options, control).await?;
         let (made, committed) = tokio::task::block_in_place(|| {
-            let mut weights = held.muts()?;
             let started = Instant::now();
-            let prepared = update.chain()?.prepare(&weights, PrepareOptions::default(), control)?;
+            let prepared = update.prepare(&weights, options, control)?;
             let made = started.elapsed().as_secs_f64();
             digest = prepared.commit(&mut weights, control)?.target;
             Ok::<_, pulse_sync::Error>((made, started.elapsed().as_secs_f64() - made))

@@ -47,11 +47,10 @@ async fn run(arguments: &Arguments) -> pulse_sync::Result<()> {
         if record.step >= arguments.until.or(Some(u64::MAX)) {
             return Ok(());
         }
-        let update = follower.next(Some(digest)).await?;
+        let (mut weights, options) = (held.muts()?, PrepareOptions::default());
+        let update = follower.next_beside(&weights, digest, options, control).await?;
         let committed = tokio::task::block_in_place(|| {
-            let mut weights = held.muts()?;
-            let chain = update.chain()?;
-            let prepared = chain.prepare(&weights, PrepareOptions::default(), control)?;
+            let prepared = update.prepare(&weights, options, control)?;
             let started = Instant::now();
             let report = prepared.commit(&mut weights, control)?;
             Ok::<_, pulse_sync::Error>((report.target, started.elapsed().as_secs_f64()))
