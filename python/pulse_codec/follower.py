@@ -81,8 +81,7 @@ class Follower:
 
     def next(self, *, timeout: float | None = None, progress: Progress | None = None) -> Version | None:
         """The next version, ready to be committed; None when `timeout` seconds have gone by. Raises `Ended` when the last
-        one is held. Once the first bytes of a version are there, it is made beside the weights: from then on they have
-        to stay as they are, and where they are, until this returns."""
+        one is held."""
         until = None if timeout is None else time.monotonic() + timeout
         retried = False
         while True:

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pulse::dtype::TensorSpec;
 use pulse::patch::Chain;
-use pulse::tensors::{Control, PrepareOptions, Weights};
+use pulse::tensors::PrepareOptions;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -52,31 +52,14 @@ impl Prepared {
         changes_bytes_max: u64,
         work: &Work,
     ) -> PyResult<Self> {
-        let options = PrepareOptions::default().with_changes_bytes_max(changes_bytes_max);
-        Self::made(weights, patches, work, |patches, weights, control| {
-            Chain::new(patches)?.prepare(weights, options, control)
-        })
-    }
-
-    /// Of an update that `prepare` makes of the patches and the weights.
-    pub fn made(
-        weights: &Bound<'_, PyAny>,
-        patches: Vec<pulse::Patch>,
-        work: &Work,
-        prepare: impl FnOnce(
-                &[pulse::Patch],
-                &Weights<'_>,
-                Control<'_>,
-            ) -> pulse::Result<pulse::tensors::Prepared>
-            + Send,
-    ) -> PyResult<Self> {
         let py = weights.py();
         let weights = Held::new(weights)?;
         weights.check_writable()?;
+        let options = PrepareOptions::default().with_changes_bytes_max(changes_bytes_max);
         let update = {
             let _lease = weights.lease(py, false)?;
             let source = weights.tied_weights(py)?;
-            work.run(py, |control| prepare(&patches, &source, control))?
+            work.run(py, |control| Chain::new(&patches)?.prepare(&source, options, control))?
         };
         let report = update.report().clone();
         let pending = Arc::new(Pending { update, weights, patches });

@@ -61,11 +61,6 @@ impl Held {
         Ok(Held { lent, kind })
     }
 
-    /// The tensors, in the order of the mapping.
-    pub fn lent(&self) -> &[Lent] {
-        &self.lent
-    }
-
     /// Refuses what cannot be written to.
     pub fn check_writable(&self) -> PyResult<()> {
         match self.lent.iter().find(|lent| !lent.writable && lent.spec.bytes() > 0) {

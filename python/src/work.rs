@@ -60,7 +60,7 @@ impl Work {
     }
 
     /// One thread for each core if nothing else was asked for.
-    pub fn control(&self) -> Control<'static> {
+    fn control(&self) -> Control<'static> {
         match self.threads {
             0 => Control::default(),
             threads => Control::threads(threads),

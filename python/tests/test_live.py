@@ -119,31 +119,6 @@ def test_a_follower_has_what_the_trainer_has(kind: str, feed: str) -> None:
     assert {name: id(tensor) for name, tensor in followed.items()} == place
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_version_is_made_while_it_arrives(kind: str, tmp_path: Path) -> None:
-    """Large enough for that. Until it arrives, nobody is kept from writing to the weights."""
-    size = 20_000_000
-
-    def weights(step: int) -> dict[str, Any]:
-        return {name: as_kind(kind, array) for name, array in model(step, size).items()}
-
-    feed = str(tmp_path)
-    followed, found = weights(0), []
-    with pulse.Publisher(feed) as publisher, pulse.Follower(feed, weights=followed, **POLL) as follower:
-        publisher.publish(weights(0), step=0)
-        assert follower.next(timeout=0) is None, "what is held was found out"
-        waiting = threading.Thread(target=lambda: found.append(follower.next(timeout=60)))
-        waiting.start()
-        time.sleep(0.3)
-        nothing = pulse.diff(followed, followed)
-        assert nothing.prepare(followed).commit().changes == 0
-        published = publisher.publish(weights(1), step=1)
-        waiting.join()
-        (version,) = found
-        assert version.commit(verify=True).target == published.digest
-    assert all_raw(followed) == all_raw(weights(1))
-
-
 def test_who_joins_late_or_has_nothing(feed: str) -> None:
     published = publish(feed, range(25), anchor_every=10)
     assert [it.version for it in published if it.is_anchor] == [0]

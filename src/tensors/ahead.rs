@@ -9,8 +9,9 @@ use crate::tensors::target::{patched_tensors, OutTensor};
 use crate::tensors::{Control, PrepareOptions, Prepared, TensorSource};
 use crate::wire::{Action, Header};
 
-/// Tensors are made once so many of their bytes can be: enough to keep many threads at work.
+/// Tensors are made once so many of their bytes can be, or so many for each thread: enough to be worth its start.
 const BATCH_BYTES: u64 = 32 << 20;
+const THREAD_BYTES: u64 = 4 << 20;
 /// A larger tensor waits for the end: its bytes would hold up those that arrive meanwhile.
 const TENSOR_BYTES_MAX: u64 = 256 << 20;
 
@@ -88,8 +89,10 @@ impl Ahead {
         self.options
     }
 
-    /// Takes the next bytes of the patch, and makes tensors once enough of them are there. The weights
-    /// have to be those of [`prepare`](Self::prepare), with the same bytes.
+    /// Takes the next bytes of the patch, and makes tensors once enough of them are there.
+    ///
+    /// From then on the weights have to stay as they are until the commit, as they have from
+    /// [`Patch::prepare`] on: what is made ahead is not read again.
     pub fn push(&mut self, mut bytes: &[u8], weights: &dyn TensorSource, control: Control<'_>) {
         while !bytes.is_empty() && !self.is_over && !self.decoder.is_done() {
             let Ok(taken) = self.decoder.advance(bytes) else {
@@ -98,9 +101,10 @@ impl Ahead {
             };
             bytes = &bytes[taken..];
             self.note(weights);
-            if self.there_bytes >= BATCH_BYTES {
-                // What fails is made again by `prepare`, which knows the reason.
-                let _ = self.make(weights, control);
+            let batch = BATCH_BYTES.max(THREAD_BYTES.saturating_mul(control.count() as u64));
+            if self.there_bytes >= batch && self.make(weights, control).is_err() {
+                // All that is missing is made by `prepare`, which finds the reason as well.
+                self.is_over = true;
             }
         }
     }
@@ -154,7 +158,8 @@ impl Ahead {
         self.made.add(&tensors, Some(weights), control)
     }
 
-    /// Finishes: as [`Chain::prepare`], without what was made ahead.
+    /// Finishes: as [`Chain::prepare`], without what was made ahead of the same weights. Weights that are
+    /// elsewhere in memory are others.
     ///
     /// # Errors
     /// As [`Patch::prepare`].
@@ -280,6 +285,29 @@ mod tests {
             prepare(&came, 5000, &sent, &mut held).0.unwrap();
             assert!(held == target);
         }
+    }
+
+    #[test]
+    fn what_was_made_of_other_weights_is_not_used() {
+        let base = model();
+        let target = trained(&base);
+        let sent = patch(Some(&base), &target);
+        let patches = [Patch::from_bytes(sent.clone(), Limits::default()).unwrap()];
+        let chain = Chain::new(&patches).unwrap();
+        let (mut same, mut other) = (base.clone(), base.clone());
+        other[3].2[100] ^= 1;
+        for (held, is_base) in [(&mut same, true), (&mut other, false)] {
+            let mut ahead = Ahead::new(Limits::default(), PrepareOptions::default());
+            ahead.push(&sent, &weights(&base), Control::threads(2));
+            assert!(ahead.made.count() > 0);
+            let mut held = weights_mut(held);
+            let prepared = ahead.prepare(&chain, &held, Control::threads(2));
+            match prepared {
+                Ok(prepared) => drop(prepared.commit(&mut held, Control::default()).unwrap()),
+                Err(error) => assert!(matches!(error, Error::BaseMismatch(_)) && !is_base),
+            }
+        }
+        assert!(same == target && other != target);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::digest::Digest;
+use crate::dtype::TensorSpec;
 use crate::error::{Error, Result};
 use crate::patch::{Chain, Patch, TensorEntry};
 use crate::stream::tally::Tally;
@@ -107,10 +108,25 @@ impl Chain<'_> {
     }
 }
 
+/// A tensor that is made and proved.
+#[derive(Debug)]
+struct MadeTensor {
+    kept: KeptTensor,
+    digest: Digest,
+    /// Where it was in memory, if it was there: what has the same name elsewhere is another one.
+    place: Option<usize>,
+}
+
+/// Where a tensor is in memory.
+fn place(weights: Option<&dyn TensorSource>, name: &str, spec: &TensorSpec) -> Option<usize> {
+    let bytes = usize::try_from(spec.bytes()).ok()?;
+    weights?.slice(name, 0, bytes).map(|slice| slice.as_ptr().addr())
+}
+
 /// Tensors that are made and proved, and what is kept of them.
 #[derive(Debug)]
 pub(super) struct Made {
-    tensors: HashMap<String, (KeptTensor, Digest)>,
+    tensors: HashMap<String, MadeTensor>,
     /// Bytes of changes that may still be held.
     room: AtomicU64,
 }
@@ -150,8 +166,11 @@ impl Made {
             }
         };
         make_tensors(tasks, control, work, keep, |_, digest| digests.push(digest))?;
-        let made = kept.into_iter().zip(digests);
-        self.tensors.extend(made.map(|(kept, digest)| (kept.name.clone(), (kept, digest))));
+        let made = kept.into_iter().zip(digests).map(|(kept, digest)| {
+            let place = place(base, &kept.name, &kept.spec);
+            (kept.name.clone(), MadeTensor { kept, digest, place })
+        });
+        self.tensors.extend(made);
         Ok(())
     }
 
@@ -168,13 +187,15 @@ impl Made {
         let base = (!chain.first().header().snapshot).then_some(weights);
         let made = target_tensors(base, chain).and_then(|tensors| {
             // Who has the digest that is wanted has the bytes.
-            self.tensors.retain(|name, (kept, digest)| {
+            self.tensors.retain(|name, MadeTensor { kept, digest, place: before }| {
                 let wanted = chain.histories.get(name.as_str()).and_then(|history| history.target);
-                wanted.is_some_and(|wanted| {
+                let is_wanted = wanted.is_some_and(|wanted| {
                     wanted.digest == *digest && wanted.spec == Some(&kept.spec)
-                })
+                });
+                is_wanted && place(base, name, &kept.spec) == *before
             });
-            self.tensors.values().try_for_each(|(kept, _)| control.report(kept.spec.bytes()))?;
+            let known = self.tensors.values().map(|made| made.kept.spec.bytes());
+            known.into_iter().try_for_each(|bytes| control.report(bytes))?;
             let (known, rest): (Vec<_>, Vec<_>) =
                 tensors.into_iter().partition(|tensor| self.tensors.contains_key(tensor.name));
             self.add(&rest, base, control)?;
@@ -186,9 +207,9 @@ impl Made {
                 let made = self.tensors.remove(tensor.name).ok_or_else(|| {
                     Error::Internal(format!("tensor '{}' was not made", tensor.name))
                 })?;
-                tally.add(tensor.name, tensor.spec, made.1);
+                tally.add(tensor.name, tensor.spec, made.digest);
                 let (changes, new_digest) = (tensor.changes(), chain.new_digest(tensor.name));
-                kept.push(KeptTensor { changes, new_digest, ..made.0 });
+                kept.push(KeptTensor { changes, new_digest, ..made.kept });
             }
             check_whole(tally, chain, base, control)?;
             Ok(kept)

@@ -24,6 +24,8 @@ use crate::store::Store;
 use crate::work::in_place;
 use crate::world::World;
 
+/// Data up to this size is asked for at once.
+const WHOLE_BYTES: u64 = 256 << 10;
 /// Bytes of a range, at least and at most.
 const RANGE_MIN: u64 = 64 << 10;
 const RANGE_MAX: u64 = 1 << 20;
@@ -114,7 +116,8 @@ impl Fetch<'_> {
     async fn once(&self, data: &Data) -> Result<Option<Fetched>> {
         let mut arriving = self.begin(data)?;
         // A name is used once, and the digest decides: no range waits for what another tells of the object.
-        let mut ranges = ranges(data.bytes).enumerate().peekable();
+        let ranges = ranges(data.bytes, self.beside.is_some());
+        let mut ranges = ranges.enumerate().peekable();
         let mut asked = FuturesUnordered::new();
         let (mut there, mut next) = (BTreeMap::new(), 0);
         loop {
@@ -132,6 +135,8 @@ impl Fetch<'_> {
                 Some(bytes) => {
                     self.take(&mut arriving, &bytes)?;
                     next += 1;
+                    // There may be much to take: whoever wants to end this is heard in between.
+                    tokio::task::yield_now().await;
                     match asked.next().now_or_never().flatten() {
                         Some(came) => came,
                         None => continue,
@@ -145,7 +150,15 @@ impl Fetch<'_> {
                     drop(asked);
                     return self.whole(data).await;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // Of an object that is removed meanwhile, some ranges fail and others are absent.
+                    while let Some(Some((_, other))) = asked.next().now_or_never() {
+                        if matches!(other, Ok(None)) {
+                            return Ok(None);
+                        }
+                    }
+                    return Err(error);
+                }
             }
         }
         self.open(data, arriving).map(Some)
@@ -255,11 +268,15 @@ fn other_size(data: &Data, found: u64) -> Error {
 
 /// The ranges that an object is asked for in: several for each connection, each of which is slow at first.
 ///
-/// The first of them grow, and so do not all end together: some bytes are there long before the others, and
-/// what is asked for next is under way while those arrive.
-fn ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
-    let whole = bytes.div_ceil(RANGES).clamp(RANGE_MIN, RANGE_MAX);
-    let lengths = (1..AT_ONCE as u64).map(move |part| whole * part / AT_ONCE as u64);
+/// Where what arrives is worked on, the first of them grow, and so do not all end together: some bytes are
+/// there long before the others, and what is asked for next is under way while those arrive.
+fn ranges(bytes: u64, grow: bool) -> impl Iterator<Item = Range<u64>> {
+    let whole = match bytes {
+        0..=WHOLE_BYTES => WHOLE_BYTES,
+        _ => bytes.div_ceil(RANGES).clamp(RANGE_MIN, RANGE_MAX),
+    };
+    let growing = if grow && bytes > AT_ONCE as u64 * whole { AT_ONCE as u64 } else { 0 };
+    let lengths = (1..growing).map(move |part| whole * part / AT_ONCE as u64);
     let mut lengths = lengths.chain(iter::repeat(whole));
     let mut start = 0;
     iter::from_fn(move || {
@@ -270,10 +287,11 @@ fn ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 impl Data {
-    /// How many requests fetch it, if none fails: for what a store charges.
+    /// How many requests fetch it, if none fails: for what a store charges. A follower that works on what
+    /// arrives ([`next_beside`](crate::Follower::next_beside)) needs up to 16 more.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        ranges(self.bytes).count() as u64
+        ranges(self.bytes, false).count() as u64
     }
 }
 
@@ -283,14 +301,17 @@ mod tests {
 
     #[test]
     fn ranges_cover_every_byte_once_and_are_never_too_large() {
-        for bytes in [0, 1, 5_000, RANGE_MIN, 6_130_000, RANGES * RANGE_MAX, 14 << 30] {
-            let mut end = 0;
-            for range in ranges(bytes) {
-                assert_eq!(range.start, end);
-                assert!(!range.is_empty() && range.end - range.start <= RANGE_MAX);
-                end = range.end;
+        for bytes in [0, 1, WHOLE_BYTES, WHOLE_BYTES + 1, 6_130_000, RANGES * RANGE_MAX, 14 << 30] {
+            for grow in [false, true] {
+                let (mut end, mut count) = (0, 0);
+                for range in ranges(bytes, grow) {
+                    assert_eq!(range.start, end);
+                    assert!(!range.is_empty() && range.end - range.start <= RANGE_MAX);
+                    (end, count) = (range.end, count + 1);
+                }
+                assert_eq!(end, bytes);
+                assert!(bytes > WHOLE_BYTES || count <= 1, "{count} ranges of {bytes} bytes");
             }
-            assert_eq!(end, bytes);
         }
     }
 }

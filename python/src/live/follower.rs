@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use pulse::hash::Digest;
 use pulse::stream::TrustedBase;
-use pulse::tensors::{Control, PrepareOptions};
 use pulse_sync::{Error, Event, FollowerOptions, Mark, Update};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::live::beside::Beside;
 use crate::live::keeping::{open, trusted};
 use crate::live::publisher::seconds;
 use crate::live::record::Record;
@@ -123,35 +121,19 @@ impl Follower {
     }
 }
 
-/// What is held, and the weights if a version is to be prepared while it arrives.
-type From<'a> = (Option<Digest>, Option<(&'a Beside, Control<'a>)>);
-
 /// As [`pulse_sync::Follower::next`], which ends when version `at` is held, if one is asked for. `is_once` looks once.
 async fn next(
     follower: &mut pulse_sync::Follower,
-    from: From<'_>,
+    held: Option<Digest>,
     at: Option<u64>,
     is_once: bool,
     poll: Duration,
 ) -> pulse_sync::Result<Option<Update>> {
-    let options = PrepareOptions::default();
     let Some(at) = at.or(is_once.then_some(u64::MAX)) else {
-        let next = match from {
-            (Some(held), Some((weights, control))) => {
-                follower.next_beside(weights, held, options, control).await
-            }
-            (held, _) => follower.next(held).await,
-        };
-        return next.map(Some);
+        return follower.next(held).await.map(Some);
     };
     loop {
-        let looked = match from {
-            (Some(held), Some((weights, control))) => {
-                follower.look_beside(weights, held, options, control).await
-            }
-            (held, _) => follower.look(held).await,
-        };
-        match looked {
+        match follower.look(held).await {
             Ok(Some(update)) => return Ok(Some(update)),
             Ok(None) if follower.head().is_some_and(|head| head.version >= at) => {
                 return Err(Error::Ended { version: at });
@@ -240,11 +222,7 @@ impl Follower {
             let follower = &mut state.follower;
             // Without time there is one look, which takes what it takes.
             let is_once = timeout.is_some_and(|timeout| timeout.is_zero());
-            // What is prepared from the weights ends with this call.
-            let beside = this.held(py).map(Beside::new);
-            let control = Work::new(this.threads, None).control();
-            let from = (held, beside.as_ref().map(|weights| (weights, control)));
-            let next = next(follower, from, this.at, is_once, this.poll);
+            let next = next(follower, held, this.at, is_once, this.poll);
             let update = this.tasks.run(py, progress, || async move {
                 match timeout.filter(|_| !is_once) {
                     None => next.await,

@@ -1,6 +1,5 @@
 //! Feeds: weights that are published, and followed.
 
-mod beside;
 mod event;
 mod failure;
 mod follower;

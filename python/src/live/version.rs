@@ -3,7 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 
 use pulse::hash::Digest;
-use pulse::tensors::{Control, PrepareOptions, Weights};
 use pulse_sync::Update;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -105,11 +104,7 @@ impl Version {
             ));
         };
         let (patches, work) = (self.update.patches().to_vec(), self.work(threads, progress));
-        let options = PrepareOptions::default().with_changes_bytes_max(changes_bytes_max);
-        let prepare = |_: &[_], weights: &Weights<'_>, control: Control<'_>| {
-            self.update.prepare(weights, options, control)
-        };
-        let made = Prepared::made(weights.bind(py), patches, &work, prepare);
+        let made = Prepared::new(weights.bind(py), patches, changes_bytes_max, &work);
         let prepared = Py::new(py, self.settled(py, made)?)?;
         let mut known = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(known.insert(prepared).clone_ref(py))

@@ -166,6 +166,9 @@ impl Follower {
     /// As [`next`](Self::next), for weights in memory that have the digest `held`: they are read, and the
     /// version is prepared beside them while its data arrives. [`Update::prepare`] finishes that.
     ///
+    /// From the first byte of a version on the weights have to stay as they are until the commit, as they
+    /// have from [`prepare`](pulse::Patch::prepare) on. The work counts as time in which data arrives.
+    ///
     /// # Errors
     /// As [`next`](Self::next).
     pub async fn next_beside(

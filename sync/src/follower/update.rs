@@ -41,7 +41,8 @@ impl Update {
     }
 
     /// Prepares it beside weights that are in use ([`Chain::prepare`]), without what was made while its data
-    /// arrived ([`Follower::next_beside`](super::Follower::next_beside)).
+    /// arrived ([`Follower::next_beside`](super::Follower::next_beside)): of the same weights, which have
+    /// stayed as they were.
     ///
     /// # Errors
     /// As [`Chain::new`] and [`Patch::prepare`].
