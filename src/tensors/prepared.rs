@@ -165,7 +165,10 @@ impl Made {
                 growing.next();
             }
         };
-        make_tensors(tasks, control, work, keep, |_, digest| digests.push(digest))?;
+        let before = room.load(Relaxed);
+        make_tensors(tasks, control, work, keep, |_, digest| digests.push(digest))
+            // What was made of these is dropped.
+            .inspect_err(|_| room.store(before, Relaxed))?;
         let made = kept.into_iter().zip(digests).map(|(kept, digest)| {
             let place = place(base, &kept.name, &kept.spec);
             (kept.name.clone(), MadeTensor { kept, digest, place })
@@ -194,8 +197,7 @@ impl Made {
                 });
                 is_wanted && place(base, name, &kept.spec) == *before
             });
-            let known = self.tensors.values().map(|made| made.kept.spec.bytes());
-            known.into_iter().try_for_each(|bytes| control.report(bytes))?;
+            self.tensors.values().try_for_each(|made| control.report(made.kept.spec.bytes()))?;
             let (known, rest): (Vec<_>, Vec<_>) =
                 tensors.into_iter().partition(|tensor| self.tensors.contains_key(tensor.name));
             self.add(&rest, base, control)?;
