@@ -1,10 +1,11 @@
 //! Finding changes between slices, and lists of them.
 
 use fearless_simd::prelude::*;
-use fearless_simd::{dispatch, u8x64, Level};
+use fearless_simd::{dispatch, u16x32, u32x16, u64x8, u8x64, Level};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::places::Places;
 use crate::word::{at_width, unzigzag, Order, ValueForm, Word};
 
 /// The changes of one block: elements in ascending order and, at the same places, their values.
@@ -30,66 +31,51 @@ impl Changes {
     }
 }
 
-/// Bytes compared at once, with a bit for each of them.
-const GROUP: usize = 64;
-/// Bytes whose changes are listed before they are looked at.
-const TILE: usize = 32 * GROUP;
-/// So many changes of a group are listed without a branch: where a change comes cannot be guessed, and
-/// a wrong guess costs more than the comparison.
-const FEW: usize = 2;
+/// Bytes of a vector of comparisons.
+const VECTOR: usize = 64;
 
-/// Elements of a tile that differ, in ascending order.
-struct Places {
-    list: [u16; TILE + FEW],
-    count: usize,
-}
-
-impl Places {
-    /// Adds those of a group whose first element is number `first`; of `bytes` those bits are set that
-    /// differ.
-    #[inline(always)]
-    fn add<W: Word>(&mut self, first: usize, bytes: u64) {
-        // One bit for each element.
-        let mut bits = bytes;
-        let mut width = 1;
-        while width < W::BYTES {
-            bits |= bits >> width;
-            width *= 2;
+/// A bit for each element of a vector that differs, the first one lowest.
+#[inline(always)]
+fn differing<W: Word, S: Simd>(simd: S, base: &[u8; VECTOR], target: &[u8; VECTOR]) -> u64 {
+    let [base, target] = [base, target].map(|bytes| u8x64::from_slice(simd, bytes));
+    match W::BYTES {
+        1 => !base.simd_eq(target).to_bitmask(),
+        2 => {
+            let [base, target] = [base, target].map(|bytes| bytes.bitcast::<u16x32<S>>().split());
+            let (low, high) = (base.0.simd_eq(target.0), base.1.simd_eq(target.1));
+            u64::from(!(low.narrow(high).to_bitmask() as u32))
         }
-        bits &= u64::MAX / (u64::MAX >> (64 - W::BYTES));
-        let end = self.count + bits.count_ones() as usize;
-        let mut list = self.list[self.count..].iter_mut();
-        // Of an empty group there are places too, which the next one overwrites.
-        for place in list.by_ref().take(FEW) {
-            *place = (first + bits.trailing_zeros() as usize / W::BYTES) as u16;
-            bits &= bits.wrapping_sub(1);
+        4 => {
+            let [base, target] = [base, target].map(|bytes| bytes.bitcast::<u32x16<S>>());
+            u64::from(!(base.simd_eq(target).to_bitmask() as u16))
         }
-        for place in list {
-            if bits == 0 {
-                break;
-            }
-            *place = (first + bits.trailing_zeros() as usize / W::BYTES) as u16;
-            bits &= bits.wrapping_sub(1);
+        _ => {
+            let [base, target] = [base, target].map(|bytes| bytes.bitcast::<u64x8<S>>());
+            u64::from(!(base.simd_eq(target).to_bitmask() as u8))
         }
-        self.count = end;
     }
 }
 
-/// Lists the elements of a tile that differ.
+/// Lists the elements that differ of at most [`Places::ELEMENTS`].
 #[inline(always)]
 fn compare<W: Word, S: Simd>(simd: S, base: &[u8], target: &[u8], places: &mut Places) {
-    places.count = 0;
-    let (bases, base_tail) = base.as_chunks::<GROUP>();
-    let (targets, target_tail) = target.as_chunks::<GROUP>();
-    for (number, (base, target)) in bases.iter().zip(targets).enumerate() {
-        let same = u8x64::from_slice(simd, base).simd_eq(u8x64::from_slice(simd, target));
-        places.add::<W>(number * GROUP / W::BYTES, !same.to_bitmask());
+    places.clear();
+    let (bases, base_tail) = base.as_chunks::<VECTOR>();
+    let (targets, target_tail) = target.as_chunks::<VECTOR>();
+    let groups = bases.chunks(W::BYTES).zip(targets.chunks(W::BYTES));
+    for (number, (bases, targets)) in groups.enumerate() {
+        let mut bits = 0;
+        for (at, (base, target)) in bases.iter().zip(targets).enumerate() {
+            bits |= differing::<W, S>(simd, base, target) << (at * (VECTOR / W::BYTES));
+        }
+        places.add(number * Places::GROUP, bits);
     }
-    let mut bytes = 0;
-    for (at, (base, target)) in base_tail.iter().zip(target_tail).enumerate() {
-        bytes |= u64::from(base != target) << at;
+    let mut bits = 0;
+    let tails = base_tail.chunks_exact(W::BYTES).zip(target_tail.chunks_exact(W::BYTES));
+    for (at, (base, target)) in tails.enumerate() {
+        bits |= u64::from(base != target) << at;
     }
-    places.add::<W>(bases.len() * GROUP / W::BYTES, bytes);
+    places.add(bases.len() * VECTOR / W::BYTES, bits);
 }
 
 /// Calls `found` with each element that differs and its two bit patterns. Both slices are whole elements,
@@ -100,14 +86,14 @@ pub(crate) fn for_each_change<W: Word>(
     target: &[u8],
     mut found: impl FnMut(usize, W, W),
 ) {
-    let level = Level::new();
-    let mut places = Places { list: [0; TILE + FEW], count: 0 };
-    for (number, (base, target)) in base.chunks(TILE).zip(target.chunks(TILE)).enumerate() {
+    let (level, mut places) = (Level::new(), Places::new());
+    let tile = Places::ELEMENTS * W::BYTES;
+    for (number, (base, target)) in base.chunks(tile).zip(target.chunks(tile)).enumerate() {
         dispatch!(level, simd => compare::<W, _>(simd, base, target, &mut places));
-        for &place in &places.list[..places.count] {
-            let (place, first) = (usize::from(place), number * (TILE / W::BYTES));
+        for place in places.iter() {
             let at = place * W::BYTES;
-            found(first + place, W::load(&base[at..]), W::load(&target[at..]));
+            let element = number * Places::ELEMENTS + place;
+            found(element, W::load(&base[at..]), W::load(&target[at..]));
         }
     }
 }

@@ -122,6 +122,7 @@ mod varint;
 pub mod changes;
 pub mod dtype;
 pub mod hash;
+mod places;
 mod word;
 // Blocks, sections, streams.
 pub mod coding;

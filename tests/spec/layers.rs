@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up. A module may use those before it, and nothing after.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     // Values and errors.
     "tag",
     "digest",
@@ -20,6 +20,7 @@ const LAYERS: [&str; 23] = [
     // Elements.
     "word",
     "dtype",
+    "places",
     "changes",
     "hash",
     // Blocks, sections, streams.

@@ -11,6 +11,7 @@ use crate::bits::{BadBits, BitReader};
 use crate::coding::{Matrix, PayloadBits};
 use crate::error::Fault;
 use crate::parse::{self, Bad};
+use crate::places::Places;
 use crate::word::{at_width, Order, ValueForm, Word};
 
 /// Where more than one of so many elements changes, each is looked at: most groups then have changes.
@@ -33,8 +34,6 @@ pub(crate) struct Walk {
     /// For each class, where in `changes` the next one to be applied is.
     next: [usize; CLASSES_MAX],
     is_sparse: bool,
-    /// Elements of a tile that change.
-    due: Vec<u32>,
 }
 
 impl Walk {
@@ -83,7 +82,6 @@ impl Walk {
             ahead: Ahead::new(classes.count()),
             next: [0; CLASSES_MAX],
             is_sparse: declared.saturating_mul(SPARSE) <= elements,
-            due: Vec::new(),
         };
         walk.read(rest, &table, raw_bits, matrix, changes).map_err(bad)?;
         Ok(walk)
@@ -142,7 +140,7 @@ impl Walk {
     #[inline(always)]
     pub fn apply<W: Word>(&mut self, chunk: &mut [u8], mut changed: impl FnMut(u32)) {
         let (classes, level) = (self.classes, Level::new());
-        let (mut tile, mut due) = (Tile::new(), std::mem::take(&mut self.due));
+        let (mut tile, mut due) = (Tile::new(), Places::new());
         for chunk in chunk.chunks_mut(Tile::ELEMENTS * W::BYTES) {
             let elements = chunk.len() / W::BYTES;
             tile.fill(level, elements, |filled| classes.fill::<W>(chunk, filled));
@@ -152,9 +150,8 @@ impl Walk {
             } else {
                 self.ahead.due_one_by_one(&tile, elements, &self.changes, &mut due);
             }
-            for &element in &due {
-                let at = element as usize;
-                let place = self.done + u64::from(element);
+            for at in due.iter() {
+                let place = self.done + at as u64;
                 let step = self.step(tile.class(at), place);
                 let word = &mut chunk[at * W::BYTES..(at + 1) * W::BYTES];
                 ValueForm::UlpStep.target(self.order, W::load(word), W::narrow(step)).store(word);
@@ -165,7 +162,6 @@ impl Walk {
             }
             self.done += elements as u64;
         }
-        self.due = due;
     }
 
     /// The zigzag steps of all changes, class after class; `None` where signs are predicted, which

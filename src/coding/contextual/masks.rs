@@ -1,30 +1,43 @@
-//! Counting the elements of a class: a bit for each of 64 neighbours, found at once and counted
-//! together, in the widest registers that the machine has.
+//! Counting the elements of a class: neighbours compared at once and counted together, in the widest
+//! registers that the machine has.
 
 use fearless_simd::prelude::*;
-use fearless_simd::{dispatch, u8x64, Level};
+use fearless_simd::{dispatch, i8x32, u8x32, u8x64, Level};
 
 use super::classes::CLASSES_MAX;
+use crate::places::Places;
 
 /// Elements of a group, which has a bit for each of them in a mask.
-const GROUP: usize = 64;
+const GROUP: usize = Places::GROUP;
 /// Groups of a tile, whose classes stay in the fastest cache.
-const GROUPS: usize = 16;
+const GROUPS: usize = Places::ELEMENTS / GROUP;
+/// Counters of a class, which neighbours use in turn. Each counts down from zero, by one at most for
+/// each vector of a tile.
+const LANES: usize = 32;
 /// What stands for the class of no element, after the last one.
 const NONE: u8 = u8::MAX;
 
-/// The classes of consecutive elements.
+/// The classes of consecutive elements, and how many there are of each.
 #[derive(Debug)]
+#[repr(align(64))] // No vector lies across lines of the cache.
 pub(crate) struct Tile {
     groups: [[u8; GROUP]; GROUPS],
+    /// For each class the counters at some groups, before they counted those: sums are seldom asked for.
+    before: [[[i8; LANES]; GROUPS]; CLASSES_MAX],
+    /// Elements of each class.
+    counts: [u32; CLASSES_MAX],
 }
 
 impl Tile {
     /// Elements of a tile.
-    pub const ELEMENTS: usize = GROUPS * GROUP;
+    pub const ELEMENTS: usize = Places::ELEMENTS;
 
     pub fn new() -> Self {
-        Tile { groups: [[NONE; GROUP]; GROUPS] }
+        Tile {
+            groups: [[NONE; GROUP]; GROUPS],
+            before: [[[0; LANES]; GROUPS]; CLASSES_MAX],
+            counts: [0; CLASSES_MAX],
+        }
     }
 
     /// Lets `fill` say the classes of the next elements, at most [`Tile::ELEMENTS`].
@@ -44,69 +57,95 @@ impl Tile {
     /// For elements in ascending order, how many of their class came before, and then how many came in
     /// all: `seen` of each class, which the tile is added to.
     pub fn rank(
-        &self,
+        &mut self,
         level: Level,
         seen: &mut [u32],
         elements: impl Iterator<Item = usize>,
         found: impl FnMut(usize, u32),
     ) {
-        dispatch!(level, simd => rank(simd, &self.groups, seen, elements, found));
+        dispatch!(level, simd => rank(simd, self, seen, elements, found));
     }
 
     /// Elements that change: those before which `ahead` has counted down to zero.
-    pub fn due(&self, level: Level, ahead: &mut Ahead, changes: &[(u32, u64)], due: &mut Vec<u32>) {
-        dispatch!(level, simd => find_due(simd, &self.groups, ahead, changes, due));
+    pub fn due(
+        &mut self,
+        level: Level,
+        ahead: &mut Ahead,
+        changes: &[(u32, u64)],
+        due: &mut Places,
+    ) {
+        dispatch!(level, simd => find_due(simd, self, ahead, changes, due));
     }
-}
 
-/// Which elements of a group are of a class.
-#[inline(always)]
-fn mask<S: Simd>(simd: S, group: &[u8; GROUP], class: usize) -> u64 {
-    u8x64::from_slice(simd, group).simd_eq(u8x64::splat(simd, class as u8)).to_bitmask()
-}
+    /// Counts the elements of the first classes, and keeps the counters before each `STEP` groups.
+    #[inline(always)]
+    fn count<S: Simd, const STEP: usize>(&mut self, simd: S, classes: usize) {
+        let vectors = self.groups.as_flattened().as_chunks::<LANES>().0;
+        let groups = vectors.chunks_exact(STEP * (GROUP / LANES));
+        let kept = self.before.iter_mut().zip(&mut self.counts).take(classes);
+        for (class, (before, count)) in kept.enumerate() {
+            let class = u8x32::splat(simd, class as u8);
+            let mut counters = i8x32::splat(simd, 0);
+            for (group, before) in groups.clone().zip(before) {
+                counters.store_slice(before);
+                for neighbours in group {
+                    // What is true is -1.
+                    let is_class = u8x32::from_slice(simd, neighbours).simd_eq(class);
+                    counters += is_class.to_vector();
+                }
+            }
+            // Of what is in registers, compilers know how processors add up bytes.
+            let mut lanes = [0; LANES];
+            (-counters).bitcast::<u8x32<S>>().store_slice(&mut lanes);
+            *count = lanes.into_iter().map(u32::from).sum();
+        }
+    }
 
-/// Which elements of a group are of a class below this one.
-#[inline(always)]
-fn mask_below<S: Simd>(simd: S, group: &[u8; GROUP], class: usize) -> u64 {
-    u8x64::from_slice(simd, group).simd_lt(u8x64::splat(simd, class as u8)).to_bitmask()
+    /// Elements of a class before so many steps.
+    #[inline(always)]
+    fn before<S: Simd>(&self, simd: S, class: usize, steps: usize) -> u32 {
+        let counters = i8x32::from_slice(simd, &self.before[class][steps]);
+        let counted: u8x32<S> = (-counters).bitcast();
+        u32::from(counted.pairwise_widening_add().reduce_sum())
+    }
+
+    /// Which elements of a group are of a class.
+    #[inline(always)]
+    fn mask<S: Simd>(&self, simd: S, class: usize, group: usize) -> u64 {
+        u8x64::from_slice(simd, &self.groups[group])
+            .simd_eq(u8x64::splat(simd, class as u8))
+            .to_bitmask()
+    }
 }
 
 #[inline(always)]
 fn rank<S: Simd>(
     simd: S,
-    groups: &[[u8; GROUP]],
+    tile: &mut Tile,
     seen: &mut [u32],
     elements: impl Iterator<Item = usize>,
     mut found: impl FnMut(usize, u32),
 ) {
-    let mut elements = elements.peekable();
-    for (number, group) in groups.iter().enumerate() {
-        while let Some(element) = elements.next_if(|element| element / GROUP == number) {
-            let class = usize::from(group[element % GROUP]) % CLASSES_MAX;
-            let before = mask(simd, group, class) & ((1 << (element % GROUP)) - 1);
-            found(class, seen.get(class).map_or(0, |seen| seen + before.count_ones()));
-        }
-        for (class, seen) in seen.iter_mut().enumerate() {
-            *seen += mask(simd, group, class).count_ones();
-        }
+    tile.count::<S, 1>(simd, seen.len());
+    for element in elements {
+        let (class, group) = (tile.class(element), element / GROUP % GROUPS);
+        let nearest = tile.mask(simd, class, group) & ((1 << (element % GROUP)) - 1);
+        let before = tile.before(simd, class, group) + nearest.count_ones();
+        found(class, seen.get(class).map_or(0, |seen| seen + before));
+    }
+    for (seen, count) in seen.iter_mut().zip(tile.counts) {
+        *seen += count;
     }
 }
 
 /// The place of a class that has no more changes: further than any block reaches.
 pub(crate) const NEVER: u32 = u32::MAX;
 
-/// So many elements of a tile may be of classes that are not common. Where there are less than a quarter,
-/// another class joins those.
-const RARE_MAX: u32 = 32;
-
 /// Looks ahead to the next change of each class.
 #[derive(Debug)]
 pub(crate) struct Ahead {
     /// Classes of the block.
     classes: usize,
-    /// Those below this one have so few elements that it is faster to count them one by one: most weights
-    /// have a few of the highest exponents. It follows what the tiles have.
-    common: usize,
     /// Elements of the class before its next change.
     left: [u32; CLASSES_MAX],
     /// Where in the list of changes that one is, and where those of the class end.
@@ -117,7 +156,12 @@ pub(crate) struct Ahead {
 impl Ahead {
     pub fn new(classes: usize) -> Self {
         let none = [0; CLASSES_MAX];
-        Ahead { classes, common: 0, left: [NEVER; CLASSES_MAX], next: none, end: none }
+        Ahead {
+            classes: classes.min(CLASSES_MAX),
+            left: [NEVER; CLASSES_MAX],
+            next: none,
+            end: none,
+        }
     }
 
     /// Says where in the list of changes those of a class are.
@@ -142,19 +186,23 @@ impl Ahead {
         tile: &Tile,
         elements: usize,
         changes: &[(u32, u64)],
-        due: &mut Vec<u32>,
+        due: &mut Places,
     ) {
         // Copied so that the loop need not assume that anything else changes them.
         let mut left = self.left;
-        for (element, &class) in (0..).zip(&tile.groups.as_flattened()[..elements]) {
-            let class = usize::from(class) % CLASSES_MAX;
-            let now = left[class];
-            left[class] = now.wrapping_sub(1);
-            if now == 0 {
-                due.push(element);
-                self.turn(class, changes);
-                left[class] = self.left[class];
+        for (number, group) in tile.groups.as_flattened()[..elements].chunks(GROUP).enumerate() {
+            let mut changed = 0;
+            for (at, &class) in group.iter().enumerate() {
+                let class = usize::from(class) % CLASSES_MAX;
+                let now = left[class];
+                left[class] = now.wrapping_sub(1);
+                if now == 0 {
+                    changed |= 1 << at;
+                    self.turn(class, changes);
+                    left[class] = self.left[class];
+                }
             }
+            due.add(number * GROUP, changed);
         }
         self.left = left;
     }
@@ -176,56 +224,77 @@ impl Ahead {
     }
 }
 
+/// Parts that a change is looked for in at once, without a branch.
+const PARTS: usize = 4;
+
+/// In which of consecutive parts something lies, and where that one starts: the first at `start`, each
+/// other where the one before ends.
+#[inline(always)]
+fn part_of(at: u32, start: u32, ends: [u32; PARTS - 1]) -> (usize, u32) {
+    let part = ends.iter().map(|&end| usize::from(end <= at)).sum::<usize>() % PARTS;
+    (part, [start, ends[0], ends[1], ends[2]][part])
+}
+
+/// The bit of those set that has so many below it.
+#[inline(always)]
+fn nth(mut bits: u64, below: u32) -> u64 {
+    // In most groups a class has few elements.
+    for passed in 0..4 {
+        let others = bits & bits.wrapping_sub(1);
+        bits = if passed < below { others } else { bits };
+    }
+    for _ in 4..below {
+        bits &= bits.wrapping_sub(1);
+    }
+    bits & bits.wrapping_neg()
+}
+
 #[inline(always)]
 fn find_due<S: Simd>(
     simd: S,
-    groups: &[[u8; GROUP]],
+    tile: &mut Tile,
     ahead: &mut Ahead,
     changes: &[(u32, u64)],
-    due: &mut Vec<u32>,
+    due: &mut Places,
 ) {
-    let classes = ahead.classes.min(CLASSES_MAX);
-    let common = ahead.common;
-    let mut rare = 0;
-    for (number, group) in groups.iter().enumerate() {
-        let mut changed = 0;
-        for class in common..classes {
-            let mut of_class = mask(simd, group, class);
-            let mut count = of_class.count_ones();
-            while ahead.left[class] < count {
-                let skipped = ahead.left[class];
-                for _ in 0..skipped {
-                    of_class &= of_class - 1;
-                }
-                changed |= of_class & of_class.wrapping_neg();
-                of_class &= of_class - 1;
-                count -= skipped + 1;
-                ahead.turn(class, changes);
-            }
-            ahead.left[class] -= count;
-        }
-        let mut few = mask_below(simd, group, common);
-        rare += few.count_ones();
-        while few != 0 {
-            let at = few.trailing_zeros() as usize % GROUP;
-            let class = usize::from(group[at]) % CLASSES_MAX;
-            if ahead.left[class] == 0 {
-                changed |= 1 << at;
-                ahead.turn(class, changes);
-            } else {
-                ahead.left[class] -= 1;
-            }
-            few &= few - 1;
-        }
-        while changed != 0 {
-            due.push((number * GROUP) as u32 + changed.trailing_zeros());
-            changed &= changed - 1;
-        }
+    tile.count::<S, { GROUPS / PARTS }>(simd, ahead.classes);
+    // Which classes have changes here cannot be guessed: told without a branch.
+    let mut classes = 0u32;
+    for (class, (left, &count)) in ahead.left.iter_mut().zip(&tile.counts).enumerate() {
+        classes |= u32::from(*left < count) << class;
+        *left = left.wrapping_sub(count);
     }
-    if rare > RARE_MAX {
-        ahead.common -= 1;
-    } else if rare <= RARE_MAX / 4 && common < classes {
-        ahead.common += 1;
+    let mut changed = [0u64; GROUPS];
+    while classes != 0 {
+        let class = classes.trailing_zeros() as usize % CLASSES_MAX;
+        classes &= classes - 1;
+        let count = tile.counts[class];
+        let mut at = ahead.left[class].wrapping_add(count);
+        // In loops, not by `map`, which is no part of what is compiled for wide registers.
+        let (mut quarters, mut masks) = ([0; PARTS - 1], [0; PARTS]);
+        for (start, part) in quarters.iter_mut().zip(1..) {
+            *start = tile.before(simd, class, part);
+        }
+        while at < count {
+            let (quarter, before) = part_of(at, 0, quarters);
+            let first = quarter * (GROUPS / PARTS);
+            for (mask, part) in masks.iter_mut().zip(0..) {
+                *mask = tile.mask(simd, class, first + part);
+            }
+            let (mut ends, mut end) = ([0; PARTS - 1], before);
+            for (mask, place) in masks.iter().zip(&mut ends) {
+                end += mask.count_ones();
+                *place = end;
+            }
+            let (part, before) = part_of(at, before, ends);
+            changed[first + part] |= nth(masks[part], at - before);
+            ahead.turn(class, changes);
+            at = (at + 1).saturating_add(ahead.left[class]);
+        }
+        ahead.left[class] = at - count;
+    }
+    for (number, changed) in changed.into_iter().enumerate() {
+        due.add(number * GROUP, changed);
     }
 }
 
@@ -318,17 +387,17 @@ mod tests {
         assert!(expected.len() > 30);
         for level in [Level::new(), Level::baseline()] {
             for is_sparse in [true, false] {
-                let (mut found, mut due) = (Vec::new(), Vec::new());
+                let (mut found, mut due) = (Vec::new(), Places::new());
                 let mut ahead = begun();
                 for (number, part) in classes.chunks(Tile::ELEMENTS).enumerate() {
-                    let tile = tile_of(part);
+                    let mut tile = tile_of(part);
                     due.clear();
                     if is_sparse {
                         tile.due(level, &mut ahead, &changes, &mut due);
                     } else {
                         ahead.due_one_by_one(&tile, part.len(), &changes, &mut due);
                     }
-                    found.extend(due.iter().map(|at| at + (number * Tile::ELEMENTS) as u32));
+                    found.extend(due.iter().map(|at| (at + number * Tile::ELEMENTS) as u32));
                 }
                 assert_eq!(found, expected, "{level:?}");
             }

@@ -109,6 +109,11 @@ struct RangeEncoder {
 }
 
 impl RangeEncoder {
+    /// What the signs took so far.
+    fn bits(&self) -> usize {
+        8 * self.bytes.len() + self.range.leading_zeros() as usize
+    }
+
     /// Adds what `low` has above 32 bits to the bytes that are out.
     fn carry(&mut self) {
         if self.low >> 32 != 0 {
@@ -134,13 +139,11 @@ impl RangeEncoder {
 impl Coder for RangeEncoder {
     fn code(&mut self, positive: u32, negative: bool) -> bool {
         let bound = (self.range >> 16) * positive;
-        if negative {
-            self.low += u64::from(bound);
-            self.range -= bound;
-            self.carry();
-        } else {
-            self.range = bound;
-        }
+        // Without a branch: half of them would be guessed wrong.
+        let mask = u32::from(negative).wrapping_neg();
+        self.low += u64::from(bound & mask);
+        self.range = bound ^ ((bound ^ (self.range - bound)) & mask);
+        self.carry();
         while self.range < RANGE_MIN {
             self.bytes.push((self.low >> 24) as u8);
             self.low = self.low << 8 & u64::from(u32::MAX);
@@ -190,6 +193,9 @@ impl Coder for RangeDecoder {
     }
 }
 
+/// With fewer changes than this, a quarter of them may teach too little to be judged by.
+const EARLY_MIN: usize = 1 << 10;
+
 /// The sign stream of the changes of a block: elements in ascending order, and whether the step is
 /// negative. `None` if it would not be smaller than a bit for each.
 pub(super) fn encode(
@@ -197,11 +203,12 @@ pub(super) fn encode(
     changes: impl ExactSizeIterator<Item = (u32, bool)>,
 ) -> Option<Vec<u8>> {
     let count = changes.len();
+    let early = if count < EARLY_MIN { count / 2 } else { count / 4 };
     let mut coder = RangeEncoder { low: 0, range: u32::MAX, bytes: Vec::new() };
     let mut model = Model::new(matrix);
     for (i, (element, negative)) in changes.enumerate() {
-        // What has not learned by half will not: that half is all it costs where signs are random.
-        if i == count / 2 && coder.bytes.len() > i / 8 {
+        // What has saved no bit by then will not, and that is all it costs where signs are random.
+        if (i == count / 2 || i == early) && coder.bits() >= i {
             return None;
         }
         model.sign(&mut coder, element.into(), negative);
