@@ -34,26 +34,27 @@ impl Changes {
 /// Bytes of a vector of comparisons.
 const VECTOR: usize = 64;
 
-/// A bit for each element of a vector that differs, the first one lowest.
+/// A bit for each element that differs of vectors with at most 64 elements, the first one lowest.
 #[inline(always)]
-fn differing<W: Word, S: Simd>(simd: S, base: &[u8; VECTOR], target: &[u8; VECTOR]) -> u64 {
-    let [base, target] = [base, target].map(|bytes| u8x64::from_slice(simd, bytes));
-    match W::BYTES {
-        1 => !base.simd_eq(target).to_bitmask(),
-        2 => {
-            let [base, target] = [base, target].map(|bytes| bytes.bitcast::<u16x32<S>>().split());
-            let (low, high) = (base.0.simd_eq(target.0), base.1.simd_eq(target.1));
-            u64::from(!(low.narrow(high).to_bitmask() as u32))
-        }
-        4 => {
-            let [base, target] = [base, target].map(|bytes| bytes.bitcast::<u32x16<S>>());
-            u64::from(!(base.simd_eq(target).to_bitmask() as u16))
-        }
-        _ => {
-            let [base, target] = [base, target].map(|bytes| bytes.bitcast::<u64x8<S>>());
-            u64::from(!(base.simd_eq(target).to_bitmask() as u8))
-        }
+fn differing<W: Word, S: Simd>(simd: S, bases: &[[u8; VECTOR]], targets: &[[u8; VECTOR]]) -> u64 {
+    let mut bits = 0;
+    for (at, (base, target)) in bases.iter().zip(targets).enumerate() {
+        let [base, target] = [u8x64::from_slice(simd, base), u8x64::from_slice(simd, target)];
+        let same = match W::BYTES {
+            1 => base.simd_eq(target).to_bitmask(),
+            2 => {
+                let base = base.bitcast::<u16x32<S>>().split();
+                let target = target.bitcast::<u16x32<S>>().split();
+                let (low, high) = (base.0.simd_eq(target.0), base.1.simd_eq(target.1));
+                low.narrow(high).to_bitmask()
+            }
+            4 => base.bitcast::<u32x16<S>>().simd_eq(target.bitcast::<u32x16<S>>()).to_bitmask(),
+            _ => base.bitcast::<u64x8<S>>().simd_eq(target.bitcast::<u64x8<S>>()).to_bitmask(),
+        };
+        let elements = VECTOR / W::BYTES;
+        bits |= (!same & u64::MAX >> (64 - elements)) << (at * elements);
     }
+    bits
 }
 
 /// Lists the elements that differ of at most [`Places::ELEMENTS`].
@@ -62,14 +63,15 @@ fn compare<W: Word, S: Simd>(simd: S, base: &[u8], target: &[u8], places: &mut P
     places.clear();
     let (bases, base_tail) = base.as_chunks::<VECTOR>();
     let (targets, target_tail) = target.as_chunks::<VECTOR>();
-    let groups = bases.chunks(W::BYTES).zip(targets.chunks(W::BYTES));
-    for (number, (bases, targets)) in groups.enumerate() {
-        let mut bits = 0;
-        for (at, (base, target)) in bases.iter().zip(targets).enumerate() {
-            bits |= differing::<W, S>(simd, base, target) << (at * (VECTOR / W::BYTES));
-        }
-        places.add(number * Places::GROUP, bits);
+    let (whole_bases, whole_targets) =
+        (bases.chunks_exact(W::BYTES), targets.chunks_exact(W::BYTES));
+    let rest = (whole_bases.remainder(), whole_targets.remainder());
+    let mut first = 0;
+    for (bases, targets) in whole_bases.zip(whole_targets) {
+        places.add(first, differing::<W, S>(simd, bases, targets));
+        first += Places::GROUP;
     }
+    places.add(first, differing::<W, S>(simd, rest.0, rest.1));
     let mut bits = 0;
     let tails = base_tail.chunks_exact(W::BYTES).zip(target_tail.chunks_exact(W::BYTES));
     for (at, (base, target)) in tails.enumerate() {
