@@ -6,8 +6,10 @@ use crate::word::{Order, Word};
 
 /// Most classes of a block.
 pub(crate) const CLASSES_MAX: usize = 32;
-/// About this many elements of a block are looked at to learn how common each exponent is.
-const SAMPLES: usize = 1 << 12;
+/// About so many elements of a block are looked at to learn how common each exponent is: one of eight,
+/// within these bounds.
+const SAMPLES_MIN: usize = 1 << 9;
+const SAMPLES_MAX: usize = 1 << 12;
 /// Elements of a stride.
 const STRIDE: usize = 32;
 /// Counters that neighbouring elements use in turn, so that they do not wait for one another.
@@ -154,8 +156,9 @@ impl Histogram {
         let of = |word: &[u8]| (W::load(word).widen() >> exponent.shift & exponent.mask) as usize;
         let mut loads = vec![Load::default(); exponent.mask as usize + 1];
         let stride = STRIDE * W::BYTES;
-        // Small blocks are counted in full.
-        let sample = (base.len() / (SAMPLES * W::BYTES)).max(1);
+        let elements = base.len() / W::BYTES;
+        // The smallest blocks are counted in full.
+        let sample = (elements / (elements / 8).clamp(SAMPLES_MIN, SAMPLES_MAX)).max(1);
         // Neighbours often have the same exponent: in lanes they need not wait for one another.
         let mut seen = vec![[0u32; LANES]; loads.len()];
         for words in base.chunks(stride).step_by(sample) {
