@@ -83,12 +83,19 @@ fn compare<W: Word, S: Simd>(simd: S, base: &[u8], target: &[u8], places: &mut P
 /// Calls `found` with each element that differs and its two bit patterns. Both slices are whole elements,
 /// and as many.
 #[inline(always)]
-pub(crate) fn for_each_change<W: Word>(
+pub(crate) fn for_each_change<W: Word>(base: &[u8], target: &[u8], found: impl FnMut(usize, W, W)) {
+    for_each_change_at::<W>(Level::new(), base, target, found);
+}
+
+/// The same in registers of some width.
+#[inline(always)]
+fn for_each_change_at<W: Word>(
+    level: Level,
     base: &[u8],
     target: &[u8],
     mut found: impl FnMut(usize, W, W),
 ) {
-    let (level, mut places) = (Level::new(), Places::new());
+    let mut places = Places::new();
     let tile = Places::ELEMENTS * W::BYTES;
     for (number, (base, target)) in base.chunks(tile).zip(target.chunks(tile)).enumerate() {
         dispatch!(level, simd => compare::<W, _>(simd, base, target, &mut places));
@@ -182,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_found_at_any_alignment_of_the_stride() {
+    fn a_change_of_any_byte_is_found() {
         for bytes in [1, 2, 4, 8] {
             let base = vec![7u8; 8 * 37];
             for at in 0..base.len() {
@@ -205,11 +212,13 @@ mod tests {
                 .filter(|(_, (base, target))| base != target)
                 .map(|(element, (base, target))| (element, base.widen(), target.widen()))
                 .collect();
-            let mut found = Vec::new();
-            for_each_change::<W>(base, target, |element, base, target| {
-                found.push((element, base.widen(), target.widen()));
-            });
-            assert_eq!(found, expected);
+            for level in [Level::new(), Level::baseline()] {
+                let mut found = Vec::new();
+                for_each_change_at::<W>(level, base, target, |element, base, target| {
+                    found.push((element, base.widen(), target.widen()));
+                });
+                assert_eq!(found, expected);
+            }
         }
         let mut state = 1u32;
         let mut next = || {
@@ -217,7 +226,7 @@ mod tests {
             state >> 16
         };
         for one_in in [1, 2, 3, 20, 500, 60_000] {
-            for elements in [0, 1, 7, 8, 9, 255, 256, 257, 1000] {
+            for elements in [0, 1, 7, 8, 9, 255, 256, 257, 1000, 1024, 1025, 2100] {
                 let base: Vec<u8> = (0..8 * elements).map(|_| next() as u8).collect();
                 let change = |byte: &u8| if next().is_multiple_of(one_in) { !byte } else { *byte };
                 let target: Vec<u8> = base.iter().map(change).collect();

@@ -12,7 +12,7 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Elements that places are of.
+    /// Most elements that places can be of.
     pub const ELEMENTS: usize = 1024;
     /// Elements of a group, which has a bit for each of them.
     pub const GROUP: usize = 64;

@@ -6,8 +6,8 @@ use crate::word::{Order, Word};
 
 /// Most classes of a block.
 pub(crate) const CLASSES_MAX: usize = 32;
-/// About so many elements of a block are looked at to learn how common each exponent is: one of eight,
-/// within these bounds.
+/// About so many elements of a block are looked at to learn how common each exponent is: one of seven,
+/// within these bounds. An odd number, so that small matrices are not looked at in some columns only.
 const SAMPLES_MIN: usize = 1 << 9;
 const SAMPLES_MAX: usize = 1 << 12;
 /// Elements of a stride.
@@ -158,7 +158,7 @@ impl Histogram {
         let stride = STRIDE * W::BYTES;
         let elements = base.len() / W::BYTES;
         // The smallest blocks are counted in full.
-        let sample = (elements / (elements / 8).clamp(SAMPLES_MIN, SAMPLES_MAX)).max(1);
+        let sample = (elements / (elements / 7).clamp(SAMPLES_MIN, SAMPLES_MAX)).max(1);
         // Neighbours often have the same exponent: in lanes they need not wait for one another.
         let mut seen = vec![[0u32; LANES]; loads.len()];
         for words in base.chunks(stride).step_by(sample) {

@@ -14,6 +14,7 @@ const GROUPS: usize = Places::ELEMENTS / GROUP;
 /// Counters of a class, which neighbours use in turn. Each counts down from zero, by one at most for
 /// each vector of a tile.
 const LANES: usize = 32;
+const _: () = assert!(Tile::ELEMENTS / LANES <= i8::MAX as usize);
 /// What stands for the class of no element, after the last one.
 const NONE: u8 = u8::MAX;
 
@@ -22,7 +23,7 @@ const NONE: u8 = u8::MAX;
 #[repr(align(64))] // No vector lies across lines of the cache.
 pub(crate) struct Tile {
     groups: [[u8; GROUP]; GROUPS],
-    /// For each class the counters at some groups, before they counted those: sums are seldom asked for.
+    /// For each class, the counters before each step that they were kept at: sums are seldom asked for.
     before: [[[i8; LANES]; GROUPS]; CLASSES_MAX],
     /// Elements of each class.
     counts: [u32; CLASSES_MAX],
@@ -77,7 +78,7 @@ impl Tile {
         dispatch!(level, simd => find_due(simd, self, ahead, changes, due));
     }
 
-    /// Counts the elements of the first classes, and keeps the counters before each `STEP` groups.
+    /// Counts the elements of the first classes, and keeps the counters at each step of `STEP` groups.
     #[inline(always)]
     fn count<S: Simd, const STEP: usize>(&mut self, simd: S, classes: usize) {
         let vectors = self.groups.as_flattened().as_chunks::<LANES>().0;
@@ -94,14 +95,14 @@ impl Tile {
                     counters += is_class.to_vector();
                 }
             }
-            // Of what is in registers, compilers know how processors add up bytes.
+            // Compilers turn this into the instruction that adds up the bytes of a register.
             let mut lanes = [0; LANES];
             (-counters).bitcast::<u8x32<S>>().store_slice(&mut lanes);
             *count = lanes.into_iter().map(u32::from).sum();
         }
     }
 
-    /// Elements of a class before so many steps.
+    /// Elements of a class before a step, once they were counted.
     #[inline(always)]
     fn before<S: Simd>(&self, simd: S, class: usize, steps: usize) -> u32 {
         let counters = i8x32::from_slice(simd, &self.before[class][steps]);
@@ -270,12 +271,12 @@ fn find_due<S: Simd>(
         classes &= classes - 1;
         let count = tile.counts[class];
         let mut at = ahead.left[class].wrapping_add(count);
-        // In loops, not by `map`, which is no part of what is compiled for wide registers.
+        // Loops, not `map`: closures are not inlined into the code for wide registers.
         let (mut quarters, mut masks) = ([0; PARTS - 1], [0; PARTS]);
         for (start, part) in quarters.iter_mut().zip(1..) {
             *start = tile.before(simd, class, part);
         }
-        while at < count {
+        loop {
             let (quarter, before) = part_of(at, 0, quarters);
             let first = quarter * (GROUPS / PARTS);
             for (mask, part) in masks.iter_mut().zip(0..) {
@@ -289,9 +290,13 @@ fn find_due<S: Simd>(
             let (part, before) = part_of(at, before, ends);
             changed[first + part] |= nth(masks[part], at - before);
             ahead.turn(class, changes);
-            at = (at + 1).saturating_add(ahead.left[class]);
+            let (gap, rest) = (ahead.left[class], count - (at + 1));
+            if gap >= rest {
+                ahead.left[class] = gap - rest;
+                break;
+            }
+            at += 1 + gap;
         }
-        ahead.left[class] = at - count;
     }
     for (number, changed) in changed.into_iter().enumerate() {
         due.add(number * GROUP, changed);
@@ -344,7 +349,6 @@ mod tests {
     fn what_is_due_is_what_a_countdown_of_each_element_finds() {
         let rare_last = classes(9000);
         let rare_first: Vec<u8> = rare_last.iter().map(|class| 6 - class).collect();
-        // What was rare becomes common, and the other way round.
         let turning = [&rare_first[..], &rare_last].concat();
         for classes in [rare_last, rare_first, turning] {
             check_due(&classes);
@@ -401,6 +405,43 @@ mod tests {
                 }
                 assert_eq!(found, expected, "{level:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_follows_the_last_element_is_of_no_class() {
+        // The highest class that there can be, in a tile that is not full.
+        let highest = CLASSES_MAX as u8 - 1;
+        for level in [Level::new(), Level::baseline()] {
+            let mut ahead = Ahead::new(CLASSES_MAX);
+            ahead.begin(CLASSES_MAX - 1, 0, &[(700, 1)]);
+            let (mut tile, mut due) = (tile_of(&[highest; 70]), Places::new());
+            tile.due(level, &mut ahead, &[(700, 1)], &mut due);
+            assert_eq!((due.iter().count(), ahead.left(CLASSES_MAX - 1)), (0, 630));
+            let mut seen = [0; CLASSES_MAX];
+            tile.rank(level, &mut seen, std::iter::empty(), |_, _| {});
+            assert_eq!(seen[CLASSES_MAX - 1], 70);
+        }
+    }
+
+    #[test]
+    fn changes_are_found_at_the_edges_of_groups_and_quarters() {
+        let places = [0, 1, 63, 64, 127, 128, 255, 256, 511, 512, 767, 768, 1022, 1023];
+        let mut changes = Vec::new();
+        let mut after = 0;
+        for place in places {
+            changes.push((place - after, 1));
+            after = place + 1;
+        }
+        // And one that no block reaches, of which an error tells.
+        changes.push((NEVER - 1, 1));
+        for level in [Level::new(), Level::baseline()] {
+            let mut ahead = Ahead::new(1);
+            ahead.begin(0, 0, &changes);
+            let (mut tile, mut due) = (tile_of(&[0; Tile::ELEMENTS]), Places::new());
+            tile.due(level, &mut ahead, &changes, &mut due);
+            assert!(due.iter().eq(places.map(|place| place as usize)));
+            assert_eq!((ahead.unfinished(), ahead.left(0)), (Some(0), NEVER - 1));
         }
     }
 }

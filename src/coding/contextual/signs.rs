@@ -193,8 +193,8 @@ impl Coder for RangeDecoder {
     }
 }
 
-/// With fewer changes than this, a quarter of them may teach too little to be judged by.
-const EARLY_MIN: usize = 1 << 10;
+/// Changes of a column before which it may have learned too little for a quarter to tell.
+const TELLING: usize = 32;
 
 /// The sign stream of the changes of a block: elements in ascending order, and whether the step is
 /// negative. `None` if it would not be smaller than a bit for each.
@@ -203,11 +203,12 @@ pub(super) fn encode(
     changes: impl ExactSizeIterator<Item = (u32, bool)>,
 ) -> Option<Vec<u8>> {
     let count = changes.len();
-    let early = if count < EARLY_MIN { count / 2 } else { count / 4 };
+    let is_telling = count / TELLING >= matrix.columns() as usize;
+    let early = if is_telling { count / 4 } else { count / 2 };
     let mut coder = RangeEncoder { low: 0, range: u32::MAX, bytes: Vec::new() };
     let mut model = Model::new(matrix);
     for (i, (element, negative)) in changes.enumerate() {
-        // What has saved no bit by then will not, and that is all it costs where signs are random.
+        // What has saved no bit by then is given up, and that is all it costs where signs are random.
         if (i == count / 2 || i == early) && coder.bits() >= i {
             return None;
         }
@@ -310,6 +311,27 @@ mod tests {
             let (elements, signs): (Vec<u32>, Vec<bool>) = changes.into_iter().unzip();
             assert_eq!(decode(matrix, &elements, &stream), Some(signs));
         }
+    }
+
+    #[test]
+    fn random_signs_are_given_up_early_and_late_learners_are_not() {
+        let coded = |columns: u64, changes: Vec<(u32, bool)>| {
+            let mut coded = 0;
+            let made = encode(matrix_of(columns), changes.into_iter().inspect(|_| coded += 1));
+            (made.is_some(), coded)
+        };
+        let random = |count: u32| (0..count).map(|i| (i, dice(i).is_multiple_of(2))).collect();
+        // Of a column with many changes a quarter tells, with few only half.
+        assert_eq!(coded(100, random(4000)), (false, 1001));
+        assert_eq!(coded(1000, random(4000)), (false, 2001));
+        // The rows of the first quarter are random, those that follow are not.
+        let (columns, rows) = (200, 40);
+        let late = (0..rows * columns).map(|i| {
+            let column = dice(500_000 + i % columns);
+            (i, if i / columns < rows / 4 { dice(i) } else { column }.is_multiple_of(2))
+        });
+        let late: Vec<_> = late.filter(|change| change.0 % 2 == 0).collect();
+        assert_eq!(coded(columns.into(), late.clone()), (true, late.len()));
     }
 
     #[test]

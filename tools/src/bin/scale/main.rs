@@ -19,6 +19,7 @@ use std::process::{self, ExitCode};
 use clap::Parser;
 use pulse_cli::text;
 
+use measure::Floor;
 use pair::{Layout, Pair};
 use table::Table;
 
@@ -52,8 +53,15 @@ const LARGE: usize = 8 << 20;
 const SMALL: Layout = Layout { tensors: 40_000, tensor_bytes: 16 << 10, steps: 8 };
 
 /// What every command is held against, and the threads that it takes.
-const FLOORS: [(&str, &str); 4] =
-    [("sha2", "1"), ("copy", "1"), ("hashlib", "1"), ("copy in pieces", "2")];
+const FLOORS: [(&str, &str); 7] = [
+    ("sha2", "1"),
+    ("copy", "1"),
+    ("hashlib", "1"),
+    ("copy in pieces", "2"),
+    ("floor of diff", "2"),
+    ("floor of diff --base-patch", "2"),
+    ("floor of apply", "2"),
+];
 
 /// A checkpoint pair, the program, and what it may be asked to do.
 struct Case<'a> {
@@ -116,18 +124,22 @@ impl Case<'_> {
 
     fn run(&self, table: &mut Table) -> Result<()> {
         self.prepare()?;
-        let (target, copied) = (self.pair.path("target"), self.pair.path("out"));
+        let [base, target, copied] = ["base", "target", "out"].map(|name| self.pair.path(name));
         let commands = self.commands();
-        let mut runs = vec![Vec::new(); 4 + 2 * commands.len()];
+        let mut runs = vec![Vec::new(); FLOORS.len() + 2 * commands.len()];
         for _ in 0..=self.rounds {
             runs[0].push(measure::sha(&target)?);
             // Whoever writes a file pays for its memory, so that it must be new each time.
             runs[1].push(measure::copy(&target, &copied)?);
             pair::remove(&copied)?;
             runs[2].push(measure::hashlib(&target)?);
-            runs[3].push(measure::copy_in_pieces(&target, &copied)?);
+            runs[3].push(Floor { read: &[(&target, false)], write: Some(&copied) }.run()?);
             pair::remove(&copied)?;
-            let mut next = 4;
+            runs[4].push(Floor { read: &[(&base, true), (&target, true)], write: None }.run()?);
+            runs[5].push(Floor { read: &[(&base, false), (&target, true)], write: None }.run()?);
+            runs[6].push(Floor { read: &[(&target, true)], write: Some(&copied) }.run()?);
+            pair::remove(&copied)?;
+            let mut next = FLOORS.len();
             for command in &commands {
                 for threads in ["1", "2"] {
                     command.leaves.iter().try_for_each(|file| pair::remove(file))?;

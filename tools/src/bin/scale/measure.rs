@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pulse::hash::tensor_digest;
 use sha2::{Digest, Sha256};
 
 use crate::Result;
@@ -99,34 +100,59 @@ pub fn copy(from: &Path, to: &Path) -> Result<Run> {
     Ok(Run { seconds: started.elapsed().as_secs_f64(), peak: None })
 }
 
-/// Bytes that a thread copies at a time: a block.
+/// Bytes that a thread takes at a time: a block.
 const PIECE: u64 = 2 << 20;
 
-/// A copy of a file, into a new one, by two threads that take pieces in turn: reading and writing as
-/// `apply` does, with nothing in between.
-pub fn copy_in_pieces(from: &Path, to: &Path) -> Result<Run> {
-    let started = Instant::now();
-    let bytes = fs::metadata(from)?.len();
-    File::create(to)?.set_len(bytes)?;
-    let next = AtomicU64::new(0);
-    let work = || -> io::Result<()> {
-        let (mut source, mut out) = (File::open(from)?, OpenOptions::new().write(true).open(to)?);
-        let mut buffer = vec![0; PIECE as usize];
+/// What no command can do without: files of one length that are read, some of them hashed, and the last
+/// one written.
+#[derive(Clone, Copy)]
+pub struct Floor<'a> {
+    /// Each file, and whether its digests are made.
+    pub read: &'a [(&'a Path, bool)],
+    pub write: Option<&'a Path>,
+}
+
+impl Floor<'_> {
+    /// Does that and nothing else, by two threads that take pieces in turn.
+    pub fn run(self) -> Result<Run> {
+        let started = Instant::now();
+        let lengths = self.read.iter().map(|(file, _)| Ok(fs::metadata(file)?.len()));
+        let bytes = lengths.collect::<io::Result<Vec<_>>>()?.into_iter().min().unwrap_or(0);
+        if let Some(file) = self.write {
+            File::create(file)?.set_len(bytes)?;
+        }
+        let next = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let workers = [0, 1].map(|_| scope.spawn(|| self.take(bytes, &next)));
+            workers.into_iter().try_for_each(|worker| worker.join().expect("reading cannot panic"))
+        })?;
+        Ok(Run { seconds: started.elapsed().as_secs_f64(), peak: None })
+    }
+
+    /// Takes pieces until none is left.
+    fn take(self, bytes: u64, next: &AtomicU64) -> io::Result<()> {
+        let open = |(file, _): &(&Path, bool)| File::open(file);
+        let mut files = self.read.iter().map(open).collect::<io::Result<Vec<_>>>()?;
+        let mut out =
+            self.write.map(|file| OpenOptions::new().write(true).open(file)).transpose()?;
+        let mut buffers = vec![vec![0; PIECE as usize]; files.len()];
         loop {
             let at = next.fetch_add(PIECE, Ordering::Relaxed);
             let Some(left) = bytes.checked_sub(at).filter(|&left| left > 0) else { return Ok(()) };
-            let piece = &mut buffer[..left.min(PIECE) as usize];
-            source.seek(SeekFrom::Start(at))?;
-            source.read_exact(piece)?;
-            out.seek(SeekFrom::Start(at))?;
-            out.write_all(piece)?;
+            let piece = left.min(PIECE) as usize;
+            for (file, buffer) in files.iter_mut().zip(&mut buffers) {
+                file.seek(SeekFrom::Start(at))?;
+                file.read_exact(&mut buffer[..piece])?;
+            }
+            for (buffer, _) in buffers.iter().zip(self.read).filter(|(_, (_, hashed))| *hashed) {
+                black_box(tensor_digest(&buffer[..piece]));
+            }
+            if let (Some(out), Some(buffer)) = (&mut out, buffers.last()) {
+                out.seek(SeekFrom::Start(at))?;
+                out.write_all(&buffer[..piece])?;
+            }
         }
-    };
-    thread::scope(|scope| {
-        let workers = [scope.spawn(work), scope.spawn(work)];
-        workers.into_iter().try_for_each(|worker| worker.join().expect("copying does not panic"))
-    })?;
-    Ok(Run { seconds: started.elapsed().as_secs_f64(), peak: None })
+    }
 }
 
 /// Median of some numbers; 0 of none.

@@ -109,7 +109,8 @@ impl Table {
              a disk: cold is then the first touch of the files. GB/s: bytes of the target over the median.\n\
              / sha2: SHA-256 of the target on one thread. / copy: of the target, into a new file. Medians.\n\
              / hashlib: SHA-256 by Python, reading included; the best run of each.\n\
-             copy in pieces: two threads read and write a new file, as apply does, and do nothing else;\n\
+             copy in pieces: two threads read and write a new file, as apply does, and do nothing else. Floors:\n\
+             they read what the command reads, make the digests that it must make, and write what it writes.\n\
              hash: the digests of the target alone, from memory.\n\
              verify checks the patch, its base and its target.\n\n{}",
             text::table(&HEAD, &self.rows),
