@@ -109,7 +109,7 @@ struct RangeEncoder {
 }
 
 impl RangeEncoder {
-    /// What the signs took so far.
+    /// What the signs took so far, rounded down.
     fn bits(&self) -> usize {
         8 * self.bytes.len() + self.range.leading_zeros() as usize
     }
@@ -209,7 +209,7 @@ pub(super) fn encode(
     let mut model = Model::new(matrix);
     for (i, (element, negative)) in changes.enumerate() {
         // What has saved no bit by then is given up, and that is all it costs where signs are random.
-        if (i == count / 2 || i == early) && coder.bits() >= i {
+        if (i == count / 2 || i == early) && coder.bits() + 1 >= i {
             return None;
         }
         model.sign(&mut coder, element.into(), negative);
