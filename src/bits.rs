@@ -19,6 +19,17 @@ pub(crate) fn rice_bits(value: u64, k: u32, raw_bits: u32) -> u64 {
     }
 }
 
+/// The same for a value of 32 bits whose raw form has as many, without a wider register.
+#[inline(always)]
+pub(crate) fn short_rice_bits(value: u32, k: u32) -> u32 {
+    let quotient = value >> k;
+    if quotient < QUOTIENT_MAX {
+        quotient + 1 + k
+    } else {
+        QUOTIENT_MAX + u32::BITS
+    }
+}
+
 /// Appends bits to bytes.
 #[derive(Debug)]
 pub(crate) struct BitWriter<'a> {
@@ -234,6 +245,9 @@ mod tests {
                     writer.rice(value, k, raw_bits);
                     writer.finish();
                     let bits = 3 + rice_bits(value, k, raw_bits);
+                    if raw_bits == 32 && k < 32 {
+                        assert_eq!(3 + u64::from(short_rice_bits(value as u32, k)), bits);
+                    }
                     assert_eq!(bytes.len() as u64, bits.div_ceil(8));
                     let mut reader = BitReader::new(&bytes);
                     assert_eq!(reader.take(3), 1);

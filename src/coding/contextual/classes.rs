@@ -45,10 +45,8 @@ impl Classes {
         (self.highest - self.lowest) as usize + 1
     }
 
-    /// Class of a base element.
-    #[inline(always)]
-    pub fn of<W: Word>(&self, base: W) -> usize {
-        let exponent = base.widen() >> self.shift & self.mask;
+    /// Class of an exponent.
+    fn of(&self, exponent: u64) -> usize {
         (exponent.clamp(self.lowest, self.highest) - self.lowest) as usize
     }
 
@@ -61,16 +59,22 @@ impl Classes {
         }
     }
 
-    /// The range with the least estimated cost for these changes of a block.
-    pub fn choose<W: Word>(order: Order, base: &[u8], changes: &Changes) -> Self {
+    /// The range with the least estimated cost for these changes of a block, and how many changes each
+    /// class has.
+    pub fn choose<W: Word>(order: Order, base: &[u8], changes: &Changes) -> (Self, Vec<usize>) {
         let exponent = Exponent::new::<W>(order);
         let one = Classes { shift: exponent.shift, mask: exponent.mask, lowest: 0, highest: 0 };
         if exponent.mask == 0 {
-            return one;
+            return (one, vec![changes.elements.len()]);
         }
         let histogram = Histogram::new::<W>(exponent, base, changes);
         let (lowest, highest) = histogram.cheapest();
-        Classes { lowest, highest, ..one }
+        let classes = Classes { lowest, highest, ..one };
+        let mut counts = vec![0; classes.count()];
+        for (exponent, load) in (histogram.first..).zip(&histogram.loads) {
+            counts[classes.of(exponent)] += load.changes as usize;
+        }
+        (classes, counts)
     }
 }
 

@@ -13,7 +13,7 @@ mod table;
 
 pub(crate) use decode::Walk;
 
-use crate::bits::{rice_bits, BitWriter};
+use crate::bits::{rice_bits, short_rice_bits, BitWriter};
 use crate::changes::Changes;
 use crate::coding::Matrix;
 use crate::word::{Order, Word};
@@ -43,8 +43,8 @@ pub(crate) fn encode<W: Word>(
     changes: &Changes,
     sorted: &mut Sorted,
 ) -> Vec<u8> {
-    let classes = Classes::choose::<W>(order, base, changes);
-    let mut ranges = sorted.sort::<W>(&classes, base, changes);
+    let (classes, counts) = Classes::choose::<W>(order, base, changes);
+    let mut ranges = sorted.sort::<W>(&classes, &counts, base, changes);
     sorted.find_exceptions(&mut ranges);
     let signs = matrix.filter(|_| can_predict::<W>(changes)).and_then(|matrix| {
         let negative = changes.values.iter().map(|&step| step & 1 == 1);
@@ -104,22 +104,21 @@ struct ClassRange {
 }
 
 impl Sorted {
-    /// Counts the elements of each class up to each change: one pass over the base.
+    /// Counts the elements of each class up to each change: one pass over the base. Each class has so
+    /// many changes.
     fn sort<W: Word>(
         &mut self,
         classes: &Classes,
+        counts: &[usize],
         base: &[u8],
         changes: &Changes,
     ) -> Vec<ClassRange> {
-        let mut ranges = vec![ClassRange::default(); classes.count()];
-        let class_at = |element: u32| classes.of(W::load(&base[element as usize * W::BYTES..]));
-        for &element in &changes.elements {
-            ranges[class_at(element)].end += 1;
-        }
         let mut first = 0;
-        for range in &mut ranges {
-            (range.first, range.end) = (first, first + range.end);
-            first = range.end;
+        let mut ranges = Vec::with_capacity(counts.len());
+        for count in counts {
+            let end = first + count;
+            ranges.push(ClassRange { first, end, ..ClassRange::default() });
+            first = end;
         }
         self.gaps.resize(changes.elements.len(), 0);
         self.steps.resize(changes.elements.len(), 0);
@@ -225,11 +224,10 @@ fn plan<W: Word>(class: &ClassChanges<'_>) -> ClassTable {
         return ClassTable::EMPTY;
     }
     let changes = gaps.len() as u64;
-    let (gap_k, gap_bits) = best_k(gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
+    let (gap_k, gap_bits) = best_gap_k(gaps);
     let count = magnitudes.len() as u64;
-    let (exception_k, exception_bits) =
-        best_k(exception_gaps.iter().map(|&gap| gap.into()), RAW_GAP_BITS);
-    let (magnitude_k, magnitude_bits) = best_k(magnitudes.iter().copied(), raw_bits);
+    let (exception_k, exception_bits) = best_gap_k(exception_gaps);
+    let (magnitude_k, magnitude_bits) = best_wide_k(magnitudes, raw_bits);
     let sign_bits = if signs_apart { 0 } else { changes };
     let sparse_bits = gap_bits + sign_bits + exception_bits + magnitude_bits;
     let sparse = ClassTable {
@@ -262,14 +260,24 @@ fn plan<W: Word>(class: &ClassChanges<'_>) -> ClassTable {
     }
 }
 
-/// The Rice parameter with the least bits, and how many; starts at the mean and looks both ways.
-fn best_k(numbers: impl Iterator<Item = u64> + Clone, raw_bits: u32) -> (u32, u64) {
-    let cost = |k| numbers.clone().map(|number| rice_bits(number, k, raw_bits)).sum::<u64>();
-    let (mut count, mut sum) = (0u64, 0u64);
-    numbers.clone().for_each(|number| {
-        count += 1;
-        sum = sum.saturating_add(number);
-    });
+/// The Rice parameter with the least bits for these gaps, and how many.
+fn best_gap_k(gaps: &[u32]) -> (u32, u64) {
+    let sum = gaps.iter().map(|&gap| u64::from(gap)).sum();
+    // Sums of 32 bits, which are added several at once: no code is longer than 64.
+    let bits = |gaps: &[u32], k| gaps.iter().map(|&gap| short_rice_bits(gap, k)).sum::<u32>();
+    let cost = |k| gaps.chunks(1 << 12).map(|gaps| u64::from(bits(gaps, k))).sum();
+    best_k(gaps.len() as u64, sum, RAW_GAP_BITS, cost)
+}
+
+/// As `best_gap_k`, for numbers of any size.
+fn best_wide_k(numbers: &[u64], raw_bits: u32) -> (u32, u64) {
+    let sum = numbers.iter().fold(0u64, |sum, &number| sum.saturating_add(number));
+    let cost = |k| numbers.iter().map(|&number| rice_bits(number, k, raw_bits)).sum();
+    best_k(numbers.len() as u64, sum, raw_bits, cost)
+}
+
+/// The parameter of the least cost; starts at the mean of the numbers and looks both ways.
+fn best_k(count: u64, sum: u64, raw_bits: u32, cost: impl Fn(u32) -> u64) -> (u32, u64) {
     let most = raw_bits.min(table::K_MAX);
     let start =
         sum.checked_div(count).map_or(0, |mean| mean.checked_ilog2().unwrap_or(0)).min(most);
