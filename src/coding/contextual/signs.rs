@@ -17,78 +17,93 @@ const WEIGHT_MAX: i32 = 1 << 30;
 /// The factors of a column at first: a sixteenth, in the second alternating.
 const START: i16 = 256;
 
-/// What was learned so far.
+/// What was learned of columns, in the rows before.
 #[derive(Debug)]
-struct Model {
+struct Columns {
     matrix: Matrix,
-    /// Where the row of the last change starts, and its factors.
-    row_start: u64,
-    row: [i32; 2],
-    weight: i32,
     /// Factors of each column.
-    columns: Vec<[i16; 2]>,
-    /// The changes of the row so far: column and sign, [`ONE`] or less than zero.
-    changes: Vec<(u32, i32)>,
+    factors: Vec<[i16; 2]>,
+    /// Room for the changes of a row: column and sign, [`ONE`] or less than zero. As many as there are
+    /// columns, so that it never grows.
+    changes: Vec<(u16, i16)>,
 }
 
-impl Model {
-    fn new(matrix: Matrix) -> Self {
-        let start = |c| [START, if c % 2 == 0 { START } else { -START }];
-        Model {
-            matrix,
-            row_start: 0,
-            row: [0; 2],
-            weight: DOUBT,
-            columns: (0..matrix.columns()).map(start).collect(),
-            changes: Vec::new(),
-        }
+/// What was learned of the row of the last change: apart from the columns, so that a loop keeps it in
+/// registers.
+#[derive(Debug)]
+struct Row {
+    /// Where it starts.
+    start: u64,
+    factors: [i32; 2],
+    weight: i32,
+    changes: usize,
+}
+
+impl Row {
+    fn new(start: u64) -> Self {
+        Row { start, factors: [0; 2], weight: DOUBT, changes: 0 }
     }
 
     #[inline(always)]
     fn predict(&self, column: [i32; 2]) -> i32 {
-        (self.row[0] * column[0] + self.row[1] * column[1]) >> 12
+        (self.factors[0] * column[0] + self.factors[1] * column[1]) >> 12
+    }
+}
+
+impl Columns {
+    fn new(matrix: Matrix) -> Self {
+        let columns = matrix.columns();
+        let start = |c| [START, if c % 2 == 0 { START } else { -START }];
+        let factors = (0..columns).map(start).collect();
+        Columns { matrix, factors, changes: vec![(0, 0); columns as usize] }
     }
 
     /// Codes the sign of the change of an element of the block: whether it is negative.
     #[inline(always)]
-    fn sign(&mut self, coder: &mut impl Coder, element: u64, negative: bool) -> bool {
+    fn sign(
+        &mut self,
+        row: &mut Row,
+        coder: &mut impl Coder,
+        element: u64,
+        negative: bool,
+    ) -> bool {
         let at = self.matrix.number_in_rows(element);
         let columns = u64::from(self.matrix.columns());
-        if at >= self.row_start + columns {
-            self.end_row();
-            self.row_start = at - at % columns;
+        if at >= row.start + columns {
+            self.learn(row);
+            *row = Row::new(at - at % columns);
         }
         // Less than the columns.
-        let column = (at - self.row_start) as usize;
-        let factors = self.columns[column].map(i32::from);
-        let expected = self.predict(factors);
+        let column = (at - row.start) as usize;
+        let factors = self.factors[column].map(i32::from);
+        let expected = row.predict(factors);
         let positive = (0x8000 + 8 * expected).clamp(0x400, 0xfc00);
         let negative = coder.code(positive as u32, negative);
         let sign = if negative { -ONE } else { ONE };
-        self.changes.push((column as u32, sign));
+        // Both fit: there are at most 2^16 columns.
+        self.changes[row.changes] = (column as u16, sign as i16);
+        row.changes += 1;
         let [first, second] = factors;
-        self.weight = WEIGHT_MAX.min(self.weight + ((first * first + second * second) >> 12));
-        let step = (sign - expected) * (1 << 14) / self.weight;
-        for (row, column) in self.row.iter_mut().zip(factors) {
+        row.weight = WEIGHT_MAX.min(row.weight + ((first * first + second * second) >> 12));
+        let step = (sign - expected) * (1 << 14) / row.weight;
+        for (row, column) in row.factors.iter_mut().zip(factors) {
             *row = (*row + ((step * column) >> 14)).clamp(-FACTOR_MAX, FACTOR_MAX);
         }
         negative
     }
 
-    /// The columns learn from the row, which is forgotten.
-    fn end_row(&mut self) {
-        let mut changes = std::mem::take(&mut self.changes);
-        for (column, sign) in changes.drain(..) {
-            let factors = self.columns[column as usize].map(i32::from);
-            let error = sign - self.predict(factors);
+    /// Learns from a row that is complete.
+    fn learn(&mut self, row: &Row) {
+        for &(column, sign) in &self.changes[..row.changes] {
+            let column = usize::from(column);
+            let factors = self.factors[column].map(i32::from);
+            let error = i32::from(sign) - row.predict(factors);
             let learned = |k: usize| {
-                (factors[k] + ((error * self.row[k]) >> 11)).clamp(-FACTOR_MAX, FACTOR_MAX) as i16
+                (factors[k] + ((error * row.factors[k]) >> 11)).clamp(-FACTOR_MAX, FACTOR_MAX)
+                    as i16
             };
-            self.columns[column as usize] = [learned(0), learned(1)];
+            self.factors[column] = [learned(0), learned(1)];
         }
-        self.changes = changes;
-        self.row = [0; 2];
-        self.weight = DOUBT;
     }
 }
 
@@ -206,13 +221,13 @@ pub(super) fn encode(
     let is_telling = count / TELLING >= matrix.columns() as usize;
     let early = if is_telling { count / 4 } else { count / 2 };
     let mut coder = RangeEncoder { low: 0, range: u32::MAX, bytes: Vec::new() };
-    let mut model = Model::new(matrix);
+    let (mut columns, mut row) = (Columns::new(matrix), Row::new(0));
     for (i, (element, negative)) in changes.enumerate() {
         // What has saved no bit by then is given up, and that is all it costs where signs are random.
         if (i == count / 2 || i == early) && coder.bits() + 1 >= i {
             return None;
         }
-        model.sign(&mut coder, element.into(), negative);
+        columns.sign(&mut row, &mut coder, element.into(), negative);
     }
     Some(coder.finish()).filter(|stream| stream.len() < count / 8)
 }
@@ -222,7 +237,7 @@ pub(super) fn encode(
 pub(super) struct Signs {
     matrix: Matrix,
     /// Made with the first sign: who reads blocks without a base needs none.
-    model: Option<Model>,
+    model: Option<(Columns, Row)>,
     decoder: RangeDecoder,
 }
 
@@ -241,8 +256,9 @@ impl Signs {
     /// Whether the step of the next element that changes is negative.
     #[inline(always)]
     pub fn next(&mut self, element: u64) -> bool {
-        let model = self.model.get_or_insert_with(|| Model::new(self.matrix));
-        model.sign(&mut self.decoder, element, false)
+        let new = || (Columns::new(self.matrix), Row::new(0));
+        let (columns, row) = self.model.get_or_insert_with(new);
+        columns.sign(row, &mut self.decoder, element, false)
     }
 
     /// Whether the stream ends as the writer ends it: no byte is left or missing, and no other
@@ -264,9 +280,9 @@ mod tests {
     /// The stream, also where it is no smaller.
     fn stream_of(matrix: Matrix, changes: &[(u32, bool)]) -> Vec<u8> {
         let mut coder = RangeEncoder { low: 0, range: u32::MAX, bytes: Vec::new() };
-        let mut model = Model::new(matrix);
+        let (mut columns, mut row) = (Columns::new(matrix), Row::new(0));
         for &(element, negative) in changes {
-            model.sign(&mut coder, element.into(), negative);
+            columns.sign(&mut row, &mut coder, element.into(), negative);
         }
         let stream = coder.finish();
         let made = encode(matrix, changes.iter().copied());
