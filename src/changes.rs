@@ -5,7 +5,7 @@ use fearless_simd::{dispatch, u16x32, u32x16, u64x8, u8x64, Level};
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::places::Places;
+use crate::places::{List, Places};
 use crate::word::{at_width, unzigzag, Order, ValueForm, Word};
 
 /// The changes of one block: elements in ascending order and, at the same places, their values.
@@ -57,27 +57,31 @@ fn differing<W: Word, S: Simd>(simd: S, bases: &[[u8; VECTOR]], targets: &[[u8; 
     bits
 }
 
-/// Lists the elements that differ of at most [`Places::ELEMENTS`].
+/// Finds the elements that differ of at most [`Places::ELEMENTS`].
 #[inline(always)]
-fn compare<W: Word, S: Simd>(simd: S, base: &[u8], target: &[u8], places: &mut Places) {
-    places.clear();
+fn compare<W: Word, S: Simd>(simd: S, base: &[u8], target: &[u8]) -> Places {
+    let mut places = Places::new();
     let (bases, base_tail) = base.as_chunks::<VECTOR>();
     let (targets, target_tail) = target.as_chunks::<VECTOR>();
     let (whole_bases, whole_targets) =
         (bases.chunks_exact(W::BYTES), targets.chunks_exact(W::BYTES));
     let rest = (whole_bases.remainder(), whole_targets.remainder());
-    let mut first = 0;
+    let mut group = 0;
     for (bases, targets) in whole_bases.zip(whole_targets) {
-        places.add(first, differing::<W, S>(simd, bases, targets));
-        first += Places::GROUP;
+        places.add(group, differing::<W, S>(simd, bases, targets));
+        group += 1;
     }
-    places.add(first, differing::<W, S>(simd, rest.0, rest.1));
-    let mut bits = 0;
+    let mut last = differing::<W, S>(simd, rest.0, rest.1);
+    let first = rest.0.len() * VECTOR / W::BYTES;
     let tails = base_tail.chunks_exact(W::BYTES).zip(target_tail.chunks_exact(W::BYTES));
     for (at, (base, target)) in tails.enumerate() {
-        bits |= u64::from(base != target) << at;
+        last |= u64::from(base != target) << (first + at);
     }
-    places.add(bases.len() * VECTOR / W::BYTES, bits);
+    // After a full tile there is no group.
+    if last != 0 {
+        places.add(group, last);
+    }
+    places
 }
 
 /// Calls `found` with each element that differs and its two bit patterns. Both slices are whole elements,
@@ -95,11 +99,11 @@ fn for_each_change_at<W: Word>(
     target: &[u8],
     mut found: impl FnMut(usize, W, W),
 ) {
-    let mut places = Places::new();
+    let mut list = List::new();
     let tile = Places::ELEMENTS * W::BYTES;
     for (number, (base, target)) in base.chunks(tile).zip(target.chunks(tile)).enumerate() {
-        dispatch!(level, simd => compare::<W, _>(simd, base, target, &mut places));
-        for place in places.iter() {
+        let places = dispatch!(level, simd => compare::<W, _>(simd, base, target));
+        for place in list.of(level, &places) {
             let at = place * W::BYTES;
             let element = number * Places::ELEMENTS + place;
             found(element, W::load(&base[at..]), W::load(&target[at..]));

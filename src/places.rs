@@ -1,53 +1,88 @@
 //! Places of set bits, listed with hardly a branch: where a change comes cannot be guessed, and a
 //! wrong guess costs more than the work that it saves.
 
-/// So many bits of a group are listed without a branch.
-const FEW: usize = 2;
+use fearless_simd::{dispatch, Level};
 
-/// Which of some consecutive elements were found, in ascending order.
-#[derive(Debug)]
+/// Which of some consecutive elements were found.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Places {
-    list: [u16; Places::ELEMENTS + FEW],
-    count: usize,
+    groups: [u64; Places::GROUPS],
+    /// A bit for each group that has some.
+    filled: u64,
 }
 
 impl Places {
     /// Most elements that places can be of.
-    pub const ELEMENTS: usize = 1024;
+    pub const ELEMENTS: usize = 2048;
     /// Elements of a group, which has a bit for each of them.
     pub const GROUP: usize = 64;
+    pub const GROUPS: usize = Places::ELEMENTS / Places::GROUP;
 
-    pub fn new() -> Self {
-        Places { list: [0; Places::ELEMENTS + FEW], count: 0 }
-    }
-
-    pub fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    /// Adds those of the group whose first element is number `first`.
     #[inline(always)]
-    pub fn add(&mut self, first: usize, mut bits: u64) {
-        let end = self.count + bits.count_ones() as usize;
-        let mut list = self.list[self.count..].iter_mut();
-        // Of an empty group there are places too, which the next one overwrites.
-        for place in list.by_ref().take(FEW) {
+    pub fn new() -> Self {
+        Places { groups: [0; Places::GROUPS], filled: 0 }
+    }
+
+    /// Adds those of a group.
+    #[inline(always)]
+    pub fn add(&mut self, group: usize, bits: u64) {
+        self.groups[group] |= bits;
+        self.filled |= u64::from(bits != 0) << group;
+    }
+
+    /// Adds one of a group.
+    #[inline(always)]
+    pub fn add_one(&mut self, group: usize, bit: u64) {
+        self.groups[group] |= bit;
+        self.filled |= 1 << group;
+    }
+}
+
+/// So many bits of a group are listed without a branch.
+const FEW: usize = 2;
+
+/// Room for the list of places.
+#[derive(Debug)]
+pub(crate) struct List([u16; Places::ELEMENTS + FEW]);
+
+impl List {
+    pub fn new() -> Self {
+        List([0; Places::ELEMENTS + FEW])
+    }
+
+    /// Lists places in ascending order.
+    #[inline(always)]
+    pub fn of(&mut self, level: Level, places: &Places) -> impl Iterator<Item = usize> + '_ {
+        // No vectors, but the instructions that count and find bits.
+        let count = dispatch!(level, _simd => fill(&mut self.0, places));
+        self.0[..count].iter().map(|&place| usize::from(place))
+    }
+}
+
+#[inline(always)]
+fn fill(list: &mut [u16; Places::ELEMENTS + FEW], places: &Places) -> usize {
+    let (mut filled, mut count) = (places.filled, 0);
+    while filled != 0 {
+        let group = filled.trailing_zeros() as usize % Places::GROUPS;
+        filled &= filled - 1;
+        let (first, mut bits) = (group * Places::GROUP, places.groups[group]);
+        let end = count + bits.count_ones() as usize;
+        let mut room = list[count..].iter_mut();
+        // If there is only one, the next group overwrites the other.
+        for place in room.by_ref().take(FEW) {
             *place = (first + bits.trailing_zeros() as usize) as u16;
             bits &= bits.wrapping_sub(1);
         }
-        for place in list {
+        for place in room {
             if bits == 0 {
                 break;
             }
             *place = (first + bits.trailing_zeros() as usize) as u16;
             bits &= bits.wrapping_sub(1);
         }
-        self.count = end;
+        count = end;
     }
-
-    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.list[..self.count].iter().map(|&place| usize::from(place))
-    }
+    count
 }
 
 #[cfg(test)]
@@ -56,21 +91,17 @@ mod tests {
 
     #[test]
     fn places_are_those_of_the_bits_however_many_there_are() {
-        let (mut places, mut expected) = (Places::new(), Vec::new());
-        for _ in 0..2 {
-            places.clear();
-            expected.clear();
-            for (group, bits) in
-                [0, 1, 1 << 63, 3, 7, 0, u64::MAX, 0x8421, 0].into_iter().enumerate()
-            {
-                let first = group * Places::GROUP;
-                places.add(first, bits);
-                expected.extend((0..64).filter(|at| bits >> at & 1 == 1).map(|at| first + at));
-            }
-            assert_eq!(places.iter().collect::<Vec<_>>(), expected);
+        let (mut list, mut places, mut expected) = (List::new(), Places::new(), Vec::new());
+        for (group, bits) in [0, 1, 1 << 63, 3, 7, 0, u64::MAX, 0x8421, 0].into_iter().enumerate() {
+            let first = group * Places::GROUP;
+            places.add(group, bits);
+            expected.extend((0..64).filter(|at| bits >> at & 1 == 1).map(|at| first + at));
         }
-        places.clear();
-        (0..16).for_each(|group| places.add(group * Places::GROUP, u64::MAX));
-        assert!(places.iter().eq(0..Places::ELEMENTS), "all of them");
+        for _ in 0..2 {
+            assert_eq!(list.of(Level::new(), &places).collect::<Vec<_>>(), expected);
+        }
+        assert_eq!(list.of(Level::new(), &Places::new()).count(), 0);
+        (0..Places::GROUPS).rev().for_each(|group| places.add(group, u64::MAX));
+        assert!(list.of(Level::new(), &places).eq(0..Places::ELEMENTS), "all of them");
     }
 }

@@ -11,7 +11,7 @@ use crate::bits::{BadBits, BitReader};
 use crate::coding::{Matrix, PayloadBits};
 use crate::error::Fault;
 use crate::parse::{self, Bad};
-use crate::places::Places;
+use crate::places::List;
 use crate::word::{at_width, Order, ValueForm, Word};
 
 /// Where more than one of so many elements changes, each is looked at: most groups then have changes.
@@ -140,17 +140,16 @@ impl Walk {
     #[inline(always)]
     pub fn apply<W: Word>(&mut self, chunk: &mut [u8], mut changed: impl FnMut(u32)) {
         let (classes, level) = (self.classes, Level::new());
-        let (mut tile, mut due) = (Tile::new(), Places::new());
+        let (mut tile, mut list) = (Tile::new(), List::new());
         for chunk in chunk.chunks_mut(Tile::ELEMENTS * W::BYTES) {
             let elements = chunk.len() / W::BYTES;
             tile.fill(level, elements, |filled| classes.fill::<W>(chunk, filled));
-            due.clear();
-            if self.is_sparse {
-                tile.due(level, &mut self.ahead, &self.changes, &mut due);
+            let due = if self.is_sparse {
+                tile.due(level, &mut self.ahead, &self.changes)
             } else {
-                self.ahead.due_one_by_one(&tile, elements, &self.changes, &mut due);
-            }
-            for at in due.iter() {
+                self.ahead.due_one_by_one(&tile, elements, &self.changes)
+            };
+            for at in list.of(level, &due) {
                 let place = self.done + at as u64;
                 let step = self.step(tile.class(at), place);
                 let word = &mut chunk[at * W::BYTES..(at + 1) * W::BYTES];

@@ -2,7 +2,7 @@
 //! registers that the machine has.
 
 use fearless_simd::prelude::*;
-use fearless_simd::{dispatch, i8x32, u8x32, u8x64, Level};
+use fearless_simd::{dispatch, i8x32, u32x16, u8x32, u8x64, Level};
 
 use super::classes::CLASSES_MAX;
 use crate::places::Places;
@@ -10,11 +10,26 @@ use crate::places::Places;
 /// Elements of a group, which has a bit for each of them in a mask.
 const GROUP: usize = Places::GROUP;
 /// Groups of a tile, whose classes stay in the fastest cache.
-const GROUPS: usize = Places::ELEMENTS / GROUP;
+const GROUPS: usize = Places::GROUPS;
+/// Groups of a step: so far apart is what is kept of the counters.
+const STEP_GROUPS: usize = 4;
+const STEP: usize = STEP_GROUPS * GROUP;
+const STEPS: usize = Tile::ELEMENTS / STEP;
 /// Counters of a class, which neighbours use in turn. Each counts down from zero, by one at most for
 /// each vector of a tile.
 const LANES: usize = 32;
 const _: () = assert!(Tile::ELEMENTS / LANES <= i8::MAX as usize);
+const STEP_VECTORS: usize = STEP / LANES;
+/// Numbers of the elements of a step, less 128: bytes with a sign are compared by one instruction.
+const NUMBERS: [[i8; LANES]; STEP_VECTORS] = {
+    let mut numbers = [[0; LANES]; STEP_VECTORS];
+    let mut number = 0;
+    while number < STEP {
+        numbers[number / LANES][number % LANES] = signed(number);
+        number += 1;
+    }
+    numbers
+};
 /// What stands for the class of no element, after the last one.
 const NONE: u8 = u8::MAX;
 
@@ -23,8 +38,8 @@ const NONE: u8 = u8::MAX;
 #[repr(align(64))] // No vector lies across lines of the cache.
 pub(crate) struct Tile {
     groups: [[u8; GROUP]; GROUPS],
-    /// For each class, the counters before each step that they were kept at: sums are seldom asked for.
-    before: [[[i8; LANES]; GROUPS]; CLASSES_MAX],
+    /// For each class, the counters before each step: their sums are seldom asked for.
+    before: [[[i8; LANES]; STEPS]; CLASSES_MAX],
     /// Elements of each class.
     counts: [u32; CLASSES_MAX],
 }
@@ -36,7 +51,7 @@ impl Tile {
     pub fn new() -> Self {
         Tile {
             groups: [[NONE; GROUP]; GROUPS],
-            before: [[[0; LANES]; GROUPS]; CLASSES_MAX],
+            before: [[[0; LANES]; STEPS]; CLASSES_MAX],
             counts: [0; CLASSES_MAX],
         }
     }
@@ -68,28 +83,29 @@ impl Tile {
     }
 
     /// Elements that change: those before which `ahead` has counted down to zero.
-    pub fn due(
-        &mut self,
-        level: Level,
-        ahead: &mut Ahead,
-        changes: &[(u32, u64)],
-        due: &mut Places,
-    ) {
-        dispatch!(level, simd => find_due(simd, self, ahead, changes, due));
+    pub fn due(&mut self, level: Level, ahead: &mut Ahead, changes: &[(u32, u64)]) -> Places {
+        dispatch!(level, simd => find_due(simd, self, ahead, changes))
     }
 
-    /// Counts the elements of the first classes, and keeps the counters at each step of `STEP` groups.
+    /// The vectors of a step.
     #[inline(always)]
-    fn count<S: Simd, const STEP: usize>(&mut self, simd: S, classes: usize) {
+    fn step(&self, number: usize) -> &[[u8; LANES]; STEP_VECTORS] {
         let vectors = self.groups.as_flattened().as_chunks::<LANES>().0;
-        let groups = vectors.chunks_exact(STEP * (GROUP / LANES));
+        &vectors.as_chunks::<STEP_VECTORS>().0[number]
+    }
+
+    /// Counts the elements of the first classes, and keeps the counters at each step.
+    #[inline(always)]
+    fn count<S: Simd>(&mut self, simd: S, classes: usize) {
+        let vectors = self.groups.as_flattened().as_chunks::<LANES>().0;
+        let steps = vectors.as_chunks::<STEP_VECTORS>().0;
         let kept = self.before.iter_mut().zip(&mut self.counts).take(classes);
         for (class, (before, count)) in kept.enumerate() {
             let class = u8x32::splat(simd, class as u8);
             let mut counters = i8x32::splat(simd, 0);
-            for (group, before) in groups.clone().zip(before) {
+            for (step, before) in steps.iter().zip(before) {
                 counters.store_slice(before);
-                for neighbours in group {
+                for neighbours in step {
                     // What is true is -1.
                     let is_class = u8x32::from_slice(simd, neighbours).simd_eq(class);
                     counters += is_class.to_vector();
@@ -104,10 +120,22 @@ impl Tile {
 
     /// Elements of a class before a step, once they were counted.
     #[inline(always)]
-    fn before<S: Simd>(&self, simd: S, class: usize, steps: usize) -> u32 {
-        let counters = i8x32::from_slice(simd, &self.before[class][steps]);
-        let counted: u8x32<S> = (-counters).bitcast();
-        u32::from(counted.pairwise_widening_add().reduce_sum())
+    fn before_step<S: Simd>(&self, simd: S, class: usize, step: usize) -> u32 {
+        sum(i8x32::from_slice(simd, &self.before[class][step]))
+    }
+
+    /// Elements of a class before an element, once they were counted.
+    #[inline(always)]
+    fn before<S: Simd>(&self, simd: S, class: usize, element: usize) -> u32 {
+        let step = element / STEP % STEPS;
+        let mut counters = i8x32::from_slice(simd, &self.before[class][step]);
+        let (class, end) = (u8x32::splat(simd, class as u8), i8x32::splat(simd, signed(element)));
+        for (neighbours, numbers) in self.step(step).iter().zip(&NUMBERS) {
+            let is_class = u8x32::from_slice(simd, neighbours).simd_eq(class);
+            let is_before = i8x32::from_slice(simd, numbers).simd_lt(end);
+            counters += (is_class & is_before).to_vector();
+        }
+        sum(counters)
     }
 
     /// Which elements of a group are of a class.
@@ -119,6 +147,18 @@ impl Tile {
     }
 }
 
+/// The number of an element in its step, as [`NUMBERS`] has it.
+const fn signed(element: usize) -> i8 {
+    (element % STEP) as i8 ^ i8::MIN
+}
+
+/// What counters have counted.
+#[inline(always)]
+fn sum<S: Simd>(counters: i8x32<S>) -> u32 {
+    let counted: u8x32<S> = (-counters).bitcast();
+    u32::from(counted.pairwise_widening_add().reduce_sum())
+}
+
 #[inline(always)]
 fn rank<S: Simd>(
     simd: S,
@@ -127,11 +167,10 @@ fn rank<S: Simd>(
     elements: impl Iterator<Item = usize>,
     mut found: impl FnMut(usize, u32),
 ) {
-    tile.count::<S, 1>(simd, seen.len());
+    tile.count(simd, seen.len());
     for element in elements {
-        let (class, group) = (tile.class(element), element / GROUP % GROUPS);
-        let nearest = tile.mask(simd, class, group) & ((1 << (element % GROUP)) - 1);
-        let before = tile.before(simd, class, group) + nearest.count_ones();
+        let class = tile.class(element);
+        let before = tile.before(simd, class, element);
         found(class, seen.get(class).map_or(0, |seen| seen + before));
     }
     for (seen, count) in seen.iter_mut().zip(tile.counts) {
@@ -187,8 +226,8 @@ impl Ahead {
         tile: &Tile,
         elements: usize,
         changes: &[(u32, u64)],
-        due: &mut Places,
-    ) {
+    ) -> Places {
+        let mut due = Places::new();
         // Copied so that the loop need not assume that anything else changes them.
         let mut left = self.left;
         for (number, group) in tile.groups.as_flattened()[..elements].chunks(GROUP).enumerate() {
@@ -203,9 +242,10 @@ impl Ahead {
                     left[class] = self.left[class];
                 }
             }
-            due.add(number * GROUP, changed);
+            due.add(number, changed);
         }
         self.left = left;
+        due
     }
 
     /// Turns to the change after the one that is due.
@@ -225,15 +265,11 @@ impl Ahead {
     }
 }
 
-/// Parts that a change is looked for in at once, without a branch.
-const PARTS: usize = 4;
-
-/// In which of consecutive parts something lies, and where that one starts: the first at `start`, each
-/// other where the one before ends.
+/// In which of consecutive parts something lies, found without a branch, and where that one starts.
 #[inline(always)]
-fn part_of(at: u32, start: u32, ends: [u32; PARTS - 1]) -> (usize, u32) {
-    let part = ends.iter().map(|&end| usize::from(end <= at)).sum::<usize>() % PARTS;
-    (part, [start, ends[0], ends[1], ends[2]][part])
+fn part_of<const PARTS: usize>(at: u32, starts: &[u32; PARTS]) -> (usize, u32) {
+    let part = starts[1..].iter().map(|&start| usize::from(start <= at)).sum::<usize>() % PARTS;
+    (part, starts[part])
 }
 
 /// The bit of those set that has so many below it.
@@ -256,39 +292,41 @@ fn find_due<S: Simd>(
     tile: &mut Tile,
     ahead: &mut Ahead,
     changes: &[(u32, u64)],
-    due: &mut Places,
-) {
-    tile.count::<S, { GROUPS / PARTS }>(simd, ahead.classes);
+) -> Places {
+    let mut due = Places::new();
+    tile.count(simd, ahead.classes);
     // Which classes have changes here cannot be guessed: told without a branch.
-    let mut classes = 0u32;
-    for (class, (left, &count)) in ahead.left.iter_mut().zip(&tile.counts).enumerate() {
-        classes |= u32::from(*left < count) << class;
-        *left = left.wrapping_sub(count);
+    let mut classes = 0;
+    let counts = tile.counts.as_chunks::<16>().0;
+    let left = ahead.left.as_chunks_mut::<16>().0;
+    for (part, (left, counts)) in left.iter_mut().zip(counts).enumerate() {
+        let counts = u32x16::from_slice(simd, counts);
+        let now = u32x16::from_slice(simd, left);
+        classes |= now.simd_lt(counts).to_bitmask() << (left.len() * part);
+        (now - counts).store_slice(left);
     }
-    let mut changed = [0u64; GROUPS];
     while classes != 0 {
         let class = classes.trailing_zeros() as usize % CLASSES_MAX;
         classes &= classes - 1;
         let count = tile.counts[class];
         let mut at = ahead.left[class].wrapping_add(count);
         // Loops, not `map`: closures are not inlined into the code for wide registers.
-        let (mut quarters, mut masks) = ([0; PARTS - 1], [0; PARTS]);
-        for (start, part) in quarters.iter_mut().zip(1..) {
-            *start = tile.before(simd, class, part);
+        let mut steps = [0; STEPS];
+        for (number, start) in steps.iter_mut().enumerate().skip(1) {
+            *start = tile.before_step(simd, class, number);
         }
         loop {
-            let (quarter, before) = part_of(at, 0, quarters);
-            let first = quarter * (GROUPS / PARTS);
-            for (mask, part) in masks.iter_mut().zip(0..) {
-                *mask = tile.mask(simd, class, first + part);
+            let (step, before) = part_of(at, &steps);
+            let first = step * STEP_GROUPS;
+            let (mut masks, mut groups) = ([0; STEP_GROUPS], [before; STEP_GROUPS]);
+            for (number, mask) in masks.iter_mut().enumerate() {
+                *mask = tile.mask(simd, class, first + number);
             }
-            let (mut ends, mut end) = ([0; PARTS - 1], before);
-            for (mask, place) in masks.iter().zip(&mut ends) {
-                end += mask.count_ones();
-                *place = end;
+            for number in 1..STEP_GROUPS {
+                groups[number] = groups[number - 1] + masks[number - 1].count_ones();
             }
-            let (part, before) = part_of(at, before, ends);
-            changed[first + part] |= nth(masks[part], at - before);
+            let (group, before) = part_of(at, &groups);
+            due.add_one(first + group, nth(masks[group], at - before));
             ahead.turn(class, changes);
             let (gap, rest) = (ahead.left[class], count - (at + 1));
             if gap >= rest {
@@ -298,14 +336,13 @@ fn find_due<S: Simd>(
             at += 1 + gap;
         }
     }
-    for (number, changed) in changed.into_iter().enumerate() {
-        due.add(number * GROUP, changed);
-    }
+    due
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::places::List;
 
     /// Classes of 0 to 6, some of them rare.
     fn classes(elements: usize) -> Vec<u8> {
@@ -325,7 +362,7 @@ mod tests {
 
     #[test]
     fn ranks_are_those_of_a_plain_count_in_registers_of_every_width() {
-        for elements in [0, 1, 63, 64, 65, 1000, 1024] {
+        for elements in [0, 1, 63, 64, 65, 255, 256, 257, 1000, Tile::ELEMENTS] {
             let classes = classes(elements);
             let mut plain = vec![5u32; 7];
             let mut expected = Vec::new();
@@ -391,17 +428,18 @@ mod tests {
         assert!(expected.len() > 30);
         for level in [Level::new(), Level::baseline()] {
             for is_sparse in [true, false] {
-                let (mut found, mut due) = (Vec::new(), Places::new());
+                let (mut found, mut list) = (Vec::new(), List::new());
                 let mut ahead = begun();
                 for (number, part) in classes.chunks(Tile::ELEMENTS).enumerate() {
                     let mut tile = tile_of(part);
-                    due.clear();
-                    if is_sparse {
-                        tile.due(level, &mut ahead, &changes, &mut due);
+                    let due = if is_sparse {
+                        tile.due(level, &mut ahead, &changes)
                     } else {
-                        ahead.due_one_by_one(&tile, part.len(), &changes, &mut due);
-                    }
-                    found.extend(due.iter().map(|at| (at + number * Tile::ELEMENTS) as u32));
+                        ahead.due_one_by_one(&tile, part.len(), &changes)
+                    };
+                    found.extend(
+                        list.of(level, &due).map(|at| (at + number * Tile::ELEMENTS) as u32),
+                    );
                 }
                 assert_eq!(found, expected, "{level:?}");
             }
@@ -415,9 +453,12 @@ mod tests {
         for level in [Level::new(), Level::baseline()] {
             let mut ahead = Ahead::new(CLASSES_MAX);
             ahead.begin(CLASSES_MAX - 1, 0, &[(700, 1)]);
-            let (mut tile, mut due) = (tile_of(&[highest; 70]), Places::new());
-            tile.due(level, &mut ahead, &[(700, 1)], &mut due);
-            assert_eq!((due.iter().count(), ahead.left(CLASSES_MAX - 1)), (0, 630));
+            let mut tile = tile_of(&[highest; 70]);
+            let due = tile.due(level, &mut ahead, &[(700, 1)]);
+            assert_eq!(
+                (List::new().of(level, &due).count(), ahead.left(CLASSES_MAX - 1)),
+                (0, 630)
+            );
             let mut seen = [0; CLASSES_MAX];
             tile.rank(level, &mut seen, std::iter::empty(), |_, _| {});
             assert_eq!(seen[CLASSES_MAX - 1], 70);
@@ -425,8 +466,9 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_found_at_the_edges_of_groups_and_quarters() {
-        let places = [0, 1, 63, 64, 127, 128, 255, 256, 511, 512, 767, 768, 1022, 1023];
+    fn changes_are_found_at_the_edges_of_groups_and_steps() {
+        let places =
+            [0, 1, 63, 64, 127, 128, 255, 256, 257, 511, 512, 1023, 1024, 1792, 2046, 2047];
         let mut changes = Vec::new();
         let mut after = 0;
         for place in places {
@@ -438,9 +480,9 @@ mod tests {
         for level in [Level::new(), Level::baseline()] {
             let mut ahead = Ahead::new(1);
             ahead.begin(0, 0, &changes);
-            let (mut tile, mut due) = (tile_of(&[0; Tile::ELEMENTS]), Places::new());
-            tile.due(level, &mut ahead, &changes, &mut due);
-            assert!(due.iter().eq(places.map(|place| place as usize)));
+            let mut tile = tile_of(&[0; Tile::ELEMENTS]);
+            let due = tile.due(level, &mut ahead, &changes);
+            assert!(List::new().of(level, &due).eq(places.map(|place| place as usize)));
             assert_eq!((ahead.unfinished(), ahead.left(0)), (Some(0), NEVER - 1));
         }
     }
