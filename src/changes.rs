@@ -230,7 +230,7 @@ mod tests {
             state >> 16
         };
         for one_in in [1, 2, 3, 20, 500, 60_000] {
-            for elements in [0, 1, 7, 8, 9, 255, 256, 257, 1000, 1024, 1025, 2100] {
+            for elements in [0, 1, 7, 8, 9, 255, 256, 257, 1000, 2047, 2048, 2049, 4100] {
                 let base: Vec<u8> = (0..8 * elements).map(|_| next() as u8).collect();
                 let change = |byte: &u8| if next().is_multiple_of(one_in) { !byte } else { *byte };
                 let target: Vec<u8> = base.iter().map(change).collect();

@@ -20,6 +20,7 @@ const STEPS: usize = Tile::ELEMENTS / STEP;
 const LANES: usize = 32;
 const _: () = assert!(Tile::ELEMENTS / LANES <= i8::MAX as usize);
 const STEP_VECTORS: usize = STEP / LANES;
+const _: () = assert!(STEP <= 1 << 8, "numbers of a step are bytes");
 /// Numbers of the elements of a step, less 128: bytes with a sign are compared by one instruction.
 const NUMBERS: [[i8; LANES]; STEP_VECTORS] = {
     let mut numbers = [[0; LANES]; STEP_VECTORS];
@@ -87,18 +88,10 @@ impl Tile {
         dispatch!(level, simd => find_due(simd, self, ahead, changes))
     }
 
-    /// The vectors of a step.
-    #[inline(always)]
-    fn step(&self, number: usize) -> &[[u8; LANES]; STEP_VECTORS] {
-        let vectors = self.groups.as_flattened().as_chunks::<LANES>().0;
-        &vectors.as_chunks::<STEP_VECTORS>().0[number]
-    }
-
     /// Counts the elements of the first classes, and keeps the counters at each step.
     #[inline(always)]
     fn count<S: Simd>(&mut self, simd: S, classes: usize) {
-        let vectors = self.groups.as_flattened().as_chunks::<LANES>().0;
-        let steps = vectors.as_chunks::<STEP_VECTORS>().0;
+        let steps = steps(&self.groups);
         let kept = self.before.iter_mut().zip(&mut self.counts).take(classes);
         for (class, (before, count)) in kept.enumerate() {
             let class = u8x32::splat(simd, class as u8);
@@ -111,7 +104,8 @@ impl Tile {
                     counters += is_class.to_vector();
                 }
             }
-            // Compilers turn this into the instruction that adds up the bytes of a register.
+            // As `sum`, but compilers turn this into the instruction that adds up the bytes of a register:
+            // faster once for each class, slower for many steps of one.
             let mut lanes = [0; LANES];
             (-counters).bitcast::<u8x32<S>>().store_slice(&mut lanes);
             *count = lanes.into_iter().map(u32::from).sum();
@@ -130,7 +124,7 @@ impl Tile {
         let step = element / STEP % STEPS;
         let mut counters = i8x32::from_slice(simd, &self.before[class][step]);
         let (class, end) = (u8x32::splat(simd, class as u8), i8x32::splat(simd, signed(element)));
-        for (neighbours, numbers) in self.step(step).iter().zip(&NUMBERS) {
+        for (neighbours, numbers) in steps(&self.groups)[step].iter().zip(&NUMBERS) {
             let is_class = u8x32::from_slice(simd, neighbours).simd_eq(class);
             let is_before = i8x32::from_slice(simd, numbers).simd_lt(end);
             counters += (is_class & is_before).to_vector();
@@ -145,6 +139,12 @@ impl Tile {
             .simd_eq(u8x64::splat(simd, class as u8))
             .to_bitmask()
     }
+}
+
+/// The vectors of each step.
+#[inline(always)]
+fn steps(groups: &[[u8; GROUP]; GROUPS]) -> &[[[u8; LANES]; STEP_VECTORS]] {
+    groups.as_flattened().as_chunks().0.as_chunks().0
 }
 
 /// The number of an element in its step, as [`NUMBERS`] has it.
@@ -297,6 +297,7 @@ fn find_due<S: Simd>(
     tile.count(simd, ahead.classes);
     // Which classes have changes here cannot be guessed: told without a branch.
     let mut classes = 0;
+    const { assert!(CLASSES_MAX.is_multiple_of(16)) };
     let counts = tile.counts.as_chunks::<16>().0;
     let left = ahead.left.as_chunks_mut::<16>().0;
     for (part, (left, counts)) in left.iter_mut().zip(counts).enumerate() {
